@@ -15,6 +15,7 @@ import numpy
 
 from data.mixing import Deduplicator, seeded_order, task_of
 from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
+from data.sources import Loaded
 from data.writing import atomically
 from onebase.recipes import LimitsSection
 from onebase.record import DataIdentity
@@ -36,8 +37,7 @@ class Tokens(Protocol):
 
 def write_card(
     folder: Path,
-    records: Sequence[Record],
-    identities: Iterable[DataIdentity] = (),
+    loaded: Loaded[Any],
     *,
     tokens: Tokens | None = None,
     limits: LimitsSection | None = None,
@@ -45,8 +45,8 @@ def write_card(
     """Write card.json and its plots into `folder`; the card. Without `tokens` lengths are counted in characters."""
     from data import card_plots
 
-    lengths = measure(records, tokens)
-    card = describe(records, identities, lengths, limits)
+    lengths = measure(loaded.records, tokens)
+    card = describe(loaded.records, loaded.identities, lengths, limits)
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in card_plots.figures(card, lengths, limits).items():
         with atomically(folder / name) as temporary:

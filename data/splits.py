@@ -1,7 +1,12 @@
-"""Splits by a stable hash of the prompt: a prompt never falls into two, whatever its row number, order or copies."""
+"""Splits by a stable hash of how a conversation opens: no prompt falls into two, whatever its row, order or copies.
+
+Every reply of a conversation can be a demonstration, whose prompt is all that was said before it. Hashed whole, the
+prompt of a later turn would hold a training prompt and its answer word for word in the held-out split.
+"""
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 from data.records import Prompt, normalised
 
@@ -9,10 +14,19 @@ FILE_SPLITS: Mapping[str, float] = {"train": 0.9, "heldout": 0.1}
 """Shares of a user's own file when a recipe asks for a split of it."""
 
 
+def opening(prompt: Prompt) -> Prompt:
+    """The conversation up to its first user turn, the system message included."""
+    first = 2 if prompt.messages[0].role == "system" else 1
+    return prompt if len(prompt.messages) == first else replace(prompt, messages=prompt.messages[:first])
+
+
 def split_of(prompt: Prompt, shares: Mapping[str, float]) -> str:
-    """The split of a prompt. shares: positive, adding up to 1, in a fixed order."""
+    """The split of a prompt, which is that of every prompt of its conversation.
+
+    shares: positive, adding up to 1, in a fixed order.
+    """
     assert abs(sum(shares.values()) - 1.0) < 1e-9, "shares must add up to 1"
-    digest = hashlib.sha256(normalised(prompt).encode()).digest()
+    digest = hashlib.sha256(normalised(opening(prompt)).encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
     end = 0.0
     *others, last = shares

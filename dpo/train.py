@@ -15,8 +15,10 @@ from datasets import Dataset
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from data.card import write_card
 from data.chat import Chat, EncodedRanking, Limiter, encode_rankings
 from data.records import Ranking
+from data.sources import Loaded
 from data.sources import load as load_records
 from dpo.recipe import DpoRecipe
 from evaluation.responses import likeliest
@@ -57,6 +59,8 @@ class Data:
     chat: Chat
     training: list[EncodedRanking]
     held_out: list[EncodedRanking]
+    loaded: Loaded[Ranking]
+    """What is trained on, as it was read: for the data card."""
     identities: list[DataIdentity]
 
 
@@ -79,6 +83,7 @@ def run(recipe: DpoRecipe) -> StageRecord:
     roles = Roles(base).load(ROLE, sft.adapter)
     parents = {"sft": sft}
     with stages.open_session(recipe, "dpo", recipe, parents=parents, data=data.identities) as session:
+        write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
         with roles.active(ROLE):
             if session.resumed is None:
@@ -112,6 +117,7 @@ def read_data(recipe: DpoRecipe) -> Data:
         chat=chat,
         training=encode_rankings(chat, training.records, limiter),
         held_out=encode_rankings(chat, held_out.records, limiter),
+        loaded=training,
         identities=[*training.identities, *held_out.identities],
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.records import Prompt
 from data.sources import load as load_records
-from data.tasks.checks import grade
+from data.tasks.checks import grade, has_check
 from evaluation import summary
 from evaluation.recipe import CompareRecipe
 from evaluation.responses import Responder, texts
@@ -163,7 +163,7 @@ def judge(
 
 def check(prompts: Sequence[EncodedPrompt], answers: Sequence[str]) -> dict[str, list[float]]:
     """Correctness and form by each task's own check; nothing where prompts bring none."""
-    if not all("answer" in one.prompt.meta for one in prompts):
+    if not all(has_check(one.prompt) for one in prompts):
         return {}
     grades = [grade(one.prompt, answer) for one, answer in zip(prompts, answers, strict=True)]
     return {"correctness": [one.correctness for one in grades], "form": [one.form for one in grades]}

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from data.chat import Chat
+from data.formats import table
 from data.readers import read_jsonl
 from data.records import Origin, Prompt
-from data.rows import build
 from data.writing import atomically
 from evaluation.reward_eval import RewardModel, score_groups
 from onebase.errors import DataError
@@ -84,7 +84,10 @@ def read_rows(path: Path, chat: Chat, *, longest: int) -> Iterator[Row]:
         if not isinstance(content, dict):
             raise DataError(f"{origin}: expected an object with keys, found {type(content).__name__}.")
         responses = responses_of(content, origin)
-        prompt = chat.prompt_ids(build(content, Prompt, origin))
+        asked = list(table.build(content, Prompt, origin))
+        if len(asked) != 1:
+            raise DataError(f"{origin}: the row gives {len(asked)} prompts, and one is expected. Split it, or drop it.")
+        prompt = chat.prompt_ids(asked[0])
         candidates = Candidates(prompt, tuple(chat.response_ids(response) for response in responses))
         tokens = max(map(len, candidates.sequences))
         if tokens > longest:

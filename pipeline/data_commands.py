@@ -105,7 +105,7 @@ def card(
     def work() -> None:
         from data import card as cards
         from data.dropped import Dropped
-        from data.sources import identify, records_of
+        from data.sources import Loaded, identify, records_of
         from onebase.recipes import LimitsSection
 
         limits = LimitsSection(prompt_tokens=prompt_tokens, response_tokens=response_tokens)
@@ -124,7 +124,8 @@ def card(
             records += found
         if not records:
             raise DataError("the files hold no sound row, so there is nothing to describe. Run `onebase data check`.")
-        content = cards.write_card(out, records, identities, tokens=tokens, limits=limits)
+        loaded = Loaded(records=records, identities=identities)
+        content = cards.write_card(out, loaded, tokens=tokens, limits=limits)
         print("\n".join(cards.summary(content)))
         command.say(f"written: {out / 'card.json'}")
 

@@ -13,8 +13,10 @@ from typing import Any
 
 import torch
 
+from data.card import write_card
 from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.records import Prompt
+from data.sources import Loaded
 from data.sources import load as load_records
 from onebase import base as bases
 from onebase import record, stages
@@ -36,7 +38,12 @@ from ppo.update import Learner, update
 class Data:
     chat: Chat
     prompts: list[EncodedPrompt]
-    identities: list[DataIdentity]
+    loaded: Loaded[Prompt]
+    """The prompts as they were read, for the data card."""
+
+    @property
+    def identities(self) -> list[DataIdentity]:
+        return self.loaded.identities
 
 
 def run(recipe: PpoRecipe) -> StageRecord:
@@ -50,6 +57,7 @@ def run(recipe: PpoRecipe) -> StageRecord:
     roles = start_roles(base, parents, recipe)
     learner = start_learner(roles, recipe)
     with stages.open_session(recipe, "ppo", recipe, parents=parents, data=data.identities) as session:
+        write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, metrics = session.tracker, restore(session, roles, learner)
         steps = range(session.first_step, recipe.steps + 1)
         prompts_of = itertools.islice(batches(data, recipe), session.first_step - 1, None)
@@ -119,7 +127,7 @@ def read_data(recipe: PpoRecipe) -> Data:
     chat = Chat(*bases.load_tokenizer(recipe.base, recipe.chat), recipe.chat)
     limiter = Limiter(recipe.limits)
     loaded = load_records(recipe.data, Prompt, seed=recipe.seed)
-    return Data(chat=chat, prompts=encode_prompts(chat, loaded.records, limiter), identities=loaded.identities)
+    return Data(chat=chat, prompts=encode_prompts(chat, loaded.records, limiter), loaded=loaded)
 
 
 def start_roles(base: Base, parents: dict[str, Found], recipe: PpoRecipe) -> Roles:

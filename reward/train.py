@@ -13,8 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.card import write_card
 from data.chat import Chat, EncodedDemonstration, EncodedRanking, Limiter, encode_demonstrations, encode_rankings
 from data.records import Demonstration, Ranking
+from data.sources import Loaded
 from data.sources import load as load_records
 from evaluation import reward_eval
 from evaluation.pairs import accuracy, pairs_of
@@ -38,9 +40,12 @@ from reward.recipe import LossSection, RewardRecipe
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
+    chat: Chat
     training: list[EncodedRanking]
     held_out: list[EncodedRanking]
     demonstrations: list[EncodedDemonstration]
+    loaded: Loaded[Ranking]
+    """What is trained on, as it was read: for the data card."""
     identities: list[DataIdentity]
 
 
@@ -56,6 +61,7 @@ def run(recipe: RewardRecipe) -> StageRecord:
     roles = start_roles(base, sft, recipe)
     parents = {"sft": sft}
     with stages.open_session(recipe, "reward", recipe, parents=parents, data=data.identities) as session:
+        write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker = session.tracker
         train(roles, data.training, recipe, session)
         shift = center(roles, data.demonstrations, recipe)
@@ -87,9 +93,11 @@ def read_data(recipe: RewardRecipe) -> Data:
     held_out = load_records(recipe.evaluation.rankings, Ranking, seed=recipe.seed)
     demonstrations = load_records(recipe.evaluation.demonstrations, Demonstration, seed=recipe.seed)
     return Data(
+        chat=chat,
         training=encode_rankings(chat, training.records, limiter),
         held_out=encode_rankings(chat, held_out.records, limiter),
         demonstrations=encode_demonstrations(chat, demonstrations.records, limiter),
+        loaded=training,
         identities=[*training.identities, *held_out.identities, *demonstrations.identities],
     )
 

@@ -11,8 +11,10 @@ from datasets import Dataset
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
+from data.card import write_card
 from data.chat import Chat, EncodedDemonstration, Limiter, encode_demonstrations
 from data.records import Demonstration
+from data.sources import Loaded
 from data.sources import load as load_records
 from evaluation.responses import likeliest
 from onebase import base as bases
@@ -46,6 +48,8 @@ class Data:
     held_out: list[EncodedDemonstration]
     references: list[Demonstration]
     """The held-out demonstrations as text, in no particular order."""
+    loaded: Loaded[Demonstration]
+    """What is trained on, as it was read: for the data card."""
     identities: list[DataIdentity]
 
 
@@ -63,6 +67,7 @@ def run(recipe: SftRecipe) -> StageRecord:
     base = bases.load(recipe.base, recipe.chat)
     roles = Roles(base).add(ROLE, recipe.adapter, generator=generator(recipe.seed, "sft", "adapter"))
     with stages.open_session(recipe, "sft", recipe, parents={}, data=data.identities) as session:
+        write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
         with roles.active(ROLE):
             if session.resumed is None:
@@ -96,6 +101,7 @@ def read_data(recipe: SftRecipe) -> Data:
         training=encode_demonstrations(chat, training.records, limiter),
         held_out=encode_demonstrations(chat, held_out.records, limiter),
         references=held_out.records,
+        loaded=training,
         identities=[*training.identities, *held_out.identities],
     )
 

@@ -1,9 +1,11 @@
 """Grades of any response to a built-in task: is the right answer there, and in the form asked for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data.records import Prompt
 from data.tasks import answers, forms
+from onebase.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,22 @@ class Grade:
         return (self.correctness + self.form) / 2
 
 
+def has_check(prompt: Prompt) -> bool:
+    """Whether a prompt says what its right answer is, in our terms: a file's own `meta.answer` may be anything."""
+    answer, form = prompt.meta.get("answer"), prompt.meta.get("form")
+    return isinstance(answer, Mapping) and answer.get("kind") in answers.KINDS and isinstance(form, Mapping)
+
+
 def grade(prompt: Prompt, response: str) -> Grade:
-    """Needs nothing but the prompt's meta, so it works on prompts that were written to a file and read back."""
-    return Grade(
-        answers.from_json(prompt.meta["answer"]).correctness(response),
-        forms.from_json(prompt.meta["form"]).grade(response),
-    )
+    """Needs nothing but the prompt's meta, so it works on prompts that were written to a file and read back.
+
+    DataError when the meta is not what a built-in task writes.
+    """
+    try:
+        answer, form = answers.from_json(prompt.meta["answer"]), forms.from_json(prompt.meta["form"])
+        return Grade(answer.correctness(response), form.grade(response))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{prompt.origin}: `meta.answer` and `meta.form` are not what a built-in task writes "
+            f"({type(error).__name__}: {error}). Restore the row, or remove its meta."
+        ) from error

@@ -10,6 +10,7 @@ import pytest
 
 from data.card import describe, measure, proportion, quantiles, summary, write_card
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
+from data.sources import Loaded
 from onebase.recipes import LimitsSection
 from onebase.record import DataIdentity
 
@@ -126,7 +127,9 @@ def test_card_and_plots_are_written_and_equal_data_gives_equal_bytes(tmp_path: P
     odd = [Ranking(prompt("one", task="$x_1$ 天气"), ("a", "b b"), (1, 0))]
     card = {}
     for folder in ("a", "b"):
-        card = write_card(tmp_path / folder, RANKINGS + odd, tokens=Words(), limits=limits)
+        card = write_card(
+            tmp_path / folder, Loaded(records=RANKINGS + odd, identities=[]), tokens=Words(), limits=limits
+        )
     names = {path.name for path in (tmp_path / "a").iterdir()}
     assert names == {"card.json", "lengths.svg", "tasks.svg", "rankings.svg"}
     for name in names:
@@ -140,7 +143,7 @@ def test_card_and_plots_are_written_and_equal_data_gives_equal_bytes(tmp_path: P
 
 
 def test_prompts_have_no_plot_of_rankings(tmp_path: Path):
-    card = write_card(tmp_path, [prompt("one two")])
+    card = write_card(tmp_path, Loaded(records=[prompt("one two")], identities=[]))
     assert {path.name for path in tmp_path.iterdir()} == {"card.json", "lengths.svg", "tasks.svg"}
     assert card["lengths"]["unit"] == "characters"
     assert card["lengths"]["response"] == {}

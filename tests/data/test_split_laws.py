@@ -71,6 +71,35 @@ def test_no_prompt_crosses_splits_at_length(folder: Path, prompts: list[str], da
     law(folder, prompts, data)
 
 
+def test_no_turn_of_a_conversation_crosses_splits(tmp_path: Path):
+    rows = [
+        {
+            "messages": [
+                *([{"role": "system", "content": "Be brief."}] if number % 2 else []),
+                {"role": "user", "content": f"question {number}"},
+                {"role": "assistant", "content": "yes"},
+                {"role": "user", "content": f"and {number}?"},
+                {"role": "assistant", "content": f"no, {branch}"},
+                {"role": "user", "content": "why?"},
+                {"role": "assistant", "content": "so"},
+            ]
+        }
+        for number in range(100)
+        for branch in ("a", "b")  # the same beginning, and another end
+    ]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    openings = {}
+    for split in FILE_SPLITS:
+        records = list(records_of(Source(source=str(path), split=split), Demonstration, Dropped()))
+        firsts = [next(one.content for one in record.prompt.messages if one.role == "user") for record in records]
+        assert len(records) == 6 * len(set(firsts)), "every turn of both conversations"
+        openings[split] = set(firsts)
+    assert not openings["train"] & openings["heldout"]
+    assert len(openings["train"] | openings["heldout"]) == 100
+    assert openings["heldout"]
+
+
 def test_a_one_pass_cut_is_the_cut_that_sources_make(tmp_path: Path):
     rows = [{"prompt": f"question {number}", "response": "yes"} for number in range(400)]
     path = tmp_path / "a.jsonl"

@@ -57,6 +57,20 @@ def test_every_stage_of_a_run_is_recorded_and_verifies(finished_run: Path, quant
     assert found["sft"].record.data[0].kept == 24
 
 
+def test_a_data_card_of_what_was_trained_on_lies_beside_every_record(finished_run: Path) -> None:
+    for stage, kind in zip(STAGES, ("demonstration", "ranking", "prompt", "ranking"), strict=True):
+        card = json.loads((finished_run / stage / "data" / "card.json").read_text())
+        content = record.read(finished_run / stage, stage=stage).record
+        assert card["kind"] == kind
+        assert card["lengths"]["unit"] == "tokens"
+        assert card["limits"]["prompt_tokens"] == content.recipe["limits"]["prompt_tokens"]
+        (source,) = card["sources"]
+        assert source["sha256"] == content.data[0].sha256
+        assert card["rows"]["kept"] == content.data[0].kept
+        plots = {path.name for path in (finished_run / stage / "data").glob("*.svg")}
+        assert plots == {"lengths.svg", "tasks.svg"} | ({"rankings.svg"} if kind == "ranking" else set())
+
+
 def test_each_stage_trains_its_adapter_and_leaves_its_parents_alone(finished_run: Path) -> None:
     hashes = {
         stage: record.hash_file(finished_run / stage / "adapter" / "adapter_model.safetensors") for stage in STAGES
