@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from data.formats.conversations import DIALOGUE
 from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
 from data.splits import FILE_SPLITS, split_of
 from onebase.errors import DataError
@@ -26,7 +27,8 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 def row_of(record: Record) -> dict[str, Any]:
     """The row that becomes this record again."""
     prompt = prompt_of(record)
-    plain = len(prompt.messages) == 1
+    # A text with Anthropic's mark would be read back as a dialogue.
+    plain = len(prompt.messages) == 1 and not prompt.user_text.startswith(DIALOGUE["user"])
     row: dict[str, Any] = {"prompt": prompt.messages[0].content if plain else _messages(prompt)}
     match record:
         case Demonstration():

@@ -48,8 +48,10 @@ ROWS: dict[type, st.SearchStrategy[Any]] = {
     Demonstration: st.tuples(PROMPT, st.fixed_dictionaries({"response": TEXT})),
     Ranking: st.tuples(PROMPT, ranked()),
 }
+# A cell of CSV is text, and a text with Anthropic's mark is a dialogue.
+CELL = TEXT.filter(lambda text: not text.startswith("\n\nHuman:"))
 PLAIN = st.tuples(
-    st.tuples(st.none(), st.lists(TEXT, min_size=1, max_size=1), st.just({})), st.fixed_dictionaries({"response": TEXT})
+    st.tuples(st.none(), st.lists(CELL, min_size=1, max_size=1), st.just({})), st.fixed_dictionaries({"response": TEXT})
 )
 
 
@@ -171,6 +173,14 @@ def round_trip_law(examples: int) -> Callable[..., None]:
         assert dropped.total == 0
 
     return test
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet"])
+def test_a_question_that_quotes_a_dialogue_stays_one_question(tmp_path: Path, name: str):
+    quoting = Prompt((Message("user", "\n\nHuman: Hi\n\nAssistant: Hello.\n\nHuman: Who spoke first?"),), ORIGIN)
+    put([quoting], tmp_path / name)
+    records, _ = read(tmp_path / name, Prompt)
+    assert list(map(anonymous, records)) == [quoting]
 
 
 test_whatever_the_bytes_it_gives_records_or_says_data_error = any_bytes_law(200)
