@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from onebase.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
 from onebase.errors import InputError
 from onebase.interruption import Interrupted
+from onebase.memory import Halving
 from onebase.recipes import TrackSection
 from onebase.record import replace_file
 from onebase.tracking import Tracker
@@ -84,6 +85,8 @@ class Session:
         self.tracker = Tracker(folder, stage, track, recipe, kept=kept)
         self.strikes = 0 if self.resumed is None else int(self.resumed.state["strikes"])
         """Batches so far whose loss or gradient was not finite."""
+        self.halving = Halving(0 if self.resumed is None else int(self.resumed.state["halvings"]))
+        """What has not fitted into memory so far."""
         self._allowed = checkpoint.strikes
         self._changed = False
         self._saving = False
@@ -119,6 +122,7 @@ class Session:
             "random": random if random is not None else random_state(),
             "files": dict(files if files is not None else self.tracker.sizes()),
             "strikes": self.strikes,
+            "halvings": self.halving.count,
         }
         self._saving = True
         try:

@@ -70,14 +70,16 @@ def run(recipe: PpoRecipe) -> StageRecord:
         for step, prompts in track(zip(steps, prompts_of, strict=True), total=len(steps), description="ppo"):
             with session.step(step, state, total=recipe.steps):
                 clock = Clock()
-                rollout = collect(roles, [one.ids for one in prompts], recipe, generator(recipe.seed, "rollout", step))
+                rollout = roll_out(roles, prompts, recipe, step, session)
                 if step == 1:
-                    tracker.log(0, {"ppo/decoding_error": require_zero_kl(roles, rollout, recipe)})
+                    smaller = recipe.halved(session.halving.count)
+                    tracker.log(0, {"ppo/decoding_error": require_zero_kl(roles, rollout, smaller)})
                 clock.lap("rollout_and_scoring")
                 targets = compute_targets(rollout, recipe)
                 session.changing()
                 draw = generator(recipe.seed, "update", step)
-                learned = update(roles, rollout, targets, learner, recipe, draw, guard(session, step, rollout))
+                accept = guard(session, step, rollout)
+                learned = update(roles, rollout, targets, learner, recipe, draw, accept, session.halving)
                 clock.lap("update")
                 metrics = describe(rollout, targets, learned, clock)
                 tracker.log(step, metrics)
@@ -96,6 +98,15 @@ def run(recipe: PpoRecipe) -> StageRecord:
             watch=watch,
             tracker=tracker,
         )
+
+
+def roll_out(roles: Roles, prompts: Sequence[EncodedPrompt], recipe: PpoRecipe, step: int, session: Session) -> Rollout:
+    """The episodes of a step, drawn by (seed, step) alone."""
+    ids = [one.ids for one in prompts]
+    return session.halving.fit(
+        lambda count: collect(roles, ids, recipe.halved(count), generator(recipe.seed, "rollout", step)),
+        size=recipe.largest,
+    )
 
 
 def guard(session: Session, step: int, rollout: Rollout) -> Callable[[Sequence[float], Sequence[int]], bool]:

@@ -4,6 +4,7 @@ InstructGPT's loss: all pairs of a prompt's ranking as one element, averaged ove
 the model once, however many pairs it is in, and where it saves work the prompt of a ranking goes through once as well.
 """
 
+import functools
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
@@ -64,8 +65,9 @@ def run(recipe: RewardRecipe) -> StageRecord:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker = session.tracker
         train(roles, data.training, recipe, session)
-        shift = center(roles, data.demonstrations, recipe)
-        metrics, report = evaluate(roles, data, recipe)
+        fit = functools.partial(session.halving.fit, size=recipe.train.tokens_per_microbatch)
+        shift = fit(lambda count: center(roles, data.demonstrations, recipe.halved(count)))
+        metrics, report = fit(lambda count: evaluate(roles, data, recipe.halved(count)))
         metrics |= {"reward/shift": shift}
         record.replace_file(recipe.out / "report.json", record.canonical(report))
         tracker.log(steps(data.training, recipe), metrics)
@@ -124,10 +126,16 @@ def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe
         optimizer, lambda step: min(1.0, (step + 1) / (recipe.train.warmup_steps + 1))
     )
     shared, loss_of = share_prompts(roles, recipe), choose_loss(recipe.loss)
+    fit = functools.partial(session.halving.fit, size=recipe.train.tokens_per_microbatch)
     total, first = steps(rankings, recipe), session.first_step
 
     def state() -> dict[str, Any]:
         return learning_state(roles, ("reward",), optimizer, schedule)
+
+    def attempt(batch: Sequence[EncodedRanking], count: int) -> tuple[float, float]:
+        optimizer.zero_grad(set_to_none=True)
+        tokens = recipe.halved(count).train.tokens_per_microbatch
+        return backward(roles, batch, tokens_per_microbatch=tokens, shared=shared, loss_of=loss_of)
 
     if session.resumed is not None:
         restore_learning(session.resumed.state["stage"], roles, ("reward",), optimizer, schedule)
@@ -135,14 +143,7 @@ def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe
     batches = itertools.islice(batch_rankings(rankings, recipe), first - 1, None)
     for step, batch in enumerate(track(batches, total=total - first + 1, description="reward"), start=first):
         with session.step(step, state, total=total):
-            optimizer.zero_grad(set_to_none=True)
-            loss, right = backward(
-                roles,
-                batch,
-                tokens_per_microbatch=recipe.train.tokens_per_microbatch,
-                shared=shared,
-                loss_of=loss_of,
-            )
+            loss, right = fit(functools.partial(attempt, batch))
             norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm)
             if not session.is_finite(step, loss, norm.item(), batch=[one.sequences for one in batch]):
                 continue

@@ -15,9 +15,9 @@ from dpo.recipe import DpoRecipe
 from dpo.train import build_trainer, read_data, require_log_two, to_pairs
 from onebase import base as bases
 from onebase import recipes, stages, trainers
+from onebase.resumable import ROLE
 from onebase.roles import WEIGHTS, Roles
 from onebase.seeding import seed_everything
-from onebase.trainers import ROLE
 
 MakeRecipe = Callable[..., DpoRecipe]
 
