@@ -25,6 +25,7 @@ from dpo.recipe import DpoRecipe
 from evaluation.responses import likeliest
 from onebase import base as bases
 from onebase import stages, trainers
+from onebase.learning import state_bytes
 from onebase.record import DataIdentity, StageRecord
 from onebase.reports import latest
 from onebase.resumable import ROLE, Resumable
@@ -100,7 +101,8 @@ def run(recipe: DpoRecipe) -> StageRecord:
     base = bases.load(recipe.base, recipe.chat)
     roles = Roles(base).load(ROLE, sft.adapter)
     parents = {"sft": sft}
-    with stages.open_session(recipe, "dpo", recipe, parents=parents, data=data.identities) as session:
+    size = state_bytes(roles, [ROLE])
+    with stages.open_session(recipe, "dpo", recipe, parents=parents, data=data.identities, state_bytes=size) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
         with roles.active(ROLE):

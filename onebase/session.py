@@ -73,13 +73,15 @@ class Session:
         checkpoint: CheckpointSection,
         recipe: Mapping[str, Any],
         inputs: Mapping[str, Any],
+        state_bytes: int,
     ) -> None:
         """recipe: the resolved one. inputs: hashes of parents and data; with the recipe they tell whose checkpoints
-        these are."""
+        these are. state_bytes: of one save, for which there must be room."""
         hold(folder)
         self.folder = folder
         self.checkpoints = Checkpoints(folder / "checkpoints", checkpoint, recipe={**recipe, "inputs": inputs})
         self.resumed: Saved | None = self.checkpoints.newest()
+        self.checkpoints.probe(state_bytes)
         folder.mkdir(parents=True, exist_ok=True)
         kept = None if self.resumed is None else self.resumed.state["files"]
         self.tracker = Tracker(folder, stage, track, recipe, kept=kept)

@@ -21,7 +21,7 @@ from data.sources import load as load_records
 from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
-from onebase.learning import learning_state, restore_learning
+from onebase.learning import learning_state, restore_learning, state_bytes
 from onebase.progress import track
 from onebase.record import DataIdentity, Found, StageRecord
 from onebase.roles import Roles
@@ -56,7 +56,8 @@ def run(recipe: PpoRecipe) -> StageRecord:
     base = bases.load(recipe.base, recipe.chat)
     roles = start_roles(base, parents, recipe)
     learner = start_learner(roles, recipe)
-    with stages.open_session(recipe, "ppo", recipe, parents=parents, data=data.identities) as session:
+    size = state_bytes(roles, list(learner.trained))
+    with stages.open_session(recipe, "ppo", recipe, parents=parents, data=data.identities, state_bytes=size) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, metrics = session.tracker, restore(session, roles, learner)
         steps = range(session.first_step, recipe.steps + 1)

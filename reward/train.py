@@ -25,7 +25,7 @@ from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
 from onebase.command import say
-from onebase.learning import learning_state, restore_learning
+from onebase.learning import learning_state, restore_learning, state_bytes
 from onebase.progress import track
 from onebase.rankings import batches_of, candidate_scores, supports_shared_rows
 from onebase.record import DataIdentity, Found, StageRecord
@@ -61,7 +61,10 @@ def run(recipe: RewardRecipe) -> StageRecord:
     base = bases.load(recipe.base, recipe.chat)
     roles = start_roles(base, sft, recipe)
     parents = {"sft": sft}
-    with stages.open_session(recipe, "reward", recipe, parents=parents, data=data.identities) as session:
+    size = state_bytes(roles, ["reward"])
+    with stages.open_session(
+        recipe, "reward", recipe, parents=parents, data=data.identities, state_bytes=size
+    ) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker = session.tracker
         train(roles, data.training, recipe, session)

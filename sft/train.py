@@ -19,6 +19,7 @@ from data.sources import load as load_records
 from evaluation.responses import likeliest
 from onebase import base as bases
 from onebase import stages, trainers
+from onebase.learning import state_bytes
 from onebase.record import DataIdentity, StageRecord
 from onebase.reports import latest
 from onebase.resumable import ROLE, Resumable
@@ -97,7 +98,8 @@ def run(recipe: SftRecipe) -> StageRecord:
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
     roles = Roles(base).add(ROLE, recipe.adapter, generator=generator(recipe.seed, "sft", "adapter"))
-    with stages.open_session(recipe, "sft", recipe, parents={}, data=data.identities) as session:
+    size = state_bytes(roles, [ROLE])
+    with stages.open_session(recipe, "sft", recipe, parents={}, data=data.identities, state_bytes=size) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
         with roles.active(ROLE):

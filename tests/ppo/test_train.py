@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from onebase import base as bases
 from onebase import recipes
 from onebase.errors import RecipeError
+from onebase.learning import state_bytes
 from onebase.memory import Halving
 from onebase.roles import WEIGHTS, Roles
 from onebase.scoring import score
@@ -145,3 +146,14 @@ def test_every_inner_epoch_sees_every_episode_once_in_an_order_of_its_own(make_r
 def test_sizes_that_do_not_divide_are_refused(make_recipe: MakeRecipe) -> None:
     with pytest.raises(RecipeError, match=r"train\.batch=8 is not a multiple of train\.minibatch=3"):
         make_recipe("train.minibatch=3")
+
+
+def test_a_checkpoint_takes_no_more_bytes_than_were_looked_for(make_recipe: MakeRecipe, finished_run: Path) -> None:
+    recipe = make_recipe()
+    roles = start(recipe)
+    saved = [path.stat().st_size for path in (finished_run / "ppo" / "checkpoints").glob("step-*/*")]
+    folders = list((finished_run / "ppo" / "checkpoints").glob("step-*"))
+    assert saved
+    expected = state_bytes(roles, list(start_learner(roles, recipe).trained))
+    assert 3 * sum(p.numel() * 4 for role in ("policy", "value") for p in roles.parameters(role)) < expected
+    assert sum(saved) / len(folders) <= expected

@@ -41,7 +41,7 @@ def train(recipe: SftRecipe) -> dict[str, torch.Tensor]:
     recipe = recipe.model_copy(update={"out": recipe.out / f"{len(list(recipe.out.parent.rglob('checkpoints')))}"})
     seed_everything(recipe.seed)
     roles = start(recipe)
-    with stages.open_session(recipe, "sft", recipe, parents={}, data=[]) as session:
+    with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
         trainer = build_trainer(roles, read_data(recipe), recipe, session)
         with roles.active(ROLE):
             trainers.train(trainer)
@@ -57,7 +57,7 @@ def test_the_trainer_starts_from_the_adapter_in_its_file_bit_for_bit_in_fp32(
     for parameter in roles.parameters(ROLE):
         parameter.data.add_(1e-4 * torch.randn(parameter.shape))  # values that bf16 would round
     roles.save(ROLE, tmp_path / "file")
-    with stages.open_session(recipe, "sft", recipe, parents={}, data=[]) as session:
+    with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
         build_trainer(roles, read_data(recipe), recipe, session)
     in_file = load_file(tmp_path / "file" / WEIGHTS)
     for name, tensor in roles.state(ROLE).items():
@@ -86,7 +86,7 @@ def test_packed_rows_give_the_loss_of_separate_ones(make_recipe: MakeRecipe) -> 
             parameter.data.copy_(
                 0.05 * torch.randn(parameter.shape, generator=generator(1, "packing", parameter.numel()))
             )
-        with stages.open_session(recipe, "sft", recipe, parents={}, data=[]) as session:
+        with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
             trainer = build_trainer(roles, read_data(recipe), recipe, session)
             model = trainer.model
             assert model is not None
@@ -142,7 +142,7 @@ def test_a_micro_batch_in_pieces_adds_the_gradients_and_tokens_of_the_whole(
     """Also on top of earlier gradients, and where memory runs out after a piece has added its own."""
     recipe = make_recipe(f"trl.packing={packing}", "trl.per_device_train_batch_size=4", "limits.prompt_tokens=200")
     roles = start(recipe)
-    with stages.open_session(recipe, "sft", recipe, parents={}, data=[]) as session:
+    with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
         trainer = build_trainer(roles, read_data(recipe), recipe, session)
         model: Any = trainer.model
         trainer.create_optimizer_and_scheduler(num_training_steps=2)
