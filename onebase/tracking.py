@@ -4,23 +4,22 @@ W&B runs online when the user is logged in, else offline (`wandb sync` sends it 
 run goes on. Nothing secret passes through: no console capture, no argv.
 """
 
+import functools
 import json
 import math
-import netrc
 import os
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
+from onebase.dashboard import Dashboard, DashboardLostError
 from onebase.recipes import TrackSection
 
 METRICS = "metrics.jsonl"
-INIT_SECONDS = 8
-"""How long the start of an online run may take before it goes offline."""
 
 
 class Tracker:
@@ -46,19 +45,21 @@ class Tracker:
             _cut_back(folder, kept)
         self._stream = (folder / METRICS).open("a", encoding="utf-8")
         self._started = time.monotonic()
-        self._run = _start_wandb(folder, stage, track, recipe) if track.wandb != "off" else None
+        self._summary: dict[str, float] = {}
+        self._open = functools.partial(Dashboard, folder, stage, track, recipe)
+        self._dashboard = self._open() if track.wandb != "off" else None
         if kept is not None:
-            self._replay()
+            self._tell(self._replay)
 
     def sizes(self) -> dict[str, int]:
         """Bytes of metrics and tables so far, by file name: what a checkpoint must know to cut them back."""
         return {path.name: path.stat().st_size for path in sorted(self.folder.glob("*.jsonl"))}
 
-    def _replay(self) -> None:
-        if self._run is None:
-            return
+    def _replay(self, dashboard: Dashboard) -> None:
+        """Tell a new W&B run all that the files hold."""
         for row in _rows(self.folder / METRICS):
-            self._send(row.pop("step"), {name: math.nan if value is None else value for name, value in row.items()})
+            step = row.pop("step")
+            dashboard.log(step, {name: math.nan if value is None else value for name, value in row.items()})
         for path in sorted(self.folder.glob("*.jsonl")):
             if path.name == METRICS:
                 continue
@@ -66,7 +67,28 @@ class Tracker:
             for row in _rows(path):
                 by_step.setdefault(row.pop("step"), []).append(row)
             for step, rows in by_step.items():
-                self._send_table(path.stem, list(rows[0]), [list(row.values()) for row in rows], step)
+                dashboard.table(path.stem, list(rows[0]), [list(row.values()) for row in rows], step)
+
+    def _tell(self, what: Callable[[Dashboard], None]) -> None:
+        """Tell the dashboard, if there is one; where it is lost, a new offline run takes its place."""
+        if self._dashboard is None:
+            return
+        try:
+            what(self._dashboard)
+        except DashboardLostError as error:
+            self._dashboard = self._start_over(error)
+
+    def _start_over(self, reason: Exception) -> Dashboard | None:
+        """An offline run that holds everything so far; what is told from now on goes there."""
+        print(f"W&B is lost ({reason}). The run goes on, and is kept offline: `wandb sync` sends it.", file=sys.stderr)
+        try:
+            dashboard = self._open(offline=True)
+            self._replay(dashboard)
+            dashboard.summarise(self._summary)
+        except Exception as error:  # what W&B may raise when it cannot even start is not listed anywhere
+            print(f"W&B does not start again ({type(error).__name__}); the numbers are in {METRICS}.", file=sys.stderr)
+            return None
+        return dashboard
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """One row: `step` is the stage's own, names are complete, such as `ppo/kl`. NaN becomes null."""
@@ -74,11 +96,7 @@ class Tracker:
         head = {"step": step, "time/elapsed": round(time.monotonic() - self._started, 3)}
         self._stream.write(json.dumps({**head, **row}, allow_nan=False) + "\n")
         self._stream.flush()
-        self._send(step, values)
-
-    def _send(self, step: int, values: Mapping[str, float]) -> None:
-        if self._run is not None:
-            self._run.log({f"{self.stage}/step": step, **values})
+        self._tell(lambda dashboard: dashboard.log(step, values))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, step: int = 0) -> None:
         """Samples and the like: `<name>.jsonl` in the stage folder, and a W&B table. NaN becomes null in the file."""
@@ -87,35 +105,16 @@ class Tracker:
                 cells = (_finite(cell) if isinstance(cell, float) else cell for cell in row)
                 content = {"step": step, **dict(zip(columns, cells, strict=True))}
                 stream.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
-        self._send_table(name, columns, rows, step)
-
-    def _send_table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
-        if self._run is not None:
-            import wandb
-
-            table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
-            self._run.log({f"{self.stage}/step": step, f"{self.stage}/{name}": table})
+        self._tell(lambda dashboard: dashboard.table(name, columns, rows, step))
 
     def artifact(self, adapter: Path, *, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
-        """Log the stage's adapter as an artifact; online its parents are linked, so that W&B draws the lineage."""
-        if self._run is None:
-            return
-        import wandb
-
-        group = self._run.group or "onebase"
-        artifact = wandb.Artifact(
-            f"{group}-{self.stage}", type="adapter", metadata={**details, "parents": dict(parents)}
-        )
-        artifact.add_dir(str(adapter))
-        if not self._run.offline:
-            for stage in parents:
-                self._run.use_artifact(f"{group}-{stage}:latest")
-        self._run.log_artifact(artifact)
+        """Show the stage's adapter, and where it comes from, on the dashboard."""
+        self._tell(lambda dashboard: dashboard.artifact(adapter, parents=parents, details=details))
 
     def summarise(self, values: Mapping[str, float]) -> None:
         """Final numbers, as the run's summary."""
-        if self._run is not None:
-            self._run.summary.update(dict(values))
+        self._summary.update(values)
+        self._tell(lambda dashboard: dashboard.summarise(values))
 
     def __enter__(self) -> "Tracker":
         return self
@@ -124,8 +123,11 @@ class Tracker:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stream.close()
-        if self._run is not None:
-            self._run.finish(exit_code=0 if error is None else 1)
+        before = self._dashboard
+        for _ in range(2):  # twice where the first dashboard is lost on the way
+            self._tell(lambda dashboard: dashboard.finish(failed=error is not None))
+            if self._dashboard is before:
+                break
 
 
 def _cut_back(folder: Path, kept: Mapping[str, int]) -> None:
@@ -151,57 +153,6 @@ def peak_rss_bytes() -> int:
     """The most memory this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _start_wandb(folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any]) -> Any:
-    # Before wandb is imported: it reads them then.
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
-    import wandb
-
-    online = track.wandb == "online" or (track.wandb == "auto" and logged_in())
-    if os.environ.get("WANDB_MODE") in {"offline", "disabled"}:
-        online = False
-
-    def start(mode: Literal["online", "offline"]) -> Any:
-        return wandb.init(
-            project=track.project,
-            group=track.group or folder.resolve().parent.name,
-            name=stage,
-            job_type=stage,
-            dir=str(folder),
-            config=dict(recipe),
-            mode=mode,
-            settings=wandb.Settings(
-                console="off",
-                disable_git=True,
-                save_code=False,
-                x_disable_stats=True,
-                x_disable_meta=True,
-                init_timeout=INIT_SECONDS,
-                silent=True,
-            ),
-        )
-
-    try:
-        run = start("online" if online else "offline")
-    except Exception as error:  # whatever the network does, the training goes on
-        print(f"W&B cannot be reached ({type(error).__name__}); this run is kept offline.", file=sys.stderr)
-        run = start("offline")
-    # Our own step: W&B's must only ever grow, and several things are logged at one of ours.
-    run.define_metric(f"{stage}/step", hidden=True)
-    run.define_metric("*", step_metric=f"{stage}/step")
-    return run
-
-
-def logged_in() -> bool:
-    """Whether W&B has credentials here (their values are never read into ours)."""
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    try:
-        return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def _finite(value: float) -> float | None:

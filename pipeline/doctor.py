@@ -97,7 +97,7 @@ def _memory() -> float:
 
 
 def _wandb() -> Finding:
-    from onebase.tracking import logged_in
+    from onebase.dashboard import logged_in
 
     mode = os.environ.get("WANDB_MODE")
     if mode:

@@ -1,0 +1,194 @@
+"""Weights & Biases beside `metrics.jsonl`: whatever it does, or fails to do, the run goes on.
+
+W&B's client retries for as long as it takes: its `finish` would wait for a lost server for days. Here it is waited for
+while the server answers and given up soon after it does not.
+"""
+
+import contextlib
+import netrc
+import os
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from onebase.recipes import TrackSection
+
+INIT_SECONDS = 8
+"""How long the start of an online run may take before it goes offline."""
+LOOK_SECONDS = 2.0
+"""How often a slow request makes us look whether the server is still there; two looks in vain are enough."""
+ANSWER_SECONDS = 2.0
+
+
+class DashboardLostError(Exception):
+    """W&B's server, or its process on this machine, is gone."""
+
+
+class Dashboard:
+    """One stage's W&B run, online when the user is logged in, else offline. Every method may raise DashboardLostError,
+    after which only a new one is of use."""
+
+    def __init__(
+        self, folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any], *, offline: bool = False
+    ) -> None:
+        """folder: the stage's. recipe: the resolved one, for the dashboard's config."""
+        self.stage = stage
+        self._run: Any = _start_wandb(folder, stage, track, recipe, offline=offline)
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Values under their full names at the stage's own step."""
+        self._try(lambda: self._send(step, values))
+
+    def _send(self, step: int, values: Mapping[str, Any]) -> None:
+        self._run.log({f"{self.stage}/step": step, **values})
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """Samples and the like."""
+        import wandb
+
+        table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+        # A table is an artifact, for which the server is asked.
+        self._try(lambda: self._send(step, {f"{self.stage}/{name}": table}), waits=True)
+
+    def artifact(self, adapter: Path, *, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
+        """The stage's adapter; online its parents are linked, so that W&B draws the lineage."""
+        self._try(lambda: self._log_artifact(adapter, parents, details), waits=True)
+
+    def _log_artifact(self, adapter: Path, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
+        import wandb
+
+        group = self._run.group or "onebase"
+        metadata = {**details, "parents": dict(parents)}
+        artifact = wandb.Artifact(f"{group}-{self.stage}", type="adapter", metadata=metadata)
+        artifact.add_dir(str(adapter))
+        if not self._run.offline:
+            for stage in parents:
+                self._run.use_artifact(f"{group}-{stage}:latest")
+        self._run.log_artifact(artifact)
+
+    def summarise(self, values: Mapping[str, float]) -> None:
+        """Final numbers, as the run's summary."""
+        self._try(lambda: self._run.summary.update(dict(values)))
+
+    def finish(self, *, failed: bool) -> None:
+        """Send the rest and close the run."""
+        self._try(lambda: self._run.finish(exit_code=int(failed)), waits=True)
+
+    def _try(self, work: Callable[[], object], *, waits: bool = False) -> None:
+        """waits: it may ask the server and wait for its answer."""
+        try:
+            if waits and not self._run.offline:
+                while_it_answers(work, self._run.settings.base_url)
+            else:
+                work()
+        except Exception as error:  # W&B's own, a broken pipe to its process, a timeout: none of them is the run's
+            _end_wandb()
+            said = (str(error).splitlines() or ["no reason given"])[0]
+            raise DashboardLostError(f"{type(error).__name__}: {said}") from error
+
+
+def while_it_answers(work: Callable[[], object], url: str) -> None:
+    """Do `work`, which may take its time as long as the server at `url` answers; TimeoutError when it does not.
+
+    The work then goes on in a thread that nobody waits for.
+    """
+    raised: list[Exception] = []
+
+    def run() -> None:
+        try:
+            work()
+        except Exception as error:  # told to the caller below
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="wandb", daemon=True)
+    thread.start()
+    misses = 0
+    while thread.is_alive():
+        thread.join(LOOK_SECONDS)
+        if thread.is_alive():
+            misses = 0 if answers(url) else misses + 1
+            if misses == 2:
+                raise TimeoutError(f"{url} does not answer")
+    if raised:
+        raise raised[0]
+
+
+def answers(url: str) -> bool:
+    """Whether anything at all comes back."""
+    try:
+        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
+
+
+def _end_wandb() -> None:
+    """End W&B's process, and let the next run have a new one: at our exit its client would wait for it, and it for its
+    server."""
+    import psutil
+    import wandb
+
+    for child in psutil.Process().children():
+        if "wandb" in child.name():
+            child.kill()
+    with contextlib.suppress(Exception, SystemExit):  # it would like to say good-bye to the process
+        wandb.teardown()
+
+
+def _start_wandb(folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any], *, offline: bool) -> Any:
+    # Before wandb is imported: it reads them then.
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+
+    online = not offline and (track.wandb == "online" or (track.wandb == "auto" and logged_in()))
+    if os.environ.get("WANDB_MODE") in {"offline", "disabled"}:
+        online = False
+
+    def start(mode: Literal["online", "offline"]) -> Any:
+        return wandb.init(
+            project=track.project,
+            group=track.group or folder.resolve().parent.name,
+            name=stage,
+            job_type=stage,
+            dir=str(folder),
+            config=dict(recipe),
+            mode=mode,
+            settings=wandb.Settings(
+                console="off",
+                disable_git=True,
+                save_code=False,
+                x_disable_stats=True,
+                x_disable_meta=True,
+                init_timeout=INIT_SECONDS,
+                silent=True,
+                # A run that was lost may still count as the active one.
+                reinit="create_new",
+            ),
+        )
+
+    try:
+        run = start("online" if online else "offline")
+    except Exception as error:  # whatever the network does, the training goes on
+        print(f"W&B cannot be reached ({type(error).__name__}); this run is kept offline.", file=sys.stderr)
+        run = start("offline")
+    # Our own step: W&B's must only ever grow, and several things are logged at one of ours.
+    run.define_metric(f"{stage}/step", hidden=True)
+    run.define_metric("*", step_metric=f"{stage}/step")
+    return run
+
+
+def logged_in() -> bool:
+    """Whether W&B has credentials here (their values are never read into ours)."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

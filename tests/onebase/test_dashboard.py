@@ -1,0 +1,180 @@
+"""W&B that cannot be reached, or is lost midway: the run goes on and ends soon, and no row is lost.
+
+Against a server of our own that answers as W&B's does, as far as its client asks, in processes of their own.
+"""
+
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from onebase.dashboard import answers, while_it_answers
+
+STEPS = 20
+
+STAGE = """
+import os, signal, sys, time
+from pathlib import Path
+import psutil
+from onebase.recipes import TrackSection
+from onebase.tracking import Tracker
+
+folder, fate = Path(sys.argv[1]), sys.argv[2]
+folder.mkdir(parents=True)
+with Tracker(folder, "sft", TrackSection(wandb="online"), {"seed": 0}) as tracker:
+    for step in range(20):
+        if step == 10 and fate == "server":
+            sys.stdout.write("lose\\n")
+            sys.stdout.flush()
+            sys.stdin.readline()
+        if step == 10 and fate == "process":
+            for child in psutil.Process().children():
+                child.kill()
+        tracker.log(step, {"sft/loss": float(step)})
+    if fate != "none":  # our server knows nothing of artifacts
+        tracker.table("samples", ["prompt"], [["why?"]])
+    tracker.summarise({"sft/loss": 19.0})
+"""
+
+
+class Server:
+    """Answers what W&B's client asks at a run's start and end; `silent`: takes requests and never answers."""
+
+    def __init__(self) -> None:
+        self.silent = threading.Event()
+        self.asked: list[str] = []
+        outer = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *arguments: object) -> None:
+                pass
+
+            def _answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                if outer.silent.is_set():
+                    threading.Event().wait(300)
+                outer.asked.append(self.path)
+                content = json.dumps(outer.answer(self.path, body)).encode()
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = do_PUT = _answer
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+    @staticmethod
+    def answer(path: str, body: bytes) -> dict[str, object]:
+        if not path.endswith("/graphql"):
+            return {"exitcode": None, "limits": {}}
+        query = json.loads(body)["query"]
+        project = {"id": "p", "name": "onebase", "entity": {"id": "e", "name": "me"}}
+        known = {
+            "viewer": {"id": "v", "entity": "me", "username": "me", "flags": "{}", "teams": {"edges": []}},
+            "serverInfo": {"cliVersionInfo": {"max_cli_version": "9.9.9"}, "features": []},
+            "upsertBucket": {
+                "bucket": {"id": "b", "name": "run", "displayName": "run", "config": "{}", "project": project},
+                "inserted": True,
+            },
+            "createRunFiles": {"runID": "b", "uploadHeaders": [], "files": []},
+        }
+        return {"data": {name: content for name, content in known.items() if name in query}}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    own = Server()
+    yield own
+    own.http.shutdown()
+    own.http.server_close()
+
+
+def run_stage(folder: Path, url: str, fate: str, server: Server | None = None) -> tuple[int, str]:
+    """A run of 20 steps; exit code and what it said. The time limit is there for a run that never ends."""
+    environment = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": "a" * 40}
+    environment.pop("WANDB_MODE", None)
+    command = [sys.executable, "-c", STAGE, str(folder), fate]
+    with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True, env=environment) as process:
+        if fate == "server":
+            assert process.stdout is not None and process.stdin is not None and server is not None
+            assert process.stdout.readline() == "lose\n"
+            server.silent.set()
+            process.stdin.write("lost\n")
+            process.stdin.flush()
+        try:
+            _, said = process.communicate(timeout=150)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+    return process.returncode, said
+
+
+def history(log: Path) -> list[str]:
+    command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(log)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [line for line in printed.splitlines() if '"type":"history"' in line and "sft/loss" in line]
+
+
+def rows(folder: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_server_that_answers_gets_the_run(tmp_path: Path, server: Server) -> None:
+    code, said = run_stage(tmp_path / "sft", server.url, "none")
+    assert code == 0, said
+    assert "lost" not in said
+    assert any("file_stream" in path for path in server.asked)
+    assert not list(tmp_path.glob("sft/wandb/offline-run-*"))
+
+
+@pytest.mark.parametrize("fate", ["server", "process"])
+def test_a_run_whose_dashboard_is_lost_midway_ends_with_every_row_in_an_offline_run(
+    tmp_path: Path, server: Server, fate: str
+) -> None:
+    code, said = run_stage(tmp_path / "sft", server.url, fate, server)
+    assert code == 0, said
+    assert "W&B is lost" in said
+    assert "Traceback" not in said
+    assert rows(tmp_path / "sft") == list(range(STEPS))
+    (log,) = (tmp_path / "sft").glob("wandb/offline-run-*/*.wandb")
+    assert len(history(log)) == STEPS
+
+
+def test_a_run_whose_dashboard_cannot_be_reached_at_its_start_is_kept_offline(tmp_path: Path, server: Server) -> None:
+    server.silent.set()
+    code, said = run_stage(tmp_path / "sft", server.url, "none")
+    assert code == 0, said
+    assert "W&B cannot be reached" in said
+    assert rows(tmp_path / "sft") == list(range(STEPS))
+    logs = list((tmp_path / "sft").glob("wandb/offline-run-*/*.wandb"))
+    assert [len(history(log)) for log in logs] == [STEPS]
+
+
+def test_slow_work_is_waited_for_while_the_server_answers(server: Server) -> None:
+    done = threading.Event()
+    while_it_answers(lambda: (threading.Event().wait(3), done.set()), server.url)
+    assert done.is_set()
+
+
+def test_what_goes_wrong_in_the_work_is_raised_to_whom_asked_for_it(server: Server) -> None:
+    with pytest.raises(ZeroDivisionError):
+        while_it_answers(lambda: 1 // 0, server.url)
+
+
+def test_only_something_that_comes_back_is_an_answer(server: Server) -> None:
+    assert answers(server.url)
+    assert not answers("http://127.0.0.1:1")
+    server.silent.set()
+    assert not answers(server.url)
