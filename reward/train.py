@@ -15,15 +15,18 @@ from torch import Tensor
 
 from data.card import write_card
 from data.chat import Chat, EncodedDemonstration, EncodedRanking, Limiter, encode_demonstrations, encode_rankings
+from data.labelers import divide
 from data.records import Demonstration, Ranking
 from data.sources import Loaded
 from data.sources import load as load_records
 from evaluation import reward_eval
 from evaluation.pairs import accuracy, pairs_of
+from evaluation.reward_eval import encode_left_out
 from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
 from onebase.command import say
+from onebase.errors import InputError
 from onebase.learning import learning_state, restore_learning
 from onebase.progress import track
 from onebase.rankings import batches_of, candidate_scores, supports_shared_rows
@@ -44,8 +47,10 @@ class Data:
     training: list[EncodedRanking]
     held_out: list[EncodedRanking]
     demonstrations: list[EncodedDemonstration]
+    left_out: list[EncodedRanking]
+    """Of labelers who are held out (`labelers`)."""
     loaded: Loaded[Ranking]
-    """What is trained on, as it was read: for the data card."""
+    """The rankings as they were read, those of held-out labelers included: for the data card."""
     identities: list[DataIdentity]
 
 
@@ -65,8 +70,9 @@ def run(recipe: RewardRecipe) -> StageRecord:
         tracker = session.tracker
         train(roles, data.training, recipe, session)
         shift = center(roles, data.demonstrations, recipe)
-        metrics, report = evaluate(roles, data, recipe)
-        metrics |= {"reward/shift": shift}
+        scale = rescale(roles, data.held_out, recipe)
+        metrics, report = evaluate(roles, data, recipe, scale)
+        metrics |= {"reward/shift": shift, "reward/scale": scale}
         record.replace_file(recipe.out / "report.json", record.canonical(report))
         tracker.log(steps(data.training, recipe), metrics)
         show_samples(roles, data.held_out, recipe, tracker)
@@ -92,11 +98,13 @@ def read_data(recipe: RewardRecipe) -> Data:
     training = load_records(recipe.data, Ranking, seed=recipe.seed)
     held_out = load_records(recipe.evaluation.rankings, Ranking, seed=recipe.seed)
     demonstrations = load_records(recipe.evaluation.demonstrations, Demonstration, seed=recipe.seed)
+    divided = divide(training.records, recipe.labelers)
     return Data(
         chat=chat,
-        training=encode_rankings(chat, training.records, limiter),
+        training=encode_rankings(chat, divided.training, limiter),
         held_out=encode_rankings(chat, held_out.records, limiter),
         demonstrations=encode_demonstrations(chat, demonstrations.records, limiter),
+        left_out=encode_left_out(chat, divided.held_out, limiter),
         loaded=training,
         identities=[*training.identities, *held_out.identities, *demonstrations.identities],
     )
@@ -229,9 +237,34 @@ def center(roles: Roles, demonstrations: Sequence[EncodedDemonstration], recipe:
     return -float(mean)
 
 
-def evaluate(roles: Roles, data: Data, recipe: RewardRecipe) -> tuple[dict[str, float], dict[str, Any]]:
+def rescale(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe) -> float:
+    """With scale: unit divide the head (weight and shift) by the standard deviation of the scores of these held-out
+    responses; returns the divisor, 1 without.
+
+    Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, section 2.1, normalise their reward to variance 1, so that a
+    KL weight means the same for every reward model. The mean stays that of `center`. Ranking by score is not changed;
+    differences of scores are no log-odds any more, so what is read as such multiplies them by the divisor again.
+    """
+    if recipe.scale == "none":
+        return 1.0
+    sequences = [sequence for one in rankings for sequence in one.sequences]
+    deviation = score(roles, "reward", sequences, tokens_per_microbatch=recipe.train.tokens_per_microbatch).std(
+        correction=0
+    )
+    if not deviation > 0:
+        raise InputError(
+            f"scale: unit: the standard deviation of the scores of {len(sequences)} held-out responses is "
+            f"{float(deviation)}, so they cannot be brought to 1. The model tells nothing apart: look at its loss, or "
+            "go on with scale=none."
+        )
+    for parameter in roles.heads["reward"].parameters():
+        parameter.data.div_(deviation.to(parameter.device))
+    return float(deviation)
+
+
+def evaluate(roles: Roles, data: Data, recipe: RewardRecipe, scale: float) -> tuple[dict[str, float], dict[str, Any]]:
     """Mean loss and pair accuracy (with its 95 % interval) on held-out rankings, a prompt counting as one; and the
-    report on them."""
+    report on them. scale: what the head was divided by; the loss is that of the scores before."""
     scored, report = reward_eval.measure(
         roles,
         data.held_out,
@@ -240,12 +273,15 @@ def evaluate(roles: Roles, data: Data, recipe: RewardRecipe) -> tuple[dict[str, 
         tokens_per_microbatch=recipe.train.tokens_per_microbatch,
         shared=share_prompts(roles, recipe),
         seed=recipe.seed,
+        log_odds=scale,
+        labelers=recipe.labelers,
+        left_out=data.left_out,
     )
     loss_of = choose_loss(recipe.loss)
     right = accuracy(pairs_of(scored), seed=recipe.seed)
     metrics = {
         "reward/eval_loss": statistics.fmean(
-            float(loss_of(torch.tensor(one.scores), torch.tensor(one.tiers))) for one in scored
+            float(loss_of(scale * torch.tensor(one.scores), torch.tensor(one.tiers))) for one in scored
         ),
         "reward/eval_accuracy": right.mean,
         "reward/eval_accuracy_low": right.low,
