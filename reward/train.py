@@ -99,7 +99,7 @@ def read_data(recipe: RewardRecipe) -> Data:
     held_out = load_records(recipe.evaluation.rankings, Ranking, seed=recipe.seed)
     demonstrations = load_records(recipe.evaluation.demonstrations, Demonstration, seed=recipe.seed)
     divided = divide(training.records, recipe.labelers)
-    return Data(
+    data = Data(
         chat=chat,
         training=encode_rankings(chat, divided.training, limiter),
         held_out=encode_rankings(chat, held_out.records, limiter),
@@ -108,6 +108,9 @@ def read_data(recipe: RewardRecipe) -> Data:
         loaded=training,
         identities=[*training.identities, *held_out.identities, *demonstrations.identities],
     )
+    if limiter.dropped:
+        say(f"reward: rows left out: {limiter.said}.")
+    return data
 
 
 def start_roles(base: Base, sft: Found, recipe: RewardRecipe) -> Roles:
