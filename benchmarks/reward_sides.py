@@ -55,6 +55,7 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
 
     from onebase import base as bases
     from onebase import stages
+    from onebase.learning import state_bytes
     from onebase.recipes import AdapterSection
     from onebase.roles import Roles
     from onebase.seeding import generator, seed_everything
@@ -93,7 +94,8 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
         roles.train("reward")
         if recipe.train.activation_checkpointing:
             roles.enable_checkpointing()
-        session = stages.open_session(recipe, "reward", recipe, parents={}, data=[])
+        size = state_bytes(roles, ["reward"])
+        session = stages.open_session(recipe, "reward", recipe, parents={}, data=[], state_bytes=size)
         with session:
             start = time.perf_counter()
             train(roles, rankings, recipe, session)

@@ -7,10 +7,11 @@ Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from datasets import Dataset
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
@@ -24,13 +25,15 @@ from dpo.recipe import DpoRecipe
 from evaluation.responses import likeliest
 from onebase import base as bases
 from onebase import stages, trainers
+from onebase.learning import state_bytes
 from onebase.record import DataIdentity, StageRecord
+from onebase.reports import latest
+from onebase.resumable import ROLE, Resumable
 from onebase.roles import Roles
 from onebase.seeding import seed_everything
 from onebase.session import Session
 from onebase.stages import Stopwatch
 from onebase.tracking import Tracker
-from onebase.trainers import ROLE, Resumable
 
 METRICS = {
     "loss": "loss",
@@ -70,6 +73,22 @@ class TokenPairTrainer(Resumable, DPOTrainer):
     def _prepare_dataset(self, dataset: Any, *arguments: Any, **options: Any) -> Any:
         return dataset
 
+    def rows_of(self, inputs: Mapping[str, Any]) -> int:
+        return len(inputs["input_ids"]) // 2
+
+    def select_rows(self, inputs: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+        """Pairs: the chosen ones are the first half of the rows, the rejected ones the second; what TRL precomputes
+        has one row a pair."""
+        size = self.rows_of(inputs)
+        both = [*rows, *(size + row for row in rows)]
+        return {
+            name: value[both if len(value) == 2 * size else list(rows)] if torch.is_tensor(value) else value
+            for name, value in inputs.items()
+        }
+
+    def share_of(self, piece: Mapping[str, Any], whole: Mapping[str, Any], *, counted: bool) -> float:
+        return self.rows_of(piece) / self.rows_of(whole)
+
 
 def run(recipe: DpoRecipe) -> StageRecord:
     """Check that policy and reference agree, train on pairs, measure on held-out ones, write the record."""
@@ -82,15 +101,16 @@ def run(recipe: DpoRecipe) -> StageRecord:
     base = bases.load(recipe.base, recipe.chat)
     roles = Roles(base).load(ROLE, sft.adapter)
     parents = {"sft": sft}
-    with stages.open_session(recipe, "dpo", recipe, parents=parents, data=data.identities) as session:
+    size = state_bytes(roles, [ROLE])
+    with stages.open_session(recipe, "dpo", recipe, parents=parents, data=data.identities, state_bytes=size) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
         with roles.active(ROLE):
             if session.resumed is None:
-                trainer.evaluate()
-                require_log_two(trainers.latest(trainer), recipe)
+                trainers.evaluate(trainer)
+                require_log_two(latest(trainer), recipe)
             trainers.train(trainer)
-            trainer.evaluate()
+            trainers.evaluate(trainer)
         show_samples(roles, data, recipe, tracker)
         return stages.finish(
             stage="dpo",
@@ -101,7 +121,7 @@ def run(recipe: DpoRecipe) -> StageRecord:
             role=ROLE,
             parents=parents,
             data=data.identities,
-            metrics=trainers.latest(trainer),
+            metrics=latest(trainer),
             watch=watch,
             tracker=tracker,
         )

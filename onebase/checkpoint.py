@@ -11,6 +11,7 @@ It is written into a temporary sibling, each file is synced, then the folder, th
 ones rotated out. Tensors are safetensors and the rest is JSON: reading a checkpoint never runs code.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -29,7 +30,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from onebase.errors import RecordError
+from onebase.errors import InputError, RecordError
 from onebase.recipes import UNCOUNTED, Section
 from onebase.record import canonical, hash_file
 
@@ -110,6 +111,31 @@ class Checkpoints:
             raise
         self._rotate()
         return target
+
+    def probe(self, size: int) -> None:
+        """Take the room that saves of `size` bytes need at once, and give it back; InputError where it is not there.
+
+        A run of hours that finds the disk full at its first save has lost them.
+        """
+        held = sum(path.stat().st_size for path in self.folder.glob("step-*/*"))
+        needed = max(size, size * (self._section.keep + 1) - held)
+        place = next(path for path in (self.folder, *self.folder.absolute().parents) if path.is_dir())
+        probe = place / f".room-{os.getpid()}"
+        free = shutil.disk_usage(place).free
+        try:
+            with probe.open("wb") as stream:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(stream.fileno(), 0, needed)
+                elif free < needed:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise InputError(
+                f"{self.folder}: checkpoints need {needed:,} bytes (keep={self._section.keep} and one being written, "
+                f"{size:,} each), and the disk has {free:,} free ({error.strerror}). Free some, give another "
+                "out=FOLDER, or lower checkpoint.keep."
+            ) from None
+        finally:
+            probe.unlink(missing_ok=True)
 
     def newest(self) -> Saved | None:
         """The newest checkpoint that verifies, or None where there is none at all.

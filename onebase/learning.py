@@ -8,6 +8,9 @@ import torch
 from onebase.errors import RecordError
 from onebase.roles import Roles
 
+OTHER_BYTES = 1 << 20
+"""Random number generators, names and numbers of a checkpoint, at most."""
+
 
 def learning_state(
     roles: Roles,
@@ -21,6 +24,14 @@ def learning_state(
         "optimizer": optimizer.state_dict(),
         "schedule": _plain(schedule.state_dict()),
     }
+
+
+def state_bytes(roles: Roles, names: Sequence[str]) -> int:
+    """Bytes of a checkpoint of these roles under AdamW: each fp32 weight with its two moments, and a little more."""
+    weights = sum(
+        parameter.numel() * parameter.element_size() for name in names for parameter in roles.parameters(name)
+    )
+    return 3 * weights + OTHER_BYTES
 
 
 def restore_learning(

@@ -29,6 +29,7 @@ from filelock import FileLock, Timeout
 from onebase.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
 from onebase.errors import InputError
 from onebase.interruption import Interrupted
+from onebase.memory import Halving
 from onebase.recipes import TrackSection
 from onebase.record import replace_file
 from onebase.tracking import Tracker
@@ -72,18 +73,22 @@ class Session:
         checkpoint: CheckpointSection,
         recipe: Mapping[str, Any],
         inputs: Mapping[str, Any],
+        state_bytes: int,
     ) -> None:
         """recipe: the resolved one. inputs: hashes of parents and data; with the recipe they tell whose checkpoints
-        these are."""
+        these are. state_bytes: of one save, for which there must be room."""
         hold(folder)
         self.folder = folder
         self.checkpoints = Checkpoints(folder / "checkpoints", checkpoint, recipe={**recipe, "inputs": inputs})
         self.resumed: Saved | None = self.checkpoints.newest()
+        self.checkpoints.probe(state_bytes)
         folder.mkdir(parents=True, exist_ok=True)
         kept = None if self.resumed is None else self.resumed.state["files"]
         self.tracker = Tracker(folder, stage, track, recipe, kept=kept)
         self.strikes = 0 if self.resumed is None else int(self.resumed.state["strikes"])
         """Batches so far whose loss or gradient was not finite."""
+        self.halving = Halving(0 if self.resumed is None else int(self.resumed.state["halvings"]))
+        """What has not fitted into memory so far."""
         self._allowed = checkpoint.strikes
         self._changed = False
         self._saving = False
@@ -119,6 +124,7 @@ class Session:
             "random": random if random is not None else random_state(),
             "files": dict(files if files is not None else self.tracker.sizes()),
             "strikes": self.strikes,
+            "halvings": self.halving.count,
         }
         self._saving = True
         try:

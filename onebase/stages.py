@@ -79,9 +79,18 @@ def read_parent(folder: Path, stage: str, identity: Identity) -> Found:
 
 
 def open_session(
-    recipe: StageRecipe, stage: str, config: Section, *, parents: Mapping[str, Found], data: Iterable[DataIdentity]
+    recipe: StageRecipe,
+    stage: str,
+    config: Section,
+    *,
+    parents: Mapping[str, Found],
+    data: Iterable[DataIdentity],
+    state_bytes: int,
 ) -> Session:
-    """Creates the stage's folder, or goes on in it: from here on there is something to lose."""
+    """Creates the stage's folder, or goes on in it: from here on there is something to lose.
+
+    state_bytes: of a checkpoint, as `onebase.learning.state_bytes` estimates it.
+    """
     return Session(
         recipe.out,
         stage,
@@ -92,6 +101,7 @@ def open_session(
             "parents": {name: found.sha256 for name, found in parents.items()},
             "data": [one.sha256 for one in data],
         },
+        state_bytes=state_bytes,
     )
 
 

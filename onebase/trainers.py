@@ -5,12 +5,8 @@ and keys that they do not know are refused.
 """
 
 import dataclasses
-import itertools
-import json
-import math
-import time
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -19,25 +15,16 @@ from pydantic.errors import PydanticSchemaGenerationError
 from transformers import (
     PrinterCallback,
     ProgressCallback,
-    Trainer,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
 )
 
-from onebase.checkpoint import random_state
 from onebase.errors import RecipeError
 from onebase.interruption import Interrupted
-from onebase.learning import learning_state, restore_learning, restore_weights
-from onebase.progress import track
+from onebase.memory import halved
 from onebase.recipes import Section
+from onebase.reports import Report
+from onebase.resumable import ROLE, Guard, Resumable
 from onebase.roles import Roles
 from onebase.session import Session
-from onebase.tracking import Tracker, peak_rss_bytes
-
-ROLE = "default"
-"""The only name under which TRL finds an adapter that it is to train."""
 
 MANAGED: Mapping[str, str] = {
     "output_dir": "the recipe's `out` says where",
@@ -174,151 +161,17 @@ def train(trainer: "Resumable") -> None:
         raise
 
 
-class Resumable(Trainer):
-    """Puts a trainer's checkpoints through our mechanism: one state, verified whole, no pickle.
+def evaluate(trainer: "Resumable") -> None:
+    """Measure on the held-out rows, in smaller batches where memory does not suffice for the recipe's."""
+    own: Any = trainer
+    size = own.args.per_device_eval_batch_size
 
-    Mixed into TRL's trainers. Trainer's own files of that kind are replaced at its four hooks.
-    """
+    def attempt(count: int) -> None:
+        own._metrics["eval"].clear()
+        own.args.per_device_eval_batch_size = halved(size, count)
+        try:
+            trainer.evaluate()
+        finally:
+            own.args.per_device_eval_batch_size = size
 
-    roles: Roles
-    session: Session
-    changed = False
-    """Whether the optimiser has begun a step that is not logged yet."""
-    _boundary: tuple[int, dict[str, Any], dict[str, int], str, dict[str, Any]] | None = None
-
-    def note_boundary(self) -> None:
-        """Remember what the last finished step left behind, for a signal may come within the next one."""
-        own: Any = self
-        # What a step adds to while it computes, so that a step cut short leaves nothing behind.
-        counted = {"tokens": own._total_train_tokens, "metrics": latest(self)}
-        state = json.dumps(dataclasses.asdict(self.state))
-        self._boundary = (self.state.global_step, random_state(), self.session.tracker.sizes(), state, counted)
-        self.changed = False
-
-    def save_boundary(self) -> None:
-        """Save the state at the last step's end. The weights are still those: no later step has changed them yet."""
-        if self._boundary is None:
-            return
-        step, random, files, trainer_state, counted = self._boundary
-        own: Any = self
-        content = {**learning_state(self.roles, (ROLE,), own.optimizer, own.lr_scheduler), **counted}
-        self.session.save(step, content, random=random, files=files, extra={"trainer_state.json": trainer_state})
-
-    def _maybe_log_save_evaluate(self, *arguments: Any, **options: Any) -> None:
-        super()._maybe_log_save_evaluate(*arguments, **options)
-        self.note_boundary()
-        step = self.state.global_step
-        if self.session.checkpoints.due(step) or step == self.state.max_steps:
-            self.save_boundary()
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        raise AssertionError("checkpoints are saved at step boundaries, by save_boundary")
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        assert self.session.resumed is not None
-        restore_weights(self.session.resumed.state["stage"]["roles"], self.roles, (ROLE,))
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or self.session.resumed is None:
-            return
-        own: Any = self
-        content = self.session.resumed.state["stage"]
-        restore_learning(content, self.roles, (ROLE,), own.optimizer, own.lr_scheduler)
-        own._total_train_tokens = content["tokens"]
-        _report(self).latest.update(content["metrics"])
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        if checkpoint is not None:
-            self.session.restore_random()
-
-
-class Guard(TrainerCallback):
-    """Looks at the gradients before they are used, and knows when the weights are between two steps."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.trainer: Resumable | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.trainer is not None:
-            self.trainer.note_boundary()
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
-        norms = [float(gradient.norm()) for gradient in gradients]
-        total = math.sqrt(sum(norm * norm for norm in norms))
-        if not self._session.is_finite(state.global_step + 1, total, batch={"step": state.global_step + 1}):
-            # AdamW would carry a NaN into its moments: without gradients the step changes nothing.
-            for parameter in kwargs["model"].parameters():
-                parameter.grad = None
-        if self.trainer is not None:
-            self.trainer.changed = True
-
-
-class Report(TrainerCallback):
-    """Sends what a trainer logs to the tracker, shows progress, and ends the run where a number is not finite."""
-
-    def __init__(self, tracker: Tracker, names: Mapping[str, str]) -> None:
-        """names: what TRL calls a metric -> its name in ours, without the stage; what is not named is not logged."""
-        self._tracker = tracker
-        self._names = names
-        self._bar: Iterator[int] = iter(())
-        self._tokens = 0.0
-        self._last = time.perf_counter()
-        self.latest: dict[str, float] = {}
-        """The last value of each metric, under its full name."""
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._bar = track(itertools.count(1), total=state.max_steps, description=self._tracker.stage)
-        next(self._bar)
-        self._last = time.perf_counter()
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        if state.global_step < state.max_steps:
-            next(self._bar)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        close = getattr(self._bar, "close", None)
-        if close is not None:
-            close()
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        values = {self._names[name]: float(value) for name, value in (logs or {}).items() if name in self._names}
-        if not values:
-            return
-        if "loss" in (logs or {}):
-            now = time.perf_counter()
-            seen = float((logs or {}).get("num_tokens", self._tokens))
-            values["tokens_per_second"] = (seen - self._tokens) / (now - self._last)
-            self._tokens, self._last = seen, now
-        rows = {f"{self._tracker.stage}/{name}": value for name, value in values.items()}
-        self._tracker.log(state.global_step, {**rows, "memory/peak": float(peak_rss_bytes())})
-        self.latest.update(rows)
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        # Time spent evaluating is no training time.
-        self._last = time.perf_counter()
-
-
-def latest(trainer: Trainer) -> dict[str, float]:
-    """The last value of every metric that the trainer's report has logged."""
-    return dict(_report(trainer).latest)
-
-
-def _report(trainer: Trainer) -> Report:
-    return next(one for one in trainer.callback_handler.callbacks if isinstance(one, Report))
+    trainer.session.halving.fit(attempt, size=size)

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
 from onebase.ensemble import CombineSection
+from onebase.memory import halved
 from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, TrackSection
 
 
@@ -132,6 +133,23 @@ class PpoRecipe(Section):
     def steps(self) -> int:
         """Rollout and update rounds in the run."""
         return self.train.episodes // self.train.batch
+
+    def halved(self, count: int) -> "PpoRecipe":
+        """The same run in micro-batches of 1/2^count, where memory does not suffice for those of the recipe."""
+        if not count:
+            return self
+        smaller = {
+            "sampling": self.sampling.model_copy(update={"batch": halved(self.sampling.batch, count)}),
+            "train": self.train.model_copy(
+                update={"tokens_per_microbatch": halved(self.train.tokens_per_microbatch, count)}
+            ),
+        }
+        return self.model_copy(update=smaller)
+
+    @property
+    def largest(self) -> int:
+        """The largest size that `halved` halves."""
+        return max(self.sampling.batch, self.train.tokens_per_microbatch)
 
     @property
     def prompts_per_step(self) -> int:

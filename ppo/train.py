@@ -22,7 +22,7 @@ from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
 from onebase.ensemble import FIRST, load_members, read_members, spread_of
-from onebase.learning import learning_state, restore_learning
+from onebase.learning import learning_state, restore_learning, state_bytes
 from onebase.progress import track
 from onebase.record import DataIdentity, Found, StageRecord
 from onebase.roles import Roles
@@ -57,7 +57,8 @@ def run(recipe: PpoRecipe) -> StageRecord:
     base = bases.load(recipe.base, recipe.chat)
     roles = start_roles(base, parents, recipe)
     learner = start_learner(roles, recipe)
-    with stages.open_session(recipe, "ppo", recipe, parents=parents, data=data.identities) as session:
+    size = state_bytes(roles, list(learner.trained))
+    with stages.open_session(recipe, "ppo", recipe, parents=parents, data=data.identities, state_bytes=size) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, metrics = session.tracker, restore(session, roles, learner)
         steps = range(session.first_step, recipe.steps + 1)
@@ -71,14 +72,16 @@ def run(recipe: PpoRecipe) -> StageRecord:
         for step, prompts in track(zip(steps, prompts_of, strict=True), total=len(steps), description="ppo"):
             with session.step(step, state, total=recipe.steps):
                 clock = Clock()
-                rollout = collect(roles, [one.ids for one in prompts], recipe, generator(recipe.seed, "rollout", step))
+                rollout = roll_out(roles, prompts, recipe, step, session)
                 if step == 1:
-                    tracker.log(0, {"ppo/decoding_error": require_zero_kl(roles, rollout, recipe)})
+                    smaller = recipe.halved(session.halving.count)
+                    tracker.log(0, {"ppo/decoding_error": require_zero_kl(roles, rollout, smaller)})
                 clock.lap("rollout_and_scoring")
                 targets = compute_targets(rollout, recipe)
                 session.changing()
                 draw = generator(recipe.seed, "update", step)
-                learned = update(roles, rollout, targets, learner, recipe, draw, guard(session, step, rollout))
+                accept = guard(session, step, rollout)
+                learned = update(roles, rollout, targets, learner, recipe, draw, accept, session.halving)
                 clock.lap("update")
                 metrics = describe(rollout, targets, learned, clock)
                 tracker.log(step, metrics)
@@ -97,6 +100,15 @@ def run(recipe: PpoRecipe) -> StageRecord:
             watch=watch,
             tracker=tracker,
         )
+
+
+def roll_out(roles: Roles, prompts: Sequence[EncodedPrompt], recipe: PpoRecipe, step: int, session: Session) -> Rollout:
+    """The episodes of a step, drawn by (seed, step) alone."""
+    ids = [one.ids for one in prompts]
+    return session.halving.fit(
+        lambda count: collect(roles, ids, recipe.halved(count), generator(recipe.seed, "rollout", step)),
+        size=recipe.largest,
+    )
 
 
 def guard(session: Session, step: int, rollout: Rollout) -> Callable[[Sequence[float], Sequence[int]], bool]:

@@ -6,12 +6,14 @@ mini-batch's: every loss is a sum over tokens divided by the tokens of the whole
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from onebase.episodes import Episodes
+from onebase.memory import Halving
 from onebase.packing import microbatches
 from onebase.roles import Roles
 from onebase.scoring import token_scores, token_values
@@ -83,18 +85,18 @@ def update(
     recipe: PpoRecipe,
     generator: torch.Generator,
     accept: Callable[[Sequence[float], Sequence[int]], bool],
+    halving: Halving,
 ) -> dict[str, float]:
     """Optimise policy and value on one rollout; returns metrics without their `ppo/` prefix.
 
     accept: told the gradient norms and the rows of each mini-batch; where it says no, the mini-batch is skipped.
+    halving: what to do where a micro-batch does not fit into memory.
     """
     mask = rollout.episodes.mask
     batch = to_batch(rollout, targets, roles.base.device)
     tally, norms = Tally(), dict[str, list[float]]()
     for rows in minibatches(len(rollout.episodes), recipe, generator):
-        learner.optimizer.zero_grad(set_to_none=True)
-        own = Tally()
-        backward(roles, batch.select(rows), recipe, own)
+        own = halving.fit(partial(gradients_of, roles, batch.select(rows), learner, recipe), size=recipe.largest)
         found = {
             role: torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
             for role, parameters in learner.trained.items()
@@ -113,6 +115,12 @@ def update(
         "explained_variance": float(explained_variance(rollout.values, targets.returns, mask)),
         "learning_rate": float(learner.schedule.get_last_lr()[0]),
     }
+
+
+def gradients_of(roles: Roles, minibatch: Batch, learner: Learner, recipe: PpoRecipe, halvings: int) -> Tally:
+    """The gradients of one mini-batch, and nothing else, in `.grad`."""
+    learner.optimizer.zero_grad(set_to_none=True)
+    return backward(roles, minibatch, recipe.halved(halvings))
 
 
 def to_batch(rollout: Rollout, targets: Targets, device: torch.device) -> Batch:
@@ -134,12 +142,14 @@ def minibatches(episodes: int, recipe: PpoRecipe, generator: torch.Generator) ->
             yield order[start : start + recipe.train.minibatch]
 
 
-def backward(roles: Roles, minibatch: Batch, recipe: PpoRecipe, tally: Tally) -> None:
-    """Add one mini-batch's gradients to `.grad`, a micro-batch at a time."""
+def backward(roles: Roles, minibatch: Batch, recipe: PpoRecipe) -> Tally:
+    """Add one mini-batch's gradients to `.grad`, a micro-batch at a time; what there is to log of it."""
+    tally = Tally()
     tokens = int(minibatch.episodes.mask.sum())
     for rows in microbatches(minibatch.episodes.lengths, tokens=recipe.train.tokens_per_microbatch):
         with roles.training_forward():
             _backward_part(roles, minibatch.select(rows), tokens, recipe, tally)
+    return tally
 
 
 def _backward_part(roles: Roles, part: Batch, tokens: int, recipe: PpoRecipe, tally: Tally) -> None:

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from data.labelers import LabelersSection
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
+from onebase.memory import halved
 from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, TrackSection
 
 
@@ -89,3 +90,8 @@ class RewardRecipe(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     seed: int = 0
     out: Path = Path("runs/reward/reward")
+
+    def halved(self, count: int) -> "RewardRecipe":
+        """The same run in micro-batches of 1/2^count, where memory does not suffice for those of the recipe."""
+        smaller = {"tokens_per_microbatch": halved(self.train.tokens_per_microbatch, count)}
+        return self.model_copy(update={"train": self.train.model_copy(update=smaller)})

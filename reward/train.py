@@ -4,6 +4,7 @@ InstructGPT's loss: all pairs of a prompt's ranking as one element, averaged ove
 the model once, however many pairs it is in, and where it saves work the prompt of a ranking goes through once as well.
 """
 
+import functools
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
@@ -26,8 +27,7 @@ from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
 from onebase.command import say
-from onebase.errors import InputError
-from onebase.learning import learning_state, restore_learning
+from onebase.learning import learning_state, restore_learning, state_bytes
 from onebase.progress import track
 from onebase.rankings import batches_of, candidate_scores, supports_shared_rows
 from onebase.record import DataIdentity, Found, StageRecord
@@ -39,6 +39,7 @@ from onebase.stages import Stopwatch
 from onebase.tracking import Tracker
 from reward.losses import LOSSES, RankingLoss, centering_penalty, ranked_right, ranking_loss
 from reward.recipe import LossSection, RewardRecipe
+from reward.scale import rescale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +66,17 @@ def run(recipe: RewardRecipe) -> StageRecord:
     base = bases.load(recipe.base, recipe.chat)
     roles = start_roles(base, sft, recipe)
     parents = {"sft": sft}
-    with stages.open_session(recipe, "reward", recipe, parents=parents, data=data.identities) as session:
+    size = state_bytes(roles, ["reward"])
+    with stages.open_session(
+        recipe, "reward", recipe, parents=parents, data=data.identities, state_bytes=size
+    ) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker = session.tracker
         train(roles, data.training, recipe, session)
-        shift = center(roles, data.demonstrations, recipe)
-        scale = rescale(roles, data.held_out, recipe)
-        metrics, report = evaluate(roles, data, recipe, scale)
+        fit = functools.partial(session.halving.fit, size=recipe.train.tokens_per_microbatch)
+        shift = fit(lambda count: center(roles, data.demonstrations, recipe.halved(count)))
+        scale = fit(lambda count: rescale(roles, data.held_out, recipe.halved(count)))
+        metrics, report = fit(lambda count: evaluate(roles, data, recipe.halved(count), scale))
         metrics |= {"reward/shift": shift, "reward/scale": scale}
         record.replace_file(recipe.out / "report.json", record.canonical(report))
         tracker.log(steps(data.training, recipe), metrics)
@@ -135,10 +140,16 @@ def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe
         optimizer, lambda step: min(1.0, (step + 1) / (recipe.train.warmup_steps + 1))
     )
     shared, loss_of = share_prompts(roles, recipe), choose_loss(recipe.loss)
+    fit = functools.partial(session.halving.fit, size=recipe.train.tokens_per_microbatch)
     total, first = steps(rankings, recipe), session.first_step
 
     def state() -> dict[str, Any]:
         return learning_state(roles, ("reward",), optimizer, schedule)
+
+    def attempt(batch: Sequence[EncodedRanking], count: int) -> tuple[float, float]:
+        optimizer.zero_grad(set_to_none=True)
+        tokens = recipe.halved(count).train.tokens_per_microbatch
+        return backward(roles, batch, tokens_per_microbatch=tokens, shared=shared, loss_of=loss_of)
 
     if session.resumed is not None:
         restore_learning(session.resumed.state["stage"], roles, ("reward",), optimizer, schedule)
@@ -146,14 +157,7 @@ def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe
     batches = itertools.islice(batch_rankings(rankings, recipe), first - 1, None)
     for step, batch in enumerate(track(batches, total=total - first + 1, description="reward"), start=first):
         with session.step(step, state, total=total):
-            optimizer.zero_grad(set_to_none=True)
-            loss, right = backward(
-                roles,
-                batch,
-                tokens_per_microbatch=recipe.train.tokens_per_microbatch,
-                shared=shared,
-                loss_of=loss_of,
-            )
+            loss, right = fit(functools.partial(attempt, batch))
             norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm)
             if not session.is_finite(step, loss, norm.item(), batch=[one.sequences for one in batch]):
                 continue
@@ -238,31 +242,6 @@ def center(roles: Roles, demonstrations: Sequence[EncodedDemonstration], recipe:
     mean = score(roles, "reward", sequences, tokens_per_microbatch=recipe.train.tokens_per_microbatch).mean()
     roles.heads["reward"].bias.data.sub_(mean.to(roles.base.device))
     return -float(mean)
-
-
-def rescale(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe) -> float:
-    """With scale: unit divide the head (weight and shift) by the standard deviation of the scores of these held-out
-    responses; returns the divisor, 1 without.
-
-    Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, section 2.1, normalise their reward to variance 1, so that a
-    KL weight means the same for every reward model. The mean stays that of `center`. Ranking by score is not changed;
-    differences of scores are no log-odds any more, so what is read as such multiplies them by the divisor again.
-    """
-    if recipe.scale == "none":
-        return 1.0
-    sequences = [sequence for one in rankings for sequence in one.sequences]
-    deviation = score(roles, "reward", sequences, tokens_per_microbatch=recipe.train.tokens_per_microbatch).std(
-        correction=0
-    )
-    if not deviation > 0:
-        raise InputError(
-            f"scale: unit: the standard deviation of the scores of {len(sequences)} held-out responses is "
-            f"{float(deviation)}, so they cannot be brought to 1. The model tells nothing apart: look at its loss, or "
-            "go on with scale=none."
-        )
-    for parameter in roles.heads["reward"].parameters():
-        parameter.data.div_(deviation.to(parameter.device))
-    return float(deviation)
 
 
 def evaluate(roles: Roles, data: Data, recipe: RewardRecipe, scale: float) -> tuple[dict[str, float], dict[str, Any]]:

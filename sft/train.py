@@ -3,7 +3,7 @@
 Only the response and the token that ends it are learned; `data.chat` hands over tokens and labels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,20 +12,22 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from data.card import write_card
-from data.chat import Chat, EncodedDemonstration, Limiter, encode_demonstrations
+from data.chat import IGNORED, Chat, EncodedDemonstration, Limiter, encode_demonstrations
 from data.records import Demonstration
 from data.sources import Loaded
 from data.sources import load as load_records
 from evaluation.responses import likeliest
 from onebase import base as bases
 from onebase import stages, trainers
+from onebase.learning import state_bytes
 from onebase.record import DataIdentity, StageRecord
+from onebase.reports import latest
+from onebase.resumable import ROLE, Resumable
 from onebase.roles import Roles
 from onebase.seeding import generator, seed_everything
 from onebase.session import Session
 from onebase.stages import Stopwatch
 from onebase.tracking import Tracker
-from onebase.trainers import ROLE, Resumable
 from sft.recipe import SftRecipe
 
 METRICS = {
@@ -56,6 +58,36 @@ class Data:
 class TokenTrainer(Resumable, SFTTrainer):
     """TRL's trainer with our checkpoints."""
 
+    def rows_of(self, inputs: Mapping[str, Any]) -> int:
+        return len(_starts(inputs)) if _is_packed(inputs) else super().rows_of(inputs)
+
+    def select_rows(self, inputs: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+        """Some of the rows; of a packed batch, which is one long row, some of the demonstrations in it."""
+        if not _is_packed(inputs):
+            return super().select_rows(inputs, rows)
+        bounds = [*_starts(inputs), inputs["input_ids"].shape[1]]
+        tokens = {name: inputs[name][0].tolist() for name in ("input_ids", "labels")}
+        return dict(
+            self.data_collator(
+                [{name: ids[bounds[row] : bounds[row + 1]] for name, ids in tokens.items()} for row in rows]
+            )
+        )
+
+    def share_of(self, piece: Mapping[str, Any], whole: Mapping[str, Any], *, counted: bool) -> float:
+        if counted:
+            return 1.0
+        learned, of = (int((one["labels"][..., 1:] != IGNORED).sum()) for one in (piece, whole))
+        return learned / max(of, 1)
+
+
+def _is_packed(inputs: Mapping[str, Any]) -> bool:
+    return "position_ids" in inputs
+
+
+def _starts(inputs: Mapping[str, Any]) -> list[int]:
+    """Columns at which the demonstrations of a packed batch begin: positions start anew there."""
+    return (inputs["position_ids"][0] == 0).nonzero().flatten().tolist()
+
 
 def run(recipe: SftRecipe) -> StageRecord:
     """Measure the base on held-out demonstrations, train the adapter, measure again, write the record."""
@@ -66,14 +98,15 @@ def run(recipe: SftRecipe) -> StageRecord:
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
     roles = Roles(base).add(ROLE, recipe.adapter, generator=generator(recipe.seed, "sft", "adapter"))
-    with stages.open_session(recipe, "sft", recipe, parents={}, data=data.identities) as session:
+    size = state_bytes(roles, [ROLE])
+    with stages.open_session(recipe, "sft", recipe, parents={}, data=data.identities, state_bytes=size) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
         with roles.active(ROLE):
             if session.resumed is None:
-                trainer.evaluate()
+                trainers.evaluate(trainer)
             trainers.train(trainer)
-            trainer.evaluate()
+            trainers.evaluate(trainer)
         show_samples(roles, data, recipe, tracker)
         return stages.finish(
             stage="sft",
@@ -84,7 +117,7 @@ def run(recipe: SftRecipe) -> StageRecord:
             role=ROLE,
             parents={},
             data=data.identities,
-            metrics=trainers.latest(trainer),
+            metrics=latest(trainer),
             watch=watch,
             tracker=tracker,
         )

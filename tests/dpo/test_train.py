@@ -15,9 +15,9 @@ from dpo.recipe import DpoRecipe
 from dpo.train import build_trainer, read_data, require_log_two, to_pairs
 from onebase import base as bases
 from onebase import recipes, stages, trainers
+from onebase.resumable import ROLE
 from onebase.roles import WEIGHTS, Roles
 from onebase.seeding import seed_everything
-from onebase.trainers import ROLE
 
 MakeRecipe = Callable[..., DpoRecipe]
 
@@ -40,7 +40,7 @@ def train(recipe: DpoRecipe) -> Roles:
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))
     roles = Roles(base).load(ROLE, recipe.parents.sft / "adapter")
-    with stages.open_session(recipe, "dpo", recipe, parents={}, data=[]) as session:
+    with stages.open_session(recipe, "dpo", recipe, parents={}, data=[], state_bytes=1) as session:
         trainer = build_trainer(roles, read_data(recipe), recipe, session)
         with roles.active(ROLE):
             trainers.train(trainer)
@@ -52,7 +52,7 @@ def test_the_trainer_starts_from_the_sft_adapter_bit_for_bit_in_fp32(make_recipe
     recipe.out.mkdir(parents=True)
     roles = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
     roles.load(ROLE, recipe.parents.sft / "adapter")
-    with stages.open_session(recipe, "dpo", recipe, parents={}, data=[]) as session:
+    with stages.open_session(recipe, "dpo", recipe, parents={}, data=[], state_bytes=1) as session:
         build_trainer(roles, read_data(recipe), recipe, session)
     in_file = load_file(recipe.parents.sft / "adapter" / WEIGHTS)
     for role in (ROLE, "ref"):

@@ -26,6 +26,7 @@ def open_session(folder: Path, *, strikes: int = 3, wandb: str = "off") -> Sessi
         checkpoint=CheckpointSection(every_steps=1, strikes=strikes),
         recipe={"seed": 0},
         inputs={"parents": {}},
+        state_bytes=4096,
     )
 
 
@@ -86,6 +87,30 @@ def test_the_newest_wandb_run_holds_every_row_once(tmp_path: Path) -> None:
     assert len(list(folder.glob("wandb/offline-run-*"))) == 2
     history = [line for line in printed.splitlines() if "ppo/score" in line and '"type":"history"' in line]
     assert len(history) == 4
+
+
+def test_a_run_without_room_for_its_checkpoints_is_refused_before_it_writes_anything(tmp_path: Path) -> None:
+    size = 1 << 58  # no disk has that much
+    with pytest.raises(
+        InputError, match=rf"need {3 * size:,} bytes \(keep=2 and one being written.* free .*checkpoint\.keep"
+    ):
+        Session(
+            tmp_path / "ppo",
+            "ppo",
+            track=TrackSection.model_validate({"wandb": "off"}),
+            checkpoint=CheckpointSection(),
+            recipe={},
+            inputs={},
+            state_bytes=size,
+        )
+    release(tmp_path / "ppo")
+    assert [path.name for path in tmp_path.iterdir()] == [".ppo.lock"]
+
+
+def test_room_that_is_there_is_given_back(tmp_path: Path) -> None:
+    with open_session(tmp_path / "ppo") as session:
+        session.checkpoints.probe(50 << 20)
+        assert not list(tmp_path.rglob(".room*"))
 
 
 def test_a_signal_before_the_weights_change_saves_what_the_step_started_from(tmp_path: Path) -> None:
@@ -166,6 +191,7 @@ def test_an_interruption_of_another_recipe_does_not_lose_the_checkpoint(tmp_path
             checkpoint=CheckpointSection(),
             recipe={"seed": 1},
             inputs={"parents": {}},
+            state_bytes=4096,
         )
     release(folder)
     assert (folder / "checkpoints" / "step-00000001").is_dir()

@@ -11,13 +11,15 @@ from safetensors.torch import load_file
 from onebase import base as bases
 from onebase import recipes
 from onebase.errors import RecipeError
+from onebase.learning import state_bytes
+from onebase.memory import Halving
 from onebase.roles import WEIGHTS, Roles
 from onebase.scoring import score
 from onebase.seeding import generator
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, collect, compute_targets, require_zero_kl
 from ppo.train import read_data, read_parents, start_learner, start_roles
-from ppo.update import Tally, backward, minibatches, to_batch, update
+from ppo.update import backward, minibatches, to_batch, update
 
 MakeRecipe = Callable[..., PpoRecipe]
 
@@ -95,8 +97,7 @@ def test_one_microbatch_gives_the_gradients_of_one_an_episode(make_recipe: MakeR
             parameter.grad = None
         for head in roles.heads.values():
             head.zero_grad(set_to_none=True)
-        tally = Tally()
-        backward(roles, batch, make_recipe(f"value.kind={value}", f"train.tokens_per_microbatch={budget}"), tally)
+        tally = backward(roles, batch, make_recipe(f"value.kind={value}", f"train.tokens_per_microbatch={budget}"))
         found[budget] = trained_gradients(roles), tally.means()
     for role, whole in found[10_000][0].items():
         largest = max(float(gradient.abs().max()) for gradient in whole)
@@ -112,7 +113,8 @@ def test_an_update_moves_policy_and_value_and_nothing_else(make_recipe: MakeReci
     rollout = roll_out(roles, recipe)
     before = {role: {name: t.clone() for name, t in roles.state(role).items()} for role in roles.names}
     targets = compute_targets(rollout, recipe)
-    update(roles, rollout, targets, start_learner(roles, recipe), recipe, generator(0, "update"), lambda *_: True)
+    draw = generator(0, "update")
+    update(roles, rollout, targets, start_learner(roles, recipe), recipe, draw, lambda *_: True, Halving())
     for role in roles.names:
         moved = any(not torch.equal(tensor, before[role][name]) for name, tensor in roles.state(role).items())
         assert moved == (role in ("policy", "value")), role
@@ -126,8 +128,7 @@ def test_the_first_step_of_an_update_has_ratio_one(make_recipe: MakeRecipe) -> N
     recipe = make_recipe()
     roles = start(recipe)
     rollout = roll_out(roles, recipe)
-    tally = Tally()
-    backward(roles, to_batch(rollout, compute_targets(rollout, recipe), roles.base.device), recipe, tally)
+    tally = backward(roles, to_batch(rollout, compute_targets(rollout, recipe), roles.base.device), recipe)
     assert tally.ratio_max == pytest.approx(1.0, abs=1e-3)
     assert tally.means()["clip_fraction"] == 0.0
     assert tally.means()["kl_from_old"] == pytest.approx(0.0, abs=1e-6)
@@ -145,3 +146,14 @@ def test_every_inner_epoch_sees_every_episode_once_in_an_order_of_its_own(make_r
 def test_sizes_that_do_not_divide_are_refused(make_recipe: MakeRecipe) -> None:
     with pytest.raises(RecipeError, match=r"train\.batch=8 is not a multiple of train\.minibatch=3"):
         make_recipe("train.minibatch=3")
+
+
+def test_a_checkpoint_takes_no_more_bytes_than_were_looked_for(make_recipe: MakeRecipe, finished_run: Path) -> None:
+    recipe = make_recipe()
+    roles = start(recipe)
+    saved = [path.stat().st_size for path in (finished_run / "ppo" / "checkpoints").glob("step-*/*")]
+    folders = list((finished_run / "ppo" / "checkpoints").glob("step-*"))
+    assert saved
+    expected = state_bytes(roles, list(start_learner(roles, recipe).trained))
+    assert 3 * sum(p.numel() * 4 for role in ("policy", "value") for p in roles.parameters(role)) < expected
+    assert sum(saved) / len(folders) <= expected

@@ -11,7 +11,7 @@ from onebase.episodes import Episodes
 from onebase.roles import Roles
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets
-from ppo.update import Batch, Tally, backward, to_batch
+from ppo.update import Batch, backward, to_batch
 
 PROMPTS = ([5, 9, 40], [7, 300, 22, 11, 8], [60], [5, 9, 41, 33])
 RESPONSES = ([100, 2], [17, 18, 19, 20, 2], [44, 45, 46], [9])
@@ -108,7 +108,7 @@ def test_gradients_are_those_of_the_objective_whatever_the_micro_batches(
     expected = gradients(roles)
     if checkpointing:
         roles.enable_checkpointing()
-    backward(roles, batch, recipe_of(kind, tokens_per_microbatch), Tally())
+    backward(roles, batch, recipe_of(kind, tokens_per_microbatch))
     found = gradients(roles)
     for role in roles.names:
         largest = max((float(wanted.abs().max()) for wanted in expected[role] if wanted is not None), default=0.0)
@@ -123,8 +123,7 @@ def test_gradients_are_those_of_the_objective_whatever_the_micro_batches(
 def test_what_is_logged_is_a_mean_over_tokens_and_not_over_micro_batches(make_roles: Callable[..., Roles]) -> None:
     roles = start(make_roles, "adapter")
     batch = batch_near(roles, "adapter")
-    tally = Tally()
-    backward(roles, batch, recipe_of("adapter", 16), tally)
+    tally = backward(roles, batch, recipe_of("adapter", 16))
     with torch.no_grad():
         ratios = [
             (present(roles, "adapter", row)[0] - batch.old_logprobs[row, : len(response)]).exp()

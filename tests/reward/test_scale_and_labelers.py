@@ -23,7 +23,8 @@ from onebase.scoring import score
 from ppo.recipe import PpoRecipe
 from ppo.train import read_parents, start_roles
 from reward.recipe import RewardRecipe
-from reward.train import read_data, rescale, run
+from reward.scale import rescale
+from reward.train import read_data, run
 from reward.train import start_roles as start_reward
 
 LABELERS = [f"labeler {number}" for number in range(6)]

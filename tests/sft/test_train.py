@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +12,9 @@ from data.chat import IGNORED
 from onebase import base as bases
 from onebase import recipes, stages, trainers
 from onebase.errors import RecipeError
+from onebase.resumable import ROLE
 from onebase.roles import WEIGHTS, Roles
 from onebase.seeding import generator, seed_everything
-from onebase.trainers import ROLE
 from sft.recipe import SftRecipe
 from sft.train import build_trainer, read_data, to_rows
 
@@ -40,7 +41,7 @@ def train(recipe: SftRecipe) -> dict[str, torch.Tensor]:
     recipe = recipe.model_copy(update={"out": recipe.out / f"{len(list(recipe.out.parent.rglob('checkpoints')))}"})
     seed_everything(recipe.seed)
     roles = start(recipe)
-    with stages.open_session(recipe, "sft", recipe, parents={}, data=[]) as session:
+    with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
         trainer = build_trainer(roles, read_data(recipe), recipe, session)
         with roles.active(ROLE):
             trainers.train(trainer)
@@ -56,7 +57,7 @@ def test_the_trainer_starts_from_the_adapter_in_its_file_bit_for_bit_in_fp32(
     for parameter in roles.parameters(ROLE):
         parameter.data.add_(1e-4 * torch.randn(parameter.shape))  # values that bf16 would round
     roles.save(ROLE, tmp_path / "file")
-    with stages.open_session(recipe, "sft", recipe, parents={}, data=[]) as session:
+    with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
         build_trainer(roles, read_data(recipe), recipe, session)
     in_file = load_file(tmp_path / "file" / WEIGHTS)
     for name, tensor in roles.state(ROLE).items():
@@ -85,7 +86,7 @@ def test_packed_rows_give_the_loss_of_separate_ones(make_recipe: MakeRecipe) -> 
             parameter.data.copy_(
                 0.05 * torch.randn(parameter.shape, generator=generator(1, "packing", parameter.numel()))
             )
-        with stages.open_session(recipe, "sft", recipe, parents={}, data=[]) as session:
+        with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
             trainer = build_trainer(roles, read_data(recipe), recipe, session)
             model = trainer.model
             assert model is not None
@@ -131,3 +132,51 @@ def test_a_wrong_trl_key_is_refused(make_recipe: MakeRecipe, override: str, said
 def test_a_loss_that_is_not_finite_ends_the_run(make_recipe: MakeRecipe) -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
         train(make_recipe("trl.optim=sgd", "trl.learning_rate=1e30", "trl.max_grad_norm=0", "trl.num_train_epochs=8"))
+
+
+@pytest.mark.parametrize("packing", ["true", "false"])
+@pytest.mark.parametrize("fails", ["never", "at the second piece's end"])
+def test_a_micro_batch_in_pieces_adds_the_gradients_and_tokens_of_the_whole(
+    make_recipe: MakeRecipe, packing: str, fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also on top of earlier gradients, and where memory runs out after a piece has added its own."""
+    recipe = make_recipe(f"trl.packing={packing}", "trl.per_device_train_batch_size=4", "limits.prompt_tokens=200")
+    roles = start(recipe)
+    with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
+        trainer = build_trainer(roles, read_data(recipe), recipe, session)
+        model: Any = trainer.model
+        trainer.create_optimizer_and_scheduler(num_training_steps=2)
+        first, second, *_ = trainer.get_train_dataloader()
+        own: Any = trainer
+        own.current_gradient_accumulation_steps = 2
+        tokens = sum((one["labels"][..., 1:] != IGNORED).sum() for one in (first, second))
+        added = {}
+        backward = trainer.accelerator.backward
+        calls: list[int] = []
+
+        def failing(*arguments: Any, **options: Any) -> None:
+            backward(*arguments, **options)
+            calls.append(1)
+            if fails != "never" and len(calls) == 3:  # the first micro-batch is one call, the second at least two
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+        for pieces in (0, 1):
+            model.zero_grad()
+            own._total_train_tokens = 0
+            with roles.active(ROLE):
+                model.train()
+                trainer.training_step(model, first, tokens)
+                session.halving.count = pieces
+                if pieces:
+                    calls.append(1)
+                    monkeypatch.setattr(trainer.accelerator, "backward", failing)
+                trainer.training_step(model, second, tokens)
+            session_count = session.halving.count
+            gradients = [parameter.grad.clone() for parameter in roles.parameters(ROLE) if parameter.grad is not None]
+            added[pieces] = (gradients, own._total_train_tokens)
+        assert session_count == (1 if fails == "never" else 2)
+        assert len(calls) > 2
+    assert added[1][1] == added[0][1]
+    largest = max(float(gradient.abs().max()) for gradient in added[0][0])
+    for one, other in zip(added[0][0], added[1][0], strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-5 * largest)

@@ -1,0 +1,185 @@
+"""TRL's trainers through our checkpoints, and in pieces where a micro-batch does not fit into memory."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from onebase.checkpoint import random_state
+from onebase.learning import learning_state, restore_learning, restore_weights
+from onebase.memory import halved
+from onebase.reports import latest, report_of
+from onebase.roles import Roles
+from onebase.session import Session
+
+ROLE = "default"
+"""The only name under which TRL finds an adapter that it is to train."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _BeforeStep:
+    """What a micro-batch adds to."""
+
+    gradients: dict[torch.nn.Parameter, torch.Tensor | None]
+    tokens: int
+    counts: dict[str, int]
+    """Entries of each of TRL's lists of metrics."""
+
+
+class Resumable(Trainer):
+    """Puts a trainer's checkpoints through our mechanism: one state, verified whole, no pickle.
+
+    Mixed into TRL's trainers. Trainer's own files of that kind are replaced at its four hooks; a micro-batch that does
+    not fit into memory goes through in pieces.
+    """
+
+    roles: Roles
+    session: Session
+    changed = False
+    """Whether the optimiser has begun a step that is not logged yet."""
+    _share = 1.0
+    _boundary: tuple[int, dict[str, Any], dict[str, int], str, dict[str, Any]] | None = None
+
+    def note_boundary(self) -> None:
+        """Remember what the last finished step left behind, for a signal may come within the next one."""
+        own: Any = self
+        # What a step adds to while it computes, so that a step cut short leaves nothing behind.
+        counted = {"tokens": own._total_train_tokens, "metrics": latest(self)}
+        state = json.dumps(dataclasses.asdict(self.state))
+        self._boundary = (self.state.global_step, random_state(), self.session.tracker.sizes(), state, counted)
+        self.changed = False
+
+    def save_boundary(self) -> None:
+        """Save the state at the last step's end. The weights are still those: no later step has changed them yet."""
+        if self._boundary is None:
+            return
+        step, random, files, trainer_state, counted = self._boundary
+        own: Any = self
+        content = {**learning_state(self.roles, (ROLE,), own.optimizer, own.lr_scheduler), **counted}
+        self.session.save(step, content, random=random, files=files, extra={"trainer_state.json": trainer_state})
+
+    # --- memory -----------------------------------------------------------------------------------------------------
+
+    def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Any:
+        """Forward and backward of a micro-batch, in pieces where it does not fit into memory."""
+        size, before = self.rows_of(inputs), self._before_step()
+        attempts: list[int] = []
+
+        def attempt(count: int) -> Any:
+            if attempts:
+                self._undo(before)
+            attempts.append(count)
+            rows = halved(size, count)
+            if rows == size:
+                return super(Resumable, self).training_step(model, dict(inputs), num_items_in_batch)
+            loss = 0.0
+            for start in range(0, size, rows):
+                piece = self.select_rows(inputs, list(range(start, min(start + rows, size))))
+                self._share = self.share_of(piece, inputs, counted=num_items_in_batch is not None)
+                try:
+                    loss = loss + super(Resumable, self).training_step(model, piece, num_items_in_batch)
+                finally:
+                    self._share = 1.0
+            self._join_metrics(before, pieces=-(-size // rows))
+            return loss
+
+        return self.session.halving.fit(attempt, size=size)
+
+    def rows_of(self, inputs: Mapping[str, Any]) -> int:
+        """Rows of a micro-batch, of which none can be cut."""
+        return len(inputs["input_ids"])
+
+    def select_rows(self, inputs: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+        """Some of a micro-batch's rows."""
+        return {name: value[list(rows)] if torch.is_tensor(value) else value for name, value in inputs.items()}
+
+    def share_of(self, piece: Mapping[str, Any], whole: Mapping[str, Any], *, counted: bool) -> float:
+        """What a piece's loss weighs in that of its micro-batch. counted: it is divided by the whole batch's tokens."""
+        raise NotImplementedError
+
+    def compute_loss(self, *arguments: Any, **options: Any) -> Any:
+        loss: Any = super().compute_loss(*arguments, **options)
+        return loss if self._share == 1.0 else loss * self._share
+
+    def _before_step(self) -> "_BeforeStep":
+        own: Any = self
+        gradients = {one: None if one.grad is None else one.grad.clone() for one in self.roles.parameters(ROLE)}
+        counts = {name: len(values) for name, values in own._metrics["train"].items()}
+        return _BeforeStep(gradients=gradients, tokens=own._total_train_tokens, counts=counts)
+
+    def _undo(self, before: "_BeforeStep") -> None:
+        """Take back what an attempt has added before memory ran out."""
+        own: Any = self
+        own._total_train_tokens = before.tokens
+        for name, values in own._metrics["train"].items():
+            del values[before.counts.get(name, 0) :]
+        for parameter, gradient in before.gradients.items():
+            parameter.grad = None if gradient is None else gradient.clone()
+
+    def _join_metrics(self, before: "_BeforeStep", *, pieces: int) -> None:
+        """One entry for the micro-batch in place of one for each piece."""
+        own: Any = self
+        for name, values in own._metrics["train"].items():
+            kept = before.counts.get(name, 0)
+            if len(values) == kept + pieces:
+                values[kept:] = [sum(values[kept:]) / pieces]
+
+    # --- checkpoints ------------------------------------------------------------------------------------------------
+
+    def _maybe_log_save_evaluate(self, *arguments: Any, **options: Any) -> None:
+        super()._maybe_log_save_evaluate(*arguments, **options)
+        self.note_boundary()
+        step = self.state.global_step
+        if self.session.checkpoints.due(step) or step == self.state.max_steps:
+            self.save_boundary()
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        raise AssertionError("checkpoints are saved at step boundaries, by save_boundary")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        assert self.session.resumed is not None
+        restore_weights(self.session.resumed.state["stage"]["roles"], self.roles, (ROLE,))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or self.session.resumed is None:
+            return
+        own: Any = self
+        content = self.session.resumed.state["stage"]
+        restore_learning(content, self.roles, (ROLE,), own.optimizer, own.lr_scheduler)
+        own._total_train_tokens = content["tokens"]
+        report_of(self).latest.update(content["metrics"])
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            self.session.restore_random()
+
+
+class Guard(TrainerCallback):
+    """Looks at the gradients before they are used, and knows when the weights are between two steps."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.trainer: Resumable | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.trainer is not None:
+            self.trainer.note_boundary()
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
+        norms = [float(gradient.norm()) for gradient in gradients]
+        total = math.sqrt(sum(norm * norm for norm in norms))
+        if not self._session.is_finite(state.global_step + 1, total, batch={"step": state.global_step + 1}):
+            # AdamW would carry a NaN into its moments: without gradients the step changes nothing.
+            for parameter in kwargs["model"].parameters():
+                parameter.grad = None
+        if self.trainer is not None:
+            self.trainer.changed = True

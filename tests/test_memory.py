@@ -1,0 +1,104 @@
+"""Memory that runs out: each stage, in a process of limited address space, cuts its micro-batches and goes on."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from onebase.memory import Halving, TooLargeError, halved, is_out_of_memory
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES = ("sft", "reward", "ppo", "dpo")
+SAID = "out of memory: micro-batches are halved"
+
+
+@pytest.fixture(scope="module")
+def limited_runs(
+    finish_run: Callable[[str], Path], tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[dict[str, Any], Path]:
+    """What tests/limited_memory.py found, by stage, and the folder of its runs."""
+    scratch = tmp_path_factory.mktemp("limited")
+    given = map(str, (tiny_base_folder, finish_run("fp32"), scratch))
+    command = [sys.executable, "tests/limited_memory.py", *given]
+    # One arena of malloc's: every further one would reserve address space and use none of it.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return {line["stage"]: line for line in lines}, scratch
+
+
+def metrics_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_micro_batch_that_does_not_fit_is_halved_and_the_batch_stays(
+    limited_runs: tuple[dict[str, Any], Path], stage: str
+) -> None:
+    found, scratch = limited_runs
+    whole, limited = found[stage]["whole"], found[stage]["limited"]
+    assert whole["code"] == 0, whole["log"]
+    assert limited["code"] == 0, limited["log"]
+    assert SAID not in whole["log"]
+    assert SAID in limited["log"]
+    assert limited["taken"] < whole["taken"]
+    # The same batch: loss and gradient of the first update are those of the run with all the memory it wanted.
+    expected, given = (metrics_of(scratch / stage / name) for name in ("whole", "limited"))
+    (first,) = (row for row in expected if row["step"] == 1)
+    (other,) = (row for row in given if row["step"] == 1)
+    compared = [name for name in first if name.endswith("loss") or "grad_norm" in name]
+    assert len(compared) >= 2
+    assert {name: other[name] for name in compared} == pytest.approx({name: first[name] for name in compared}, rel=1e-4)
+    assert other.get(f"{stage}/tokens") == first.get(f"{stage}/tokens")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_did_not_fit_is_remembered_in_the_checkpoint(
+    limited_runs: tuple[dict[str, Any], Path], stage: str
+) -> None:
+    found, scratch = limited_runs
+    newest = sorted((scratch / stage / "limited" / "checkpoints").glob("step-*"))[-1]
+    # The state is a list of pairs, as a checkpoint packs a dictionary.
+    state = dict(json.loads((newest / "state.json").read_text())["items"])
+    assert state["halvings"] == found[stage]["limited"]["log"].count(SAID) > 0
+
+
+def test_work_is_done_anew_with_half_of_it_until_it_fits() -> None:
+    halving, sizes = Halving(1), list[int]()
+
+    def work(count: int) -> str:
+        sizes.append(halved(64, count))
+        if sizes[-1] > 8:
+            torch.empty(1 << 60)  # no machine has that much
+        return "done"
+
+    assert halving.fit(work, size=64) == "done"
+    assert sizes == [32, 16, 8]
+    assert halving.fit(work, size=64) == "done"
+    assert sizes == [32, 16, 8, 8]
+
+
+def test_what_never_fits_ends_with_what_to_do() -> None:
+    with pytest.raises(TooLargeError, match=r"one sequence at a time .*t allocate memory.* `limits`"):
+        Halving().fit(lambda count: torch.empty(1 << 60), size=4)
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    attempts: list[int] = []
+
+    def work(count: int) -> None:
+        attempts.append(count)
+        raise RuntimeError("size mismatch")
+
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        Halving().fit(work, size=8)
+    assert attempts == [0]
+    assert is_out_of_memory(MemoryError("std::bad_alloc"))
+    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))
