@@ -156,6 +156,11 @@ class Limiter:
         self.dropped[f"{kind} over {limit} tokens"] += 1
         return False
 
+    @property
+    def said(self) -> str:
+        """What was left out and why, for the log; empty when nothing was."""
+        return ", ".join(f"{count} with a {reason}" for reason, count in self.dropped.items())
+
 
 def encode_prompts(chat: Chat, prompts: Sequence[Prompt], limiter: Limiter) -> list[EncodedPrompt]:
     encoded = (EncodedPrompt(prompt, chat.prompt_ids(prompt)) for prompt in prompts)

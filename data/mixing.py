@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, TypeVar
 
 from data.dropped import Dropped
+from data.labelers import labeler_of
 from data.records import Demonstration, Prompt, Ranking, Record, normalised, prompt_of
 from onebase.errors import DataError
 from onebase.seeding import stream
@@ -67,6 +68,8 @@ def digest_of(record: Record, dedupe: Dedupe) -> bytes:
             case Ranking():
                 for tier, response in sorted(zip(record.tiers, record.responses, strict=True)):
                     digest.update(f"\0{tier}\0{response}".encode())
+                # Two people who agree are no copies of each other.
+                digest.update(f"\0\0{labeler_of(record)}".encode())
             case _:
                 pass
     return digest.digest()

@@ -6,7 +6,7 @@ pairs: a prompt with nine responses counts as much as one with two, and interval
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from evaluation.statistics import Estimate, bootstrap
@@ -31,6 +31,8 @@ class ScoredRanking:
     task: str | None = None
     labeler: str | None = None
     """Who ranked it."""
+    members: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Each reward model's own scores, by role, where several were combined."""
 
     def __post_init__(self) -> None:
         sizes = {len(self.responses), len(self.tiers), len(self.scores), len(self.lengths)}

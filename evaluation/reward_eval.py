@@ -3,38 +3,44 @@
 The reward stage itself ends with the same `measure`, so its own report.json is what this command would write.
 """
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from data.chat import Chat, EncodedDemonstration, EncodedRanking, Limiter, encode_demonstrations, encode_rankings
+from data.labelers import LabelersSection, divide, labeler_of
 from data.mixing import UNNAMED, task_of
 from data.records import Demonstration, Ranking
 from data.sources import Source
 from data.sources import load as load_records
 from evaluation import baselines, reward_report
+from evaluation.group_scores import SINGLE, GroupScores, ScoresOf, score_groups
+from evaluation.labeler_report import LeftOut
 from evaluation.pairs import ScoredRanking
 from evaluation.reward_report import ScoredDemonstration
 from onebase import base as bases
-from onebase import record
+from onebase import record, stages
+from onebase.ensemble import FIRST, CombineSection, Ensemble, load_members, read_members
 from onebase.errors import InputError
-from onebase.progress import track
-from onebase.rankings import Candidates, batches_of, candidate_scores, supports_shared_rows
+from onebase.rankings import Candidates, supports_shared_rows
 from onebase.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.record import Found
 from onebase.roles import Roles
 
-ROLE = "reward"
+EVERYBODY = LabelersSection()
+"""Nobody is held out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModel:
-    """A finished reward stage, loaded: every file verified, on the base and with the tokens it was trained with."""
+    """A finished reward stage, or several, loaded: every file verified, on the base and with the tokens they were
+    trained with."""
 
-    found: Found
+    members: dict[str, Found]
+    """By role, in the order given; the first one's recipe says on what and how they are measured."""
+    ensemble: Ensemble
     roles: Roles
     chat: Chat
     tokens_per_microbatch: int
@@ -42,22 +48,43 @@ class RewardModel:
     """Whether several responses may share one row with their prompt."""
 
     @property
+    def found(self) -> Found:
+        return self.members[FIRST]
+
+    @property
     def recipe(self) -> dict[str, Any]:
         return self.found.record.recipe
 
+    @property
+    def log_odds(self) -> float:
+        """Of a unit of score: what the head was divided by after training, the mean over the members."""
+        return statistics.fmean(one.record.metrics.get("reward/scale", 1.0) for one in self.members.values())
 
-def load(folder: Path) -> RewardModel:
-    """RecordError when the stage is not a reward stage, is damaged, or its base is not what it was."""
-    found = record.read(folder, stage="reward")
-    recipe = found.record.recipe
+
+def load(folders: Sequence[Path], combine: CombineSection | None = None) -> RewardModel:
+    """RecordError when a stage is not a reward stage, is damaged, or its base is not what it was; or, for several,
+    when they are not on one base with the same tokens."""
+    identity: list[stages.Identity] = []
+
+    def read(folder: Path) -> Found:
+        found = record.read(folder, stage="reward")
+        if not identity:
+            recipe = found.record.recipe
+            given = BaseSection.model_validate(recipe["base"]), ChatSection.model_validate(recipe["chat"])
+            base_identity, tokenizer_identity = bases.identify(*given)
+            identity.append(stages.Identity(base=base_identity, tokenizer=tokenizer_identity))
+        record.require_same_base(found, identity[0].base)
+        record.require_same_tokenizer(found, identity[0].tokenizer)
+        return found
+
+    members = read_members(folders, read)
+    recipe = members[FIRST].record.recipe
     section, chat = BaseSection.model_validate(recipe["base"]), ChatSection.model_validate(recipe["chat"])
-    base_identity, tokenizer_identity = bases.identify(section, chat)
-    record.require_same_base(found, base_identity)
-    record.require_same_tokenizer(found, tokenizer_identity)
     base = bases.load(section, chat)
-    roles = Roles(base).load(ROLE, found.adapter).train()
+    roles = load_members(Roles(base), members).train()
     return RewardModel(
-        found=found,
+        members=members,
+        ensemble=Ensemble(members=tuple(members), combine=(combine or CombineSection()).combination),
         roles=roles,
         chat=Chat.of(base, chat),
         tokens_per_microbatch=recipe["train"]["tokens_per_microbatch"],
@@ -65,15 +92,17 @@ def load(folder: Path) -> RewardModel:
     )
 
 
-def evaluate(folder: Path, out: Path, *, rankings: Sequence[Source] = ()) -> dict[str, Any]:
-    """The report of a finished stage, as report.json and figures in `out`.
+def evaluate(
+    folders: Sequence[Path], out: Path, *, rankings: Sequence[Source] = (), combine: CombineSection | None = None
+) -> dict[str, Any]:
+    """The report of a finished stage, or of several as an ensemble, as report.json and figures in `out`.
 
-    rankings: in place of the recipe's held-out ones.
+    rankings: in place of the (first) recipe's held-out ones.
     """
     from evaluation import reward_plots  # matplotlib, which the reward stage has no use for
 
-    require_outside(out, folder)
-    model = load(folder)
+    require_outside(out, *folders)
+    model = load(folders, combine)
     recipe = model.recipe
     seed, limiter = recipe["seed"], Limiter(LimitsSection.model_validate(recipe["limits"]))
 
@@ -82,26 +111,35 @@ def evaluate(folder: Path, out: Path, *, rankings: Sequence[Source] = ()) -> dic
 
     held_out = load_records(rankings or sources(recipe["evaluation"]["rankings"]), Ranking, seed=seed)
     demonstrations = load_records(sources(recipe["evaluation"]["demonstrations"]), Demonstration, seed=seed)
-    training = load_records(sources(recipe["data"]), Ranking, seed=seed)
+    section = LabelersSection.model_validate(recipe.get("labelers", {}))
+    divided = divide(load_records(sources(recipe["data"]), Ranking, seed=seed).records, section)
     _, report = measure(
         model.roles,
         encode_rankings(model.chat, held_out.records, limiter),
         encode_demonstrations(model.chat, demonstrations.records, limiter),
-        training.records,
+        divided.training,
         tokens_per_microbatch=model.tokens_per_microbatch,
         shared=model.shared,
         seed=seed,
+        ensemble=model.ensemble,
+        log_odds=model.log_odds,
+        labelers=section,
+        left_out=[] if rankings else encode_left_out(model.chat, divided.held_out, limiter),
     )
     report |= {"data": [one.model_dump() for one in held_out.identities], "stage_sha256": model.found.sha256}
+    if len(model.members) > 1:
+        report["ensemble"]["stages_sha256"] = {name: found.sha256 for name, found in model.members.items()}
     out.mkdir(parents=True, exist_ok=True)
     record.replace_file(out / "report.json", record.canonical(report))
     reward_plots.write(report, out)
     return report
 
 
-def require_outside(out: Path, folder: Path) -> None:
-    """InputError when files would be written into a stage, whose content is verified."""
-    if out.resolve().is_relative_to(folder.resolve()):
+def require_outside(out: Path | None, *folders: Path) -> None:
+    """InputError when files would be written into a stage, whose content is verified. None: nothing is written."""
+    for folder in folders:
+        if out is None or not out.resolve().is_relative_to(folder.resolve()):
+            continue
         raise InputError(f"--out {out}: lies in the stage folder {folder}, which is verified. Pass another folder.")
 
 
@@ -114,14 +152,33 @@ def measure(
     tokens_per_microbatch: int,
     shared: bool,
     seed: int,
+    ensemble: Ensemble = SINGLE,
+    log_odds: float = 1.0,
+    labelers: LabelersSection = EVERYBODY,
+    left_out: Sequence[EncodedRanking] = (),
 ) -> tuple[list[ScoredRanking], dict[str, Any]]:
-    """The role 'reward' scores everything; the scored rankings and the report.
+    """The role 'reward' (or an ensemble's roles) scores everything; the scored rankings and the report.
 
-    training: what the bag-of-words baseline learns from, which the model was trained on as well.
+    training: what the bag-of-words baseline learns from, which the model was trained on as well. log_odds: see build.
+    left_out: rankings of the labelers who were held out of the training data.
     """
-    scored = score_rankings(roles, rankings, tokens_per_microbatch=tokens_per_microbatch, shared=shared)
-    shown = score_demonstrations(
-        roles, demonstrations, rankings, tokens_per_microbatch=tokens_per_microbatch, shared=shared
+
+    def scores_of(groups: Sequence[Candidates], description: str) -> list[GroupScores]:
+        return score_groups(
+            roles,
+            groups,
+            tokens_per_microbatch=tokens_per_microbatch,
+            shared=shared,
+            description=description,
+            ensemble=ensemble,
+        )
+
+    scored = score_rankings(rankings, scores_of)
+    shown = score_demonstrations(demonstrations, rankings, scores_of)
+    others = LeftOut(
+        section=labelers,
+        rankings=score_rankings(left_out, scores_of),
+        trained_prompts={one.prompt.user_text for one in training},
     )
     simple = {
         "longer wins": baselines.longer_wins(scored),
@@ -129,27 +186,28 @@ def measure(
         "random": baselines.random_scores(scored, seed=seed),
         "bag of words": baselines.bag_of_words(training, scored) if training else "there are no training rankings",
     }
-    return scored, reward_report.build(scored, shown, baselines=simple, seed=seed)
+    return scored, reward_report.build(scored, shown, baselines=simple, seed=seed, log_odds=log_odds, left_out=others)
 
 
-def score_rankings(
-    roles: Roles, rankings: Sequence[EncodedRanking], *, tokens_per_microbatch: int, shared: bool
-) -> list[ScoredRanking]:
-    groups = [one.candidates for one in rankings]
-    scores = score_groups(
-        roles, groups, tokens_per_microbatch=tokens_per_microbatch, shared=shared, description="held-out rankings"
-    )
+def encode_left_out(chat: Chat, rankings: Sequence[Ranking], limiter: Limiter) -> list[EncodedRanking]:
+    """Those of labelers who are held out; nobody is, unless the recipe says so."""
+    return encode_rankings(chat, rankings, limiter) if rankings else []
+
+
+def score_rankings(rankings: Sequence[EncodedRanking], scores_of: ScoresOf) -> list[ScoredRanking]:
+    scores = scores_of([one.candidates for one in rankings], "held-out rankings")
     return [
         ScoredRanking(
             prompt=one.ranking.prompt.user_text,
             responses=one.ranking.responses,
             tiers=one.ranking.tiers,
-            scores=tuple(own),
+            scores=tuple(own.scores),
+            members={name: tuple(said) for name, said in own.members.items()},
             lengths=tuple(map(len, one.responses_ids)),
             labels=one.ranking.labels,
             source=one.ranking.prompt.origin.source,
             task=task_named_by(one.ranking),
-            labeler=one.ranking.prompt.meta.get("labeler"),
+            labeler=labeler_of(one.ranking),
         )
         for one, own in zip(rankings, scores, strict=True)
     ]
@@ -162,34 +220,13 @@ def task_named_by(ranking: Ranking) -> str | None:
 
 
 def score_demonstrations(
-    roles: Roles,
-    demonstrations: Sequence[EncodedDemonstration],
-    rankings: Sequence[EncodedRanking],
-    *,
-    tokens_per_microbatch: int,
-    shared: bool,
+    demonstrations: Sequence[EncodedDemonstration], rankings: Sequence[EncodedRanking], scores_of: ScoresOf
 ) -> list[ScoredDemonstration]:
     """rankings: those whose prompts may be the demonstrations' as well."""
     groups = [Candidates(one.prompt_ids, (one.response_ids,)) for one in demonstrations]
-    scores = score_groups(
-        roles, groups, tokens_per_microbatch=tokens_per_microbatch, shared=shared, description="demonstrations"
-    )
+    scores = scores_of(groups, "demonstrations")
     ranking_of = {one.prompt_ids: index for index, one in enumerate(rankings)}
     return [
-        ScoredDemonstration(ranking=ranking_of.get(one.prompt_ids), score=own[0])
+        ScoredDemonstration(ranking=ranking_of.get(one.prompt_ids), score=own.scores[0])
         for one, own in zip(demonstrations, scores, strict=True)
     ]
-
-
-def score_groups(
-    roles: Roles, groups: Sequence[Candidates], *, tokens_per_microbatch: int, shared: bool, description: str
-) -> list[list[float]]:
-    """The score of every response of every prompt, in micro-batches by token budget, in the given order."""
-    scores: list[list[float]] = [[] for _ in groups]
-    batches = batches_of(roles, groups, tokens=tokens_per_microbatch, allowed=shared)
-    for together, rows in track(batches, total=len(batches), description=f"scoring {description}"):
-        with torch.no_grad():
-            found = candidate_scores(roles, ROLE, [groups[row] for row in rows], shared=together)
-        for row, own in zip(rows, found, strict=True):
-            scores[row] = own.tolist()
-    return scores

@@ -7,12 +7,14 @@ counting as one, with 95 % bootstrap intervals over prompts. A section without d
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from evaluation.calibration import calibration
+from evaluation.ensemble_report import ensemble
+from evaluation.labeler_report import LeftOut, between_labelers, held_out_labelers
 from evaluation.pairs import Pair, ScoredRanking, accuracy, by_prompt, cell, cells_by, no_data, pairs_of
 from evaluation.statistics import bootstrap, paired_difference
 
@@ -33,8 +35,14 @@ def build(
     *,
     baselines: Mapping[str, Sequence[Sequence[float]] | str],
     seed: int,
+    log_odds: float = 1.0,
+    left_out: LeftOut | None = None,
 ) -> dict[str, Any]:
-    """The whole report. baselines: scores of the same responses by name, or the reason why there are none."""
+    """The whole report. baselines: scores of the same responses by name, or the reason why there are none.
+
+    log_odds: of a unit of score, for calibration; 1 unless the head was divided by something after training. left_out:
+    labelers whose rankings were not trained on.
+    """
     pairs = pairs_of(rankings)
     return {
         "schema_version": SCHEMA,
@@ -49,8 +57,10 @@ def build(
         or no_data("the prompts name no task"),
         "by_label": by_label(rankings, pairs, seed=seed),
         "length": length(rankings, pairs, seed=seed),
-        "calibration": calibration(pairs, seed=seed),
+        "calibration": calibration([replace(pair, margin=log_odds * pair.margin) for pair in pairs], seed=seed),
         "agreement": agreement(rankings, pairs, seed=seed),
+        "held_out_labelers": held_out_labelers(rankings, left_out or LeftOut(), seed=seed),
+        "ensemble": ensemble(rankings, pairs, seed=seed),
         "best_of_n": best_of_n(rankings, seed=seed),
         "demonstrations": position_of(demonstrations, rankings, seed=seed),
         "baselines": against(rankings, pairs, baselines, seed=seed),
@@ -137,6 +147,7 @@ def agreement(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair], *, seed:
         "kendall_tau_b": bootstrap([kendall_tau_b(one) for one in rankings], seed=seed).as_dict(),
         "top_1": bootstrap([_top_1(one) for one in rankings], seed=seed).as_dict(),
         "by_labeler": labelers or no_data("the prompts do not say who ranked them"),
+        "between_labelers": between_labelers(rankings, seed=seed),
     }
 
 

@@ -43,6 +43,17 @@ def _cells(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
     for name in ("better_is_shorter", "equally_long", "better_is_longer"):
         yield name.replace("_", " "), report["length"][name]
     yield from _section("labeler", report["agreement"]["by_labeler"])
+    found = report["held_out_labelers"]
+    if "no_data" in found:
+        yield "held-out labelers", found
+    else:
+        yield "labelers trained on", found["trained_on"]
+        yield "labelers not trained on", found["not_trained_on"]
+    if "members" in report["ensemble"]:
+        for name, one in report["ensemble"]["members"].items():
+            yield f"{name} alone", one["accuracy"]
+        for one in report["ensemble"]["by_spread_of_margin"]:
+            yield f"models are {one['least']:.2f} to {one['most']:.2f} apart", one
     for name, one in report["baselines"].items():
         yield f"baseline: {name}", one.get("accuracy", one)
 

@@ -3,6 +3,10 @@
     {"prompt": "...", "response": "..."}            ->  the same row with "score": 0.41
     {"prompt": "...", "responses": ["...", ...]}    ->  the same row with "scores": [0.41, -1.2, ...]
 
+With several reward models that is the combined score, and beside it stand what each says, and how far they are apart:
+
+    "members": {"reward": 0.5, "reward_2": 0.32}, "spread": 0.09       (lists for "responses")
+
 The prompt is text, or a list of messages. Rows are read, scored in micro-batches and written a block at a time, so that
 a file of any size takes the same memory.
 """
@@ -19,7 +23,8 @@ from data.formats import table
 from data.readers import read_jsonl
 from data.records import Origin, Prompt
 from data.writing import atomically
-from evaluation.reward_eval import RewardModel, score_groups
+from evaluation.group_scores import GroupScores, score_groups
+from evaluation.reward_eval import RewardModel
 from onebase.errors import DataError
 from onebase.rankings import Candidates
 
@@ -38,7 +43,12 @@ class Row:
 
 def write_scores(model: RewardModel, path: Path, out: Path | None, *, best: bool) -> int:
     """A line for each row of `path`, to stdout or to a file that appears when all of it is there; returns how many."""
-    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in scored(model, path, best=best))
+    return write_lines(scored(model, path, best=best), out)
+
+
+def write_lines(rows: Iterator[dict[str, Any]], out: Path | None) -> int:
+    """A line of JSON for each row, as it comes, to stdout or to a file that appears when all of it is there."""
+    lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     count = 0
     if out is None:
         for line in lines:
@@ -58,7 +68,9 @@ def scored(model: RewardModel, path: Path, *, best: bool) -> Iterator[dict[str, 
     best: of each row only the response that scores highest (the first of equal ones), as `response` with its `score`.
     """
     longest = model.roles.base.model.config.get_text_config().max_position_embeddings
-    rows = read_rows(path, model.chat, longest=longest)
+    several = len(model.members) > 1
+    added = ("score", "scores", *(("members", "spread") if several else ()))
+    rows = read_rows(path, model.chat, longest=longest, added=added)
     done = 0
     while block := list(islice(rows, BLOCK)):
         scores = score_groups(
@@ -67,23 +79,25 @@ def scored(model: RewardModel, path: Path, *, best: bool) -> Iterator[dict[str, 
             tokens_per_microbatch=model.tokens_per_microbatch,
             shared=model.shared,
             description=f"rows {done + 1} to {done + len(block)}",
+            ensemble=model.ensemble,
         )
         for row, own in zip(block, scores, strict=True):
-            yield with_best(row, own) if best else with_scores(row, own)
+            yield with_best(row, own, several=several) if best else with_scores(row, own, several=several)
         done += len(block)
     if not done:
         raise DataError(f"{path}: no rows. The file is empty.")
 
 
-def read_rows(path: Path, chat: Chat, *, longest: int) -> Iterator[Row]:
-    """Rows as tokens. longest: tokens of prompt and response together that the model has positions for."""
+def read_rows(path: Path, chat: Chat, *, longest: int, added: Sequence[str]) -> Iterator[Row]:
+    """Rows as tokens. longest: tokens of prompt and response together that the model has positions for. added: keys
+    that the rows will get."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file. Pass a .jsonl file of {{prompt, response}} rows.")
     for line, content in read_jsonl(path):
         origin = Origin(str(path), line)
         if not isinstance(content, dict):
             raise DataError(f"{origin}: expected an object with keys, found {type(content).__name__}.")
-        responses = responses_of(content, origin)
+        responses = responses_of(content, origin, added)
         asked = list(table.build(content, Prompt, origin))
         if len(asked) != 1:
             raise DataError(f"{origin}: the row gives {len(asked)} prompts, and one is expected. Split it, or drop it.")
@@ -98,7 +112,7 @@ def read_rows(path: Path, chat: Chat, *, longest: int) -> Iterator[Row]:
         yield Row(content=content, responses=responses, candidates=candidates)
 
 
-def responses_of(content: dict[str, Any], origin: Origin) -> list[str]:
+def responses_of(content: dict[str, Any], origin: Origin, added: Sequence[str]) -> list[str]:
     """What is to be scored; DataError when it is not text, or when the row already has what would be added.
 
     An empty response is scored as what it is: a turn that ends at once.
@@ -110,18 +124,32 @@ def responses_of(content: dict[str, Any], origin: Origin) -> list[str]:
     if not isinstance(given, list) or not given or not all(isinstance(response, str) for response in given):
         key, expected = ("response", "text") if one else ("responses", "a list of texts, one at least")
         raise DataError(f"{origin}: '{key}' must be {expected}.")
-    taken = {"score", "scores"} & content.keys()
+    taken = set(added) & content.keys()
     if taken:
         raise DataError(f"{origin}: the row has a '{min(taken)}' already. Rename it, so that it is not lost.")
     return given
 
 
-def with_scores(row: Row, scores: Sequence[float]) -> dict[str, Any]:
-    return {**row.content, "score": scores[0]} if "response" in row.content else {**row.content, "scores": scores}
+def with_scores(row: Row, found: GroupScores, *, several: bool) -> dict[str, Any]:
+    if "response" in row.content:
+        return {**row.content, "score": found.scores[0], **(members_at(found, 0) if several else {})}
+    beside = {"members": found.members, "spread": found.spread} if several else {}
+    return {**row.content, "scores": found.scores, **beside}
 
 
-def with_best(row: Row, scores: Sequence[float]) -> dict[str, Any]:
+def with_best(row: Row, found: GroupScores, *, several: bool) -> dict[str, Any]:
     """Best of n."""
-    place = max(range(len(scores)), key=lambda index: (scores[index], -index))
+    place = best_of(found.scores)
     kept = {key: value for key, value in row.content.items() if key not in ("response", "responses")}
-    return {**kept, "response": row.responses[place], "score": scores[place]}
+    beside = members_at(found, place) if several else {}
+    return {**kept, "response": row.responses[place], "score": found.scores[place], **beside}
+
+
+def best_of(scores: Sequence[float]) -> int:
+    """The place of the highest score, the first of equal ones."""
+    return max(range(len(scores)), key=lambda index: (scores[index], -index))
+
+
+def members_at(found: GroupScores, place: int) -> dict[str, Any]:
+    """What each member says of one response, and how far they are apart."""
+    return {"members": {name: own[place] for name, own in found.members.items()}, "spread": found.spread[place]}

@@ -46,13 +46,23 @@ def plan(folder: Path, overrides: Sequence[str]) -> list[Step]:
     home = Path(own.get("runs_dir", "runs")) / name
     steps = []
     for stage in present:
-        parents = [parent for parent in stages.PARENTS[stage] if parent in present]
+        own_lists = _listed_parents(folder / f"{stage}.yaml", stage, by_stage[stage])
+        parents = [parent for parent in stages.PARENTS[stage] if parent in present and parent not in own_lists]
         filled = [f"out={home / stage}", *(f"parents.{parent}={home / parent}" for parent in parents)]
         steps.append(_step(stage, folder, home / stage, [*by_stage[stage], *filled, f"track.group={name}"]))
     if (folder / f"{COMPARE}.yaml").is_file():
         filled = [f"out={home}", *(f"parents.{one}={home / one}" for one in present), f"track.group={name}"]
         steps.append(_step(COMPARE, folder, home, [*by_stage[COMPARE], *filled]))
     return steps
+
+
+def _listed_parents(path: Path, stage: str, overrides: Sequence[str]) -> set[str]:
+    """Parents that are an ensemble: one stage of this run could not stand in for several, so they stay as they are."""
+    try:
+        recipe = recipes.read(path, _load(stage)()[0], overrides).model_dump(mode="json")
+    except RecipeError:  # said when the step is read with its parents filled in
+        return set()
+    return {name for name, given in recipe.get("parents", {}).items() if isinstance(given, list)}
 
 
 def _step(stage: str, folder: Path, out: Path, overrides: Sequence[str]) -> Step:

@@ -126,6 +126,7 @@ def verify(
 app.add_typer(data_commands.app, rich_help_panel="What goes in")
 app.add_typer(reward_commands.app, rich_help_panel="What came out")
 app.command(rich_help_panel="What came out")(reward_commands.score)
+app.command(name="best-of-n", rich_help_panel="What came out")(reward_commands.best_of_n)
 
 
 @app.command(rich_help_panel="This machine")

@@ -4,11 +4,14 @@ Nothing heavy is imported before a command runs.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onebase import command
+
+if TYPE_CHECKING:
+    from onebase.ensemble import CombineSection
 
 app = typer.Typer(
     name="eval",
@@ -18,6 +21,14 @@ app = typer.Typer(
 )
 
 Record = Annotated[Path, typer.Argument(help="Folder of a finished reward stage, such as runs/demo/reward")]
+Others = Annotated[
+    list[Path] | None,
+    typer.Option("--with", help="Another reward stage on the same base: an ensemble. May be given again."),
+]
+Combine = Annotated[str, typer.Option(help="Of an ensemble: mean, min, mean-minus-variance or mean-minus-deviation.")]
+SpreadWeight = Annotated[
+    float | None, typer.Option(min=0.0, help="Of mean-minus-...: score lost for a unit of variance or deviation.")
+]
 
 
 @app.command()
@@ -32,6 +43,9 @@ def reward(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data, as in a recipe.")] = None,
     rows: Annotated[int | None, typer.Option(min=1, help="Rows of each --data.")] = None,
+    others: Others = None,
+    combine: Combine = "mean",
+    spread_weight: SpreadWeight = None,
 ) -> None:
     """Score held-out rankings with a finished reward model and say whether to trust it.
 
@@ -50,7 +64,8 @@ def reward(
             raise InputError("--split and --rows are about --data, which is not given. Give it, or leave them out.")
         sources = [Source(source=one, split=split, rows=rows) for one in data or ()]
         folder = out or record.resolve().parent / "evaluation" / "reward"
-        report = reward_eval.evaluate(record, folder, rankings=sources)
+        section = combine_section(combine, spread_weight, others)
+        report = reward_eval.evaluate([record, *(others or ())], folder, rankings=sources, combine=section)
         reward_table.show(report, f"{record}: {report['prompts']} held-out prompts")
         print(f"report and figures: {folder}")
 
@@ -62,6 +77,9 @@ def score(
     file: Annotated[Path, typer.Argument(help='.jsonl with {"prompt", "response"} or {"prompt", "responses"} rows')],
     out: Annotated[Path | None, typer.Option(help="File to write, whole or not at all. Without it: stdout.")] = None,
     best: Annotated[bool, typer.Option("--best", help="Of each row only its best response: best of n.")] = False,
+    others: Others = None,
+    combine: Combine = "mean",
+    spread_weight: SpreadWeight = None,
 ) -> None:
     """Score responses with a finished reward model: a line of JSON in, the same line with its scores out.
 
@@ -71,10 +89,69 @@ def score(
     def work() -> None:
         from evaluation import reward_eval, score_file
 
-        if out is not None:
-            reward_eval.require_outside(out, record)
-        model = reward_eval.load(record)
+        folders = [record, *(others or ())]
+        reward_eval.require_outside(out, *folders)
+        model = reward_eval.load(folders, combine_section(combine, spread_weight, others))
         count = score_file.write_scores(model, file, out, best=best)
         command.say(f"{count} rows scored by {record}")
 
     raise typer.Exit(command.guarded(work))
+
+
+def best_of_n(
+    policy: Annotated[Path, typer.Argument(help="Folder of a finished sft, ppo or dpo stage: who answers")],
+    record: Record,
+    prompts: Annotated[str, typer.Argument(help="Prompts: a file, a hub id or builtin:tasks")],
+    n: Annotated[int, typer.Option("--n", min=1, help="Responses drawn for each prompt.")] = 4,
+    out: Annotated[Path | None, typer.Option(help="File to write, whole or not at all. Without it: stdout.")] = None,
+    keep_all: Annotated[bool, typer.Option("--all", help="Keep all n responses with their scores.")] = False,
+    split: Annotated[str | None, typer.Option(help="Split of the prompts, as in a recipe.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="How many prompts. Without it: all.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a response is cut.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.01, help="1: the policy's own distribution.")] = 1.0,
+    batch: Annotated[int, typer.Option(min=1, help="Responses decoded at once.")] = 32,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same responses.")] = 0,
+    others: Others = None,
+    combine: Combine = "mean",
+    spread_weight: SpreadWeight = None,
+) -> None:
+    """Answer each prompt n times with a policy and keep the response that a reward model scores highest.
+
+    A line of JSON a prompt, as it is answered: prompt, response, its score and all n scores. What comes out is a file
+    of demonstrations, which sft takes.
+    """
+
+    def work() -> None:
+        from data.sources import Source
+        from evaluation import best_of_n as best
+        from evaluation import reward_eval, score_file
+
+        folders = [record, *(others or ())]
+        reward_eval.require_outside(out, policy, *folders)
+        source = Source(source=prompts, split=split, rows=rows)
+        model = reward_eval.load(folders, combine_section(combine, spread_weight, others))
+        best.add_policy(model, policy)
+        sampling = best.Sampling(n=n, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch, seed=seed)
+        asked = best.prompts_of(source, seed=seed)
+        count = score_file.write_lines(best.answered(model, asked, sampling, keep_all=keep_all), out)
+        command.say(f"{count} prompts answered by {policy}, best of {n} by {record}")
+
+    raise typer.Exit(command.guarded(work))
+
+
+def combine_section(rule: str, spread_weight: float | None, others: list[Path] | None) -> "CombineSection":
+    """How several scores become one; InputError for a rule that there is not, or that has nothing to combine."""
+    from pydantic import ValidationError
+
+    from onebase.ensemble import COMBINATIONS, CombineSection
+    from onebase.errors import InputError
+
+    if rule not in COMBINATIONS:
+        raise InputError(f"--combine {rule}: there is no such rule. Pass one of: {', '.join(COMBINATIONS)}.")
+    if not others and (rule != "mean" or spread_weight is not None):
+        raise InputError("--combine and --spread-weight are about several reward models. Name more with --with.")
+    try:
+        given = {} if spread_weight is None else {"spread_weight": spread_weight}
+        return CombineSection.model_validate({"rule": rule, **given})
+    except ValidationError as error:
+        raise InputError(f"--spread-weight: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None

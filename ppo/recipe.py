@@ -1,12 +1,13 @@
 """What a PPO recipe may say: `recipes/demo/ppo.yaml` is an example with every part that matters."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
+from onebase.ensemble import CombineSection
 from onebase.memory import halved
 from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, TrackSection
 
@@ -16,8 +17,13 @@ class ParentsSection(Section):
 
     sft: Path
     """Stage folder of the SFT adapter: where the policy starts, and the reference."""
-    reward: Path
-    """Stage folder of the reward model: what scores, and where the value function starts."""
+    reward: Path | Annotated[tuple[Path, ...], Field(min_length=1)]
+    """Stage folder of the reward model: what scores, and where the value function starts. A list: an ensemble; the
+    value function starts from its first."""
+
+    @property
+    def rewards(self) -> tuple[Path, ...]:
+        return (self.reward,) if isinstance(self.reward, Path) else self.reward
 
 
 class SamplingSection(Section):
@@ -35,7 +41,9 @@ class RewardTerm(Section):
     """One part of the reward, multiplied by its weight."""
 
     kind: Literal["adapter"] = "adapter"
+    """The reward model; with several in parents.reward all of them, combined."""
     weight: float = 1.0
+    combine: CombineSection = CombineSection()
 
 
 class RewardSection(Section):

@@ -5,16 +5,17 @@ Shapes: B = episodes, T = longest response, in tokens.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from onebase.ensemble import member_names, member_scores
 from onebase.episodes import Episodes
 from onebase.generation import Sample, sample
 from onebase.roles import Roles
-from onebase.scoring import in_microbatches, logprobs, score, token_scores, token_values
+from onebase.scoring import in_microbatches, logprobs, token_scores, token_values
 from ppo.advantages import gae
 from ppo.recipe import PpoRecipe
 from ppo.rewards import kl_to_reference, penalise_unfinished, token_rewards
@@ -34,9 +35,11 @@ class Rollout:
     reference: Float[Tensor, "B T"]
     values: Float[Tensor, "B T"]
     scores: Float[Tensor, " B"]
-    """The reward model's, weighted, before the penalty for unfinished responses."""
+    """The reward model's (or the ensemble's), weighted, before the penalty for unfinished responses."""
     seconds: dict[str, float]
     """Wall time of sampling and of each role's scoring pass."""
+    members: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
+    """What each reward model says by itself, unweighted, by role."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,11 +71,10 @@ def collect(roles: Roles, prompts: Sequence[Sequence[int]], recipe: PpoRecipe, g
     episodes = sampled.episodes
     reference = logprobs(roles, "reference", episodes, temperature=settings.temperature, tokens_per_microbatch=budget)
     clock.lap("reference")
+    members = member_names(len(recipe.parents.rewards))
+    said = member_scores(roles, members, episodes.sequences, tokens_per_microbatch=budget)
     scores = sum(
-        (
-            term.weight * score(roles, "reward", episodes.sequences, tokens_per_microbatch=budget)
-            for term in recipe.reward.terms
-        ),
+        (term.weight * term.combine.combination(said) for term in recipe.reward.terms),
         start=torch.zeros(len(episodes)),
     )
     clock.lap("reward")
@@ -88,6 +90,7 @@ def collect(roles: Roles, prompts: Sequence[Sequence[int]], recipe: PpoRecipe, g
         values=values,
         scores=scores,
         seconds=clock.seconds,
+        members=dict(zip(members, said, strict=True)),
     )
 
 

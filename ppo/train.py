@@ -21,6 +21,7 @@ from data.sources import load as load_records
 from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
+from onebase.ensemble import FIRST, load_members, read_members, spread_of
 from onebase.learning import learning_state, restore_learning, state_bytes
 from onebase.progress import track
 from onebase.record import DataIdentity, Found, StageRecord
@@ -127,12 +128,13 @@ def restore(session: Session, roles: Roles, learner: Learner) -> dict[str, float
 
 
 def read_parents(recipe: PpoRecipe) -> dict[str, Found]:
-    """The SFT and reward stages, verified; the reward model must come from this very SFT stage."""
+    """The SFT and reward stages, verified; every reward model must come from this very SFT stage."""
     identity = stages.identify(recipe)
     sft = stages.read_parent(recipe.parents.sft, "sft", identity)
-    reward = stages.read_parent(recipe.parents.reward, "reward", identity)
-    record.require_descends(reward, "sft", sft)
-    return {"sft": sft, "reward": reward}
+    rewards = read_members(recipe.parents.rewards, lambda folder: stages.read_parent(folder, "reward", identity))
+    for reward in rewards.values():
+        record.require_descends(reward, "sft", sft)
+    return {"sft": sft, **rewards}
 
 
 def read_data(recipe: PpoRecipe) -> Data:
@@ -143,13 +145,13 @@ def read_data(recipe: PpoRecipe) -> Data:
 
 
 def start_roles(base: Base, parents: dict[str, Found], recipe: PpoRecipe) -> Roles:
-    """All four, each from its file. LoRA dropout is 0 for every one, whatever SFT used."""
+    """All of them, each from its file. LoRA dropout is 0 for every one, whatever SFT used."""
     roles = Roles(base)
     roles.load("policy", parents["sft"].adapter)
     roles.load("reference", parents["sft"].adapter)
-    roles.load("reward", parents["reward"].adapter)
+    load_members(roles, {name: found for name, found in parents.items() if name != "sft"})
     if recipe.value.kind == "adapter":
-        roles.copy("reward", "value").train("policy", "value")
+        roles.copy(FIRST, "value").train("policy", "value")
     else:
         # A head of zeros: it predicts 0, the mean score of demonstrations, until it has learned better.
         roles.add_head("policy")
@@ -194,10 +196,20 @@ def describe(rollout: Rollout, targets: Targets, learned: dict[str, float], cloc
         "ppo/kl": float(targets.kl.sum(dim=1).mean()),
         "ppo/response_length": float(rollout.episodes.mask.sum(dim=1).float().mean()),
         "ppo/stop_rate": float(rollout.stopped.float().mean()),
+        **describe_members(rollout),
         **{f"ppo/{name}": value for name, value in learned.items()},
         **{f"ppo/time/{name}": seconds for name, seconds in (rollout.seconds | clock.seconds).items()},
         "memory/peak": float(peak_rss_bytes()),
     }
+
+
+def describe_members(rollout: Rollout) -> dict[str, float]:
+    """The mean score of each reward model of an ensemble, and how far they are apart; nothing for a single one."""
+    if len(rollout.members) < 2:
+        return {}
+    spread = spread_of(torch.stack(list(rollout.members.values())))
+    each = {f"ppo/score/{name}": float(scores.mean()) for name, scores in rollout.members.items()}
+    return {**each, "ppo/score_spread": float(spread.mean())}
 
 
 def show_samples(

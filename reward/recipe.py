@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from data.labelers import LabelersSection
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
 from onebase.memory import halved
@@ -80,7 +81,10 @@ class RewardRecipe(Section):
     data: tuple[Source, ...] = Field(min_length=1)
     evaluation: EvaluationSection
     limits: LimitsSection = LimitsSection()
+    labelers: LabelersSection = LabelersSection()
     loss: LossSection = LossSection()
+    scale: Literal["none", "unit"] = "none"
+    """unit: after the shift the head is divided by the standard deviation of held-out responses' scores."""
     train: TrainSection = TrainSection()
     track: TrackSection = TrackSection()
     checkpoint: CheckpointSection = CheckpointSection()

@@ -16,11 +16,13 @@ from torch import Tensor
 
 from data.card import write_card
 from data.chat import Chat, EncodedDemonstration, EncodedRanking, Limiter, encode_demonstrations, encode_rankings
+from data.labelers import divide
 from data.records import Demonstration, Ranking
 from data.sources import Loaded
 from data.sources import load as load_records
 from evaluation import reward_eval
 from evaluation.pairs import accuracy, pairs_of
+from evaluation.reward_eval import encode_left_out
 from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
@@ -37,6 +39,7 @@ from onebase.stages import Stopwatch
 from onebase.tracking import Tracker
 from reward.losses import LOSSES, RankingLoss, centering_penalty, ranked_right, ranking_loss
 from reward.recipe import LossSection, RewardRecipe
+from reward.scale import rescale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +48,10 @@ class Data:
     training: list[EncodedRanking]
     held_out: list[EncodedRanking]
     demonstrations: list[EncodedDemonstration]
+    left_out: list[EncodedRanking]
+    """Of labelers who are held out (`labelers`)."""
     loaded: Loaded[Ranking]
-    """What is trained on, as it was read: for the data card."""
+    """The rankings as they were read, those of held-out labelers included: for the data card."""
     identities: list[DataIdentity]
 
 
@@ -70,8 +75,9 @@ def run(recipe: RewardRecipe) -> StageRecord:
         train(roles, data.training, recipe, session)
         fit = functools.partial(session.halving.fit, size=recipe.train.tokens_per_microbatch)
         shift = fit(lambda count: center(roles, data.demonstrations, recipe.halved(count)))
-        metrics, report = fit(lambda count: evaluate(roles, data, recipe.halved(count)))
-        metrics |= {"reward/shift": shift}
+        scale = fit(lambda count: rescale(roles, data.held_out, recipe.halved(count)))
+        metrics, report = fit(lambda count: evaluate(roles, data, recipe.halved(count), scale))
+        metrics |= {"reward/shift": shift, "reward/scale": scale}
         record.replace_file(recipe.out / "report.json", record.canonical(report))
         tracker.log(steps(data.training, recipe), metrics)
         show_samples(roles, data.held_out, recipe, tracker)
@@ -97,14 +103,19 @@ def read_data(recipe: RewardRecipe) -> Data:
     training = load_records(recipe.data, Ranking, seed=recipe.seed)
     held_out = load_records(recipe.evaluation.rankings, Ranking, seed=recipe.seed)
     demonstrations = load_records(recipe.evaluation.demonstrations, Demonstration, seed=recipe.seed)
-    return Data(
+    divided = divide(training.records, recipe.labelers)
+    data = Data(
         chat=chat,
-        training=encode_rankings(chat, training.records, limiter),
+        training=encode_rankings(chat, divided.training, limiter),
         held_out=encode_rankings(chat, held_out.records, limiter),
         demonstrations=encode_demonstrations(chat, demonstrations.records, limiter),
+        left_out=encode_left_out(chat, divided.held_out, limiter),
         loaded=training,
         identities=[*training.identities, *held_out.identities, *demonstrations.identities],
     )
+    if limiter.dropped:
+        say(f"reward: rows left out: {limiter.said}.")
+    return data
 
 
 def start_roles(base: Base, sft: Found, recipe: RewardRecipe) -> Roles:
@@ -233,9 +244,9 @@ def center(roles: Roles, demonstrations: Sequence[EncodedDemonstration], recipe:
     return -float(mean)
 
 
-def evaluate(roles: Roles, data: Data, recipe: RewardRecipe) -> tuple[dict[str, float], dict[str, Any]]:
+def evaluate(roles: Roles, data: Data, recipe: RewardRecipe, scale: float) -> tuple[dict[str, float], dict[str, Any]]:
     """Mean loss and pair accuracy (with its 95 % interval) on held-out rankings, a prompt counting as one; and the
-    report on them."""
+    report on them. scale: what the head was divided by; the loss is that of the scores before."""
     scored, report = reward_eval.measure(
         roles,
         data.held_out,
@@ -244,12 +255,15 @@ def evaluate(roles: Roles, data: Data, recipe: RewardRecipe) -> tuple[dict[str, 
         tokens_per_microbatch=recipe.train.tokens_per_microbatch,
         shared=share_prompts(roles, recipe),
         seed=recipe.seed,
+        log_odds=scale,
+        labelers=recipe.labelers,
+        left_out=data.left_out,
     )
     loss_of = choose_loss(recipe.loss)
     right = accuracy(pairs_of(scored), seed=recipe.seed)
     metrics = {
         "reward/eval_loss": statistics.fmean(
-            float(loss_of(torch.tensor(one.scores), torch.tensor(one.tiers))) for one in scored
+            float(loss_of(scale * torch.tensor(one.scores), torch.tensor(one.tiers))) for one in scored
         ),
         "reward/eval_accuracy": right.mean,
         "reward/eval_accuracy_low": right.low,

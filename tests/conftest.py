@@ -176,3 +176,25 @@ def run_chain(runs: Path, base: Path, quantization: str) -> None:
 def finished_run(finish_run: Callable[[str], Path], quantization: str) -> Path:
     """runs/<name> of the finished chain, in fp32 and in NF4. Never write into it: all tests share it."""
     return finish_run(quantization)
+
+
+@pytest.fixture(scope="session")
+def other_rewards(finish_run: Callable[[str], Path], shared_folder: Path, tiny_base_folder: Path) -> list[Path]:
+    """Three finished reward stages on one SFT stage: the run's own, and two with other seeds. Never write into them."""
+    from filelock import FileLock
+
+    from onebase import recipes
+    from reward.recipe import RewardRecipe
+    from reward.train import run
+
+    home = finish_run("fp32")
+    folders = [home / "reward"]
+    for seed in (1, 2):
+        folder = shared_folder / f"reward-of-seed-{seed}" / "reward"
+        with FileLock(shared_folder / f"reward-of-seed-{seed}.lock"):
+            if not (folder / "stage.json").is_file():
+                given = [f"base.model={tiny_base_folder}", f"parents.sft={home / 'sft'}", "track.wandb=off"]
+                sizes = ["train.learning_rate=3e-3", f"seed={seed}", f"out={folder}"]
+                run(recipes.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *sizes]))
+        folders.append(folder)
+    return folders

@@ -59,7 +59,7 @@ POINTS: dict[str, dict[str, tuple[str, str, int]]] = {
         "first rollout": ("onebase.generation:draw", "before", 3),
         "rollout": ("onebase.generation:draw", "before", 16),
         "reference": ("ppo.rollout:logprobs", "before", 2),
-        "reward": ("ppo.rollout:score", "before", 2),
+        "reward": ("ppo.rollout:member_scores", "before", 2),
         "value": ("ppo.rollout:token_values", "before", 2),
         **TRAINING,
         **SAVES,

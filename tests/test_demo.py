@@ -12,6 +12,7 @@ from onebase import base as bases
 from onebase import wheels
 from onebase.command import main as stage_main
 from onebase.generation import sample
+from onebase.rankings import candidate_scores, supports_shared_rows
 from onebase.recipes import AdapterSection, BaseSection, ChatSection, LimitsSection
 from onebase.roles import Roles
 from onebase.scoring import logprobs
@@ -78,3 +79,32 @@ def test_sft_on_the_demos_model_lowers_the_loss_on_held_out_rows(tmp_path: Path)
         if "sft/eval_loss" in row
     ]
     assert losses[-1] < losses[0]
+
+
+def test_packed_rankings_equal_separate_ones_on_the_demos_model() -> None:
+    """Scores and gradients of built-in rankings with 9 responses, their prompt once against once for each."""
+    chat_section = ChatSection(system=SYSTEM)
+    base = bases.load(section("fp32"), chat_section, device=torch.device("cpu"))
+    roles = Roles(base).add("reward", AdapterSection(), generator=generator(0, "adapter"))
+    for parameter in roles.parameters("reward"):
+        parameter.data.add_(0.01 * torch.randn(parameter.shape, generator=generator(0, "noise", parameter.numel())))
+    head = roles.add_head("reward")
+    head.weight.data.copy_(torch.randn(head.weight.shape, generator=generator(0, "head")) / len(head.weight) ** 0.5)
+    roles.train("reward")
+    assert supports_shared_rows(roles)
+    chat = Chat.of(base, chat_section)
+    groups = [chat.ranking(one).candidates for one in generate.rankings("reward", 2, 0, responses=(9, 9))]
+    found = {}
+    for shared in (True, False):
+        for parameter in roles.parameters("reward"):
+            parameter.grad = None
+        scores = torch.cat(candidate_scores(roles, "reward", groups, shared=shared))
+        scores.sin().sum().backward()
+        gradients = [parameter.grad.clone() for parameter in roles.parameters("reward") if parameter.grad is not None]
+        found[shared] = scores.detach(), gradients
+    assert len(found[True][0]) == 18
+    assert torch.allclose(found[True][0], found[False][0], atol=1e-4)
+    largest = max(float(gradient.abs().max()) for gradient in found[False][1])
+    assert largest > 0
+    for one, other in zip(found[True][1], found[False][1], strict=True):
+        assert float((one - other).abs().max()) <= 1e-4 * largest

@@ -203,7 +203,7 @@ def test_help_of_every_command_is_there_and_says_what_it_does() -> None:
 
     from pipeline.cli import app
 
-    for command in ("run", "sft", "reward", "ppo", "dpo", "compare", "verify", "doctor", "score"):
+    for command in ("run", "sft", "reward", "ppo", "dpo", "compare", "verify", "doctor", "score", "best-of-n"):
         printed = CliRunner().invoke(app, [command, "--help"])
         assert printed.exit_code == 0
         assert len(printed.output.split()) > 20

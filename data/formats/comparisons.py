@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from data.formats import fields
 from data.formats.format import Builder, Format, Options, Outcome, Row
@@ -53,7 +54,9 @@ def _summaries(row: Row, origin: Origin) -> Ranking:
     choice = fields.one_of(row, "choice", (0, 1), origin)
     responses = tuple(fields.text(summary, "text", origin).strip() for summary in summaries)
     labels = tuple(fields.optional_text(summary, "policy", origin) for summary in summaries)
-    return Ranking(_post(row, origin), responses, (choice, 1 - choice), labels if all(labels) else ())
+    prompt = _post(row, origin)
+    prompt = replace(prompt, meta={**prompt.meta, **fields.labeler(row)})
+    return Ranking(prompt, responses, (choice, 1 - choice), labels if all(labels) else ())
 
 
 # --- SHP ---

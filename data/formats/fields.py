@@ -23,6 +23,9 @@ FACTS = {
 }
 """Keys of a row that name its task, and what they are called in a prompt's `meta`."""
 
+LABELERS = ("labeler", "labeler_id", "labeller", "annotator", "annotator_id", "worker", "worker_id")
+"""Keys of a row that name who ranked it, or wrote it; `labeler` in a prompt's `meta`."""
+
 
 def text(row: Row, key: str, origin: Origin) -> str:
     """A text; DataError naming the key when it is something else."""
@@ -111,7 +114,16 @@ def facts(row: Row) -> dict[str, Any]:
     for key, name in FACTS.items():
         if key in row and isinstance(row[key], str) and row[key]:
             known.setdefault(name, row[key])
-    return known
+    return known | labeler(row) if "labeler" not in known else known
+
+
+def labeler(row: Row) -> dict[str, str]:
+    """Who ranked, by name or number, as {"labeler": name}; nothing where no key tells."""
+    for key in LABELERS:
+        value = row.get(key)
+        if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+            return {"labeler": str(value)}
+    return {}
 
 
 def _own_facts(meta: Any) -> dict[str, Any]:

@@ -143,3 +143,84 @@ def test_padding_of_shared_rows_is_the_pad_token() -> None:
     rows = lay_out(GROUPS, pad_id=9, device=torch.device("cpu"))
     joined = [sum(group.responses, group.prompt) for group in GROUPS]
     assert torch.equal(rows.input_ids, pad_right(joined, pad_id=9, device=torch.device("cpu")))
+
+
+# --- every number of responses, against the model's own forward of separate rows, padded on either side
+
+
+def ragged(count: int) -> Candidates:
+    """A prompt of seven tokens and `count` responses of 1 to 9 tokens, no two alike."""
+    draws = torch.Generator().manual_seed(count)
+
+    def ids(length: int) -> tuple[int, ...]:
+        return tuple(torch.randint(3, 300, (length,), generator=draws).tolist())
+
+    lengths = [1 + (4 * index + count) % 9 for index in range(count)]
+    return Candidates(ids(7), tuple(ids(length) for length in lengths))
+
+
+def separate(roles: Roles, group: Candidates, side: str) -> list[torch.Tensor]:
+    """Hidden states of prompt and response, a row each with junk in the padding, by the model's own forward."""
+    sequences = group.sequences
+    width = max(map(len, sequences)) + 2
+    rows = torch.full((len(sequences), width), 77)
+    attended = torch.zeros_like(rows)
+    for row, sequence in enumerate(sequences):
+        place = slice(width - len(sequence), width) if side == "left" else slice(0, len(sequence))
+        rows[row, place] = torch.tensor(sequence)
+        attended[row, place] = 1
+    positions = (attended.cumsum(dim=1) - 1).clamp(min=0)
+    with roles.active("reward"):
+        found = roles.base.model(
+            input_ids=rows, attention_mask=attended, position_ids=positions, output_hidden_states=True
+        ).hidden_states
+    assert found is not None
+    return [found[-1][row][attended[row].bool()] for row in range(len(sequences))]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("count", range(2, 10))
+def test_packed_equals_separate_for_every_number_of_responses(
+    make_roles: MakeRoles, quantization: str, count: int, side: str
+) -> None:
+    """Hidden states, scores and gradients; beside it in the batch a longer ranking, so that it is padded as well."""
+    roles, group = reward_roles(make_roles, quantization), ragged(count)
+    head = roles.heads["reward"]
+    weights = torch.randn(count, generator=torch.Generator().manual_seed(1))
+
+    def gradients(scores: torch.Tensor) -> list[torch.Tensor]:
+        for parameter in roles.parameters("reward"):
+            parameter.grad = None
+        (scores * weights).sum().backward()
+        return [p.grad.clone() for p in roles.parameters("reward") if p.grad is not None]
+
+    longer = Candidates(group.prompt * 2, tuple(response * 2 for response in group.responses))
+    packed = candidate_scores(roles, "reward", [group, longer], shared=True)[0]
+    found = gradients(packed)
+    alone = separate(roles, group, side)
+    expected_scores = torch.stack([states[-1] @ head.weight + head.bias for states in alone])
+    assert torch.allclose(packed, expected_scores, rtol=1e-4, atol=1e-4)
+    for one, other in zip(found, gradients(expected_scores), strict=True):
+        assert float((one - other).abs().max()) <= 1e-4 * max(1.0, float(other.abs().max()))
+    rows = lay_out([group, longer], pad_id=0, device=torch.device("cpu"))
+    with torch.no_grad(), roles.active("reward"):
+        hidden = roles.hidden_states(rows.input_ids, positions=rows.positions, attends=rows.attends)[0]
+    start = len(group.prompt)
+    for states, response in zip(alone, group.responses, strict=True):
+        together = torch.cat([hidden[: len(group.prompt)], hidden[start : start + len(response)]])
+        assert torch.allclose(together, states.detach(), atol=1e-4)
+        start += len(response)
+
+
+@pytest.mark.parametrize("count", range(2, 10))
+def test_k_responses_cost_one_sequence_of_prompt_and_responses(make_roles: MakeRoles, count: int) -> None:
+    roles, group = reward_roles(make_roles, "fp32"), ragged(count)
+    seen = []
+
+    def note(module: torch.nn.Module, arguments: tuple, keywords: dict) -> None:
+        seen.append(tuple(keywords["input_ids"].shape))
+
+    handle = roles.trunk.register_forward_pre_hook(note, with_kwargs=True)
+    candidate_scores(roles, "reward", [group], shared=True)
+    handle.remove()
+    assert seen == [(1, 7 + sum(map(len, group.responses)))]

@@ -1,0 +1,132 @@
+"""`onebase best-of-n`: n responses of a policy to each prompt, of which the one that scores highest is kept.
+
+    {"prompt": "...", "response": "...", "score": 1.3, "scores": [0.2, 1.3, -0.4, 0.9]}
+
+Such rows are demonstrations that `sft` reads (rejection sampling, as Touvron et al. 2023 (Llama 2),
+https://arxiv.org/abs/2307.09288, section 3.2.2); with `keep_all` every response is kept, which `score` and ranking can
+read. Best of n moves at most log n - (n - 1)/n nats away from the policy (Beirami et al. 2024,
+https://arxiv.org/abs/2401.01879).
+
+Scores are those of the sampled tokens, never of re-tokenised text. Prompts are read, answered and written a block at a
+time, so that any number of them takes the same memory.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from data.chat import EncodedPrompt, Limiter
+from data.dropped import Dropped
+from data.records import Prompt
+from data.sources import BUILTIN, Source, load, records_of
+from data.writing import row_of
+from evaluation.responses import texts
+from evaluation.reward_eval import RewardModel
+from evaluation.score_file import best_of
+from onebase import record
+from onebase.ensemble import member_scores, spread_of
+from onebase.errors import DataError, RecordError
+from onebase.generation import sample
+from onebase.recipes import LimitsSection
+from onebase.record import Found
+from onebase.seeding import generator
+
+POLICY = "policy"
+POLICIES = ("sft", "ppo", "dpo")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How responses are drawn."""
+
+    n: int
+    max_new_tokens: int
+    temperature: float
+    batch: int
+    """Episodes decoded at once, rounded to whole prompts; with another value other random numbers fall to other
+    prompts."""
+    seed: int
+
+    @property
+    def prompts(self) -> int:
+        """Prompts answered at once."""
+        return max(1, self.batch // self.n)
+
+
+def add_policy(model: RewardModel, folder: Path) -> Found:
+    """The policy's adapter beside the reward models', on their base; RecordError unless it was trained on that base
+    with those tokens."""
+    found = record.read(folder)
+    if found.record.stage not in POLICIES:
+        raise RecordError(
+            f"{folder}: expected a policy (a run of stage {', '.join(POLICIES)}), found stage "
+            f"'{found.record.stage}'. Pass runs/<name>/sft, for example."
+        )
+    record.require_same_base(found, model.found.record.base)
+    record.require_same_tokenizer(found, model.found.record.tokenizer)
+    model.roles.load(POLICY, found.adapter)
+    return found
+
+
+def prompts_of(source: Source, *, seed: int) -> Iterator[Prompt]:
+    """A file's or hub id's prompts in their own order, as they are read; built-in ones as they are generated."""
+    if source.source == BUILTIN:
+        return iter(load([source], Prompt, seed=seed).records)
+    return islice(records_of(source, Prompt, Dropped()), source.rows)
+
+
+def answered(
+    model: RewardModel, prompts: Iterator[Prompt], sampling: Sampling, *, keep_all: bool
+) -> Iterator[dict[str, Any]]:
+    """A row for each prompt, in order. DataError, with its place, at a prompt that leaves no room for an answer."""
+    positions = model.roles.base.model.config.get_text_config().max_position_embeddings
+    room = positions - sampling.max_new_tokens
+    if room < 1:
+        raise DataError(f"--max-new-tokens {sampling.max_new_tokens}: the model has {positions} positions. Lower it.")
+    limiter = Limiter(LimitsSection(prompt_tokens=room))
+    number = 0
+    while block := list(islice(prompts, sampling.prompts)):
+        encoded = [EncodedPrompt(prompt, model.chat.prompt_ids(prompt)) for prompt in block]
+        for one in encoded:
+            limiter.fits(one.prompt, "prompt", len(one.ids))
+        yield from _answer(model, encoded, sampling, number, keep_all=keep_all)
+        number += 1
+    if not number:
+        raise DataError("best-of-n: there are no prompts. Check the file and the split.")
+
+
+def _answer(
+    model: RewardModel, prompts: Sequence[EncodedPrompt], sampling: Sampling, number: int, *, keep_all: bool
+) -> Iterator[dict[str, Any]]:
+    """One block's rows. number: of the block; with the seed it says what is drawn."""
+    n = sampling.n
+    drawn = sample(
+        model.roles,
+        POLICY,
+        [one.ids for one in prompts for _ in range(n)],
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
+        generator=generator(sampling.seed, "best-of-n", number),
+        batch=sampling.prompts * n,
+    )
+    members = model.ensemble.members
+    said = member_scores(
+        model.roles, members, drawn.episodes.sequences, tokens_per_microbatch=model.tokens_per_microbatch
+    )
+    scores, spread = model.ensemble.combine(said).tolist(), spread_of(said).tolist()
+    responses = texts(model.chat, drawn.episodes)
+    for index, one in enumerate(prompts):
+        own = slice(index * n, (index + 1) * n)
+        row, best = row_of(one.prompt), best_of(scores[own])
+        beside: dict[str, Any] = {"scores": scores[own]}
+        if len(members) > 1:
+            beside["members"] = {name: said[place, own].tolist() for place, name in enumerate(members)}
+            beside["spread"] = spread[own]
+        if keep_all:
+            yield {**row, "responses": responses[own], **beside, "stopped": drawn.stopped[own].tolist()}
+        else:
+            place = index * n + best
+            kept = {"response": responses[place], "score": scores[place], "stopped": bool(drawn.stopped[place])}
+            yield {**row, **kept, **beside}

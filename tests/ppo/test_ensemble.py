@@ -1,0 +1,248 @@
+"""PPO against several reward models: what each says, what is made of it, and that nothing else changes."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from onebase import base as bases
+from onebase import recipes
+from onebase.errors import InputError, RecordError
+from onebase.record import hash_file
+from onebase.roles import WEIGHTS, Roles
+from onebase.scoring import score
+from onebase.seeding import generator
+from pipeline import chain
+from ppo import train as ppo_train
+from ppo.recipe import PpoRecipe
+from ppo.rollout import collect
+from ppo.train import read_data, read_parents, run, start_roles
+
+MakeRecipe = Callable[..., PpoRecipe]
+RULES = {
+    "mean": lambda said: sum(said) / len(said),
+    "min": min,
+    "mean-minus-variance": lambda said: (
+        sum(said) / len(said) - 2.0 * sum((one - sum(said) / len(said)) ** 2 for one in said) / len(said)
+    ),
+}
+
+
+@pytest.fixture
+def make_recipe(
+    tiny_base_folder: Path, other_rewards: list[Path], finish_run: Callable[[str], Path], tmp_path: Path
+) -> MakeRecipe:
+    def make(*overrides: str, rewards: list[Path] | None = None) -> PpoRecipe:
+        folders = ", ".join(map(str, other_rewards if rewards is None else rewards))
+        given = [
+            *(f"base.model={tiny_base_folder}", f"out={tmp_path / 'ppo'}", "track.wandb=off"),
+            *(f"parents.sft={finish_run('fp32') / 'sft'}", f"parents.reward=[{folders}]"),
+        ]
+        return recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
+
+    return make
+
+
+def start(recipe: PpoRecipe) -> Roles:
+    base = bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))
+    return start_roles(base, read_parents(recipe), recipe)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_scores_of_a_rollout_are_the_rule_over_separate_reward_models(
+    make_recipe: MakeRecipe, other_rewards: list[Path], rule: str
+) -> None:
+    weight = ["reward.terms.0.combine.spread_weight=2.0"] if "minus" in rule else []
+    recipe = make_recipe(f"reward.terms.0.combine.rule={rule}", "reward.terms.0.weight=0.5", *weight)
+    rollout = collect(start(recipe), [one.ids for one in read_data(recipe).prompts[:8]], recipe, generator(0, "test"))
+    separate = []
+    for folder in other_rewards:
+        alone = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
+        alone.load("reward", folder / "adapter")
+        budget = recipe.train.tokens_per_microbatch
+        separate.append(score(alone, "reward", rollout.episodes.sequences, tokens_per_microbatch=budget))
+    assert list(rollout.members) == ["reward", "reward_2", "reward_3"]
+    for found, expected in zip(rollout.members.values(), separate, strict=True):
+        assert torch.equal(found, expected), "one base with three adapters scores as three loads of one"
+    said = list(zip(*(one.tolist() for one in separate), strict=True))
+    assert rollout.scores.tolist() == pytest.approx([0.5 * RULES[rule](one) for one in said], abs=1e-4)
+    assert max(max(one) - min(one) for one in said) > 0.01, "members that agree would show nothing"
+
+
+def test_a_run_with_an_ensemble_of_one_has_the_bits_of_a_run_with_a_plain_reward(
+    make_recipe: MakeRecipe, other_rewards: list[Path], tmp_path: Path
+) -> None:
+    found = {}
+    for name, given in (
+        ("plain", f"parents.reward={other_rewards[1]}"),
+        ("list", f"parents.reward=[{other_rewards[1]}]"),
+    ):
+        recipe = make_recipe(given, f"out={tmp_path / name}", "train.episodes=8")
+        run(recipe)
+        found[name] = outcome(tmp_path / name)
+    assert found["plain"] == found["list"]
+
+
+def test_an_ensemble_costs_an_adapter_and_a_head_a_member_and_no_second_base(
+    make_recipe: MakeRecipe, other_rewards: list[Path]
+) -> None:
+    def parameters(roles: Roles) -> tuple[int, int]:
+        assert roles.peft is not None
+        own = {id(one) for role in roles.names for one in roles.parameters(role)}
+        return sum(one.numel() for one in roles.peft.parameters() if id(one) not in own), len(own)
+
+    plain, several = start(make_recipe(rewards=other_rewards[:1])), start(make_recipe())
+    assert parameters(plain)[0] == parameters(several)[0]
+    assert parameters(several)[1] - parameters(plain)[1] == 2 * len(plain.parameters("reward"))
+    assert set(several.names) - set(plain.names) == {"reward_2", "reward_3"}
+    value, first = several.state("value"), several.state("reward")
+    assert all(torch.equal(value[name], first[name]) for name in first), "the value starts from the first"
+    assert not any(p.requires_grad for name in ("reward", "reward_2", "reward_3") for p in several.parameters(name))
+
+
+class StoppedError(Exception):
+    """Stands for whatever ends a run."""
+
+
+def stop(*_: Any, **__: Any) -> Any:
+    raise StoppedError
+
+
+def outcome(folder: Path) -> Any:
+    """Weights and metric rows, without what a clock or the memory says."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    kept = [
+        {name: value for name, value in row.items() if "time" not in name and not name.startswith("memory")}
+        for row in rows
+    ]
+    return hash_file(folder / "adapter" / WEIGHTS), kept
+
+
+def test_a_run_with_an_ensemble_that_was_stopped_goes_on_to_the_same_bits(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rule = ("reward.terms.0.combine.rule=mean-minus-deviation", "checkpoint.every_steps=1")
+    run(make_recipe(*rule, f"out={tmp_path / 'whole'}"))
+
+    whole, steps = ppo_train.update, 0
+
+    def stop_in_the_second(*arguments: Any) -> Any:
+        nonlocal steps
+        steps += 1
+        if steps == 2:
+            raise StoppedError
+        return whole(*arguments)
+
+    monkeypatch.setattr(ppo_train, "update", stop_in_the_second)
+    with pytest.raises(StoppedError):
+        run(make_recipe(*rule, f"out={tmp_path / 'stopped'}"))
+    monkeypatch.undo()
+    run(make_recipe(*rule, f"out={tmp_path / 'stopped'}"))
+    found, expected = outcome(tmp_path / "stopped"), outcome(tmp_path / "whole")
+    assert found == expected
+    row = expected[1][-1]
+    spread = ("ppo/score_spread", "ppo/score/reward", "ppo/score/reward_2", "ppo/score/reward_3")
+    assert all(name in row for name in spread) and row["ppo/score_spread"] > 0
+    record = json.loads((tmp_path / "whole" / "stage.json").read_text())
+    assert set(record["parents"]) == {"sft", "reward", "reward_2", "reward_3"}
+
+
+def test_another_ensemble_does_not_go_on_with_the_checkpoints_of_this_one(
+    make_recipe: MakeRecipe, other_rewards: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ppo_train.stages, "finish", stop)
+    with pytest.raises(StoppedError):
+        run(make_recipe("checkpoint.every_steps=1", "train.episodes=16"))
+    with pytest.raises(InputError, match="another recipe"):
+        run(make_recipe("checkpoint.every_steps=1", "train.episodes=16", rewards=other_rewards[:2]))
+
+
+# --- hand-over: every check for every member
+
+
+def damaged(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a reward stage whose record was edited; its parent is found where it was."""
+    copy = Path(shutil.copytree(folder, tmp_path / "edited" / "reward"))
+    content = json.loads((copy / "stage.json").read_text())
+    content["parents"]["sft"]["path"] = str((folder / content["parents"]["sft"]["path"]).resolve())
+    change(content)
+    (copy / "stage.json").write_text(json.dumps(content))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "said"),
+    [
+        ("base", "weights_sha256", "0" * 64, "other weights"),
+        ("base", "config_sha256", "0" * 64, "other configuration"),
+        ("base", "quantization", "nf4", "other quantisation"),
+        ("base", "vocabulary", 7, "other vocabulary size"),
+        ("base", "hidden_layers", 7, "other layers"),
+        ("tokenizer", "template_sha256", "0" * 64, "another chat template"),
+        ("tokenizer", "tokenizer_sha256", "0" * 64, "another tokenizer"),
+        ("tokenizer", "pad_id", 7, "another pad token"),
+        ("tokenizer", "stop_ids", [7], "another stop tokens"),
+    ],
+)
+def test_the_last_member_is_checked_as_the_first(
+    make_recipe: MakeRecipe, other_rewards: list[Path], tmp_path: Path, section: str, key: str, value: Any, said: str
+) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content[section][key] = value
+
+    edited = damaged(other_rewards[2], tmp_path, change)
+    with pytest.raises(RecordError, match=said) as caught:
+        read_parents(make_recipe(rewards=[*other_rewards[:2], edited]))
+    assert str(edited) in str(caught.value)
+
+
+def test_a_member_of_another_sft_stage_is_refused(
+    make_recipe: MakeRecipe, other_rewards: list[Path], tmp_path: Path
+) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["parents"] = {}
+
+    edited = damaged(other_rewards[1], tmp_path, change)
+    with pytest.raises(RecordError, match="does not descend from"):
+        read_parents(make_recipe(rewards=[other_rewards[0], edited]))
+
+
+def test_a_damaged_head_of_a_member_is_found(
+    make_recipe: MakeRecipe, other_rewards: list[Path], tmp_path: Path
+) -> None:
+    edited = damaged(other_rewards[1], tmp_path, lambda content: None)
+    head = edited / "adapter" / "head.safetensors"
+    content = bytearray(head.read_bytes())
+    content[-1] ^= 1
+    head.write_bytes(bytes(content))
+    with pytest.raises(RecordError, match="damaged or edited"):
+        read_parents(make_recipe(rewards=[other_rewards[0], edited]))
+
+
+def test_a_stage_that_is_no_reward_stage_is_no_member(
+    make_recipe: MakeRecipe, other_rewards: list[Path], finish_run: Callable[[str], Path]
+) -> None:
+    with pytest.raises(RecordError, match="expected a run of stage 'reward', found stage 'sft'"):
+        read_parents(make_recipe(rewards=[other_rewards[0], finish_run("fp32") / "sft"]))
+
+
+def test_a_reward_model_given_twice_is_refused(make_recipe: MakeRecipe, other_rewards: list[Path]) -> None:
+    with pytest.raises(RecordError, match="copies always agree"):
+        read_parents(make_recipe(rewards=[other_rewards[0], other_rewards[1], other_rewards[0]]))
+
+
+# --- a whole run
+
+
+def test_a_run_of_all_stages_leaves_the_recipes_list_as_it_is(tmp_path: Path) -> None:
+    listed = "ppo.parents.reward=[runs/a/reward, runs/b/reward]"
+    steps = {step.stage: step for step in chain.plan(Path("recipes/smoke"), [f"runs_dir={tmp_path}", listed])}
+    overrides = steps["ppo"].overrides
+    assert f"parents.sft={tmp_path}/smoke/sft" in overrides
+    assert not any(one == f"parents.reward={tmp_path}/smoke/reward" for one in overrides)
+    recipe = recipes.read(steps["ppo"].recipe, PpoRecipe, overrides)
+    assert recipe.parents.rewards == (Path("runs/a/reward"), Path("runs/b/reward"))
