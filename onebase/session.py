@@ -122,9 +122,12 @@ class Session:
         }
         self._saving = True
         try:
+            self.tracker.sync()  # the checkpoint counts on these bytes
             self.checkpoints.save(step, whole, extra=extra)
         except OSError as error:
-            kept = sorted(path.name for path in self.checkpoints.folder.glob("step-*"))
+            kept = sorted(
+                path.name for path in self.checkpoints.folder.glob("step-*") if path.name != f"step-{step:08d}"
+            )
             last = f"{kept[-1]} still stands" if kept else "there is no earlier one"
             print(f"checkpoint of step {step} was not written ({error}); {last}.", file=sys.stderr, flush=True)
         finally:

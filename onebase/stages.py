@@ -17,6 +17,7 @@ from onebase import base as bases
 from onebase import record
 from onebase.base import Base
 from onebase.checkpoint import CheckpointSection
+from onebase.disk import sync
 from onebase.errors import InputError
 from onebase.recipes import BaseSection, ChatSection, Section, TrackSection
 from onebase.record import BaseIdentity, DataIdentity, Found, Resources, StageRecord, TokenizerIdentity
@@ -138,6 +139,12 @@ def finish(
             seconds=round(watch.seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=_peak_gpu_bytes()
         ),
     )
+    # The record says that these are there: so they must be, also after a power cut.
+    for path in files:
+        sync(path)
+    for folder in {path.parent for path in files}:
+        sync(folder)
+    tracker.sync()
     tracker.summarise(metrics)
     tracker.artifact(
         recipe.out / "adapter",
