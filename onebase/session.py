@@ -27,6 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from onebase.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
+from onebase.disk import as_disk_error
 from onebase.errors import InputError
 from onebase.interruption import Interrupted
 from onebase.recipes import TrackSection
@@ -124,7 +125,8 @@ class Session:
         try:
             self.tracker.sync()  # the checkpoint counts on these bytes
             self.checkpoints.save(step, whole, extra=extra)
-        except OSError as error:
+        except OSError as failure:
+            error = as_disk_error(failure, self.folder) or failure
             kept = sorted(
                 path.name for path in self.checkpoints.folder.glob("step-*") if path.name != f"step-{step:08d}"
             )

@@ -5,6 +5,7 @@ costs seconds and leaves nothing behind.
 """
 
 import os
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -122,6 +123,9 @@ def finish(
     tracker: Tracker,
 ) -> StageRecord:
     """Save the role and the tokenizer, tell the dashboard, and write the record last."""
+    for name in ("adapter", "tokenizer"):
+        # A run that was killed in here leaves halves of files, which would be handed on as if they belonged to it.
+        shutil.rmtree(recipe.out / name, ignore_errors=True)
     files = roles.save(role, recipe.out / "adapter")
     base.tokenizer.save_pretrained(recipe.out / "tokenizer")
     files += [path for path in (recipe.out / "tokenizer").rglob("*") if path.is_file()]
