@@ -1,7 +1,7 @@
 """Strikes stages at armed points, lets them go on, and compares what comes out with an undisturbed run: bit for bit.
 
     python tests/faults.py [--stages ppo ...] [--kinds KILL TERM ENOSPC EIO] [--points ...] [--no-control]
-    python tests/faults.py --recipes recipes/demo --stages sft --at 38 [--parents runs/demo]
+    python tests/faults.py --recipes recipes/demo --stages sft --at 13 [--parents runs/demo]
 
 KILL    and then the loss of what was not synced: a power cut (tests/storage.py says how, and what is simulated)
 TERM    and INT: what a scheduler and Ctrl-C send
@@ -91,14 +91,18 @@ def main() -> int:
     parser.add_argument("--case", nargs=3, action="append", metavar=("STAGE", "POINT", "KIND"), help="only these")
     parser.add_argument("--ready", nargs=3, type=Path, metavar=("BASE", "RUN", "SCRATCH"), help="made before")
     parser.add_argument("--recipes", type=Path, help="a folder of other recipes")
-    parser.add_argument("--at", type=int, default=38, help="with --recipes: the backward pass to be killed at")
+    parser.add_argument("--at", type=int, help="with --recipes: the backward pass to be killed at")
+    parser.add_argument("--scratch", type=Path, help="with --recipes: where to run; undisturbed runs in it are kept")
     parser.add_argument("--parents", type=Path, help="with --recipes: the run whose stages are the parents")
     given = parser.parse_args()
+    if given.recipes and not given.at:
+        parser.error("--recipes needs --at")
     storage.enter_own_namespace()
     verdicts = []
     with contextlib.ExitStack() as stack:
+        stack.callback(storage.remove_failing)
         if given.recipes:
-            home = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
+            home = given.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
             bench = Bench(home=home, base=None, parents=given.parents, recipes=given.recipes, at=given.at)
         else:
             base, parents, home = given.ready or stack.enter_context(prepared())

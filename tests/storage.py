@@ -109,6 +109,11 @@ def build_failing() -> Path | None:
     return library
 
 
+def remove_failing() -> None:
+    if can_fail():
+        shutil.rmtree(Path(os.environ["LD_PRELOAD"]).parent)
+
+
 def fail_calls(call: str, pattern: str, *, kill: bool = False) -> None:
     """From now on, in this process: the next `call` on a file of this name fails with EIO, and no other.
 

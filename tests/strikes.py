@@ -123,11 +123,15 @@ def outcome(folder: Path, *, verify: bool = True) -> dict[str, Any]:
     """
     from onebase import record
 
-    if verify:
-        try:
+    try:
+        if verify:
             record.read(folder)
-        except record.RecordError as error:
-            return {"files": str(error)}
+        return _read_outcome(folder)
+    except (record.RecordError, OSError, ValueError, KeyError) as error:
+        return {"files": str(error)}
+
+
+def _read_outcome(folder: Path) -> dict[str, Any]:
     content = json.loads((folder / "stage.json").read_text())
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
