@@ -142,11 +142,12 @@ class Session:
         """One step. Saved when it is due or the last; when a signal comes before `changing()`, as it was before it."""
         self._changed = False
         # What is logged within the step must not survive where the step is repeated.
-        before, random = self.tracker.sizes(), random_state()
+        before, random, strikes = self.tracker.sizes(), random_state(), self.strikes
         try:
             yield
         except Interrupted:
             if not self._changed:
+                self.strikes = strikes  # the step that is repeated counts its own
                 self.save(number - 1, state(), random=random, files=before)
             raise
         self._changed = False

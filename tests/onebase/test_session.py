@@ -140,6 +140,19 @@ def test_strikes_survive_a_resume(tmp_path: Path) -> None:
         assert session.strikes == 1
 
 
+def test_a_strike_in_a_step_that_is_repeated_counts_once(tmp_path: Path) -> None:
+    folder = tmp_path / "ppo"
+    with pytest.raises(Interrupted), open_session(folder) as session:
+        with session.step(1, lambda: {}, total=9):
+            pass
+        (folder / "checkpoints" / "step-00000001").rename(tmp_path / "gone")  # so that the boundary is written anew
+        with session.step(2, lambda: {}, total=9):
+            session.is_finite(2, float("nan"), batch=[])
+            os.kill(os.getpid(), signal.SIGTERM)
+    with open_session(folder) as session:
+        assert session.first_step == 2 and session.strikes == 0
+
+
 def test_a_full_disk_does_not_stop_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
