@@ -46,6 +46,20 @@ DISKS = [
 CONTROL = ("reward", "last step", "CONTROL")
 
 
+def read_verdicts(printed: str) -> dict[tuple[str, str, str], str]:
+    """By stage, point and kind, what was said of the case; by kind alone, why it was not attempted."""
+    found = {}
+    for line in printed.splitlines():
+        head, _, verdict = line.partition("': ")
+        stage, _, rest = head.partition(": ")
+        kind, _, point = rest.partition(" at '")
+        control = stage.endswith(" (control)")
+        found[stage.removesuffix(" (control)"), point, "CONTROL" if control else kind] = verdict
+        if rest.startswith("not attempted"):
+            found["", "", stage] = rest
+    return found
+
+
 @pytest.fixture(scope="module")
 def printed(
     finish_run: Callable[[str], Path], tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory
@@ -55,15 +69,7 @@ def printed(
     ready = map(str, (tiny_base_folder, finish_run("fp32"), tmp_path_factory.mktemp("faults")))
     command = [sys.executable, "tests/faults.py", "--ready", *ready, *cases]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    found = {}
-    for line in done.stdout.splitlines():
-        head, _, verdict = line.partition("': ")
-        stage, _, rest = head.partition(": ")
-        kind, _, point = rest.partition(" at '")
-        control = stage.endswith(" (control)")
-        found[stage.removesuffix(" (control)"), point, "CONTROL" if control else kind] = verdict
-        if rest.startswith("not attempted"):
-            found["", "", stage] = rest
+    found = read_verdicts(done.stdout)
     assert found, done.stdout + done.stderr
     return found
 
