@@ -30,7 +30,7 @@ prove: $(STAMP)
 mutants: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/mutants.py
 
-# Kill every stage at armed points, let it go on, compare bit for bit: about 4 minutes.
+# Strike every stage at armed points, let it go on, compare bit for bit; and the control: about MINUTES minutes.
 faults: $(STAMP)
 	$(BIN)/python tests/faults.py
 

@@ -27,9 +27,11 @@ from typing import Any
 import numpy
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from onebase.disk import as_disk_error, sync
 from onebase.errors import InputError, RecordError
 from onebase.recipes import UNCOUNTED, Section
 from onebase.record import canonical, hash_file
@@ -86,31 +88,43 @@ class Checkpoints:
         """
         self._last = time.monotonic()
         target = self.folder / f"step-{step:08d}"
+        if self._stands(target):
+            return target  # the same step of the same run: to replace it would leave a moment with neither
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / f".{target.name}.{os.getpid()}"
         shutil.rmtree(temporary, ignore_errors=True)
+        tensors: dict[str, Tensor] = {}
         try:
             temporary.mkdir()
-            tensors: dict[str, Tensor] = {}
             content = _pack(state, "", tensors)
             save_file(tensors, temporary / TENSORS)
             _write(temporary / STATE, canonical(content))
             for name, text in (extra or {}).items():
                 _write(temporary / name, text)
-            _sync(temporary / TENSORS)
+            sync(temporary / TENSORS)
             files = {path.name: hash_file(path) for path in sorted(temporary.iterdir())}
             manifest = {"schema_version": SCHEMA, "step": step, "recipe": self._recipe, "files": files}
             _write(temporary / MANIFEST, canonical(manifest))
-            _sync(temporary)
+            sync(temporary)
             if target.exists():
                 shutil.rmtree(target)
             os.rename(temporary, target)
-            _sync(self.folder)
-        except OSError:
+            sync(self.folder)
+        except (OSError, SafetensorError) as error:
+            needed = sum(tensor.nbytes for tensor in tensors.values())
+            told = as_disk_error(error, self.folder, needed=needed)  # while what was written still takes its room
             shutil.rmtree(temporary, ignore_errors=True)
-            raise
+            if told is None:
+                raise
+            raise told from error
         self._rotate()
         return target
+
+    def _stands(self, folder: Path) -> bool:
+        try:
+            return bool(self._verified(folder))
+        except (OSError, ValueError, KeyError):
+            return False
 
     def probe(self, size: int) -> None:
         """Take the room that saves of `size` bytes need at once, and give it back; InputError where it is not there.
@@ -161,7 +175,8 @@ class Checkpoints:
             )
         return None
 
-    def _read(self, folder: Path) -> Saved:
+    def _verified(self, folder: Path) -> dict[str, Any]:
+        """Its manifest, where every file is as it was written and it is of this recipe."""
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if manifest["schema_version"] != SCHEMA:
             raise ValueError(f"schema version {manifest['schema_version']}, expected {SCHEMA}")
@@ -173,6 +188,10 @@ class Checkpoints:
                 f"{folder}: this checkpoint is of another recipe, so going on from it would mix two runs. "
                 "Give the recipe it was started with, or start anew with --restart."
             )
+        return manifest
+
+    def _read(self, folder: Path) -> Saved:
+        manifest = self._verified(folder)
         tensors = load_file(folder / TENSORS)
         content = json.loads((folder / STATE).read_text(encoding="utf-8"))
         return Saved(folder=folder, step=manifest["step"], state=_unpack(content, tensors))
@@ -248,12 +267,3 @@ def _write(path: Path, text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sync(path: Path) -> None:
-    """Make sure that a file or folder is on the disk and not only on its way there."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

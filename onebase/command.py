@@ -16,6 +16,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from onebase import recipes, record
+from onebase.disk import DiskError, as_disk_error
 from onebase.errors import InputError, RecordError
 from onebase.interruption import Interrupted
 from onebase.recipes import Section
@@ -59,6 +60,11 @@ def run_stage(
             if out.exists() and any(out.iterdir()):
                 _make_way(stage, out, restart)
             run(recipe)
+        except Exception as error:
+            told = as_disk_error(error, out)
+            if told is not None:
+                raise told from error
+            raise
         finally:
             if "onebase.session" in sys.modules:
                 sys.modules["onebase.session"].release(out)
@@ -91,6 +97,9 @@ def guarded(work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         say("interrupted")
         return 130
+    except DiskError as error:
+        say(f"error: {error}. The last checkpoint stands; make room, and the same command goes on.")
+        return 1
     except Exception:
         traceback.print_exc()
         return 1

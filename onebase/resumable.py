@@ -177,9 +177,10 @@ class Guard(TrainerCallback):
         gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
         norms = [float(gradient.norm()) for gradient in gradients]
         total = math.sqrt(sum(norm * norm for norm in norms))
+        if self.trainer is not None:
+            # From here on a boundary saved would hold a strike that the repeated step counts again.
+            self.trainer.changed = True
         if not self._session.is_finite(state.global_step + 1, total, batch={"step": state.global_step + 1}):
             # AdamW would carry a NaN into its moments: without gradients the step changes nothing.
             for parameter in kwargs["model"].parameters():
                 parameter.grad = None
-        if self.trainer is not None:
-            self.trainer.changed = True

@@ -27,6 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from onebase.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
+from onebase.disk import as_disk_error
 from onebase.errors import InputError
 from onebase.interruption import Interrupted
 from onebase.memory import Halving
@@ -128,9 +129,13 @@ class Session:
         }
         self._saving = True
         try:
+            self.tracker.sync()  # the checkpoint counts on these bytes
             self.checkpoints.save(step, whole, extra=extra)
-        except OSError as error:
-            kept = sorted(path.name for path in self.checkpoints.folder.glob("step-*"))
+        except OSError as failure:
+            error = as_disk_error(failure, self.folder) or failure
+            kept = sorted(
+                path.name for path in self.checkpoints.folder.glob("step-*") if path.name != f"step-{step:08d}"
+            )
             last = f"{kept[-1]} still stands" if kept else "there is no earlier one"
             print(f"checkpoint of step {step} was not written ({error}); {last}.", file=sys.stderr, flush=True)
         finally:
@@ -143,11 +148,12 @@ class Session:
         """One step. Saved when it is due or the last; when a signal comes before `changing()`, as it was before it."""
         self._changed = False
         # What is logged within the step must not survive where the step is repeated.
-        before, random = self.tracker.sizes(), random_state()
+        before, random, strikes = self.tracker.sizes(), random_state(), self.strikes
         try:
             yield
         except Interrupted:
             if not self._changed:
+                self.strikes = strikes  # the step that is repeated counts its own
                 self.save(number - 1, state(), random=random, files=before)
             raise
         self._changed = False

@@ -5,6 +5,7 @@ costs seconds and leaves nothing behind.
 """
 
 import os
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from onebase import base as bases
 from onebase import record
 from onebase.base import Base
 from onebase.checkpoint import CheckpointSection
+from onebase.disk import sync
 from onebase.errors import InputError
 from onebase.recipes import BaseSection, ChatSection, Section, TrackSection
 from onebase.record import BaseIdentity, DataIdentity, Found, Resources, StageRecord, TokenizerIdentity
@@ -131,6 +133,9 @@ def finish(
     tracker: Tracker,
 ) -> StageRecord:
     """Save the role and the tokenizer, tell the dashboard, and write the record last."""
+    for name in ("adapter", "tokenizer"):
+        # A run that was killed in here leaves halves of files, which would be handed on as if they belonged to it.
+        shutil.rmtree(recipe.out / name, ignore_errors=True)
     files = roles.save(role, recipe.out / "adapter")
     base.tokenizer.save_pretrained(recipe.out / "tokenizer")
     files += [path for path in (recipe.out / "tokenizer").rglob("*") if path.is_file()]
@@ -148,6 +153,12 @@ def finish(
             seconds=round(watch.seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=_peak_gpu_bytes()
         ),
     )
+    # The record says that these are there: so they must be, also after a power cut.
+    for path in files:
+        sync(path)
+    for folder in {path.parent for path in files}:
+        sync(folder)
+    tracker.sync()
     tracker.summarise(metrics)
     tracker.artifact(
         recipe.out / "adapter",

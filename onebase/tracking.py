@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from onebase.dashboard import Dashboard, DashboardLostError
+from onebase.disk import sync
+from onebase.errors import RecordError
 from onebase.recipes import TrackSection
 
 METRICS = "metrics.jsonl"
@@ -54,6 +56,12 @@ class Tracker:
     def sizes(self) -> dict[str, int]:
         """Bytes of metrics and tables so far, by file name: what a checkpoint must know to cut them back."""
         return {path.name: path.stat().st_size for path in sorted(self.folder.glob("*.jsonl"))}
+
+    def sync(self) -> None:
+        """Make sure that every row so far, and the files themselves, are on the disk."""
+        for path in sorted(self.folder.glob("*.jsonl")):
+            sync(path)
+        sync(self.folder)
 
     def _replay(self, dashboard: Dashboard) -> None:
         """Tell a new W&B run all that the files hold."""
@@ -131,7 +139,14 @@ class Tracker:
 
 
 def _cut_back(folder: Path, kept: Mapping[str, int]) -> None:
-    """Cut each file to the size it had; one that was not there yet is removed."""
+    """Cut each file to the size it had; one that was not there yet is removed. RecordError where rows are lost."""
+    for name, size in kept.items():
+        found = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if found < size:
+            raise RecordError(
+                f"{folder / name}: has {found} bytes, and its checkpoint knows of {size}: rows are lost. "
+                "Put the file back, or start anew with --restart."
+            )
     for path in folder.glob("*.jsonl"):
         if path.name not in kept:
             path.unlink()

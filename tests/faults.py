@@ -1,193 +1,41 @@
-"""Kills stages at armed points, lets them go on, and compares what comes out with an undisturbed run: bit for bit.
+"""Strikes stages at armed points, lets them go on, and compares what comes out with an undisturbed run: bit for bit.
 
-    python tests/faults.py [--stages ppo ...] [--signals KILL TERM] [--points ...]
+    python tests/faults.py [--stages ppo ...] [--kinds KILL TERM ENOSPC EIO] [--points ...] [--no-control]
+    python tests/faults.py --recipes recipes/demo --stages sft --at 13 [--parents runs/demo]
 
-Cases are forked from one process that has imported everything, so that each costs a second and not ten.
+KILL    and then the loss of what was not synced: a power cut (tests/storage.py says how, and what is simulated)
+TERM    and INT: what a scheduler and Ctrl-C send
+ENOSPC  a small disk of its own that fills up within a save, or when the adapter is written
+EIO     one write or fsync of one file that fails
+
+The control is the KILL rows once more in a program that hashes nothing and syncs nothing, which is patched into the
+forked process: if no run came out broken there, this harness could not see what it is for.
+
+With --recipes, one stage of those recipes as they are, killed at the --at'th backward pass.
+
+Cases are forked from one process that has imported everything, so that each costs two seconds and not twelve.
 """
 
 import argparse
 import contextlib
 import importlib.util
-import json
 import os
-import shutil
-import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import storage
+from armed import FAILING, FULL, POINTS, WITHIN
+from strikes import ROOT, SIGNALS, Bench, Case, Verdict, strike, undisturbed
+
 STAGES = ("sft", "reward", "ppo", "dpo")
-
-SAVES = {
-    "save, after the first file": ("onebase.checkpoint:save_file", "after", 2),
-    "save, before the manifest": ("onebase.checkpoint:canonical", "before", 4),
-    "save, before the rename": ("onebase.checkpoint:os.rename", "before", 2),
-    "save, after the rename": ("onebase.checkpoint:os.rename", "after", 2),
-    "rotation": ("onebase.checkpoint:Checkpoints._rotate", "before", 3),
-}
-TRAINING = {
-    "backward": ("torch:Tensor.backward", "before", 3),
-    "before the optimiser's step": ("torch.optim:AdamW.step", "before", 3),
-    "after the optimiser's step": ("torch.optim:AdamW.step", "after", 3),
-}
-TRL = {
-    "first training step": ("transformers:Trainer.training_step", "before", 1),
-    "training step": ("transformers:Trainer.training_step", "before", 4),
-    "evaluation": ("transformers:Trainer.evaluation_loop", "before", 2),
-    "generation": ("onebase.generation:draw", "before", 5),
-}
-POINTS: dict[str, dict[str, tuple[str, str, int]]] = {
-    "sft": {**TRL, **TRAINING, **SAVES},
-    "dpo": {**TRL, **TRAINING, **SAVES},
-    "reward": {
-        "first scores": ("reward.train:candidate_scores", "before", 1),
-        "scores": ("reward.train:candidate_scores", "after", 4),
-        "centring": ("reward.train:center", "before", 1),
-        "evaluation": ("reward.train:evaluate", "before", 1),
-        **TRAINING,
-        **SAVES,
-    },
-    "ppo": {
-        "first rollout": ("onebase.generation:draw", "before", 3),
-        "rollout": ("onebase.generation:draw", "before", 16),
-        "reference": ("ppo.rollout:logprobs", "before", 2),
-        "reward": ("ppo.rollout:member_scores", "before", 2),
-        "value": ("ppo.rollout:token_values", "before", 2),
-        **TRAINING,
-        **SAVES,
-    },
-}
-"""By stage: where (module:attribute), before or after the call, and at which of its calls."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    stage: str
-    point: str
-    signal: str
-    struck: bool
-    equal: bool
-    detail: str
-
-
-def overrides(stage: str, base: Path, parents: Path, out: Path) -> list[str]:
-    """A run of several steps that saves after every one."""
-    sizes = {
-        "sft": ["trl.max_steps=4", "adapter.dropout=0.1"],
-        "reward": ["data.0.rows=16"],
-        "ppo": [],
-        "dpo": ["trl.max_steps=4"],
-    }
-    parent_of = {"sft": [], "reward": ["sft"], "ppo": ["sft", "reward"], "dpo": ["sft"]}[stage]
-    return [
-        *(f"base.model={base}", f"out={out}", "track.wandb=off", "checkpoint.every_steps=1"),
-        *(f"parents.{name}={parents / name}" for name in parent_of),
-        *sizes[stage],
-    ]
-
-
-def run_forked(work: Callable[[], int]) -> int:
-    """The exit status of `work` in a forked process, as `os.waitstatus_to_exitcode` gives it."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    code = 1
-    try:
-        code = work()
-    finally:
-        os._exit(code)
-
-
-def run_stage(stage: str, arguments: Sequence[str], log: Path) -> int:
-    """The stage's command, its output in `log`."""
-    from onebase.command import main
-    from pipeline import stages
-
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    return main(stage, stages.loader(stage), "", "", [str(ROOT / f"recipes/smoke/{stage}.yaml"), *arguments])
-
-
-def arm(place: str, when: str, count: int, number: int) -> None:
-    """Let this process be struck by a signal at the count-th call of the named function."""
-    module_name, _, path = place.partition(":")
-    owner: Any = importlib.import_module(module_name)
-    *parents, name = path.split(".")
-    for parent in parents:
-        owner = getattr(owner, parent)
-    whole = getattr(owner, name)
-    calls = 0
-
-    def struck(*arguments: Any, **options: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if when == "before" and calls == count:
-            os.kill(os.getpid(), number)
-        result = whole(*arguments, **options)
-        if when == "after" and calls == count:
-            os.kill(os.getpid(), number)
-        return result
-
-    setattr(owner, name, struck)
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """Everything that must be equal: files by hash, metrics without times, samples."""
-    content = json.loads((folder / "stage.json").read_text())
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-    def timed(name: str) -> bool:
-        return "time/" in name or "memory/" in name or name.endswith("tokens_per_second")
-
-    metrics = [{name: value for name, value in row.items() if not timed(name)} for row in rows]
-    samples = (folder / "samples.jsonl").read_text()
-    final = {name: value for name, value in content["metrics"].items() if not timed(name)}
-    return {"files": content["files"], "metrics": metrics, "samples": samples, "final": final}
-
-
-def strike(stage: str, point: str, name: str, *, base: Path, parents: Path, home: Path, expected: Any) -> Verdict:
-    """One case: start, be struck, go on, compare."""
-    place, when, count = POINTS[stage][point]
-    number = signal.Signals[f"SIG{name}"]
-    folder = home / "-".join([stage, "".join(filter(str.isalnum, point)), name])
-    shutil.rmtree(folder, ignore_errors=True)
-    arguments, log = overrides(stage, base, parents, folder), home / "log.txt"
-
-    def first() -> int:
-        arm(place, when, count, number)
-        return run_stage(stage, arguments, log)
-
-    code = run_forked(first)
-    struck = code == (-int(number) if name == "KILL" else 128 + int(number))
-    again = run_forked(lambda: run_stage(stage, arguments, log))
-    if not struck or again:
-        return Verdict(
-            stage=stage, point=point, signal=name, struck=struck, equal=False, detail=f"exit {code}, then {again}"
-        )
-    found = outcome(folder)
-    differing = [key for key in expected if found[key] != expected[key]]
-    return Verdict(stage=stage, point=point, signal=name, struck=True, equal=not differing, detail=", ".join(differing))
-
-
-def undisturbed(stage: str, *, base: Path, parents: Path, home: Path) -> dict[str, Any]:
-    """The outcome of a run that nothing happens to."""
-    folder = home / f"{stage}-undisturbed"
-    if not (folder / "stage.json").is_file():
-        arguments = overrides(stage, base, parents, folder)
-        code = run_forked(lambda: run_stage(stage, arguments, home / "log.txt"))
-        assert code == 0, (home / "log.txt").read_text()
-    return outcome(folder)
 
 
 def warm_up() -> None:
@@ -198,7 +46,6 @@ def warm_up() -> None:
     for stage in STAGES:
         for module in ("train", "recipe"):
             importlib.import_module(f"{stage}.{module}")
-    importlib.import_module("reward.train")
 
 
 @contextlib.contextmanager
@@ -215,42 +62,81 @@ def prepared() -> Iterator[tuple[Path, Path, Path]]:
         yield base, home / "smoke-fp32", home
 
 
+def cases(stage: str, given: argparse.Namespace) -> list[Case]:
+    """The rows of the matrix that were asked for, and of the control."""
+    if given.recipes:
+        return [Case(stage=stage, point=f"backward pass {given.at}", kind="KILL")]
+    kinds = [kind for kind in SIGNALS if kind in given.kinds]
+    own = [Case(stage=stage, point=point, kind=kind) for point in POINTS[stage] for kind in kinds]
+    if "KILL" in given.kinds and storage.can_fail():
+        own += [Case(stage=stage, point=point, kind="KILL") for point in WITHIN]
+    if "ENOSPC" in given.kinds and storage.can_mount():
+        own += [Case(stage=stage, point=point, kind="ENOSPC") for point in FULL]
+    if "EIO" in given.kinds and storage.can_fail():
+        own += [Case(stage=stage, point=point, kind="EIO") for point in FAILING]
+    if not given.no_control:
+        own += [Case(stage=stage, point=one.point, kind="KILL", control=True) for one in own if one.kind == "KILL"]
+    if given.case:
+        own = [one for one in own if [one.stage, one.point, "CONTROL" if one.control else one.kind] in given.case]
+    return [one for one in own if not given.points or any(part in one.point for part in given.points)]
+
+
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    every = (*SIGNALS, "ENOSPC", "EIO")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--kinds", nargs="+", choices=every, default=["KILL", "TERM", "ENOSPC", "EIO"])
+    parser.add_argument("--points", nargs="+", help="only points whose name contains one of these")
+    parser.add_argument("--no-control", action="store_true")
+    parser.add_argument("--case", nargs=3, action="append", metavar=("STAGE", "POINT", "KIND"), help="only these")
+    parser.add_argument("--ready", nargs=3, type=Path, metavar=("BASE", "RUN", "SCRATCH"), help="made before")
+    parser.add_argument("--recipes", type=Path, help="a folder of other recipes")
+    parser.add_argument("--at", type=int, help="with --recipes: the backward pass to be killed at")
+    parser.add_argument("--scratch", type=Path, help="with --recipes: where to run; undisturbed runs in it are kept")
+    parser.add_argument("--parents", type=Path, help="with --recipes: the run whose stages are the parents")
+    given = parser.parse_args()
+    if given.recipes and not given.at:
+        parser.error("--recipes needs --at")
+    storage.enter_own_namespace()
+    verdicts = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(storage.remove_failing)
+        if given.recipes:
+            home = given.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
+            bench = Bench(home=home, base=None, parents=given.parents, recipes=given.recipes, at=given.at)
+        else:
+            base, parents, home = given.ready or stack.enter_context(prepared())
+            bench = Bench(home=home, base=base, parents=parents)
+        warm_up()
+        for stage in given.stages:
+            wanted = cases(stage, given)
+            expected = undisturbed(stage, bench) if wanted else {}
+            for case in wanted:
+                verdicts.append(strike(case, bench, expected))
+                print(verdicts[-1], flush=True)
+    return report(verdicts)
+
+
+def report(verdicts: Sequence[Verdict]) -> int:
+    """The counts; 0 if every case was struck and came out equal, and the control, where it ran, found broken runs."""
     from rich.console import Console
     from rich.table import Table
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
-    parser.add_argument("--signals", nargs="+", choices=("KILL", "TERM", "INT"), default=("KILL", "TERM"))
-    parser.add_argument("--points", nargs="+", help="only points whose name contains one of these")
-    parser.add_argument("--case", nargs=3, action="append", metavar=("STAGE", "POINT", "SIGNAL"), help="only these")
-    parser.add_argument("--ready", nargs=3, type=Path, metavar=("BASE", "RUN", "SCRATCH"), help="made before")
-    given = parser.parse_args()
-    wanted = [tuple(case) for case in given.case or ()]
-    verdicts = []
-    with contextlib.nullcontext(given.ready) if given.ready else prepared() as (base, parents, home):
-        warm_up()
-        for stage in given.stages:
-            expected = undisturbed(stage, base=base, parents=parents, home=home)
-            for point in POINTS[stage]:
-                if given.points and not any(part in point for part in given.points):
-                    continue
-                for name in given.signals:
-                    if wanted and (stage, point, name) not in wanted:
-                        continue
-                    verdict = strike(stage, point, name, base=base, parents=parents, home=home, expected=expected)
-                    verdicts.append(verdict)
-                    state = "equal" if verdict.equal else f"NOT EQUAL {verdict.detail}"
-                    print(
-                        f"{stage}: {name} at '{point}': {'struck' if verdict.struck else 'NOT STRUCK'}, {state}",
-                        flush=True,
-                    )
-    table = Table("stage", "attempted", "struck", "bit-equal", title="killed, gone on, compared")
-    for stage in given.stages:
-        own = [verdict for verdict in verdicts if verdict.stage == stage]
-        table.add_row(stage, *(str(n) for n in (len(own), sum(v.struck for v in own), sum(v.equal for v in own))))
-    Console().print(table)
-    return 0 if verdicts and all(verdict.struck and verdict.equal for verdict in verdicts) else 1
+    table = Table("stage", "kind", "attempted", "struck", "survived", "bit-equal", title="struck, gone on, compared")
+    for control in (False, True):
+        keys = dict.fromkeys((v.case.stage, v.case.kind) for v in verdicts if v.case.control == control)
+        for key in [*keys, *([("all", "all")] if keys else [])]:
+            these = [v for v in verdicts if v.case.control == control]
+            own = [v for v in these if key in ((v.case.stage, v.case.kind), ("all", "all"))]
+            counts = len(own), *(sum(getattr(v, name) for v in own) for name in ("struck", "survived", "equal"))
+            table.add_row(*key[:1], f"{key[1]}{' (control)' * control}", *map(str, counts))
+    Console(width=100).print(table)
+    real = [v for v in verdicts if not v.case.control]
+    control = [v for v in verdicts if v.case.control]
+    blind = bool(control) and (all(v.equal for v in control) or not all(v.struck for v in control))
+    if blind:
+        print("the control found no broken run: this harness cannot see what it is for")
+    return 0 if verdicts and all(v.struck and v.equal for v in real) and not blind else 1
 
 
 if __name__ == "__main__":

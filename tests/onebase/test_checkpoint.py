@@ -1,5 +1,6 @@
 """A checkpoint verifies whole or does not count; what it holds comes back bit for bit."""
 
+import contextlib
 import errno
 import json
 import os
@@ -10,9 +11,11 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from onebase import checkpoint as checkpoints
 from onebase.checkpoint import Checkpoints, CheckpointSection, random_state, set_random_state
+from onebase.disk import DiskError
 from onebase.errors import RecordError
 
 RECIPE = {"seed": 0, "train": {"learning_rate": 1e-4}, "out": "here"}
@@ -152,3 +155,45 @@ def test_saves_are_due_by_steps_and_by_minutes(tmp_path: Path, monkeypatch: pyte
     assert by_minutes.due(2)
     by_minutes.save(2, state(2))
     assert not by_minutes.due(3)
+
+
+def test_what_safetensors_says_of_a_full_disk_is_an_error_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the words of safetensors 0.8, which raises no OSError; `make faults` fills a real disk."""
+    own = make(tmp_path)
+    own.save(1, state(1))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(
+        DiskError, match=r"the disk at /.* has \d+ bytes free, and 12 bytes were to be written"
+    ) as caught:
+        own.save(2, state(2))
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_saving_a_step_again_never_leaves_a_moment_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = make(tmp_path, keep=1)
+    own.save(1, state(1))
+
+    def cut_short(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints.os, "rename", cut_short)
+    with contextlib.suppress(KeyboardInterrupt):
+        own.save(1, state(1))
+    monkeypatch.undo()
+    found = make(tmp_path, keep=1).newest()
+    assert found is not None and found.step == 1
+
+
+def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
+    own = make(tmp_path)
+    flip(own.save(1, state(1)) / "tensors.safetensors")
+    own.save(1, state(1))
+    found = own.newest()
+    assert found is not None and torch.equal(found.state["weights"][0], torch.ones(3))

@@ -103,8 +103,9 @@ def server() -> Iterator[Server]:
 
 def run_stage(folder: Path, url: str, fate: str, server: Server | None = None) -> tuple[int, str]:
     """A run of 20 steps; exit code and what it said. The time limit is there for a run that never ends."""
-    environment = {**os.environ, "WANDB_BASE_URL": url, "WANDB_API_KEY": "a" * 40}
-    environment.pop("WANDB_MODE", None)
+    # Without what this process has set, such as the address of its own W&B process.
+    own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = {**own, "WANDB_BASE_URL": url, "WANDB_API_KEY": "a" * 40}
     command = [sys.executable, "-c", STAGE, str(folder), fate]
     with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True, env=environment) as process:
         if fate == "server":

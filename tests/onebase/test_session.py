@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from onebase.checkpoint import CheckpointSection
-from onebase.errors import InputError
+from onebase.errors import InputError, RecordError
 from onebase.interruption import Interrupted
 from onebase.recipes import TrackSection
 from onebase.session import Session, hold, release
@@ -165,6 +165,19 @@ def test_strikes_survive_a_resume(tmp_path: Path) -> None:
         assert session.strikes == 1
 
 
+def test_a_strike_in_a_step_that_is_repeated_counts_once(tmp_path: Path) -> None:
+    folder = tmp_path / "ppo"
+    with pytest.raises(Interrupted), open_session(folder) as session:
+        with session.step(1, lambda: {}, total=9):
+            pass
+        (folder / "checkpoints" / "step-00000001").rename(tmp_path / "gone")  # so that the boundary is written anew
+        with session.step(2, lambda: {}, total=9):
+            session.is_finite(2, float("nan"), batch=[])
+            os.kill(os.getpid(), signal.SIGTERM)
+    with open_session(folder) as session:
+        assert session.first_step == 2 and session.strikes == 0
+
+
 def test_a_full_disk_does_not_stop_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,3 +208,16 @@ def test_an_interruption_of_another_recipe_does_not_lose_the_checkpoint(tmp_path
         )
     release(folder)
     assert (folder / "checkpoints" / "step-00000001").is_dir()
+
+
+def test_rows_that_a_checkpoint_knows_of_and_the_disk_does_not_hold_are_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "ppo"
+    with open_session(folder) as session, session.step(1, lambda: {}, total=9):
+        session.tracker.log(1, {"ppo/score": 0.5})
+    metrics = folder / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-5])
+    with pytest.raises(
+        RecordError, match=r"metrics\.jsonl: has \d+ bytes, and its checkpoint knows of \d+: rows are lost"
+    ):
+        open_session(folder)
+    release(folder)

@@ -1,0 +1,60 @@
+"""Files that reach the disk, and disks that fail or are full: which one it is, and how many bytes it has left."""
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+
+class DiskError(OSError):
+    """A disk is full or fails. The message names the disk and its bytes."""
+
+
+def as_disk_error(error: BaseException, folder: Path, *, needed: int | None = None) -> DiskError | None:
+    """What to say where `error` came from the disk that holds `folder`; None where it is about something else.
+
+    needed: bytes that were to be written.
+    """
+    if isinstance(error, DiskError):
+        return error
+    number = _number(error)
+    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return None
+    said = f"{os.strerror(number)}: the disk at {mount_point(folder)} has {free_bytes(folder)} bytes free"
+    return DiskError(number, said if needed is None else f"{said}, and {needed} bytes were to be written")
+
+
+def _number(error: BaseException) -> int | None:
+    if isinstance(error, OSError):
+        return error.errno
+    # safetensors tells what the system said in words only.
+    found = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
+    return int(found[1]) if found else None
+
+
+def mount_point(folder: Path) -> Path:
+    """Where the disk that holds `folder` (which need not exist yet) is mounted."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    place = place.resolve()
+    while not os.path.ismount(place):
+        place = place.parent
+    return place
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes that the disk of `folder` has left for this user."""
+    found = os.statvfs(mount_point(folder))
+    return found.f_bavail * found.f_frsize
+
+
+def sync(path: Path) -> None:
+    """Make sure that a file or folder is on the disk and not only on its way there."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

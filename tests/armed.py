@@ -1,0 +1,126 @@
+"""Where a stage can be struck: named calls, and the signal, full disk or failing disk that waits at one of them."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+Place = tuple[str, str, int]
+"""module:attribute, before or after the call, and at which of its calls."""
+
+SAVES: dict[str, Place] = {
+    "save, after the first file": ("onebase.checkpoint:save_file", "after", 2),
+    "save, before the manifest": ("onebase.checkpoint:canonical", "before", 5),
+    "save, before the rename": ("onebase.checkpoint:os.rename", "before", 2),
+    "save, after the rename": ("onebase.checkpoint:os.rename", "after", 2),
+    "rotation": ("onebase.checkpoint:Checkpoints._rotate", "before", 3),
+    "right after a save": ("onebase.checkpoint:Checkpoints.save", "after", 2),
+    "finish, before the record": ("onebase.record:write", "before", 1),
+    "finish, after the record": ("onebase.record:write", "after", 1),
+}
+TRAINING: dict[str, Place] = {
+    "backward": ("torch:Tensor.backward", "before", 3),
+    "before the optimiser's step": ("torch.optim:AdamW.step", "before", 3),
+    "after the optimiser's step": ("torch.optim:AdamW.step", "after", 3),
+}
+TRL: dict[str, Place] = {
+    "start": ("transformers:Trainer.training_step", "before", 1),
+    "mid-epoch": ("transformers:Trainer.training_step", "after", 3),
+    "epoch end": ("transformers.trainer_callback:CallbackHandler.on_epoch_end", "before", 1),
+    "last step": ("transformers:Trainer.training_step", "before", 4),
+    "inside an evaluation": ("transformers:Trainer.prediction_step", "after", 3),
+    "generation": ("onebase.generation:draw", "before", 5),
+}
+POINTS: dict[str, dict[str, Place]] = {
+    "sft": {**TRL, **TRAINING, **SAVES},
+    "dpo": {**TRL, "inside an evaluation": ("transformers:Trainer.prediction_step", "after", 2), **TRAINING, **SAVES},
+    "reward": {
+        "start": ("reward.train:candidate_scores", "before", 1),
+        "mid-epoch": ("reward.train:candidate_scores", "after", 3),
+        "epoch end": ("onebase.checkpoint:Checkpoints.due", "before", 2),
+        "last step": ("reward.train:backward", "before", 4),
+        "centring": ("reward.train:center", "before", 1),
+        "inside an evaluation": ("reward.train:evaluate", "before", 1),
+        **TRAINING,
+        **SAVES,
+    },
+    "ppo": {
+        "start": ("onebase.generation:draw", "before", 3),
+        "inside a rollout": ("onebase.generation:draw", "before", 16),
+        "reference": ("ppo.rollout:logprobs", "before", 2),
+        "reward": ("ppo.rollout:member_scores", "before", 2),
+        "value": ("ppo.rollout:token_values", "before", 2),
+        "mid-epoch": ("ppo.train:compute_targets", "before", 3),
+        "epoch end": ("onebase.checkpoint:Checkpoints.due", "before", 2),
+        "last step": ("ppo.train:update", "before", 4),
+        **TRAINING,
+        **SAVES,
+    },
+}
+"""By stage. Its run is `SIZES`: four steps in two epochs, saved after every one."""
+
+POSITIONS = ("start", "mid-epoch", "epoch end", "last step", "right after a save", "inside")
+"""Where every stage must go on to equal bits; 'inside' is a rollout, or for stages without one an evaluation."""
+
+SIZES: dict[str, list[str]] = {
+    "sft": ["trl.packing=false", "data.0.rows=8", "trl.max_steps=4", "adapter.dropout=0.1"],
+    "reward": ["data.0.rows=8", "train.epochs=2"],
+    "ppo": ["data.0.rows=16", "train.episodes=32"],
+    "dpo": ["data.0.rows=8", "trl.max_steps=4"],
+}
+
+FULL: dict[str, tuple[Place, int | None]] = {
+    "full before the folder": (("onebase.checkpoint:Checkpoints.save", "before", 2), None),
+    "full in the tensors": (("onebase.checkpoint:save_file", "before", 2), 8192),
+    "full in the state": (("onebase.checkpoint:canonical", "after", 4), 0),
+    "full in the manifest": (("onebase.checkpoint:canonical", "after", 5), 0),
+    "full in the adapter": (("onebase.roles:Roles.save", "before", 1), 4096),
+}
+"""When the disk fills up, and to how many bytes; None: no inode is left. It stays full until the process ends."""
+
+FAILING: dict[str, tuple[str, str]] = {
+    "write of the tensors": ("write", "*/checkpoints/.step-*/.tmp*"),
+    "write of the state": ("write", "*/state.json"),
+    "write of the manifest": ("write", "*/manifest.json"),
+    "sync of the tensors": ("fsync", "*/tensors.safetensors"),
+    "sync of the manifest": ("fsync", "*/manifest.json"),
+    "sync of the checkpoint": ("fsync", "*/checkpoints/.step-*[0-9]"),
+    "sync of the folder": ("fsync", "*/checkpoints"),
+    "write of a metric row": ("write", "*/metrics.jsonl"),
+    "sync of the metric rows": ("fsync", "*/metrics.jsonl"),
+    "write of the adapter": ("write", "*/adapter/.tmp*"),
+    "sync of the record": ("fsync", "*/.stage.json.*"),
+}
+"""Which call fails with EIO, once, and on which file; from the second save on. safetensors writes a `.tmp*` first."""
+WITHIN = {"within the tensors' file": "write of the tensors", "within the adapter's file": "write of the adapter"}
+"""Where SIGKILL comes in the middle of a file: at the call of `FAILING`."""
+FAILS_FROM: Place = ("onebase.checkpoint:Checkpoints.save", "before", 2)
+
+
+def arm(place: Place, strike: Callable[[], None]) -> None:
+    """Call `strike` in this process at the count-th call of the named function."""
+    (where, when, count), calls = place, 0
+    owner, name = find(where)
+    whole = getattr(owner, name)
+
+    def struck(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        number = calls  # a call may come again within itself
+        if when == "before" and number == count:
+            strike()
+        result = whole(*arguments, **options)
+        if when == "after" and number == count:
+            strike()
+        return result
+
+    setattr(owner, name, struck)
+
+
+def find(where: str) -> tuple[Any, str]:
+    """The object that holds the named attribute, and the attribute's name."""
+    module_name, _, path = where.partition(":")
+    owner: Any = importlib.import_module(module_name)
+    *parents, name = path.split(".")
+    for parent in parents:
+        owner = getattr(owner, parent)
+    return owner, name
