@@ -37,7 +37,7 @@ with Tracker(folder, "sft", TrackSection(wandb="online"), {"seed": 0}) as tracke
             for child in psutil.Process().children():
                 child.kill()
         tracker.log(step, {"sft/loss": float(step)})
-    if fate != "none":  # our server knows nothing of artifacts
+    if fate == "process":  # our server knows nothing of artifacts
         tracker.table("samples", ["prompt"], [["why?"]])
     tracker.summarise({"sft/loss": 19.0})
 """
@@ -115,7 +115,7 @@ def run_stage(folder: Path, url: str, fate: str, server: Server | None = None) -
             process.stdin.write("lost\n")
             process.stdin.flush()
         try:
-            _, said = process.communicate(timeout=150)
+            _, said = process.communicate(timeout=90)
         except subprocess.TimeoutExpired:
             process.kill()
             raise

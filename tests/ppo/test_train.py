@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from onebase import base as bases
 from onebase import recipes
 from onebase.errors import RecipeError
-from onebase.learning import state_bytes
+from onebase.learning import OTHER_BYTES, state_bytes
 from onebase.memory import Halving
 from onebase.roles import WEIGHTS, Roles
 from onebase.scoring import score
@@ -148,12 +148,14 @@ def test_sizes_that_do_not_divide_are_refused(make_recipe: MakeRecipe) -> None:
         make_recipe("train.minibatch=3")
 
 
-def test_a_checkpoint_takes_no_more_bytes_than_were_looked_for(make_recipe: MakeRecipe, finished_run: Path) -> None:
+def test_a_checkpoint_takes_the_bytes_that_were_looked_for(make_recipe: MakeRecipe, finished_run: Path) -> None:
     recipe = make_recipe()
     roles = start(recipe)
-    saved = [path.stat().st_size for path in (finished_run / "ppo" / "checkpoints").glob("step-*/*")]
-    folders = list((finished_run / "ppo" / "checkpoints").glob("step-*"))
-    assert saved
     expected = state_bytes(roles, list(start_learner(roles, recipe).trained))
-    assert 3 * sum(p.numel() * 4 for role in ("policy", "value") for p in roles.parameters(role)) < expected
-    assert sum(saved) / len(folders) <= expected
+    folders = list((finished_run / "ppo" / "checkpoints").glob("step-*"))
+    assert folders
+    for folder in folders:
+        tensors = sum(tensor.nbytes for tensor in load_file(folder / "tensors.safetensors").values())
+        # Beyond weights and moments there are the random number generators and AdamW's counts.
+        assert 0 < tensors - (expected - OTHER_BYTES) < 50_000
+        assert sum(path.stat().st_size for path in folder.iterdir()) <= expected
