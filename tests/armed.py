@@ -27,12 +27,12 @@ TRL: dict[str, Place] = {
     "mid-epoch": ("transformers:Trainer.training_step", "after", 3),
     "epoch end": ("transformers.trainer_callback:CallbackHandler.on_epoch_end", "before", 1),
     "last step": ("transformers:Trainer.training_step", "before", 4),
-    "inside an evaluation": ("transformers:Trainer.prediction_step", "after", 3),
+    "inside an evaluation": ("transformers.trainer_callback:CallbackHandler.on_prediction_step", "before", 2),
     "generation": ("onebase.generation:draw", "before", 5),
 }
 POINTS: dict[str, dict[str, Place]] = {
     "sft": {**TRL, **TRAINING, **SAVES},
-    "dpo": {**TRL, "inside an evaluation": ("transformers:Trainer.prediction_step", "after", 2), **TRAINING, **SAVES},
+    "dpo": {**TRL, **TRAINING, **SAVES},
     "reward": {
         "start": ("reward.train:candidate_scores", "before", 1),
         "mid-epoch": ("reward.train:candidate_scores", "after", 3),
