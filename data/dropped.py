@@ -26,9 +26,12 @@ class Dropped:
     def __init__(self, most: int | None = None) -> None:
         self.most = most
         self.counts: Counter[str] = Counter()
+        self.defects = 0
+        """Errors among what is counted; the rest is what formats and settings leave out by their rules."""
         self.places: dict[str, list[str]] = {}
 
     def __call__(self, error: DataError) -> None:
+        self.defects += 1
         message = str(error)
         found = _PLACE.match(message)
         if found is None:

@@ -41,6 +41,8 @@ class Prompt:
 
     def __post_init__(self) -> None:
         turns = self.messages[1:] if self.messages and self.messages[0].role == "system" else self.messages
+        if len(turns) < len(self.messages) and not self.messages[0].content.strip():
+            raise DataError(f"{self.origin}: the system message is empty. Remove it or fill it in.")
         if not turns:
             raise DataError(f"{self.origin}: the prompt has no user message. Remove the row or fill it in.")
         for index, message in enumerate(turns):

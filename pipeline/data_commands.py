@@ -2,6 +2,7 @@
 
 import contextlib
 import enum
+import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -184,7 +185,8 @@ def _source(
 
 
 def _kind(source: "Source", given: Kind | None) -> Any:
-    """The class of records to read: the one given, or the most that the first sound row can be."""
+    """The class of records to read: the one given, or the most that the first sound row can be; where none is sound,
+    the most that a row's keys are for."""
     from data.dropped import Dropped, TooManyError
     from data.records import Demonstration, Prompt, Ranking
     from data.sources import records_of
@@ -194,14 +196,31 @@ def _kind(source: "Source", given: Kind | None) -> Any:
     tried = source.model_copy(update={"on_bad_row": "drop", "split": None})
     reasons: dict[str, str] = {}
     kinds: tuple[Any, ...] = (Ranking, Demonstration, Prompt)
+    defective: list[Any] = []
     for kind in kinds:
+        if kind is Prompt and defective:
+            return defective[0]  # nearly every row is a prompt as well: it must not hide what is wrong with it
         dropped = Dropped(LOOKED_AT)
         with contextlib.suppress(TooManyError):
             if next(iter(records_of(tried, kind, dropped)), None) is not None:
                 return kind
+        if dropped.defects and _is_for(tried, kind):
+            defective.append(kind)
         reasons[kind.__name__.lower()] = next(iter(dropped.counts), "the file has no row")
     said = "\n".join(f"  as {kind}: {reason}" for kind, reason in reasons.items())
     raise DataError(f"{source.source}: no row of the file can be used. The first reason\n{said}")
+
+
+def _is_for(source: "Source", kind: Any) -> bool:
+    """Whether the keys of the file's first rows are those of a format that gives this kind, whatever their values."""
+    from data.formats import table
+    from data.readers import reader_of
+
+    read = reader_of(Path(source.source))
+    if read is None:
+        return False
+    rows = itertools.islice(read(Path(source.source), longest=source.longest_line, report=lambda _: None), LOOKED_AT)
+    return any(isinstance(row, dict) and table.candidates(row, kind) for _, row in rows)
 
 
 def _check(source: "Source", kind: Kind | None) -> int:

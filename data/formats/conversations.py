@@ -62,9 +62,8 @@ def messages_prompt(row: Row, origin: Origin, options: Options) -> Iterator[Outc
 
 def messages_demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
     """OpenAI's fine-tuning rows: {messages: [{role, content, weight?}]}."""
-    bare = fields.messages(row, "messages", origin)
-    said = _with_system(row, bare, origin)
-    shift = len(said) - len(bare)
+    said = _with_system(row, fields.messages(row, "messages", origin), origin)
+    shift = len(said) - len(row["messages"])
     left_out = frozenset(index + shift for index in _unweighted(row, origin))
     yield from replies(said, origin, fields.facts(row), left_out)
 
@@ -95,7 +94,7 @@ def _sharegpt(row: Row, origin: Origin) -> tuple[Message, ...]:
                 f"{origin}: turn {index + 1} holds the web page's HTML. Use a cleaned copy, or drop the row."
             )
         said.append(Message(role, content))  # pyright: ignore[reportArgumentType]  # a value of SHAREGPT_ROLES
-    return _with_system(row, tuple(said), origin)
+    return _with_system(row, fields.without_blank_system(said), origin)
 
 
 def _sharegpt_prompt(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:

@@ -136,9 +136,10 @@ def _own_facts(meta: Any) -> dict[str, Any]:
 
 
 def system_of(row: Row, origin: Origin) -> str:
-    """The system prompt, which some publishers put beside the conversation."""
+    """The system prompt, which some publishers put beside the conversation; "" where it is blank."""
     key = "system" if row.get("system") is not None else "system_prompt"
-    return optional_text(row, key, origin)
+    given = optional_text(row, key, origin)
+    return given if given.strip() else ""
 
 
 def asked(row: Row, content: str, origin: Origin, *, task: str = "") -> Prompt:
@@ -164,7 +165,13 @@ def messages(row: Row, key: str, origin: Origin) -> tuple[Message, ...]:
         raise DataError(
             f"{origin}: '{key}' must be a list of {{role, content}}, found {_kinds(value)}. Mend the row, or drop it."
         )
-    return tuple(_message(entry, index, origin) for index, entry in enumerate(value))
+    return without_blank_system([_message(entry, index, origin) for index, entry in enumerate(value)])
+
+
+def without_blank_system(said: Sequence[Message]) -> tuple[Message, ...]:
+    """An empty system message says that there is none, and would be shown to the model as an empty turn."""
+    blank = len(said) > 1 and said[0].role == "system" and not said[0].content.strip()
+    return tuple(said[1:] if blank else said)
 
 
 def _message(entry: Any, index: int, origin: Origin) -> Message:

@@ -15,7 +15,9 @@ from data.writing import write_splits
 from onebase.errors import DataError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
-PROMPTS = st.lists(TEXT.filter(str.strip), min_size=1, max_size=12)
+# A text with Anthropic's mark would be read as a dialogue.
+PROMPT = TEXT.filter(lambda text: text.strip() != "" and not text.startswith("\n\nHuman:"))
+PROMPTS = st.lists(PROMPT, min_size=1, max_size=12)
 
 
 def disguised(text: str, how: int) -> str:

@@ -163,3 +163,32 @@ def test_help_imports_nothing_heavy():
     root = Path(__file__).parent.parent.parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            [{"history": "why?", "human_ref_A": "so", "human_ref_B": "hm", "labels": 2, "score_A": 9, "score_B": 2}],
+            "0 sound rankings, 1 with a defect",
+        ),
+        (
+            [{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": None}]}],
+            "0 sound demonstrations, 1 with a defect",
+        ),
+        (
+            [
+                {"prompt": "Hi", "completion": "Hello.", "label": True},
+                {"prompt": "Hi", "completion": "", "label": True},
+            ],
+            "1 sound demonstrations, 1 with a defect",
+        ),
+    ],
+)
+def test_a_file_whose_rankings_are_all_broken_is_no_file_of_sound_prompts(
+    rows: list[dict[str, Any]], said: str
+) -> None:
+    put("broken.jsonl", rows)
+    done = data("check", "broken.jsonl")
+    assert done.exit_code == 2
+    assert said in done.output

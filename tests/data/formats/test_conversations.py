@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from data.formats.table import build
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
+from onebase.errors import DataError
 
 ORIGIN = Origin("f", 1)
 # No mark of a transcript, and no white space around it, which transcripts take off.
@@ -77,3 +78,29 @@ def test_only_anthropics_marks_make_a_dialogue_of_a_prompt(word: str):
     assert prompt.messages == (Message("user", word),)
     (prompt,) = build({"prompt": f"\n\nHuman: {word}\n\nAssistant:", "response": "x"}, Prompt, ORIGIN)
     assert prompt.messages == (Message("user", word.strip()),)
+
+
+@pytest.mark.parametrize("blank", ["", " \n"])
+def test_an_empty_system_message_is_none(blank: str):
+    turns = [("Hi", "Hello."), ("Why?", "So.")]
+    rows = [as_messages("x", turns), as_sharegpt("x", turns)]
+    rows[0]["messages"][0]["content"] = blank
+    rows[1]["conversations"][0]["value"] = blank
+    rows.append({**as_messages(None, turns), "system": blank})
+    for row in rows:
+        assert list(build(row, Demonstration, ORIGIN)) == demonstrations(None, turns)
+    listed = {"prompt": [{"role": "system", "content": blank}, {"role": "user", "content": "Hi"}], "response": "Hello."}
+    assert list(build(listed, Demonstration, ORIGIN)) == demonstrations(None, turns[:1])
+
+
+def test_weights_belong_to_their_replies_also_behind_an_empty_system_message():
+    row = as_messages("x", [("Hi", "Hello."), ("Why?", "So.")])
+    row["messages"][0]["content"] = ""
+    row["messages"][2]["weight"] = 0
+    (one,) = build(row, Demonstration, ORIGIN)
+    assert isinstance(one, Demonstration) and one.response == "So."
+
+
+def test_a_conversation_of_an_empty_system_message_alone_is_refused():
+    with pytest.raises(DataError, match="f:1: "):
+        list(build({"messages": [{"role": "system", "content": ""}]}, Prompt, ORIGIN))
