@@ -203,6 +203,9 @@ def _kind(source: "Source", given: Kind | None) -> Any:
         dropped = Dropped(LOOKED_AT)
         with contextlib.suppress(TooManyError):
             if next(iter(records_of(tried, kind, dropped)), None) is not None:
+                for other in defective:
+                    other = other.__name__.lower()
+                    command.say(f"{source.source}: no {other} of it is sound, the first because: {reasons[other]}")
                 return kind
         if dropped.defects and _is_for(tried, kind):
             defective.append(kind)
@@ -224,7 +227,7 @@ def _is_for(source: "Source", kind: Any) -> bool:
 
 
 def _check(source: "Source", kind: Kind | None) -> int:
-    """Print what a file holds; how many of its rows are defective."""
+    """Print what a file holds and what formats leave out of it; how many defects there are."""
     from data.dropped import Dropped
     from data.mixing import Deduplicator, task_of
     from data.sources import records_of
@@ -238,13 +241,12 @@ def _check(source: "Source", kind: Kind | None) -> int:
         copies += not rows.is_new(record)
         repeated += not prompts.is_new(record)
         tasks.add(task_of(record))
-    total = kept + dropped.total
-    if not total:
+    if not kept + dropped.total:
         raise DataError(f"{source.source}: the file has no row.")
-    print(f"{source.source}: {total} rows; {kept} sound {chosen.__name__.lower()}s, {dropped.total} with a defect")
+    print(f"{source.source}: {kept} sound {chosen.__name__.lower()}s, {dropped.defects} with a defect")
     print(f"  copies: {copies} rows, {repeated} prompts; tasks: {len(tasks)}")
     _show_dropped(dropped)
-    return dropped.total
+    return dropped.defects
 
 
 def _show_dropped(dropped: "Dropped") -> None:

@@ -107,6 +107,12 @@ def _as_texts(row: Row) -> bool:
 
 def _text_pair(row: Row, origin: Origin) -> Pair:
     """{prompt, chosen, rejected} of texts; the prompt may be messages."""
+    for key in KEYS:
+        if isinstance(row[key], str) and row[key].startswith(DIALOGUE["user"]):
+            raise DataError(
+                f"{origin}: '{key}' is a whole dialogue beside a 'prompt', which would be learned with the reply. "
+                "Remove the prompt (the format is then hh-rlhf), or give the replies alone."
+            )
     return given_prompt(row, origin), fields.text(row, "chosen", origin), fields.text(row, "rejected", origin)
 
 

@@ -45,19 +45,19 @@ def sha(name: str, kind: Any = Demonstration) -> str:
 def test_check_says_what_sound_files_hold():
     done = data("check", "good.jsonl", "ranked.jsonl")
     assert done.exit_code == 0, done.output
-    assert "good.jsonl: 3 rows; 3 sound demonstrations, 0 with a defect" in done.output
+    assert "good.jsonl: 3 sound demonstrations, 0 with a defect" in done.output
     assert "copies: 1 rows, 1 prompts; tasks: 2" in done.output
-    assert "ranked.jsonl: 5 rows; 5 sound rankings, 0 with a defect" in done.output
+    assert "ranked.jsonl: 5 sound rankings, 0 with a defect" in done.output
 
 
 def test_check_names_defects_with_their_places_and_goes_on_to_the_next_file():
     done = data("check", "bad.jsonl", "nowhere.jsonl", "good.jsonl")
     assert done.exit_code == 2
-    assert "bad.jsonl: 3 rows; 1 sound demonstrations, 2 with a defect" in done.output
+    assert "bad.jsonl: 1 sound demonstrations, 2 with a defect" in done.output
     assert "1: 'prompt' must be text, found int. Mend the row, or drop it.\n      bad.jsonl:2" in done.output
     assert "1: not valid JSON: Expecting value. Mend or remove the line.\n      bad.jsonl:3:11" in done.output
     assert "there is no file nowhere.jsonl" in done.output
-    assert "good.jsonl: 3 rows" in done.output
+    assert "good.jsonl: 3 sound demonstrations" in done.output
     assert "error: 2 of 3 files have defects" in done.output
 
 
@@ -192,3 +192,23 @@ def test_a_file_whose_rankings_are_all_broken_is_no_file_of_sound_prompts(
     done = data("check", "broken.jsonl")
     assert done.exit_code == 2
     assert said in done.output
+
+
+def test_what_a_format_leaves_out_by_its_rule_is_no_defect():
+    submission = {"id": "s", "title": "Why?", "selftext": "", "is_self": True, "subreddit": "w", "created_utc": 1}
+    comment = {"link_id": "t3_s", "body": "So.", "created_utc": 2, "subreddit": "w"}
+    answers = [{**comment, "id": f"c{n}", "parent_id": "t3_s", "score": n, "body": f"So {n}."} for n in (3, 9)]
+    deeper = {**comment, "id": "d", "parent_id": "t1_c3", "score": 1}
+    put("reddit.jsonl", [submission, *answers, deeper])
+    done = data("check", "reddit.jsonl")
+    assert done.exit_code == 0, done.output
+    assert "1 sound rankings, 0 with a defect" in done.output
+    assert "1: a comment on a comment" in done.output
+
+
+def test_a_kind_that_fails_is_named_where_a_lesser_one_is_read():
+    row = {"prompt": "Hi", "helpfulness": "4", "correctness": 4, "coherence": 4, "complexity": 1, "verbosity": 1}
+    put("texts.jsonl", [{**row, "response": answer} for answer in ("Hello.", "Hm.")])
+    done = data("check", "texts.jsonl")
+    assert "2 sound demonstrations" in done.output
+    assert "no ranking of it is sound, the first because: 'helpfulness' must be a number" in done.output
