@@ -46,6 +46,9 @@ def warm_up() -> None:
     for stage in STAGES:
         for module in ("train", "recipe"):
             importlib.import_module(f"{stage}.{module}")
+    # What is imported where it is first used.
+    for module in ("data.card_plots", "data.tasks.generate", "matplotlib.backends.backend_svg"):
+        importlib.import_module(module)
 
 
 @contextlib.contextmanager
