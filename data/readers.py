@@ -11,7 +11,7 @@ from typing import Any
 
 from data.json_list import rows_of_list
 from data.lines import COMPRESSIONS, LONGEST_LINE, Report, refuse, text_lines
-from data.strict_json import BLANK, parse_line
+from data.strict_json import BLANK, Defect, parse_line, refuse_broken_text
 from onebase.errors import DataError
 
 Numbered = Iterator[tuple[int, Any]]
@@ -49,6 +49,8 @@ def read_csv(path: Path, *, longest: int = LONGEST_LINE, report: Report | None =
     # No report for the lines: a cell may go over several, so nobody can say which row a broken one belongs to.
     reader = csv.DictReader((line for _, line in text_lines(path, longest=longest)), strict=True)
     try:
+        if reader.fieldnames == []:
+            raise DataError(f"{path}:1: the header is a blank line. Remove it.")
         _check_header(reader.fieldnames or (), path)
         for row in reader:
             if None in row or None in row.values():
@@ -82,6 +84,11 @@ def read_parquet(path: Path, *, longest: int = LONGEST_LINE, report: Report | No
             for batch in file.iter_batches(batch_size=BATCH, columns=columns):
                 for row in _as_text(batch).to_pylist():
                     number += 1
+                    try:
+                        refuse_broken_text(row)
+                    except Defect as defect:
+                        refuse(DataError(f"{path}:{number}: {defect}. Mend or remove the row."), report)
+                        continue
                     yield number, row
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0].rstrip('.')}.") from None

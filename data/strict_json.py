@@ -45,7 +45,7 @@ def scan(text: str, start: int = 0) -> tuple[Any, int]:
         value, end = STRICT.raw_decode(text, start)
         # Only escapes can bring these in: raw ones are no UTF-8, or refused with the line.
         if text.find("\\u", start, end) >= 0:
-            _refuse_broken_text(value)
+            refuse_broken_text(value)
         return value, end
     except RecursionError:
         raise Defect("lists or objects are nested too deeply") from None
@@ -87,10 +87,11 @@ def _malformed(line: str, source: str, number: int, position: int, reason: str) 
     return DataError(f"{place}: not valid JSON: {reason}. Mend or remove the line.")
 
 
-def _refuse_broken_text(value: Any) -> None:
+def refuse_broken_text(value: Any) -> None:
+    """Defect where a text in the value holds a NUL character or half of a surrogate pair."""
     for path, text in _texts(value, ""):
         if "\0" in text:
-            raise Defect(f"{path or 'the text'} contains an escaped NUL character")
+            raise Defect(f"{path or 'the text'} contains a NUL character")
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             raise Defect(f"{path or 'the text'} contains half of a surrogate pair")
 

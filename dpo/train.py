@@ -70,6 +70,8 @@ class Data:
 class TokenPairTrainer(Resumable, DPOTrainer):
     """TRL's trainer with our checkpoints, on pairs that are tokens already: re-tokenised text is often other tokens."""
 
+    loss_is_a_mean = True
+
     def _prepare_dataset(self, dataset: Any, *arguments: Any, **options: Any) -> Any:
         return dataset
 
@@ -85,9 +87,6 @@ class TokenPairTrainer(Resumable, DPOTrainer):
             name: value[both if len(value) == 2 * size else list(rows)] if torch.is_tensor(value) else value
             for name, value in inputs.items()
         }
-
-    def share_of(self, piece: Mapping[str, Any], whole: Mapping[str, Any], *, counted: bool) -> float:
-        return self.rows_of(piece) / self.rows_of(whole)
 
 
 def run(recipe: DpoRecipe) -> StageRecord:
@@ -107,10 +106,10 @@ def run(recipe: DpoRecipe) -> StageRecord:
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
         with roles.active(ROLE):
             if session.resumed is None:
-                trainers.evaluate(trainer)
+                trainer.evaluate()
                 require_log_two(latest(trainer), recipe)
             trainers.train(trainer)
-            trainers.evaluate(trainer)
+            trainer.evaluate()
         show_samples(roles, data, recipe, tracker)
         return stages.finish(
             stage="dpo",

@@ -14,6 +14,7 @@ ones rotated out. Tensors are safetensors and the rest is JSON: reading a checkp
 import errno
 import hashlib
 import json
+import math
 import os
 import random
 import shutil
@@ -138,18 +139,19 @@ class Checkpoints:
         free = shutil.disk_usage(place).free
         try:
             with probe.open("wb") as stream:
+                probe.unlink()  # now: whatever comes, the room is given back with the file's last handle
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(stream.fileno(), 0, needed)
                 elif free < needed:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise InputError(f"{place}: cannot be written ({error.strerror}). Give another out=FOLDER.") from None
             raise InputError(
                 f"{self.folder}: checkpoints need {needed:,} bytes (keep={self._section.keep} and one being written, "
                 f"{size:,} each), and the disk has {free:,} free ({error.strerror}). Free some, give another "
                 "out=FOLDER, or lower checkpoint.keep."
             ) from None
-        finally:
-            probe.unlink(missing_ok=True)
 
     def newest(self) -> Saved | None:
         """The newest checkpoint that verifies, or None where there is none at all.
@@ -161,19 +163,31 @@ class Checkpoints:
             return None
         for stale in self.folder.glob(".step-*"):
             shutil.rmtree(stale, ignore_errors=True)
-        problems = []
+        problems: list[str] = []
+        passed: list[Path] = []
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
             try:
-                return self._read(folder)
+                found = self._read(folder)
             except (OSError, ValueError, KeyError) as error:
+                passed.append(folder)
                 problems.append(f"{folder}: {error}")
                 print(f"checkpoint passed over: {folder}: {error}", file=sys.stderr, flush=True)
+            else:
+                self._set_aside(passed)
+                return found
         if problems:
             raise RecordError(
                 f"{self.folder}: there are {len(problems)} checkpoints and none verifies: {'; '.join(problems)}. "
                 "Put one back, or start anew with --restart."
             )
         return None
+
+    def _set_aside(self, damaged: list[Path]) -> None:
+        """Out of the names that count: as the newest ones they would make the rotation remove what is sound."""
+        for folder in damaged:
+            aside = folder.with_name(f"damaged-{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(folder, aside)
 
     def _verified(self, folder: Path) -> dict[str, Any]:
         """Its manifest, where every file is as it was written and it is of this recipe."""
@@ -243,6 +257,8 @@ def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, list | tuple):
         packed = [_pack(inner, f"{path}/{index}", tensors) for index, inner in enumerate(value)]
         return {"list" if isinstance(value, list) else "tuple": packed}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}  # a metric of a skipped batch; JSON has no NaN
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, numpy.generic):
@@ -256,6 +272,8 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     (kind, content), *_ = value.items()
     if kind == "tensor":
         return tensors[content]
+    if kind == "float":
+        return float(content)
     if kind == "items":
         return {key: _unpack(inner, tensors) for key, inner in content}
     packed = [_unpack(inner, tensors) for inner in content]

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 or 143 stopped by a signal with a
 """
 
 import argparse
+import errno
 import logging
 import os
 import sys
@@ -98,7 +99,8 @@ def guarded(work: Callable[[], None]) -> int:
         say("interrupted")
         return 130
     except DiskError as error:
-        say(f"error: {error}. The last checkpoint stands; make room, and the same command goes on.")
+        do = "look at the disk" if error.errno == errno.EIO else "make room"
+        say(f"error: {error}. What was saved before stands: {do}, and the same command goes on.")
         return 1
     except Exception:
         traceback.print_exc()

@@ -122,8 +122,8 @@ def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=ANSWER_SECONDS):
             return True
-    except urllib.error.HTTPError:
-        return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500  # a gateway says so of a server that is gone
     except (OSError, ValueError):
         return False
 
@@ -135,8 +135,9 @@ def _end_wandb() -> None:
     import wandb
 
     for child in psutil.Process().children():
-        if "wandb" in child.name():
-            child.kill()
+        with contextlib.suppress(psutil.Error):  # it may have ended by itself
+            if "wandb" in child.name():
+                child.kill()
     with contextlib.suppress(Exception, SystemExit):  # it would like to say good-bye to the process
         wandb.teardown()
 

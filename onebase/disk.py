@@ -22,6 +22,8 @@ def as_disk_error(error: BaseException, folder: Path, *, needed: int | None = No
     number = _number(error)
     if number not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
         return None
+    if isinstance(error, OSError) and isinstance(error.filename, str):
+        folder = Path(error.filename).parent  # where it is, when that is known: it may be a cache
     said = f"{os.strerror(number)}: the disk at {mount_point(folder)} has {free_bytes(folder)} bytes free"
     return DiskError(number, said if needed is None else f"{said}, and {needed} bytes were to be written")
 

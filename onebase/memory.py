@@ -48,7 +48,7 @@ class Halving:
                 raise TooLargeError(
                     f"one sequence at a time does not fit into memory ({said[0] if said else 'out of memory'}). "
                     "Turn on activation checkpointing, lower `limits`, or take base.quantization=nf4. "
-                    "The last checkpoint stands."
+                    "What was saved before stands."
                 )
             self.count += 1
             print(

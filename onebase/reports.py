@@ -24,6 +24,11 @@ class Report(TrainerCallback):
         self.latest: dict[str, float] = {}
         """The last value of each metric, under its full name."""
 
+    def go_on(self, tokens: float, metrics: Mapping[str, float]) -> None:
+        """Go on from a checkpoint: the tokens seen and the metrics logged until then."""
+        self._tokens = float(tokens)
+        self.latest.update(metrics)
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

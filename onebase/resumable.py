@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -41,6 +41,11 @@ class Resumable(Trainer):
     session: Session
     changed = False
     """Whether the optimiser has begun a step that is not logged yet."""
+    loss_is_a_mean: ClassVar[bool]
+    """Whether the loss of a micro-batch is the mean over its own rows, however many the whole batch has."""
+    batch: list[Any]
+    """Token ids of the micro-batches of the optimiser step that is being computed, and their losses."""
+    losses: list[float]
     _share = 1.0
     _boundary: tuple[int, dict[str, Any], dict[str, int], str, dict[str, Any]] | None = None
 
@@ -52,6 +57,7 @@ class Resumable(Trainer):
         state = json.dumps(dataclasses.asdict(self.state))
         self._boundary = (self.state.global_step, random_state(), self.session.tracker.sizes(), state, counted)
         self.changed = False
+        self.batch, self.losses = [], []
 
     def save_boundary(self) -> None:
         """Save the state at the last step's end. The weights are still those: no later step has changed them yet."""
@@ -67,6 +73,7 @@ class Resumable(Trainer):
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Any:
         """Forward and backward of a micro-batch, in pieces where it does not fit into memory."""
         size, before = self.rows_of(inputs), self._before_step()
+        self.batch.append(inputs["input_ids"].tolist())
         attempts: list[int] = []
 
         def attempt(count: int) -> Any:
@@ -76,16 +83,35 @@ class Resumable(Trainer):
             rows = halved(size, count)
             if rows == size:
                 return super(Resumable, self).training_step(model, dict(inputs), num_items_in_batch)
-            loss = 0.0
+            loss, weights = 0.0, list[float]()
             for start in range(0, size, rows):
                 piece = self.select_rows(inputs, list(range(start, min(start + rows, size))))
-                self._share = self.share_of(piece, inputs, counted=num_items_in_batch is not None)
+                weights.append(self.weigh(piece))
+                counted = num_items_in_batch is not None and not self.loss_is_a_mean
+                self._share = 1.0 if counted else weights[-1] / max(self.weigh(inputs), 1.0)
                 try:
                     loss = loss + super(Resumable, self).training_step(model, piece, num_items_in_batch)
                 finally:
                     self._share = 1.0
-            self._join_metrics(before, pieces=-(-size // rows))
+            self._join_metrics(before, weights)
             return loss
+
+        loss = self.session.halving.fit(attempt, size=size)
+        self.losses.append(float(loss))
+        return loss
+
+    def evaluate(self, *arguments: Any, **options: Any) -> Any:
+        """Measure on the held-out rows, in smaller batches where memory does not suffice for the recipe's."""
+        own: Any = self
+        size = own.args.per_device_eval_batch_size
+
+        def attempt(count: int) -> Any:
+            own._metrics["eval"].clear()
+            own.args.per_device_eval_batch_size = halved(size, count)
+            try:
+                return super(Resumable, self).evaluate(*arguments, **options)
+            finally:
+                own.args.per_device_eval_batch_size = size
 
         return self.session.halving.fit(attempt, size=size)
 
@@ -97,9 +123,9 @@ class Resumable(Trainer):
         """Some of a micro-batch's rows."""
         return {name: value[list(rows)] if torch.is_tensor(value) else value for name, value in inputs.items()}
 
-    def share_of(self, piece: Mapping[str, Any], whole: Mapping[str, Any], *, counted: bool) -> float:
-        """What a piece's loss weighs in that of its micro-batch. counted: it is divided by the whole batch's tokens."""
-        raise NotImplementedError
+    def weigh(self, inputs: Mapping[str, Any]) -> float:
+        """What the mean loss of these rows counts in that of a whole micro-batch."""
+        return float(self.rows_of(inputs))
 
     def compute_loss(self, *arguments: Any, **options: Any) -> Any:
         loss: Any = super().compute_loss(*arguments, **options)
@@ -120,13 +146,14 @@ class Resumable(Trainer):
         for parameter, gradient in before.gradients.items():
             parameter.grad = None if gradient is None else gradient.clone()
 
-    def _join_metrics(self, before: "_BeforeStep", *, pieces: int) -> None:
-        """One entry for the micro-batch in place of one for each piece."""
+    def _join_metrics(self, before: "_BeforeStep", weights: Sequence[float]) -> None:
+        """One entry for the micro-batch, their weighted mean, in place of one for each piece."""
         own: Any = self
         for name, values in own._metrics["train"].items():
             kept = before.counts.get(name, 0)
-            if len(values) == kept + pieces:
-                values[kept:] = [sum(values[kept:]) / pieces]
+            if len(values) == kept + len(weights):
+                pieces = zip(weights, values[kept:], strict=True)
+                values[kept:] = [sum(weight * value for weight, value in pieces) / max(sum(weights), 1.0)]
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -151,7 +178,7 @@ class Resumable(Trainer):
         content = self.session.resumed.state["stage"]
         restore_learning(content, self.roles, (ROLE,), own.optimizer, own.lr_scheduler)
         own._total_train_tokens = content["tokens"]
-        report_of(self).latest.update(content["metrics"])
+        report_of(self).go_on(content["tokens"], content["metrics"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -180,7 +207,8 @@ class Guard(TrainerCallback):
         if self.trainer is not None:
             # From here on a boundary saved would hold a strike that the repeated step counts again.
             self.trainer.changed = True
-        if not self._session.is_finite(state.global_step + 1, total, batch={"step": state.global_step + 1}):
+        batch, losses = ([], []) if self.trainer is None else (self.trainer.batch, self.trainer.losses)
+        if not self._session.is_finite(state.global_step + 1, *losses, total, batch=batch):
             # AdamW would carry a NaN into its moments: without gradients the step changes nothing.
             for parameter in kwargs["model"].parameters():
                 parameter.grad = None

@@ -48,6 +48,7 @@ class Tracker:
         self._stream = (folder / METRICS).open("a", encoding="utf-8")
         self._started = time.monotonic()
         self._summary: dict[str, float] = {}
+        self._artifact: Callable[[Dashboard], None] | None = None
         self._open = functools.partial(Dashboard, folder, stage, track, recipe)
         self._dashboard = self._open() if track.wandb != "off" else None
         if kept is not None:
@@ -93,6 +94,8 @@ class Tracker:
             dashboard = self._open(offline=True)
             self._replay(dashboard)
             dashboard.summarise(self._summary)
+            if self._artifact is not None:
+                self._artifact(dashboard)
         except Exception as error:  # what W&B may raise when it cannot even start is not listed anywhere
             print(f"W&B does not start again ({type(error).__name__}); the numbers are in {METRICS}.", file=sys.stderr)
             return None
@@ -117,7 +120,8 @@ class Tracker:
 
     def artifact(self, adapter: Path, *, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
         """Show the stage's adapter, and where it comes from, on the dashboard."""
-        self._tell(lambda dashboard: dashboard.artifact(adapter, parents=parents, details=details))
+        self._artifact = functools.partial(Dashboard.artifact, adapter=adapter, parents=parents, details=details)
+        self._tell(self._artifact)
 
     def summarise(self, values: Mapping[str, float]) -> None:
         """Final numbers, as the run's summary."""

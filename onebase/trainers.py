@@ -19,7 +19,6 @@ from transformers import (
 
 from onebase.errors import RecipeError
 from onebase.interruption import Interrupted
-from onebase.memory import halved
 from onebase.recipes import Section
 from onebase.reports import Report
 from onebase.resumable import ROLE, Guard, Resumable
@@ -142,6 +141,7 @@ def construct(roles: Roles, make: Callable[[], T], *, session: Session, names: M
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     trainer.roles, trainer.session = roles, session
+    trainer.batch, trainer.losses = [], []
     trainer.add_callback(Report(session.tracker, names))
     guard = Guard(session)
     guard.trainer = trainer
@@ -159,19 +159,3 @@ def train(trainer: "Resumable") -> None:
         if not trainer.changed:
             trainer.save_boundary()
         raise
-
-
-def evaluate(trainer: "Resumable") -> None:
-    """Measure on the held-out rows, in smaller batches where memory does not suffice for the recipe's."""
-    own: Any = trainer
-    size = own.args.per_device_eval_batch_size
-
-    def attempt(count: int) -> None:
-        own._metrics["eval"].clear()
-        own.args.per_device_eval_batch_size = halved(size, count)
-        try:
-            trainer.evaluate()
-        finally:
-            own.args.per_device_eval_batch_size = size
-
-    trainer.session.halving.fit(attempt, size=size)

@@ -80,7 +80,7 @@ def run(recipe: RewardRecipe) -> StageRecord:
         metrics |= {"reward/shift": shift, "reward/scale": scale}
         record.replace_file(recipe.out / "report.json", record.canonical(report))
         tracker.log(steps(data.training, recipe), metrics)
-        show_samples(roles, data.held_out, recipe, tracker)
+        show_samples(roles, data.held_out, recipe.halved(session.halving.count), tracker)
         return stages.finish(
             stage="reward",
             recipe=recipe,

@@ -58,6 +58,8 @@ class Data:
 class TokenTrainer(Resumable, SFTTrainer):
     """TRL's trainer with our checkpoints."""
 
+    loss_is_a_mean = False
+
     def rows_of(self, inputs: Mapping[str, Any]) -> int:
         return len(_starts(inputs)) if _is_packed(inputs) else super().rows_of(inputs)
 
@@ -73,11 +75,9 @@ class TokenTrainer(Resumable, SFTTrainer):
             )
         )
 
-    def share_of(self, piece: Mapping[str, Any], whole: Mapping[str, Any], *, counted: bool) -> float:
-        if counted:
-            return 1.0
-        learned, of = (int((one["labels"][..., 1:] != IGNORED).sum()) for one in (piece, whole))
-        return learned / max(of, 1)
+    def weigh(self, inputs: Mapping[str, Any]) -> float:
+        """Tokens that are learned."""
+        return float((inputs["labels"][..., 1:] != IGNORED).sum())
 
 
 def _is_packed(inputs: Mapping[str, Any]) -> bool:
@@ -104,9 +104,9 @@ def run(recipe: SftRecipe) -> StageRecord:
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
         with roles.active(ROLE):
             if session.resumed is None:
-                trainers.evaluate(trainer)
+                trainer.evaluate()
             trainers.train(trainer)
-            trainers.evaluate(trainer)
+            trainer.evaluate()
         show_samples(roles, data, recipe, tracker)
         return stages.finish(
             stage="sft",

@@ -136,9 +136,11 @@ def report(verdicts: Sequence[Verdict]) -> int:
     Console(width=100).print(table)
     real = [v for v in verdicts if not v.case.control]
     control = [v for v in verdicts if v.case.control]
-    blind = bool(control) and (all(v.equal for v in control) or not all(v.struck for v in control))
+    stages = dict.fromkeys(v.case.stage for v in control)
+    blind = [stage for stage in stages if all(v.equal for v in control if v.case.stage == stage)]
+    blind += [v.case.stage for v in control if not v.struck]
     if blind:
-        print("the control found no broken run: this harness cannot see what it is for")
+        print(f"the control found no broken run of {', '.join(blind)}: this harness cannot see what it is for")
     return 0 if verdicts and all(v.struck and v.equal for v in real) and not blind else 1
 
 

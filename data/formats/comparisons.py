@@ -11,8 +11,8 @@ from data.formats.instructions import instruction_prompt, prompts
 from data.records import Origin, Prompt, Ranking
 from onebase.errors import DataError
 
-GONE = ("[deleted]", "[removed]")
-"""What Reddit writes where a text was."""
+GONE = ("[deleted]", "[removed]", "[deleted by user]", "[ removed by reddit ]")
+"""What Reddit writes where a text was, in lower case."""
 
 
 def _builders(
@@ -64,7 +64,7 @@ def _summaries(row: Row, origin: Origin) -> Ranking:
 
 def _history(row: Row, origin: Origin) -> Prompt:
     history = fields.filled(row, "history", origin)
-    if history.strip() in GONE:
+    if history.strip().lower() in GONE:
         raise DataError(f"{origin}: 'history' was deleted. Drop the row.")
     return fields.asked(row, history, origin, task=fields.optional_text(row, "domain", origin))
 
@@ -77,7 +77,7 @@ def _shp(row: Row, origin: Origin) -> Ranking:
     keys = ("human_ref_A", "human_ref_B")
     responses = tuple(fields.text(row, key, origin) for key in keys)
     for key, response in zip(keys, responses, strict=True):
-        if response.strip() in GONE:
+        if response.strip().lower() in GONE:
             raise DataError(f"{origin}: '{key}' was deleted. Drop the row.")
     first = fields.one_of(row, "labels", (0, 1), origin)
     if row.get("score_A") is not None and row.get("score_B") is not None:

@@ -81,7 +81,7 @@ def _sharegpt(row: Row, origin: Origin) -> tuple[Message, ...]:
     """ShareGPT's `conversations`: [{from: human | gpt | system, value}]; some write role and content for them."""
     said = []
     for index, entry in enumerate(fields.objects(row, "conversations", origin)):
-        speaker, key = ("from", "value") if "from" in entry else ("role", "content")
+        speaker, key = ("from", "value") if entry.get("from") is not None else ("role", "content")
         role = SHAREGPT_ROLES.get(fields.text(entry, speaker, origin).lower())
         if role is None:
             known = ", ".join(SHAREGPT_ROLES)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 from data.formats.format import Part, Row
 from data.records import ROLES, Message, Origin, Prompt
+from data.strict_json import refuse_broken_text
 from onebase.errors import DataError
 
 R = TypeVar("R")
@@ -130,6 +131,7 @@ def _own_facts(meta: Any) -> dict[str, Any]:
     """An object of JSON; anything else that a publisher has under this name is nothing to us."""
     try:
         found = json.loads(meta) if isinstance(meta, str) else meta
+        refuse_broken_text(found)
         return json.loads(json.dumps(found, allow_nan=False)) if isinstance(found, dict) else {}
     except (TypeError, ValueError, RecursionError):
         return {}
@@ -154,8 +156,11 @@ def asked(row: Row, content: str, origin: Origin, *, task: str = "") -> Prompt:
 
 
 def joined(instruction: str, given: str) -> str:
-    """Alpaca's form: the input, where there is one, goes under the instruction."""
-    return f"{instruction}\n{given}" if given else instruction
+    """Alpaca's form: the input, where there is one, goes under the instruction. "<noinput>" is Alpaca's and
+    self-instruct's word for none."""
+    if not given.strip() or given.strip() == "<noinput>":
+        return instruction
+    return f"{instruction}\n{given}" if instruction.strip() else given
 
 
 def messages(row: Row, key: str, origin: Origin) -> tuple[Message, ...]:

@@ -169,6 +169,9 @@ def _task_rankings(row: Row, origin: Origin, options: Options) -> Iterator[Outco
 
         def make(wrong: Row = wrong, better: Row = better, place: Origin = place) -> Ranking:
             responses = (_first_output(better, place), _first_output(wrong, place))
+            right_ones = better["output"] if isinstance(better.get("output"), list) else responses[:1]
+            if responses[1] in right_ones:
+                raise DataError(f"{place}: contradictory: a negative example is one of the right answers. Drop it.")
             return Ranking(asked(wrong, place), responses, (0, 1))
 
         yield attempt(make)

@@ -24,10 +24,10 @@ def given_prompt(row: Row, origin: Origin) -> Prompt:
 
 
 def instruction_prompt(row: Row, origin: Origin) -> Prompt:
-    """{instruction, input?}. "<noinput>" is Alpaca's and self-instruct's own word for no input."""
+    """{instruction, input?}."""
     given = fields.optional_text(row, "input", origin)
     instruction = fields.text(row, "instruction", origin)
-    return fields.asked(row, fields.joined(instruction, "" if given.strip() == "<noinput>" else given), origin)
+    return fields.asked(row, fields.joined(instruction, given), origin)
 
 
 def _in_context(row: Row, origin: Origin) -> Prompt:

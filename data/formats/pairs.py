@@ -12,7 +12,12 @@ from onebase.errors import DataError
 
 KEYS = ("chosen", "rejected")
 
-SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen-rating", "rejected-rating"))
+SCORES = (
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen-rating", "rejected-rating"),
+    ("chosen_rating", "rejected_rating"),
+)
 """What publishers call the scores that a pair was made from."""
 
 Pair = tuple[Prompt, str, str]
@@ -173,6 +178,14 @@ def _format(name: str, publisher: str, keys: str, rows: dict[type, Builder], **m
     return Format(name=name, publisher=publisher, keys=frozenset(keys.split()), rows=rows, **more)
 
 
+def _chosen_demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
+    """`messages` is the chosen dialogue over again; where it is another one, it may be the rejected one."""
+    said, chosen = fields.messages(row, "messages", origin), fields.messages(row, "chosen", origin)
+    if said[-1] != chosen[-1]:
+        raise DataError(f"{origin}: contradictory: 'messages' does not end with the chosen reply. Drop the row.")
+    yield from messages_demonstrations(row, origin, options)
+
+
 FORMATS = [
     _format(
         "hh-rlhf",
@@ -215,7 +228,7 @@ FORMATS = [
         "prompt chosen rejected messages",
         {
             Prompt: _prompts(_with_prompt),
-            Demonstration: messages_demonstrations,
+            Demonstration: _chosen_demonstrations,
             Ranking: rankings(_with_prompt),
         },
     ),

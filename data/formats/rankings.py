@@ -36,7 +36,8 @@ def _own(row: Row, origin: Origin) -> Ranking:
     labels = row.get("labels") or []
     if not isinstance(labels, list):
         raise DataError(f"{origin}: 'labels' must be a list, one for each response. Mend the row, or drop it.")
-    return Ranking(given_prompt(row, origin), responses, found[0], tuple(map(str, labels)))
+    labels = fields.texts(row, "labels", origin) if labels else []
+    return Ranking(given_prompt(row, origin), responses, found[0], tuple(labels))
 
 
 # --- UltraFeedback ---

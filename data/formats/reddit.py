@@ -57,7 +57,7 @@ def _add_submission(row: Row, origin: Origin, threads: _Threads) -> str:
     title, body = fields.filled(row, "title", origin).strip(), fields.optional_text(row, "selftext", origin).strip()
     if name in threads.submissions or name in threads.left_out:
         return "copy of a submission"
-    if body in GONE or title in GONE or row.get("removed_by_category"):
+    if body.lower() in GONE or title.lower() in GONE or row.get("removed_by_category"):
         threads.left_out.add(name)
         return "a deleted submission"
     if row.get("is_self") is False:
@@ -80,7 +80,7 @@ def _add_comment(row: Row, origin: Origin, threads: _Threads) -> str:
     threads.seen.add(name)
     if parent != thread:
         return "a comment on a comment"
-    if body in GONE:
+    if body.lower() in GONE:
         return "a deleted comment"
     if row.get("stickied") is True or row.get("distinguished") == "moderator" or row.get("author") == "AutoModerator":
         return "a moderator's notice"

@@ -90,7 +90,7 @@ FILES: list[tuple[str, str, bytes, str]] = [
     ("NUL byte", "a.jsonl", GOOD + b'{"prompt": "\0"}\n', ":2:13: contains a NUL byte"),
     ("NUL byte in a list", "a.json", b'[{"prompt": "a\0"}]', ":1:15: contains a NUL byte"),
     ("surrogate in UTF-8", "a.jsonl", b'{"prompt": "\xed\xa0\x80"}\n', ":1:13: not UTF-8 (half of a surrogate pair"),
-    ("escaped NUL", "a.jsonl", rb'{"prompt": "\u0000", "response": "b"}', ":1: prompt contains an escaped NUL"),
+    ("escaped NUL", "a.jsonl", rb'{"prompt": "\u0000", "response": "b"}', ":1: prompt contains a NUL"),
     (
         "lone surrogate",
         "a.jsonl",
@@ -151,6 +151,7 @@ FILES: list[tuple[str, str, bytes, str]] = [
         "not valid CSV: field larger than field limit",
     ),
     ("column twice", "a.csv", b"prompt,prompt\na,b\n", ":1: the column 'prompt' is there twice"),
+    ("blank line for a header", "a.csv", b"\nprompt,response\na,b\n", ":1: the header is a blank line"),
     ("column without a name", "a.csv", b"prompt,\na,b\n", ":1: a column of the header has no name"),
     ("semicolons", "a.csv", b"prompt;response\na;b\n", ":1: the columns are separated by ';'"),
     ("tabs", "a.csv", b"prompt\tresponse\na\tb\n", r":1: the columns are separated by '\t'"),
@@ -159,6 +160,12 @@ FILES: list[tuple[str, str, bytes, str]] = [
     ("truncated Parquet", "a.parquet", parquet(prompt=["a"])[:-20], ": not a readable Parquet file"),
     ("column twice in Parquet", "a.parquet", parquet_of(TWICE), ": the column 'prompt' is there twice"),
     ("Parquet text not UTF-8", "a.parquet", parquet_of(pyarrow.table({"prompt": NOT_UTF8})), "is not UTF-8"),
+    (
+        "NUL character in Parquet",
+        "a.parquet",
+        parquet(prompt=["a\0b"], response=["c"]),
+        ":1: prompt contains a NUL character",
+    ),
     # nothing in it
     ("empty file", "a.jsonl", b"", ": no records. The file is empty"),
     ("blank lines only", "a.jsonl", b"\n \r\n\n", ": no records. The file is empty"),
@@ -198,6 +205,7 @@ RANKINGS: list[tuple[str, dict[str, Any], str]] = [
     ("response blank", {"responses": ["a", " "], "tiers": [0, 1]}, "response 2 is empty"),
     ("response twice", {"responses": ["a", "a"], "tiers": [0, 1]}, "response 2 is the same as an earlier one"),
     ("labels too few", {"responses": ["a", "b"], "tiers": [0, 1], "labels": ["x"]}, "2 responses but 1 labels"),
+    ("labels no texts", {"responses": ["a", "b"], "tiers": [0, 1], "labels": ["x", 1]}, "'labels' must be a list of"),
     ("rejected no text", {"chosen": "a", "rejected": 0}, "'rejected' must be text, found int"),
     ("chosen is rejected", {"chosen": "a", "rejected": "a"}, "response 2 is the same as an earlier one"),
 ]

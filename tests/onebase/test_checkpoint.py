@@ -197,3 +197,41 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Pa
     own.save(1, state(1))
     found = own.newest()
     assert found is not None and torch.equal(found.state["weights"][0], torch.ones(3))
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_a_damaged_newer_checkpoint_does_not_push_out_sound_ones(tmp_path: Path, keep: int) -> None:
+    section = CheckpointSection(keep=keep)
+    own = Checkpoints(tmp_path, section, recipe=RECIPE)
+    for step in (10, 20, 30)[-2:] if keep == 1 else (10, 20, 30):
+        Checkpoints(tmp_path, CheckpointSection(keep=9), recipe=RECIPE).save(step, state(step))
+    flip(tmp_path / "step-00000030" / "tensors.safetensors")
+    found = own.newest()
+    assert found is not None and found.step == 20
+    own.save(22, state(22))
+    kept = sorted(path.name for path in tmp_path.glob("step-*"))
+    assert kept == ["step-00000020", "step-00000022"][-keep:]
+    assert (tmp_path / "damaged-step-00000030").is_dir()
+    found = own.newest()
+    assert found is not None and found.step == 22
+
+
+def test_a_probe_for_room_leaves_nothing_even_where_it_is_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        assert not list(tmp_path.rglob(".room*")), "a kill here would leave a file as large as the room"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "posix_fallocate", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path).probe(1 << 20)
+
+
+def test_numbers_that_are_not_finite_come_back(tmp_path: Path) -> None:
+    own = make(tmp_path)
+    own.save(1, {"metrics": {"loss": float("nan"), "norm": float("inf")}})
+    found = own.newest()
+    assert found is not None
+    assert str(found.state["metrics"]["loss"]) == "nan"
+    assert found.state["metrics"]["norm"] == float("inf")

@@ -49,6 +49,7 @@ class Server:
     def __init__(self) -> None:
         self.silent = threading.Event()
         self.asked: list[str] = []
+        self.status = 200
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -63,7 +64,7 @@ class Server:
                     threading.Event().wait(300)
                 outer.asked.append(self.path)
                 content = json.dumps(outer.answer(self.path, body)).encode()
-                self.send_response(200)
+                self.send_response(outer.status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
@@ -177,5 +178,9 @@ def test_what_goes_wrong_in_the_work_is_raised_to_whom_asked_for_it(server: Serv
 def test_only_something_that_comes_back_is_an_answer(server: Server) -> None:
     assert answers(server.url)
     assert not answers("http://127.0.0.1:1")
+    server.status = 503
+    assert not answers(server.url), "a gateway in front of a server that is gone"
+    server.status = 404
+    assert answers(server.url)
     server.silent.set()
     assert not answers(server.url)

@@ -1,5 +1,6 @@
 """SFT on the tiny model: what TRL is given, and what it may not change."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -180,3 +181,22 @@ def test_a_micro_batch_in_pieces_adds_the_gradients_and_tokens_of_the_whole(
     largest = max(float(gradient.abs().max()) for gradient in added[0][0])
     for one, other in zip(added[0][0], added[1][0], strict=True):
         torch.testing.assert_close(other, one, rtol=0, atol=1e-5 * largest)
+
+
+def test_a_batch_that_is_not_finite_is_kept_with_its_tokens(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("trl.max_steps=2", "trl.packing=false", "checkpoint.strikes=9")
+    roles = start(recipe)
+    with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
+        data = read_data(recipe)
+        trainer = build_trainer(roles, data, recipe, session)
+        next(iter(roles.parameters(ROLE))).data.fill_(float("nan"))
+        with roles.active(ROLE):
+            trainers.train(trainer)
+    kept = sorted((recipe.out / "nonfinite").glob("*.json"))
+    assert len(kept) == 2
+    content = json.loads(kept[0].read_text())
+    assert len(content["values"]) == 2, "the loss and the gradient's norm"
+    trained = {tuple(one.input_ids) for one in data.training}
+    (batch,) = content["batch"]
+    for row in batch:
+        assert any(tuple(row[: len(ids)]) == ids for ids in trained)
