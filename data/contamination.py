@@ -2,7 +2,7 @@
 
 Three findings, in this order:
 
-* the normalised prompt is that of an evaluation prompt;
+* the normalised prompt is that of an evaluation prompt, or of one of its earlier turns, whatever the system messages;
 * row and evaluation prompt share `words` consecutive words (Brown et al. 2020, https://arxiv.org/abs/2005.14165,
   appendix C, uses 13). A run of words that more than `common` evaluation prompts share is a template's text and says
   nothing; an evaluation prompt shorter than `words` is found by the first finding alone;
@@ -13,6 +13,7 @@ Three findings, in this order:
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, PositiveInt
@@ -55,7 +56,8 @@ class Evaluation:
         sharing: dict[int, set[int]] = defaultdict(set)
         for index, prompt in enumerate(prompts):
             self._origins.append(str(prompt.origin))
-            self._whole.setdefault(normalised(prompt), index)
+            for asked in _questions(prompt):
+                self._whole.setdefault(asked, index)
             words = _words(_asked(prompt))
             self._shingles.append(_shingles(words))
             for run in _runs(words, section.words):
@@ -69,7 +71,7 @@ class Evaluation:
     def finding(self, record: Record) -> tuple[str, str] | None:
         """What is wrong with a record and the place of the evaluation prompt it holds; None when it is clean."""
         prompt = prompt_of(record)
-        if (index := self._whole.get(normalised(prompt))) is not None:
+        if (index := self._whole.get(_questions(prompt)[-1])) is not None:
             return "the prompt is an evaluation prompt", self._origins[index]
         for text in _texts(record):
             for run in _runs(_words(text), self.section.words):
@@ -140,6 +142,16 @@ def _texts(record: Record) -> Sequence[str]:
 # Chinese, Japanese and Korean leave no space between words: there, a character counts as one.
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
 _WORD = re.compile(f"[{_CJK}]|[^\\W{_CJK}]+")
+
+
+def _questions(prompt: Prompt) -> list[str]:
+    """What is asked at each of a conversation's turns, all that was said before included, without a system message."""
+    said = [message for message in prompt.messages if message.role != "system"]
+    return [
+        normalised(replace(prompt, messages=tuple(said[: index + 1])))
+        for index, message in enumerate(said)
+        if message.role == "user"
+    ]
 
 
 def _words(text: str) -> list[str]:

@@ -113,3 +113,19 @@ def test_a_stage_may_hand_over_its_own_evaluation_records(tmp_path: Path):
         load([source], Demonstration, seed=0, evaluation=held_out)
     # A source without the section is not checked.
     assert len(load([Source(source=train)], Demonstration, seed=0, evaluation=held_out).records) == 2
+
+
+def test_an_earlier_turn_of_an_evaluation_conversation_is_an_evaluation_prompt():
+    turns = (Message("user", "alpha beta"), Message("assistant", "so"), Message("user", "gamma delta"))
+    evaluation = Evaluation([Prompt(turns, Origin("test.jsonl", 1))], ContaminationSection())
+    for asked in (turns, turns[:1]):
+        assert evaluation.finding(Prompt(asked, Origin("train.jsonl", 1))) is not None
+    assert evaluation.finding(Prompt((Message("user", "gamma delta"),), Origin("train.jsonl", 1))) is None
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_system_message_hides_no_evaluation_prompt(trained: bool):
+    bare = prompt("2+2?")
+    briefed = Prompt((Message("system", "Be brief."), *bare.messages), bare.origin)
+    one, other = (briefed, bare) if trained else (bare, briefed)
+    assert Evaluation([other], ContaminationSection()).finding(one) is not None
