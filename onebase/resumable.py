@@ -44,8 +44,9 @@ class Resumable(Trainer):
     loss_is_a_mean: ClassVar[bool]
     """Whether the loss of a micro-batch is the mean over its own rows, however many the whole batch has."""
     batch: list[Any]
-    """Token ids of the micro-batches of the optimiser step that is being computed, and their losses."""
+    """Token ids of the micro-batches of the optimiser step that is being computed."""
     losses: list[float]
+    """Of the same micro-batches."""
     _share = 1.0
     _boundary: tuple[int, dict[str, Any], dict[str, int], str, dict[str, Any]] | None = None
 

@@ -29,3 +29,17 @@ def run_stage(tiny_base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 def parents(finish_run: Callable[[str], Path], tmp_path: Path) -> Path:
     """A copy of a finished fp32 run, to damage."""
     return Path(shutil.copytree(finish_run("fp32"), tmp_path / "run"))
+
+
+@pytest.fixture
+def onebase(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run `onebase ARGUMENTS`; exit code, stdout and stderr."""
+
+    from pipeline.cli import app
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        code = app([str(one) for one in arguments], standalone_mode=False)
+        said = capsys.readouterr()
+        return code or 0, said.out, said.err
+
+    return run

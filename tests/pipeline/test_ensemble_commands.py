@@ -18,7 +18,6 @@ from onebase.ensemble import CombineSection
 from onebase.generation import sample
 from onebase.scoring import score
 from onebase.seeding import generator
-from pipeline.cli import app
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -26,18 +25,6 @@ ROWS = [
     {"id": 7, "prompt": "What is the opposite of cold?", "responses": ["hot", "It is hot, I think.", "blue"]},
     {"prompt": "Name a city.", "response": "Paris"},
 ]
-
-
-@pytest.fixture
-def onebase(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run `onebase ARGUMENTS`; exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = app([str(one) for one in arguments], standalone_mode=False)
-        said = capsys.readouterr()
-        return code or 0, said.out, said.err
-
-    return run
 
 
 def put(path: Path, *rows: Any) -> Path:

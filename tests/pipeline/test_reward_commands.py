@@ -17,21 +17,8 @@ from onebase import record
 from onebase.base import load as load_base
 from onebase.recipes import BaseSection, ChatSection
 from onebase.roles import Roles
-from pipeline.cli import app
 
 Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def onebase(capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run `onebase ARGUMENTS`; exit code, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        code = app([str(one) for one in arguments], standalone_mode=False)
-        said = capsys.readouterr()
-        return code or 0, said.out, said.err
-
-    return run
 
 
 @pytest.fixture
