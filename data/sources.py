@@ -52,6 +52,8 @@ class Source(Section):
     """Rows that hold an evaluation prompt; None: not checked."""
     responses: tuple[int, int] = Field(default=(4, 4))
     """Fewest and most responses of a built-in ranking, 2 to 9."""
+    noise: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Of built-in rankings: probability that the annotator takes two neighbours in the order for each other."""
     revision: str | None = None
     """Commit or tag of a hub id."""
     longest_line: PositiveInt = LONGEST_LINE
@@ -207,14 +209,16 @@ def _builtin(source: Source, kind: type[K], seed: int) -> list[K]:
     makers: dict[type, Any] = {
         Prompt: generate.prompts,
         Demonstration: generate.demonstrations,
-        Ranking: lambda split, rows, seed: generate.rankings(split, rows, seed, responses=source.responses),
+        Ranking: lambda split, rows, seed: generate.rankings(
+            split, rows, seed, responses=source.responses, noise=source.noise
+        ),
     }
     return makers[kind](source.split, source.rows, seed)
 
 
 def _from_file(source: Source, kind: type[K], dropped: Dropped) -> Iterator[K]:
     path = Path(source.source)
-    _refuse_settings(source, "a file", "revision", "responses")
+    _refuse_settings(source, "a file", "revision", "responses", "noise")
     if not path.is_file():
         what = f"{path} is a folder, not a file" if path.is_dir() else f"there is no file {path}"
         raise DataError(f"data: {what}. Check the path; it is relative to where the command runs.")
@@ -233,7 +237,7 @@ def _from_file(source: Source, kind: type[K], dropped: Dropped) -> Iterator[K]:
 def _from_hub(source: Source, kind: type[K], dropped: Dropped) -> Iterator[K]:
     import datasets
 
-    _refuse_settings(source, "a hub id", "responses", "longest_line")
+    _refuse_settings(source, "a hub id", "responses", "noise", "longest_line")
     try:
         rows = datasets.load_dataset(source.source, split=source.split or "train", revision=source.revision)
     except Exception as error:  # the library raises a dozen kinds; all of them mean that this name gave no data

@@ -14,7 +14,7 @@ from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.records import Prompt
 from data.sources import load as load_records
 from data.tasks.checks import grade, has_check
-from evaluation import summary
+from evaluation import run_plots, summary
 from evaluation.recipe import CompareRecipe
 from evaluation.responses import Responder, texts
 from evaluation.statistics import Estimate, bootstrap, paired_difference
@@ -38,7 +38,12 @@ class Answers:
     name: str
     texts: list[str]
     metrics: dict[str, list[float]]
-    """correctness and form in [0, 1], reward, kl_to_sft in nats, length in tokens, stopped 0 or 1."""
+    """correctness, form and their mean (check) in [0, 1], reward, kl_to_sft in nats, length in tokens, stop_rate."""
+
+    def only(self, rows: Sequence[int]) -> "Answers":
+        """To these prompts."""
+        metrics = {name: [values[row] for row in rows] for name, values in self.metrics.items()}
+        return Answers(name=self.name, texts=[self.texts[row] for row in rows], metrics=metrics)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,20 @@ class Comparison:
     prompts: list[EncodedPrompt]
     answers: list[Answers]
     identities: list[DataIdentity]
+
+    def by_source(self) -> dict[str, "Comparison"]:
+        """The same of each source of prompts alone, by its name; of built-in tasks, by split."""
+        rows: dict[str, list[int]] = {}
+        for row, one in enumerate(self.prompts):
+            rows.setdefault(one.prompt.origin.source, []).append(row)
+        return {
+            source: Comparison(
+                prompts=[self.prompts[row] for row in own],
+                answers=[one.only(own) for one in self.answers],
+                identities=self.identities,
+            )
+            for source, own in sorted(rows.items())
+        }
 
     def estimates(self, seed: int) -> dict[str, dict[str, Estimate]]:
         """Mean and interval of every metric, by model."""
@@ -94,6 +113,10 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
         recipe=recipe.model_dump(mode="json"),
         estimates=comparison.estimates(recipe.seed),
         differences=comparison.differences(recipe.seed),
+        by_source={
+            source: (len(part.prompts), part.estimates(recipe.seed), part.differences(recipe.seed))
+            for source, part in comparison.by_source().items()
+        },
         samples=samples(comparison, recipe.shown),
         prompts=len(prompts),
         data=identities,
@@ -104,6 +127,7 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
     write_answers(comparison, folder / "answers.jsonl")
     replace_file(recipe.out / "lineage.json", record.canonical(summary.lineage(parents, recipe.out)))
     replace_file(recipe.out / "summary.json", record.canonical(content))
+    run_plots.write(content, {name: found.folder for name, found in parents.items()}, recipe.out / "plots")
     log(comparison, content, recipe, folder)
     return content
 
@@ -162,11 +186,15 @@ def judge(
 
 
 def check(prompts: Sequence[EncodedPrompt], answers: Sequence[str]) -> dict[str, list[float]]:
-    """Correctness and form by each task's own check; nothing where prompts bring none."""
+    """Correctness and form by each task's own check, and the mean of the two; nothing where prompts bring none."""
     if not all(has_check(one.prompt) for one in prompts):
         return {}
     grades = [grade(one.prompt, answer) for one, answer in zip(prompts, answers, strict=True)]
-    return {"correctness": [one.correctness for one in grades], "form": [one.form for one in grades]}
+    return {
+        "correctness": [one.correctness for one in grades],
+        "form": [one.form for one in grades],
+        "check": [one.mean for one in grades],
+    }
 
 
 def samples(comparison: Comparison, shown: int) -> list[dict[str, str]]:

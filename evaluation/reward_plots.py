@@ -1,33 +1,18 @@
-"""Figures of the reward report as SVG files: they open anywhere and hold no script."""
+"""Figures of the reward report."""
 
-import io
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from onebase.record import replace_file
-
-BLUE, GREY, ORANGE = "#3465a4", "#8a8a8a", "#c4660a"
+from evaluation.figures import BLUE, GREY, ORANGE, save
 
 
 def write(report: Mapping[str, Any], folder: Path) -> list[Path]:
     """One file a figure, the same bytes for the same report; returns the files."""
-    written = []
-    for name, draw in FIGURES.items():
-        figure = Figure(figsize=(4.8, 3.6), layout="constrained")
-        draw(figure.add_subplot(), report)
-        target = folder / f"{name}.svg"
-        stream = io.StringIO()
-        # The ids in the file would be random, and its date that of the run.
-        with mpl.rc_context({"svg.hashsalt": name}):
-            figure.savefig(stream, format="svg", metadata={"Date": None})
-        replace_file(target, stream.getvalue())
-        written.append(target)
-    return written
+    return [save(partial(draw, report=report), folder / f"{name}.svg") for name, draw in FIGURES.items()]
 
 
 def reliability(axes: Axes, report: Mapping[str, Any]) -> None:
@@ -70,7 +55,7 @@ def _intervals(axes: Axes, at: list[int], cells: list[Mapping[str, Any]], color:
     axes.errorbar(at, means, yerr=[below, above], marker="o", capsize=3, color=color, label=label)
 
 
-FIGURES: dict[str, Callable[[Axes, Mapping[str, Any]], None]] = {
+FIGURES: dict[str, Callable[..., None]] = {
     "reliability": reliability,
     "accuracy_by_gap": accuracy_by_gap,
     "best_of_n": best_of_n,

@@ -4,18 +4,25 @@ import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evaluation.statistics import Estimate
 from onebase import record
 from onebase.record import DataIdentity, Found
 from onebase.tracking import peak_rss_bytes
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 SCHEMA = 1
+
+Tables = Mapping[str, Mapping[str, Estimate]]
+"""Estimates by model or comparison, then by metric."""
 
 COLUMNS = {
     "correctness": "correctness",
     "form": "form",
+    "check": "check",
     "reward": "reward",
     "kl_to_sft": "KL to SFT",
     "length": "length",
@@ -28,8 +35,9 @@ def build(
     *,
     run: str,
     recipe: Mapping[str, Any],
-    estimates: Mapping[str, Mapping[str, Estimate]],
-    differences: Mapping[str, Mapping[str, Estimate]],
+    estimates: Tables,
+    differences: Tables,
+    by_source: Mapping[str, tuple[int, Tables, Tables]],
     samples: Sequence[Mapping[str, str]],
     prompts: int,
     data: Iterable[DataIdentity],
@@ -37,9 +45,9 @@ def build(
     seconds: float,
     device: str,
 ) -> dict[str, Any]:
-    """The content of summary.json."""
+    """The content of summary.json. by_source: number of prompts, estimates and differences of each source alone."""
 
-    def plain(tables: Mapping[str, Mapping[str, Estimate]]) -> dict[str, dict[str, dict[str, float]]]:
+    def plain(tables: Tables) -> dict[str, dict[str, dict[str, float]]]:
         return {key: {name: one.as_dict() for name, one in row.items()} for key, row in tables.items()}
 
     content: dict[str, Any] = {
@@ -52,6 +60,10 @@ def build(
         "prompts": prompts,
         "models": plain(estimates),
         "differences": plain(differences),
+        "by_source": {
+            source: {"prompts": count, "models": plain(own), "differences": plain(changes)}
+            for source, (count, own, changes) in by_source.items()
+        },
         "samples": [dict(one) for one in samples],
         "stages": {
             **{name: found.record.resources.model_dump() for name, found in parents.items()},
@@ -109,13 +121,11 @@ def show(content: Mapping[str, Any]) -> None:
     console.print(table)
     if "reward_model" in content:
         console.print(f"reward model: held-out pair accuracy {_cell('', content['reward_model']['pair_accuracy'])}")
-    for comparison, row in content["differences"].items():
-        shown = [
-            f"{COLUMNS[name]} {_cell(name, row[name], sign=True)}"
-            for name in ("correctness", "form", "reward")
-            if name in row
-        ]
-        console.print(f"{comparison}, paired: {', '.join(shown)}")
+    _show_differences(console, content["differences"])
+    if len(content["by_source"]) > 1:
+        for source, part in content["by_source"].items():
+            console.print(f"{source}, {part['prompts']} prompts:")
+            _show_differences(console, part["differences"])
     for sample in content["samples"]:
         console.print()
         for name, text in sample.items():
@@ -125,6 +135,16 @@ def show(content: Mapping[str, Any]) -> None:
         console.print(
             f"{stage:>8}: {resources['seconds']:7.1f} s, peak memory {resources['peak_rss_bytes'] / 2**30:.2f} GiB"
         )
+
+
+def _show_differences(console: "Console", differences: Mapping[str, Any]) -> None:
+    for comparison, row in differences.items():
+        shown = [
+            f"{COLUMNS[name]} {_cell(name, row[name], sign=True)}"
+            for name in ("correctness", "form", "check", "reward")
+            if name in row
+        ]
+        console.print(f"{comparison}, paired: {', '.join(shown)}")
 
 
 def _cell(name: str, estimate: Mapping[str, float] | None, *, sign: bool = False) -> str:

@@ -1,15 +1,35 @@
 """What learns, as a state: the weights of roles, the optimiser and its schedule."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from onebase.errors import RecordError
+from onebase.recipes import Schedule
 from onebase.roles import Roles
 
 OTHER_BYTES = 1 << 20
 """Random number generators, names and numbers of a checkpoint, at most."""
+
+
+def learning_rate_factor(step: int, total: int, warmup: int, schedule: Schedule) -> float:
+    """What the learning rate is multiplied by at optimiser step `step` of `total`, the first being 0.
+
+    It rises linearly over `warmup` steps, none of which is wasted on a rate of 0, and then stays at 1, or falls to 0 as
+    a line or as half a cosine (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, eq. 5, one cycle).
+    """
+    rising = min(1.0, (step + 1) / (warmup + 1))
+    # A step is the last of `total` when nothing is left of the way after it.
+    done = min(1.0, max(0.0, (step - warmup) / max(1, total - warmup)))
+    match schedule:
+        case "constant":
+            return rising
+        case "linear":
+            return rising * (1.0 - done)
+        case "cosine":
+            return rising * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
 def learning_state(

@@ -51,6 +51,10 @@ class AdapterSection(Section):
     targets: str | tuple[str, ...] = "all-linear"
 
 
+Schedule = Literal["constant", "linear", "cosine"]
+"""What a learning rate does after its warm-up."""
+
+
 class LimitsSection(Section):
     """Longest prompt and response, in tokens of the chat format, and what happens to longer ones."""
 

@@ -9,7 +9,7 @@ from data.sources import Source
 from onebase.checkpoint import CheckpointSection
 from onebase.ensemble import CombineSection
 from onebase.memory import halved
-from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, TrackSection
+from onebase.recipes import BaseSection, ChatSection, LimitsSection, Schedule, Section, TrackSection
 
 
 class ParentsSection(Section):
@@ -97,6 +97,8 @@ class TrainSection(Section):
     """For each trained role on its own: they share no parameter."""
     warmup_steps: int = Field(default=0, ge=0)
     """Optimiser steps over which the learning rate rises from 0."""
+    schedule: Schedule = "constant"
+    """What the learning rate does after the warm-up: stay, or fall to 0 at the last optimiser step."""
     old_logprobs: Literal["sampled", "recomputed"] = "sampled"
     """sampled: kept from decoding, one forward less. recomputed: by the training forward, where decoding is inexact."""
     activation_checkpointing: bool = False
@@ -133,6 +135,11 @@ class PpoRecipe(Section):
     def steps(self) -> int:
         """Rollout and update rounds in the run."""
         return self.train.episodes // self.train.batch
+
+    @property
+    def optimizer_steps(self) -> int:
+        """In the whole run, none skipped."""
+        return self.train.episodes // self.train.minibatch * self.train.inner_epochs
 
     def halved(self, count: int) -> "PpoRecipe":
         """The same run in micro-batches of 1/2^count, where memory does not suffice for those of the recipe."""

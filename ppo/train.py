@@ -22,7 +22,7 @@ from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
 from onebase.ensemble import FIRST, load_members, read_members, spread_of
-from onebase.learning import learning_state, restore_learning, state_bytes
+from onebase.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
 from onebase.progress import track
 from onebase.record import DataIdentity, Found, StageRecord
 from onebase.roles import Roles
@@ -169,7 +169,10 @@ def start_learner(roles: Roles, recipe: PpoRecipe) -> Learner:
     groups = [{"params": parameters, "lr": rates[role]} for role, parameters in trained.items()]
     optimizer = torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / (recipe.train.warmup_steps + 1))
+        optimizer,
+        lambda step: learning_rate_factor(
+            step, recipe.optimizer_steps, recipe.train.warmup_steps, recipe.train.schedule
+        ),
     )
     return Learner(optimizer=optimizer, schedule=schedule, trained=trained)
 

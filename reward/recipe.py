@@ -9,7 +9,7 @@ from data.labelers import LabelersSection
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
 from onebase.memory import halved
-from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, TrackSection
+from onebase.recipes import BaseSection, ChatSection, LimitsSection, Schedule, Section, TrackSection
 
 
 class ParentsSection(Section):
@@ -36,6 +36,8 @@ class TrainSection(Section):
     tokens_per_microbatch: PositiveInt = 2048
     """Tokens (padding included) that go through the model at once; decides memory, not results."""
     warmup_steps: int = Field(default=0, ge=0)
+    schedule: Schedule = "constant"
+    """What the learning rate does after the warm-up: stay, or fall to 0 at the last step (InstructGPT: cosine)."""
     max_grad_norm: PositiveFloat = 1.0
     shared_prompt: Literal["auto", "off"] = "auto"
     """auto: a ranking is one row with its prompt once, where the model allows it and it is estimated to be cheaper."""

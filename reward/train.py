@@ -27,7 +27,7 @@ from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
 from onebase.command import say
-from onebase.learning import learning_state, restore_learning, state_bytes
+from onebase.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
 from onebase.progress import track
 from onebase.rankings import batches_of, candidate_scores, supports_shared_rows
 from onebase.record import DataIdentity, Found, StageRecord
@@ -136,12 +136,12 @@ def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe
     """One optimiser step for every `rankings_per_step` prompts; goes on where a stopped run was."""
     parameters = [parameter for parameter in roles.parameters("reward") if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.train.learning_rate, weight_decay=0.0)
+    total, first = steps(rankings, recipe), session.first_step
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / (recipe.train.warmup_steps + 1))
+        optimizer, lambda step: learning_rate_factor(step, total, recipe.train.warmup_steps, recipe.train.schedule)
     )
     shared, loss_of = share_prompts(roles, recipe), choose_loss(recipe.loss)
     fit = functools.partial(session.halving.fit, size=recipe.train.tokens_per_microbatch)
-    total, first = steps(rankings, recipe), session.first_step
 
     def state() -> dict[str, Any]:
         return learning_state(roles, ("reward",), optimizer, schedule)

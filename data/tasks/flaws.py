@@ -133,17 +133,18 @@ def _rambled(answer: str, draw: Draw, prompt: str) -> list[str]:
 
 
 def _untidy(answer: str) -> list[str]:
+    """Trimmings that no task asks for. Not a full stop or a capital too many: whether those are wanted differs from task
+    to task, so on a task never seen nobody could tell."""
     bare = answer.removesuffix(".")
     return [
         f'"{answer}"',
         f"'{answer}'",
-        f"{bare}." if bare == answer else bare,
         f"{bare}!",
         f"Answer: {answer}",
         f"- {answer}",
+        f"* {answer}",
         f"**{answer}**",
         f"({answer})",
-        answer[0].lower() + answer[1:],
         answer.replace(", ", " "),
         answer.replace(", ", "\n"),
         answer.replace(", ", " / "),

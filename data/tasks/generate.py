@@ -29,7 +29,7 @@ DEMONSTRATION_FLAWS = {"rambling": 0.15, "wrong format": 0.10}
 
 _WEIGHTS = {
     "wrong": 5.0,
-    "wrong format": 2.0,
+    "wrong format": 3.0,
     "rambling": 2.0,
     "repetitive": 1.0,
     "truncated": 1.0,

@@ -227,6 +227,7 @@ SETTINGS: list[tuple[str, dict[str, Any], str]] = [
     ),
     ("revision of a file", {"source": "good.jsonl", "revision": "main"}, "`revision` says nothing for a file"),
     ("responses of a file", {"source": "good.jsonl", "responses": (4, 9)}, "`responses` says nothing for a file"),
+    ("noise of a file", {"source": "good.jsonl", "noise": 0.1}, "`noise` says nothing for a file"),
     (
         "cap of built-in tasks",
         {"source": "builtin:tasks", "split": "sft", "rows": 4, "per_task": 1},

@@ -108,6 +108,27 @@ def test_summary_and_table_hold_every_model_with_intervals(finished_run: Path, c
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("base", "sft", "ppo", "dpo", "pair accuracy", "peak memory"))
     assert content["samples"][0]["prompt"].split()[0] in printed
+    assert "builtin:tasks/heldout-templates, 4 prompts" in printed
+
+
+def test_each_source_of_prompts_has_a_table_of_its_own(finished_run: Path) -> None:
+    content = json.loads((finished_run / "summary.json").read_text())
+    parts = content["by_source"]
+    assert set(parts) == {"builtin:tasks/heldout-families", "builtin:tasks/heldout-templates"}
+    assert [part["prompts"] for part in parts.values()] == [4, 4]
+    for model, row in content["models"].items():
+        for name, estimate in row.items():
+            halves = [part["models"][model][name]["mean"] for part in parts.values()]
+            assert estimate["mean"] == pytest.approx(sum(halves) / 2, abs=2e-6)
+        both = (row["correctness"]["mean"] + row["form"]["mean"]) / 2
+        assert row["check"]["mean"] == pytest.approx(both, abs=2e-6)
+
+
+def test_the_figures_of_a_run_show_every_stage(finished_run: Path) -> None:
+    drawn = {path.stem: path.read_text() for path in (finished_run / "plots").glob("*.svg")}
+    assert {"sft_loss", "reward_loss", "ppo_score", "ppo_kl", "dpo_loss", "reward_against_kl"} <= set(drawn)
+    assert "reward_reliability" in drawn
+    assert all("<svg" in text and "<script" not in text for text in drawn.values())
 
 
 def test_answers_in_the_summary_are_those_of_the_table(finished_run: Path) -> None:

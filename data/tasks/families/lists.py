@@ -217,13 +217,13 @@ FAMILIES = (
     ),
     Family(
         name="first-item",
-        held_out=True,
         draw=_first_item,
         templates=(
             "What is the first item? {text}",
             "Write only the first word of the list: {text}",
             "Which item comes first? {text}",
             "Answer with the first of these: {text}",
+            "Which word does this list begin with? {text}",
         ),
     ),
     Family(

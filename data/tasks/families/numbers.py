@@ -193,13 +193,13 @@ FAMILIES = (
     ),
     Family(
         name="smallest",
-        held_out=True,
         draw=_smallest,
         templates=(
             "Which number is the smallest? {text}",
             "Write only the lowest number: {text}",
             "Find the smallest of these numbers. {text}",
             "What is the minimum of {text}?",
+            "Of these numbers, give the smallest: {text}",
         ),
     ),
     Family(

@@ -129,6 +129,13 @@ def _extract_city(random: Random) -> Draw:
     return _choice(f"In {year} {name} {verb.past} the {thing} in {city}.", city, name, year, thing)
 
 
+def _extract_year(random: Random) -> Draw:
+    name, city, thing = random.choice(NAMES), random.choice(CITIES), random.choice(THINGS)
+    verb, year = random.choice(VERBS_WITH_OBJECT), random.randint(1900, 2020)
+    text = f"{name} {verb.past} the {thing} in {city} in {year}."
+    return _choice(text, str(year), name, city, str(year + random.choice([-10, 10, 3, -3])))
+
+
 FAMILIES = (
     Family(
         name="who",
@@ -143,13 +150,13 @@ FAMILIES = (
     ),
     Family(
         name="where",
-        held_out=True,
         draw=_where,
         templates=(
             "{text} Where does {name} live? Answer with the city only.",
             "Answer with one word. {text} Where does {name} live?",
             "In which city does {name} live? {text}",
             "{text} Name the city of {name}.",
+            "Read this: {text} Which city is {name} in?",
         ),
     ),
     Family(
@@ -227,6 +234,17 @@ FAMILIES = (
             "Which city is named here? Answer with the city. {text}",
             "Find the name of the city. {text}",
             "Give only the city from this sentence: {text}",
+        ),
+    ),
+    Family(
+        name="extract-year",
+        held_out=True,
+        draw=_extract_year,
+        templates=(
+            "Extract the year: {text}",
+            "Which year is named here? Answer with the year. {text}",
+            "Find the year. {text}",
+            "Give only the year from this sentence: {text}",
         ),
     ),
 )

@@ -80,6 +80,17 @@ def _replace(random: Random) -> Draw:
     )
 
 
+def _rename(random: Random) -> Draw:
+    (old, new, other), verb, thing = random.sample(NAMES, 3), random.choice(VERBS_WITH_OBJECT), random.choice(THINGS)
+    return _rewritten(
+        f"{old} {verb.past} the {thing}.",
+        f"{new} {verb.past} the {thing}.",
+        f"{other} {verb.past} the {thing}.",
+        f"They {verb.past} the {thing}.",
+        new=new,
+    )
+
+
 FAMILIES = (
     Family(
         name="past-tense",
@@ -134,6 +145,17 @@ FAMILIES = (
             'Put "{new}" in place of "{old}": {text}',
             'Write the sentence with "{new}" and not "{old}". {text}',
             'Swap the word "{old}" for "{new}": {text}',
+        ),
+    ),
+    Family(
+        name="rename",
+        held_out=True,
+        draw=_rename,
+        templates=(
+            'Replace the name with "{new}": {text}',
+            'Change the person to "{new}" in this sentence. {text}',
+            'Put "{new}" where the name is: {text}',
+            "Say this of {new}: {text}",
         ),
     ),
 )

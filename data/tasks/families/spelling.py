@@ -41,6 +41,20 @@ def _capitals(random: Random) -> Draw:
     )
 
 
+def _small_letters(random: Random) -> Draw:
+    colour, (noun, other) = random.choice(COLOURS), random.sample(_NOUNS, 2)
+    adjective = random.choice(sorted(OPPOSITES))
+    text = f"{adjective} {colour} {noun}"
+    wrong = (f"{adjective} {colour} {other}", text.title())
+    return Draw(
+        fields={"text": text.upper()},
+        gold=text,
+        wrong=wrong,
+        answer=Literal(text, wrong),
+        form=phrase(3),
+    )
+
+
 def _bad_plural(noun: str) -> str:
     return noun + ("s" if plural(noun) != noun + "s" else "es")
 
@@ -124,6 +138,17 @@ FAMILIES = (
             "Put this in capitals. {text}",
             "Make all letters capital: {text}",
             "Convert to upper case: {text}",
+        ),
+    ),
+    Family(
+        name="small-letters",
+        held_out=True,
+        draw=_small_letters,
+        templates=(
+            "Write in small letters: {text}",
+            "Change every letter to lower case: {text}",
+            "Put this in small letters. {text}",
+            "Convert to lower case: {text}",
         ),
     ),
     Family(

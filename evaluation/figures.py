@@ -1,0 +1,27 @@
+"""How figures are written: SVG files that open anywhere, hold no script and are the same bytes for the same numbers."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from onebase.record import replace_file
+
+BLUE, GREY, ORANGE, GREEN = "#3465a4", "#8a8a8a", "#c4660a", "#3a7d34"
+COLOURS = (BLUE, ORANGE, GREEN, GREY)
+
+
+def save(draw: Callable[[Axes], None], target: Path) -> Path:
+    """One pair of axes as a file, replaced as a whole."""
+    figure = Figure(figsize=(4.8, 3.6), layout="constrained")
+    draw(figure.add_subplot())
+    stream = io.StringIO()
+    # The ids in the file would be random, and its date that of the run.
+    with mpl.rc_context({"svg.hashsalt": target.stem}):
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    target.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(target, stream.getvalue())
+    return target

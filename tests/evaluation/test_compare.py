@@ -1,0 +1,56 @@
+"""Tables of a comparison by hand: each source of prompts alone, and the mean of both grades."""
+
+from pathlib import Path
+
+import pytest
+
+from data.chat import EncodedPrompt
+from data.tasks import generate
+from evaluation import run_plots
+from evaluation.compare import Answers, Comparison, check
+
+
+def encoded(rows: int = 6) -> list[EncodedPrompt]:
+    """Prompts of both held-out splits by turns; their tokens do not matter here."""
+    return [EncodedPrompt(prompt=prompt, ids=(1,)) for prompt in generate.prompts("heldout", rows, seed=3)]
+
+
+def comparison() -> Comparison:
+    before = Answers(name="base", texts=list("abcdef"), metrics={"form": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]})
+    after = Answers(name="sft", texts=list("ABCDEF"), metrics={"form": [0.1, 0.1, 0.4, 0.2, 0.7, 0.4]})
+    return Comparison(prompts=encoded(), answers=[before, after], identities=[])
+
+
+def test_each_source_has_the_rows_of_its_own_prompts() -> None:
+    parts = comparison().by_source()
+    families, templates = (parts[f"builtin:tasks/{split}"] for split in ("heldout-families", "heldout-templates"))
+    assert [one.prompt.meta["family"] for one in families.prompts] == [
+        one.meta["family"] for one in generate.prompts("heldout-families", 3, seed=3)
+    ]
+    assert families.answers[1].texts == ["A", "C", "E"]
+    assert templates.answers[1].texts == ["B", "D", "F"]
+    assert families.estimates(0)["base"]["form"].mean == pytest.approx(0.2)
+    assert families.differences(0)["sft over base"]["form"].mean == pytest.approx((0.1 + 0.2 + 0.3) / 3)
+    assert templates.differences(0)["sft over base"]["form"].mean == pytest.approx((0.0 - 0.1 - 0.1) / 3)
+
+
+def test_the_check_is_the_mean_of_correctness_and_form() -> None:
+    prompts = encoded()
+    rambling = [f"Well, I am quite sure that it must be {one.prompt.meta['gold']}" for one in prompts]
+    grades = check(prompts, rambling)
+    assert any(correct != form for correct, form in zip(grades["correctness"], grades["form"], strict=True))
+    for correct, form, both in zip(*grades.values(), strict=True):
+        assert both == pytest.approx((correct + form) / 2)
+
+
+def test_figures_are_drawn_of_what_was_logged_and_twice_alike(tmp_path: Path) -> None:
+    stage = tmp_path / "ppo"
+    stage.mkdir()
+    lines = ['{"step": 1, "ppo/score": 0.1, "ppo/kl": 0.0}', '{"step": 2, "ppo/score": 0.4, "ppo/kl": 0.3}']
+    (stage / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    cell = {"mean": 0.4, "low": 0.2, "high": 0.5}
+    summary = {"models": {"base": {"form": cell}, "ppo": {"reward": cell, "kl_to_sft": cell}}}
+    drawn = run_plots.write(summary, {"ppo": stage, "dpo": tmp_path / "none"}, tmp_path / "plots")
+    assert {path.name for path in drawn} == {"ppo_score.svg", "ppo_kl.svg", "reward_against_kl.svg"}
+    first = [path.read_bytes() for path in drawn]
+    assert [path.read_bytes() for path in run_plots.write(summary, {"ppo": stage}, tmp_path / "plots")] == first
