@@ -133,8 +133,8 @@ def _rambled(answer: str, draw: Draw, prompt: str) -> list[str]:
 
 
 def _untidy(answer: str) -> list[str]:
-    """Trimmings that no task asks for. Not a full stop or a capital too many: whether those are wanted differs from task
-    to task, so on a task never seen nobody could tell."""
+    """Trimmings that no task asks for. A full stop or a capital too many is none of them: whether those are wanted
+    differs from task to task, so on a task never seen nobody could tell."""
     bare = answer.removesuffix(".")
     return [
         f'"{answer}"',
@@ -175,7 +175,8 @@ def _wrong(draw: Draw, prompt: str) -> list[str]:
 
 
 def _wrong_and_untidy(draw: Draw, prompt: str) -> list[str]:
-    return [text for wrong in draw.wrong for text in (*_rambled(wrong, draw, prompt), *_untidy(wrong))]
+    # Twice the trimmings, for there are more ways to ramble.
+    return [text for wrong in draw.wrong for text in (*_rambled(wrong, draw, prompt), *_untidy(wrong), *_untidy(wrong))]
 
 
 def _truncated(draw: Draw, prompt: str) -> list[str]:

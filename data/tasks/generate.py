@@ -28,17 +28,21 @@ DEMONSTRATION_FLAWS = {"rambling": 0.15, "wrong format": 0.10}
 """Shares of demonstrations that are right but not tidy: what preferences are there to mend. The rest is gold."""
 
 _WEIGHTS = {
-    "wrong": 5.0,
-    "wrong format": 3.0,
+    "wrong": 3.0,
+    "wrong format": 2.4,
     "rambling": 2.0,
-    "repetitive": 1.0,
-    "truncated": 1.0,
-    "wrong and untidy": 1.5,
+    "wrong and untidy": 6.0,
+    "repetitive": 0.7,
+    "truncated": 0.7,
     "off-task": 1.0,
-    "copied input": 1.0,
+    "copied input": 0.7,
     "refusal": 0.5,
 }
-"""How often a flaw is drawn for a ranking, relative to the others."""
+"""How often a flaw is drawn for a ranking, relative to the others.
+
+Such that right and wrong answers are about equally often tidy, trimmed and rambling: were wrong ones mostly tidy, then
+trimmings would be a sign of being right, and a model that cannot tell right from wrong would learn to like them.
+"""
 _TRIES = 1000
 """Inputs drawn before a split is declared out of reach; one in ten fits the rarest split."""
 _DRAWS = 8

@@ -123,6 +123,20 @@ def test_grades_fall_from_tier_to_tier_and_gold_is_perfect(split: str):
         assert [TIERS[row.labels[i]] < TIERS[row.labels[j]] for i, j in row.pairs] == [True] * len(row.pairs)
 
 
+def test_how_an_answer_is_written_does_not_say_whether_it_is_right():
+    """Else a model that cannot tell right from wrong would learn to like what is written like the right ones."""
+    right = {"gold": True, "wrong": False, "wrong format": True, "rambling": True, "wrong and untidy": False}
+    found: dict[str, list[bool]] = {"tidy": [], "trimmed": [], "rambling": []}
+    for row in ranked("reward", 400):
+        words = len(row.prompt.meta["gold"].split())
+        for label, response in zip(row.labels, row.responses, strict=True):
+            if label in right:
+                untidy = "trimmed" if len(response.split()) <= words + 1 and label != "rambling" else "rambling"
+                found["tidy" if label in ("gold", "wrong") else untidy].append(right[label])
+    for manner, answers in found.items():
+        assert 0.4 <= sum(answers) / len(answers) <= 0.65, manner
+
+
 def test_texts_are_within_the_sizes_the_demo_needs():
     for row in ranked("heldout", 200):
         assert tokens(row.prompt.user_text) <= PROMPT_TOKENS
