@@ -28,15 +28,15 @@ DEMONSTRATION_FLAWS = {"rambling": 0.15, "wrong format": 0.10}
 """Shares of demonstrations that are right but not tidy: what preferences are there to mend. The rest is gold."""
 
 _WEIGHTS = {
-    "wrong": 3.0,
-    "wrong format": 2.4,
+    "wrong": 5.0,
+    "wrong format": 2.2,
     "rambling": 2.0,
-    "wrong and untidy": 6.0,
-    "repetitive": 0.7,
+    "wrong and untidy": 4.5,
+    "repetitive": 1.0,
     "truncated": 0.7,
-    "off-task": 1.0,
-    "copied input": 0.7,
-    "refusal": 0.5,
+    "off-task": 1.5,
+    "copied input": 0.5,
+    "refusal": 0.3,
 }
 """How often a flaw is drawn for a ranking, relative to the others.
 
