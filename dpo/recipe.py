@@ -19,6 +19,9 @@ else:
     )
 
 
+Pairing = Literal["best-worst", "best-random", "all"]
+
+
 class ParentsSection(Section):
     """The finished stage whose adapter this one starts from, and is held to."""
 
@@ -40,8 +43,10 @@ class DpoRecipe(Section):
     chat: ChatSection = ChatSection()
     parents: ParentsSection
     data: tuple[Source, ...] = Field(min_length=1)
-    pairs: Literal["best-worst", "all"] = "best-worst"
-    """Which (chosen, rejected) pairs a ranking gives: its first best against its last worst response, or every pair."""
+    pairs: Pairing = "best-worst"
+    """Which (chosen, rejected) pairs a ranking gives. best-worst: its first best against its last worst response.
+    best-random: its first best against one of the worse ones, drawn by the seed (Tunstall et al. 2023, Zephyr,
+    arXiv:2310.16944), so that near misses are seen too. all: every pair."""
     evaluation: EvaluationSection
     limits: LimitsSection = LimitsSection()
     trl: DpoArguments = Field(default_factory=DpoArguments, validate_default=True)

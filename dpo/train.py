@@ -9,6 +9,7 @@ Rafailov et al. 2023, https://arxiv.org/abs/2305.18290, eq. 7.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from data.chat import Chat, EncodedRanking, Limiter, encode_rankings
 from data.records import Ranking
 from data.sources import Loaded
 from data.sources import load as load_records
-from dpo.recipe import DpoRecipe
+from dpo.recipe import DpoRecipe, Pairing
 from evaluation.responses import likeliest
 from onebase import base as bases
 from onebase import stages, trainers
@@ -30,7 +31,7 @@ from onebase.record import DataIdentity, StageRecord
 from onebase.reports import latest
 from onebase.resumable import ROLE, Resumable
 from onebase.roles import Roles
-from onebase.seeding import seed_everything
+from onebase.seeding import seed_everything, stream
 from onebase.session import Session
 from onebase.stages import Stopwatch
 from onebase.tracking import Tracker
@@ -150,8 +151,8 @@ def build_trainer(roles: Roles, data: Data, recipe: DpoRecipe, session: Session)
         lambda: TokenPairTrainer(
             model=model,
             args=config,
-            train_dataset=Dataset.from_list(to_pairs(data.training, every_pair=recipe.pairs == "all")),
-            eval_dataset=Dataset.from_list(to_pairs(data.held_out, every_pair=recipe.pairs == "all")),
+            train_dataset=Dataset.from_list(to_pairs(data.training, recipe.pairs, recipe.seed)),
+            eval_dataset=Dataset.from_list(to_pairs(data.held_out, recipe.pairs, recipe.seed)),
             processing_class=roles.base.tokenizer,
         ),
         session=session,
@@ -159,13 +160,22 @@ def build_trainer(roles: Roles, data: Data, recipe: DpoRecipe, session: Session)
     )
 
 
-def to_pairs(rankings: Sequence[EncodedRanking], *, every_pair: bool) -> list[dict[str, list[int]]]:
-    """(chosen, rejected) as tokens: of each ranking every pair, or its first best against its last worst response."""
+def choose_pairs(ranking: Ranking, pairing: Pairing, draw: Random) -> list[tuple[int, int]]:
+    """(better, worse) indices of the responses that a ranking sets against each other."""
+    if pairing == "all":
+        return ranking.pairs
+    tiers = ranking.tiers
+    best = tiers.index(min(tiers))
+    if pairing == "best-random":
+        return [(best, draw.choice([worse for better, worse in ranking.pairs if better == best]))]
+    return [(best, len(tiers) - 1 - tiers[::-1].index(max(tiers)))]
+
+
+def to_pairs(rankings: Sequence[EncodedRanking], pairing: Pairing, seed: int) -> list[dict[str, list[int]]]:
+    """(chosen, rejected) as tokens. What is drawn for a ranking depends on the seed and its place alone."""
     rows = []
-    for one in rankings:
-        tiers = one.ranking.tiers
-        ends = (tiers.index(min(tiers)), len(tiers) - 1 - tiers[::-1].index(max(tiers)))
-        for better, worse in one.ranking.pairs if every_pair else [ends]:
+    for index, one in enumerate(rankings):
+        for better, worse in choose_pairs(one.ranking, pairing, Random(stream(seed, "dpo", "pairs", index))):
             chosen, rejected = one.responses_ids[better], one.responses_ids[worse]
             rows.append(
                 {"prompt_ids": list(one.prompt_ids), "chosen_ids": list(chosen), "rejected_ids": list(rejected)}

@@ -101,7 +101,21 @@ def test_pairs_are_the_ends_of_a_ranking_or_all_of_it() -> None:
     prompt = Prompt(messages=(Message("user", "q"),), origin=Origin("here", 1))
     ranking = Ranking(prompt=prompt, responses=("a", "b", "c", "d"), tiers=(1, 0, 2, 2))
     encoded = EncodedRanking(ranking, (1,), ((10,), (11,), (12,), (13,)))
-    (ends,) = to_pairs([encoded], every_pair=False)
+    (ends,) = to_pairs([encoded], "best-worst", 0)
     assert (ends["chosen_ids"], ends["rejected_ids"]) == ([11], [13])
-    every = {(row["chosen_ids"][0], row["rejected_ids"][0]) for row in to_pairs([encoded], every_pair=True)}
+    every = {(row["chosen_ids"][0], row["rejected_ids"][0]) for row in to_pairs([encoded], "all", 0)}
     assert every == {(11, 10), (11, 12), (11, 13), (10, 12), (10, 13)}
+
+
+def test_the_best_meets_every_worse_response_equally_often_and_the_seed_decides() -> None:
+    prompt = Prompt(messages=(Message("user", "q"),), origin=Origin("here", 1))
+    ranking = Ranking(prompt=prompt, responses=("a", "b", "c", "d"), tiers=(1, 0, 2, 0))
+    encoded = EncodedRanking(ranking, (1,), ((10,), (11,), (12,), (13,)))
+    rows = to_pairs([encoded] * 400, "best-random", 3)
+    assert {row["chosen_ids"][0] for row in rows} == {11}
+    rejected = [row["rejected_ids"][0] for row in rows]
+    assert set(rejected) == {10, 12}  # never the one it is tied with
+    assert 150 <= rejected.count(10) <= 250
+    assert rows == to_pairs([encoded] * 400, "best-random", 3)
+    assert rows != to_pairs([encoded] * 400, "best-random", 4)
+    assert rows[:7] == to_pairs([encoded] * 7, "best-random", 3)
