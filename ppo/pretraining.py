@@ -39,7 +39,7 @@ class Pretraining:
         return self
 
     def chosen(self, minibatch: int) -> list[int]:
-        """Which pieces a mini-batch of the step takes: all are seen before one comes again, in a new order each time."""
+        """Which pieces a mini-batch of the step takes: all are seen before one comes again."""
         first = ((self._step - 1) * self._minibatches + minibatch) * self._count
         total, orders, found = len(self._pieces), dict[int, list[int]](), list[int]()
         for position in range(first, first + self._count):
@@ -51,7 +51,7 @@ class Pretraining:
         return found
 
     def add_gradients(self, minibatch: int, recipe: PpoRecipe) -> None:
-        """Add gamma times the gradient of the mini-batch's texts to `.grad`. recipe: with the micro-batches that fit."""
+        """Add gamma times the gradient of the mini-batch's texts to `.grad`. recipe: with micro-batches that fit."""
         episodes = as_episodes([self._pieces[index] for index in self.chosen(minibatch)], self._roles)
         self._losses[minibatch] = backward(
             self._roles, episodes, weight=self._section.weight, tokens_per_microbatch=recipe.train.tokens_per_microbatch
