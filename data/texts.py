@@ -101,6 +101,8 @@ def _texts(source: TextSource, dropped: Dropped, seed: int) -> list[Prompt]:
             found.append(one)
     if source.rows is not None and source.rows > len(found):
         raise DataError(f"data: {source.source}: {source.rows} rows asked for, there are {len(found)}. Lower `rows`.")
+    if not found:
+        raise DataError(f"data: {source.source}: no texts: the file or its split '{source.split}' is empty.")
     order = seeded_order(len(found), seed)
     return [found[index] for index in order[: source.rows]]
 
