@@ -113,7 +113,7 @@ def value_explains_nothing(rows: Rows, section: AlarmsSection) -> str | None:
     """The value function is worse than a constant, step after step, after it has had time to learn."""
     explained = _values(rows, "ppo/explained_variance")
     recent = explained[-section.window :]
-    if len(explained) < 2 * section.window or max(recent) >= 0:
+    if len(explained) < 2 * section.window or max(recent) >= section.explained_variance:
         return None
     return (
         f"the value function has explained less than nothing of the returns for {section.window} steps (now "

@@ -69,6 +69,9 @@ class AlarmsSection(Section):
     """What must be left of the entropy at the start."""
     stop_fall: PositiveFloat = 0.2
     """By how much the share of finished responses may fall."""
+    explained_variance: float = Field(default=-0.05, le=0)
+    """What the value function may explain at least, in one step of the window. A constant explains 0 and, measured on
+    few episodes, a little less."""
     stop: bool = False
     """Whether an alarm ends the run."""
 

@@ -52,7 +52,7 @@ def evaluated(*pairs: tuple[Any, Any]) -> list[dict[str, float]]:
             "value explains nothing",
             "value.learning_rate",
             rows(explained_variance=[0.5, 0.1, -0.1, -0.2]),
-            rows(explained_variance=[-0.5, -0.1, 0.01, -0.2]),
+            rows(explained_variance=[-0.5, -0.1, -0.04, -0.2]),
         ),
         (
             "reward up, check down",
