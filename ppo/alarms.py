@@ -9,6 +9,7 @@ was skipped) are passed over.
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+from onebase.errors import InputError
 from ppo.steering_recipe import AlarmsSection
 
 Rows = Sequence[Mapping[str, float]]
@@ -133,7 +134,7 @@ ALARMS: dict[str, Alarm] = {
 }
 
 
-class AlarmError(Exception):
+class AlarmError(InputError):
     """An alarm rang, and the recipe says that the run ends then."""
 
 

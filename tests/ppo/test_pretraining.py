@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import ConstantLR
 
 from data.chat import Chat
 from data.texts import TextSource, cut, load_pieces
+from onebase.episodes import Episodes
 from onebase.errors import DataError
 from onebase.recipes import ChatSection
 from onebase.roles import Roles
 from ppo.pretraining import Pretraining, as_episodes, backward, lm_loss
 from ppo.recipe import PpoRecipe
 from ppo.steering_recipe import PretrainingSection
+from ppo.update import Batch, Learner, Tally, gradients_of
 
 PIECES = [((5,), (9, 40, 7)), ((60, 61), (2,)), ((11,), (12, 13, 14, 15, 16)), ((8,), (3, 4))]
 TOKENS = 11
@@ -110,6 +113,39 @@ def test_a_minibatch_that_is_tried_again_counts_once(roles: Roles) -> None:
         loss_by_definition(roles, [PIECES[index] for index in mix.chosen(minibatch)]).item() for minibatch in (0, 1)
     ]
     assert mix.metrics == {"ppo/pretraining_loss": pytest.approx(sum(losses) / 2, abs=1e-5)}
+
+
+def test_texts_are_added_to_what_ppo_has_left_and_to_nothing_older(
+    roles: Roles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a mini-batch: an earlier one's gradient is gone, PPO's is there, and the texts' comes on top."""
+
+    def put(value: float) -> None:
+        for parameter in roles.parameters("policy"):
+            parameter.grad = torch.full_like(parameter, value) + (0 if parameter.grad is None else parameter.grad)
+
+    def ppo(roles: Roles, minibatch: object, recipe: PpoRecipe) -> Tally:
+        put(2.0)
+        return Tally()
+
+    monkeypatch.setattr("ppo.update.backward", ppo)
+    optimizer = torch.optim.SGD(roles.parameters("policy"), lr=0.1)
+    learner = Learner(
+        optimizer=optimizer, schedule=ConstantLR(optimizer), trained={"policy": roles.parameters("policy")}
+    )
+    budgets = list[int]()
+
+    def texts(recipe: PpoRecipe) -> None:
+        budgets.append(recipe.train.tokens_per_microbatch)
+        put(3.0)
+
+    episodes = Episodes.of([[5]], [[6]], pad_id=0)
+    zeros = torch.zeros(1, 1)
+    batch = Batch(episodes=episodes, old_logprobs=zeros, old_values=zeros, returns=zeros, advantages=zeros)
+    put(7.0)
+    gradients_of(roles, batch, learner, recipe_of(tokens_per_microbatch=64), texts, 1)
+    assert all(bool((one == 5.0).all()) for one in gradients(roles))
+    assert budgets == [32]
 
 
 @pytest.fixture
