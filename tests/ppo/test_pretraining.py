@@ -171,7 +171,7 @@ def test_plain_texts_come_from_any_file_by_their_key(chat: Chat, tmp_path: Path)
     path.write_text("\n".join([*lines, json.dumps({"body": None})]) + "\n")
     source = {"source": str(path), "text": "body", "on_bad_row": "drop"}
     pieces, (identity,) = load_pieces([TextSource.model_validate(source)], chat, tokens=64, seed=0)
-    decoded = {chat.tokenizer.decode([*given, *predicted]) for given, predicted in pieces}
+    decoded = {str(chat.tokenizer.decode([*given, *predicted])) for given, predicted in pieces}
     assert decoded == {f"The answer is {number}." for number in range(100)}
     assert (identity.kept, identity.dropped) == (100, {"no text": 1})
     held, train = (
