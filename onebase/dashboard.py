@@ -74,6 +74,10 @@ class Dashboard:
         """Final numbers, as the run's summary."""
         self._try(lambda: self._run.summary.update(dict(values)))
 
+    def alert(self, title: str, text: str) -> None:
+        """A message to whoever has asked W&B for alerts, by mail or Slack."""
+        self._try(lambda: self._run.alert(title=title, text=text))
+
     def finish(self, *, failed: bool) -> None:
         """Send the rest and close the run."""
         self._try(lambda: self._run.finish(exit_code=int(failed)), waits=True)

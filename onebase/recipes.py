@@ -73,8 +73,8 @@ class TrackSection(Section):
     """The pipeline run this stage belongs to; None: the name of the folder around the stage's."""
 
 
-UNCOUNTED = frozenset({"out", "track", "checkpoint"})
-"""Top-level keys that do not change a result: where it goes, who is told, how often it is saved."""
+UNCOUNTED = frozenset({"out", "track", "checkpoint", "alarms"})
+"""Top-level keys that do not change a result: where it goes, who is told and of what, how often it is saved."""
 
 R = TypeVar("R", bound=Section)
 

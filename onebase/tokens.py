@@ -19,6 +19,11 @@ def masked_sum(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Floa
     return x.masked_fill(~mask, 0.0).sum()
 
 
+def masked_sum_rows(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
+    """Sum of each row's entries where `mask` holds."""
+    return x.masked_fill(~mask, 0.0).sum(dim=1)
+
+
 def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
     """Mean over the entries where `mask` holds; 0 where there is none."""
     return masked_sum(x, mask) / mask.sum().clamp(min=1)

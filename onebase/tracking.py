@@ -123,6 +123,12 @@ class Tracker:
         self._artifact = functools.partial(Dashboard.artifact, adapter=adapter, parents=parents, details=details)
         self._tell(self._artifact)
 
+    def alert(self, title: str, text: str, *, step: int) -> None:
+        """Something that a person should look at: on stderr, as a row of `alarms.jsonl`, and as a W&B alert."""
+        print(f"{self.stage}, step {step}: {title}: {text}", file=sys.stderr, flush=True)
+        self.table("alarms", ["title", "text"], [[title, text]], step=step)
+        self._tell(lambda dashboard: dashboard.alert(title, text))
+
     def summarise(self, values: Mapping[str, float]) -> None:
         """Final numbers, as the run's summary."""
         self._summary.update(values)

@@ -1,11 +1,19 @@
-"""Advantages and returns of response tokens.
+"""Advantages of response tokens: how much better each was than expected.
 
-Shapes: B = episodes, T = longest response, in tokens. mask[b, t]: token t of response b was generated.
+gae compares with a learned value function. The others compare a response with the other responses to its prompt (its
+group) and need no value function: every token of a response gets the same advantage.
+
+Shapes: B = episodes, T = longest response, in tokens; G = responses of a group, which lie one behind the other.
+mask[b, t]: token t of response b was generated.
 """
+
+from collections.abc import Callable, Mapping
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from onebase.tokens import masked_sum_rows
 
 
 def gae(
@@ -37,3 +45,54 @@ def gae(
         following = deltas[:, step] + discount * trace * following
         advantages[:, step] = following
     return advantages.masked_fill(~mask, 0.0), (advantages + values).masked_fill(~mask, 0.0)
+
+
+def rloo(returns: Float[Tensor, " B"], *, group: int) -> Float[Tensor, " B"]:
+    """A response's return less the mean return of the others of its group: an unbiased baseline.
+
+        A_i = R_i - 1 / (G - 1) sum_{j != i} R_j
+
+    Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740, eq. 9 (Kool et al. 2019).
+    """
+    grouped = _grouped(returns, group)
+    others = (grouped.sum(dim=1, keepdim=True) - grouped) / (group - 1)
+    return (grouped - others).flatten()
+
+
+def grpo(returns: Float[Tensor, " B"], *, group: int) -> Float[Tensor, " B"]:
+    """A response's return, standardised within its group; 0 in a group whose returns are all equal.
+
+        A_i = (R_i - mean(R)) / std(R)
+
+    Shao et al. 2024, https://arxiv.org/abs/2402.03300, section 4.1.2; std divides by G - 1, as torch and TRL do.
+    """
+    grouped = _grouped(returns, group)
+    return ((grouped - grouped.mean(dim=1, keepdim=True)) / (grouped.std(dim=1, keepdim=True) + 1e-4)).flatten()
+
+
+def dr_grpo(returns: Float[Tensor, " B"], *, group: int) -> Float[Tensor, " B"]:
+    """A response's return less its group's mean, not divided by anything: dividing by the standard deviation gives
+    questions that are nearly always or nearly never answered right more weight.
+
+    Liu et al. 2025, https://arxiv.org/abs/2503.20783, eq. 3. (G - 1) / G times RLOO's.
+    """
+    grouped = _grouped(returns, group)
+    return (grouped - grouped.mean(dim=1, keepdim=True)).flatten()
+
+
+GROUPED: Mapping[str, Callable[..., Tensor]] = {"rloo": rloo, "grpo": grpo, "dr_grpo": dr_grpo}
+"""Estimators that compare the responses to one prompt: no value function is loaded with them."""
+
+
+def compare_groups(
+    rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, kind: str, group: int
+) -> Float[Tensor, "B T"]:
+    """The advantage of each token by a grouped estimator, from the undiscounted return of its response; 0 outside the
+    mask."""
+    advantages = GROUPED[kind](masked_sum_rows(rewards, mask), group=group)
+    return advantages.unsqueeze(1).expand(mask.shape).masked_fill(~mask, 0.0)
+
+
+def _grouped(returns: Float[Tensor, " B"], group: int) -> Float[Tensor, "P G"]:
+    assert group > 1 and len(returns) % group == 0, "whole groups of two responses or more"
+    return returns.view(-1, group)

@@ -19,18 +19,75 @@ def policy_loss(
     mask: Bool[Tensor, "B T"],
     *,
     clip: float,
+    dual_clip: float | None = None,
 ) -> Float[Tensor, "B T"]:
     """The clipped surrogate, as a loss.
 
         ratio = pi(a|s) / pi_old(a|s)
         L     = -min(ratio * A, clamp(ratio, 1 - clip, 1 + clip) * A)
 
-    Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 7.
+    Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 7. Where A < 0 it has no lower end: with dual_clip > 1
+
+        L     = -max(min(...), dual_clip * A)          where A < 0
+
+    Ye et al. 2020, https://arxiv.org/abs/1912.09729, eq. 5.
     """
     ratio = importance_ratio(logprobs, old_logprobs, mask)
     advantages = advantages.masked_fill(~mask, 0.0)
     gain = torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip, 1.0 + clip) * advantages)
+    if dual_clip is not None:
+        gain = torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), gain)
     return (-gain).masked_fill(~mask, 0.0)
+
+
+def reference_kl_loss(
+    logprobs: Float[Tensor, "B T"], reference: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+) -> Float[Tensor, "B T"]:
+    """KL(policy || reference) a token in nats by k3, with its gradient: the penalty of GRPO, outside the reward.
+
+        L = pi_ref / pi - 1 - log(pi_ref / pi)
+
+    http://joschu.net/blog/kl-approx.html; Shao et al. 2024, https://arxiv.org/abs/2402.03300, eq. 4. Its value is an
+    unbiased estimate of the KL, its gradient is not that of the KL: on samples of the policy it is that of
+    KL(reference || policy), so it has an optimum of its own.
+    """
+    log_ratio = (reference - logprobs).masked_fill(~mask, 0.0)
+    # expm1: exp(x) - 1 loses all digits of a small x and may come out negative.
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def token_weights(
+    mask: Bool[Tensor, "B T"], *, aggregation: str, limit: int
+) -> Float[Tensor, "B T"]:
+    """What each token's loss is multiplied by in a mini-batch's loss, which is the sum of the products; 0 outside.
+
+        token-mean       1 / tokens of the mini-batch       (Ziegler et al. 2019; DAPO)
+        sequence-mean    1 / (B * tokens of the response)   (GRPO)
+        constant         1 / (B * limit)                    (Dr. GRPO: a token weighs the same in any response)
+
+    limit: the most tokens that a response can have. Computed once for a mini-batch, so that micro-batches of any size
+    add up to the same gradient.
+    """
+    if aggregation == "token-mean":
+        weights = torch.full(mask.shape, 1.0 / max(1, int(mask.sum())))
+    elif aggregation == "sequence-mean":
+        weights = (1.0 / (len(mask) * mask.sum(dim=1, keepdim=True).clamp(min=1))).expand(mask.shape).cpu()
+    else:
+        weights = torch.full(mask.shape, 1.0 / (len(mask) * limit))
+    return weights.to(mask.device).masked_fill(~mask, 0.0)
+
+
+def truncated_importance(
+    trained: Float[Tensor, "B T"], sampled: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, cap: float
+) -> Float[Tensor, "B T"]:
+    """How much likelier the model that is trained found each token than the engine that sampled it, at most `cap`.
+
+        w = min(pi_trained(a|s) / pi_sampled(a|s), cap)
+
+    Multiplied into the policy's loss it corrects for samples that are not quite the policy's own (another engine, other
+    arithmetic), at the price of a little bias: Ionides 2008, https://doi.org/10.1198/106186008X320456. 1 outside.
+    """
+    return (trained - sampled).masked_fill(~mask, 0.0).exp().clamp(max=cap)
 
 
 def value_loss(

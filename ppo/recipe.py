@@ -10,6 +10,7 @@ from onebase.checkpoint import CheckpointSection
 from onebase.ensemble import CombineSection
 from onebase.memory import halved
 from onebase.recipes import BaseSection, ChatSection, LimitsSection, Schedule, Section, TrackSection
+from ppo.steering_recipe import Steered
 
 
 class ParentsSection(Section):
@@ -104,7 +105,7 @@ class TrainSection(Section):
     activation_checkpointing: bool = False
 
 
-class PpoRecipe(Section):
+class PpoRecipe(Steered):
     """Stage 3: PPO from an SFT adapter against a reward model."""
 
     base: BaseSection

@@ -32,6 +32,8 @@ from onebase.stages import Stopwatch
 from onebase.tracking import Tracker, peak_rss_bytes
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Clock, Rollout, Targets, collect, compute_targets, require_zero_kl
+from ppo.side_stages import Origin
+from ppo.steering import Steering, read_steering_data
 from ppo.update import Learner, update
 
 
@@ -53,20 +55,25 @@ def run(recipe: PpoRecipe) -> StageRecord:
     stages.require_one_process("ppo")
     parents = read_parents(recipe)
     data = read_data(recipe)
+    steered = read_steering_data(recipe, data.chat, data.prompts)
+    identities = [*data.identities, *steered.identities]
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
     roles = start_roles(base, parents, recipe)
     learner = start_learner(roles, recipe)
-    size = state_bytes(roles, list(learner.trained))
-    with stages.open_session(recipe, "ppo", recipe, parents=parents, data=data.identities, state_bytes=size) as session:
+    origin = Origin(recipe=recipe, base=base, parents=parents, data=identities, watch=watch)
+    steering = Steering(roles, steered, origin, learner.optimizer)
+    size = state_bytes(roles, list(learner.trained)) + steering.state_bytes
+    with stages.open_session(recipe, "ppo", recipe, parents=parents, data=identities, state_bytes=size) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
-        tracker, metrics = session.tracker, restore(session, roles, learner)
+        tracker, metrics = session.tracker, restore(session, roles, learner, steering)
         steps = range(session.first_step, recipe.steps + 1)
         prompts_of = itertools.islice(batches(data, recipe), session.first_step - 1, None)
 
         def state() -> dict[str, Any]:
             return learning_state(roles, tuple(learner.trained), learner.optimizer, learner.schedule) | {
-                "metrics": metrics
+                "metrics": metrics,
+                "steering": steering.state(),
             }
 
         for step, prompts in track(zip(steps, prompts_of, strict=True), total=len(steps), description="ppo"):
@@ -76,17 +83,22 @@ def run(recipe: PpoRecipe) -> StageRecord:
                 if step == 1:
                     smaller = recipe.halved(session.halving.count)
                     tracker.log(0, {"ppo/decoding_error": require_zero_kl(roles, rollout, smaller)})
+                    steering.measure_start(tracker)
                 clock.lap("rollout_and_scoring")
                 targets = compute_targets(rollout, recipe)
                 session.changing()
                 draw = generator(recipe.seed, "update", step)
                 accept = guard(session, step, rollout)
-                learned = update(roles, rollout, targets, learner, recipe, draw, accept, session.halving)
+                learned = update(
+                    roles, rollout, targets, learner, recipe, draw, accept, session.halving, steering.mix(step)
+                )
                 clock.lap("update")
-                metrics = describe(rollout, targets, learned, clock)
+                metrics = describe(rollout, targets, learned, clock) | steering.after(step, tracker)
                 tracker.log(step, metrics)
+                steering.watch(step, metrics, tracker)
                 if step in (1, recipe.steps):
                     show_samples(data.chat, prompts, rollout, targets, tracker, step)
+        steering.finish()
         return stages.finish(
             stage="ppo",
             recipe=recipe,
@@ -95,7 +107,7 @@ def run(recipe: PpoRecipe) -> StageRecord:
             roles=roles,
             role="policy",
             parents=parents,
-            data=data.identities,
+            data=identities,
             metrics={name: value for name, value in metrics.items() if "/time/" not in name},
             watch=watch,
             tracker=tracker,
@@ -117,12 +129,13 @@ def guard(session: Session, step: int, rollout: Rollout) -> Callable[[Sequence[f
     return lambda norms, rows: session.is_finite(step, *norms, batch=[sequences[row] for row in rows])
 
 
-def restore(session: Session, roles: Roles, learner: Learner) -> dict[str, float]:
+def restore(session: Session, roles: Roles, learner: Learner, steering: Steering) -> dict[str, float]:
     """Go on from the session's checkpoint, where there is one; returns the metrics of its step."""
     if session.resumed is None:
         return {}
     found = session.resumed.state["stage"]
     restore_learning(found, roles, tuple(learner.trained), learner.optimizer, learner.schedule)
+    steering.restore(found["steering"])
     session.restore_random()
     return dict(found["metrics"])
 

@@ -86,17 +86,20 @@ def update(
     generator: torch.Generator,
     accept: Callable[[Sequence[float], Sequence[int]], bool],
     halving: Halving,
+    mix: Callable[[int, PpoRecipe], None] = lambda minibatch, recipe: None,
 ) -> dict[str, float]:
     """Optimise policy and value on one rollout; returns metrics without their `ppo/` prefix.
 
     accept: told the gradient norms and the rows of each mini-batch; where it says no, the mini-batch is skipped.
     halving: what to do where a micro-batch does not fit into memory.
+    mix: adds what is not PPO's to the gradients of a mini-batch, given by its number: pretraining texts.
     """
     mask = rollout.episodes.mask
     batch = to_batch(rollout, targets, roles.base.device)
     tally, norms = Tally(), dict[str, list[float]]()
-    for rows in minibatches(len(rollout.episodes), recipe, generator):
-        own = halving.fit(partial(gradients_of, roles, batch.select(rows), learner, recipe), size=recipe.largest)
+    for number, rows in enumerate(minibatches(len(rollout.episodes), recipe, generator)):
+        extra = partial(mix, number)
+        own = halving.fit(partial(gradients_of, roles, batch.select(rows), learner, recipe, extra), size=recipe.largest)
         found = {
             role: torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
             for role, parameters in learner.trained.items()
@@ -117,10 +120,19 @@ def update(
     }
 
 
-def gradients_of(roles: Roles, minibatch: Batch, learner: Learner, recipe: PpoRecipe, halvings: int) -> Tally:
+def gradients_of(
+    roles: Roles,
+    minibatch: Batch,
+    learner: Learner,
+    recipe: PpoRecipe,
+    extra: Callable[[PpoRecipe], None],
+    halvings: int,
+) -> Tally:
     """The gradients of one mini-batch, and nothing else, in `.grad`."""
     learner.optimizer.zero_grad(set_to_none=True)
-    return backward(roles, minibatch, recipe.halved(halvings))
+    tally = backward(roles, minibatch, recipe.halved(halvings))
+    extra(recipe.halved(halvings))
+    return tally
 
 
 def to_batch(rollout: Rollout, targets: Targets, device: torch.device) -> Batch:

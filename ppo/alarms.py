@@ -1,0 +1,170 @@
+"""Alarms: what a person would have seen in the curves, had one looked.
+
+Each is a pure function of the run's rows of metrics, oldest first, and says what is wrong, the likely cause and the
+knob to turn, or None. "Now" is the mean of the last `window` steps, "at the start" that of the first; an alarm that
+compares the two is silent before they are apart. Numbers that are missing or not finite (a step whose every mini-batch
+was skipped) are passed over.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from onebase.errors import InputError
+from ppo.steering_recipe import AlarmsSection
+
+Rows = Sequence[Mapping[str, float]]
+Alarm = Callable[[Rows, AlarmsSection], str | None]
+
+EVALUATED = "ppo/eval/reward"
+CHECKED = "ppo/eval/check"
+WATCHED = (
+    "ppo/kl",
+    "ppo/ratio_max",
+    "ppo/response_length",
+    "ppo/entropy",
+    "ppo/stop_rate",
+    "ppo/explained_variance",
+    EVALUATED,
+    CHECKED,
+)
+"""What the alarms read."""
+
+LONGEST_WINDOW = 64
+
+
+def kl_above_budget(rows: Rows, section: AlarmsSection) -> str | None:
+    """The policy has moved further from SFT than the reward model can be trusted."""
+    now = _late(_values(rows, "ppo/kl"), section)
+    if now is None or now <= section.kl:
+        return None
+    return (
+        f"the KL to the SFT policy is {now:.3g} nats a response, over alarms.kl={section.kl:g}. The policy is far from "
+        "the texts that the reward model has seen, so its scores mean little. Raise kl.weight, or lower "
+        "train.learning_rate."
+    )
+
+
+def reward_up_check_down(rows: Rows, section: AlarmsSection) -> str | None:
+    """Over-optimisation: what the reward model sees rises while what is checked falls (Gao et al. 2022)."""
+    both = [(row[EVALUATED], row[CHECKED]) for row in rows if EVALUATED in row and CHECKED in row]
+    if len(both) < 2:
+        return None
+    reward, check = both[-1]
+    best_reward, best_check = max(both[:-1], key=lambda pair: pair[1])
+    if reward <= best_reward or check >= best_check - section.check_fall:
+        return None
+    return (
+        f"held out, the reward has risen from {best_reward:.3g} to {reward:.3g} while the check has fallen from "
+        f"{best_check:.3g} to {check:.3g}: the policy exploits what the reward model gets wrong. Stop here and use "
+        "`best/`, raise kl.weight, or give parents.reward several models with reward.terms.0.combine."
+    )
+
+
+def length_drift(rows: Rows, section: AlarmsSection) -> str | None:
+    """Responses have become much longer or much shorter."""
+    lengths = _values(rows, "ppo/response_length")
+    start, now = _early(lengths, section), _late(lengths, section)
+    if start is None or now is None or start / section.length_factor <= now <= start * section.length_factor:
+        return None
+    cause = "longer" if now > start else "shorter"
+    return (
+        f"responses have {now:.3g} tokens, at the start they had {start:.3g}: the reward pays for {cause} ones, "
+        "whatever they say. Look at the samples and at the reward model's bias for length (its report shows it); "
+        "raise kl.weight, or add a penalty on length to reward.terms."
+    )
+
+
+def entropy_collapse(rows: Rows, section: AlarmsSection) -> str | None:
+    """The policy says the same thing every time; nothing is left to choose from."""
+    entropies = _values(rows, "ppo/entropy")
+    start, now = _early(entropies, section), _late(entropies, section)
+    if start is None or now is None or now >= section.entropy_share * start:
+        return None
+    return (
+        f"the entropy is {now:.3g} nats a token, at the start it was {start:.3g}: the policy has stopped exploring. "
+        "Lower train.learning_rate or train.inner_epochs, or raise kl.weight."
+    )
+
+
+def stop_rate_falling(rows: Rows, section: AlarmsSection) -> str | None:
+    """Responses no longer end."""
+    rates = _values(rows, "ppo/stop_rate")
+    start, now = _early(rates, section), _late(rates, section)
+    if start is None or now is None or now >= start - section.stop_fall:
+        return None
+    return (
+        f"{now:.0%} of the responses end by themselves, at the start {start:.0%} did: the policy forgets to stop. "
+        "Raise reward.eos_penalty, or sampling.max_new_tokens if good answers need the room."
+    )
+
+
+def ratio_too_large(rows: Rows, section: AlarmsSection) -> str | None:
+    """A single update has changed a token's probability beyond what clipping is for."""
+    ratios = _values(rows[-1:], "ppo/ratio_max")
+    if not ratios or ratios[-1] <= section.ratio:
+        return None
+    return (
+        f"a token has become {ratios[-1]:.3g} times as likely within one update (alarms.ratio={section.ratio:g}): "
+        "steps are too large, or the log-probabilities from decoding are not the model's. Lower train.learning_rate or "
+        "train.inner_epochs; look at ppo/decoding_error, and try train.old_logprobs=recomputed."
+    )
+
+
+def value_explains_nothing(rows: Rows, section: AlarmsSection) -> str | None:
+    """The value function is worse than a constant, step after step, after it has had time to learn."""
+    explained = _values(rows, "ppo/explained_variance")
+    recent = explained[-section.window :]
+    if len(explained) < 2 * section.window or max(recent) >= section.explained_variance:
+        return None
+    return (
+        f"the value function has explained less than nothing of the returns for {section.window} steps (now "
+        f"{recent[-1]:.3g}; 0 is a constant): its advantages are noise. Raise value.learning_rate or value.weight, or "
+        "take value.kind=adapter."
+    )
+
+
+ALARMS: dict[str, Alarm] = {
+    "KL above budget": kl_above_budget,
+    "reward up, check down": reward_up_check_down,
+    "length drift": length_drift,
+    "entropy collapse": entropy_collapse,
+    "stop rate falling": stop_rate_falling,
+    "ratio too large": ratio_too_large,
+    "value explains nothing": value_explains_nothing,
+}
+
+
+class AlarmError(InputError):
+    """An alarm rang, and the recipe says that the run ends then."""
+
+
+def ringing(rows: Rows, section: AlarmsSection) -> dict[str, str]:
+    """What every alarm that rings after the last of these rows says, by its name."""
+    said = {name: alarm(rows, section) for name, alarm in ALARMS.items()}
+    return {name: text for name, text in said.items() if text is not None}
+
+
+def remember(rows: Rows, row: Mapping[str, float]) -> list[dict[str, float]]:
+    """The rows with one more, without those in the middle that no alarm reads any more.
+
+    Rows with an evaluation are all kept: there are few, and the best of them may be anywhere.
+    """
+    kept = [*map(dict, rows), {name: row[name] for name in WATCHED if name in row}]
+    first, last = LONGEST_WINDOW, len(kept) - 2 * LONGEST_WINDOW
+    return [one for index, one in enumerate(kept) if index < first or index >= last or EVALUATED in one]
+
+
+def _values(rows: Rows, name: str) -> list[float]:
+    return [row[name] for row in rows if name in row and math.isfinite(row[name])]
+
+
+def _early(values: Sequence[float], section: AlarmsSection) -> float | None:
+    """The mean of the first steps; None until they are over and as many more have passed."""
+    if len(values) < 2 * section.window:
+        return None
+    return sum(values[: section.window]) / section.window
+
+
+def _late(values: Sequence[float], section: AlarmsSection) -> float | None:
+    recent = values[-section.window :]
+    return sum(recent) / len(recent) if recent else None

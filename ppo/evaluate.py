@@ -1,0 +1,152 @@
+"""Evaluation inside the run: the same held-out prompts, answered with the same random numbers every time.
+
+Nothing here draws from a generator that training draws from, or writes to a role that learns: a run has the same bits
+with and without it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
+from data.records import Prompt
+from data.sources import load as load_records
+from data.tasks.checks import grade, has_check
+from data.texts import Piece, load_pieces
+from evaluation.responses import texts
+from onebase.ensemble import member_names, member_scores
+from onebase.episodes import Episodes
+from onebase.errors import DataError
+from onebase.generation import sample
+from onebase.record import DataIdentity
+from onebase.roles import Roles
+from onebase.scoring import in_microbatches, kl_between, token_scores
+from onebase.seeding import generator
+from ppo.pretraining import as_episodes, lm_loss
+from ppo.recipe import PpoRecipe
+
+COLUMNS = ("role", "prompt", "response", "reward", "kl", "check")
+"""Of the table of samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What evaluation needs: read, and refused where it is wrong, before a weight is loaded."""
+
+    chat: Chat
+    prompts: list[EncodedPrompt]
+    pieces: list[Piece]
+    identities: list[DataIdentity]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One role at one step."""
+
+    metrics: dict[str, float]
+    """Without prefix: reward, kl, response_length, stop_rate, distinct_1, distinct_2, entropy; check, correctness and
+    form where all prompts bring a check; lm_loss where there are texts."""
+    rows: list[list[Any]]
+    """Of the table of samples."""
+
+
+def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPrompt]) -> HeldOut | None:
+    """Prompts and texts of the evaluation; DataError where a prompt is also trained on."""
+    section = recipe.evaluation
+    if section is None:
+        return None
+    loaded = load_records(section.prompts, Prompt, seed=recipe.seed)
+    prompts = encode_prompts(chat, loaded.records, Limiter(recipe.limits))
+    trained = {one.ids for one in training}
+    both = [one for one in prompts if one.ids in trained]
+    if both:
+        raise DataError(
+            f"evaluation.prompts: {len(both)} of {len(prompts)} prompts are trained on as well, such as "
+            f"{both[0].prompt.origin}: what is measured on them says nothing. Give another split or source."
+        )
+    pieces, identities = load_pieces(section.texts, chat, tokens=section.text_tokens, seed=recipe.seed)
+    return HeldOut(chat=chat, prompts=prompts, pieces=pieces, identities=[*loaded.identities, *identities])
+
+
+def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> Evaluation:
+    """Let a role answer the held-out prompts, and measure the answers."""
+    assert recipe.evaluation is not None, "the caller has asked for it"
+    budget = recipe.train.tokens_per_microbatch
+    temperature = recipe.evaluation.temperature or recipe.sampling.temperature
+    drawn = sample(
+        roles,
+        role,
+        [one.ids for one in held_out.prompts],
+        max_new_tokens=recipe.sampling.max_new_tokens,
+        temperature=temperature,
+        generator=generator(recipe.seed, "evaluation"),
+        batch=recipe.sampling.batch,
+    )
+    episodes, mask = drawn.episodes, drawn.episodes.mask
+    rewards = score_responses(roles, episodes, recipe)
+    kl = kl_between(roles, role, "reference", episodes, temperature=temperature, tokens_per_microbatch=budget)
+    entropies = in_microbatches(
+        lambda part: token_scores(roles, role, part, temperature=temperature).entropies, episodes, tokens=budget
+    )
+    answers = texts(held_out.chat, episodes)
+    checks = check(held_out.prompts, answers)
+    metrics = {
+        "reward": float(rewards.mean()),
+        "kl": float(kl.sum(dim=1).mean()),
+        "response_length": float(mask.sum(dim=1).float().mean()),
+        "stop_rate": float(drawn.stopped.float().mean()),
+        "distinct_1": distinct(episodes, 1),
+        "distinct_2": distinct(episodes, 2),
+        "entropy": float(entropies.sum() / mask.sum()),
+        **{name: sum(values) / len(values) for name, values in checks.items()},
+    }
+    if held_out.pieces:
+        metrics["lm_loss"] = lm_loss(roles, role, as_episodes(held_out.pieces, roles), tokens_per_microbatch=budget)
+    rows = [
+        [
+            role,
+            held_out.prompts[row].prompt.user_text,
+            answers[row],
+            round(float(rewards[row]), 4),
+            round(float(kl[row].sum()), 4),
+            round(checks["check"][row], 4) if checks else None,
+        ]
+        for row in range(min(recipe.evaluation.shown, len(answers)))
+    ]
+    return Evaluation(metrics=metrics, rows=rows)
+
+
+def score_responses(roles: Roles, episodes: Episodes, recipe: PpoRecipe) -> Float[Tensor, " B"]:
+    """What training rewards, before penalties."""
+    members = member_names(len(recipe.parents.rewards))
+    said = member_scores(roles, members, episodes.sequences, tokens_per_microbatch=recipe.train.tokens_per_microbatch)
+    return sum(
+        (term.weight * term.combine.combination(said) for term in recipe.reward.terms),
+        start=torch.zeros(len(episodes)),
+    )
+
+
+def check(prompts: Sequence[EncodedPrompt], answers: Sequence[str]) -> dict[str, list[float]]:
+    """Each answer by its task's own check; nothing where not every prompt brings one."""
+    if not all(has_check(one.prompt) for one in prompts):
+        return {}
+    grades = [grade(one.prompt, answer) for one, answer in zip(prompts, answers, strict=True)]
+    return {
+        "check": [one.mean for one in grades],
+        "correctness": [one.correctness for one in grades],
+        "form": [one.form for one in grades],
+    }
+
+
+def distinct(episodes: Episodes, n: int) -> float:
+    """Distinct n-grams of response tokens over all of them (Li et al. 2016, https://arxiv.org/abs/1510.03055); 1 where
+    no response has n tokens."""
+    grams: list[tuple[int, ...]] = []
+    for row, mask in zip(episodes.responses, episodes.mask, strict=True):
+        tokens = row[mask].tolist()
+        grams += [tuple(tokens[start : start + n]) for start in range(len(tokens) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0

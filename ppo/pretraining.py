@@ -1,0 +1,87 @@
+"""PPO-ptx: gradients of pretraining texts in the same optimiser step.
+
+    objective = E[reward - weight * KL]  +  gamma * E[log pi(x)],  x from the pretraining texts
+
+Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 2. The expectation is a mean over the predicted tokens of the
+pieces that fall to a mini-batch, as the policy's loss is one over its response tokens.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from data.texts import Piece
+from onebase.episodes import Episodes
+from onebase.packing import microbatches
+from onebase.roles import Roles
+from onebase.scoring import logprobs, token_scores
+from onebase.seeding import generator
+from ppo.recipe import PpoRecipe
+from ppo.steering_recipe import PretrainingSection
+
+
+class Pretraining:
+    """Texts that are mixed into the updates. Which ones a step takes depends on (seed, step, mini-batch) only."""
+
+    def __init__(self, roles: Roles, pieces: Sequence[Piece], recipe: PpoRecipe, section: PretrainingSection) -> None:
+        self._roles = roles
+        self._pieces = pieces
+        self._section = section
+        self._seed = recipe.seed
+        self._count = max(1, round(section.examples_per_episode * recipe.train.minibatch))
+        self._minibatches = recipe.train.inner_epochs * (recipe.train.batch // recipe.train.minibatch)
+        self._step = 0
+        self._losses: dict[int, float] = {}
+
+    def begin(self, step: int) -> "Pretraining":
+        """Before the mini-batches of a step; steps count from 1."""
+        self._step, self._losses = step, {}
+        return self
+
+    def chosen(self, minibatch: int) -> list[int]:
+        """Which pieces a mini-batch of the step takes: all are seen before one comes again."""
+        first = ((self._step - 1) * self._minibatches + minibatch) * self._count
+        total, orders, found = len(self._pieces), dict[int, list[int]](), list[int]()
+        for position in range(first, first + self._count):
+            turn, place = divmod(position, total)
+            if turn not in orders:
+                draw = generator(self._seed, "pretraining", turn)
+                orders[turn] = torch.randperm(total, generator=draw).tolist()
+            found.append(orders[turn][place])
+        return found
+
+    def add_gradients(self, minibatch: int, recipe: PpoRecipe) -> None:
+        """Add gamma times the gradient of the mini-batch's texts to `.grad`. recipe: with micro-batches that fit."""
+        episodes = as_episodes([self._pieces[index] for index in self.chosen(minibatch)], self._roles)
+        self._losses[minibatch] = backward(
+            self._roles, episodes, weight=self._section.weight, tokens_per_microbatch=recipe.train.tokens_per_microbatch
+        )
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the step: the mean loss of its texts, in nats a token, before gamma."""
+        return {"ppo/pretraining_loss": sum(self._losses.values()) / len(self._losses)} if self._losses else {}
+
+
+def backward(roles: Roles, texts: Episodes, *, weight: float, tokens_per_microbatch: int) -> float:
+    """Add the gradient of `weight` times the policy's mean loss a token to `.grad`; returns the loss, unweighted."""
+    tokens, total = int(texts.mask.sum()), 0.0
+    for rows in microbatches(texts.lengths, tokens=tokens_per_microbatch):
+        with roles.training_forward():
+            # At temperature 1: it is the model's own distribution that is to be kept, not the one that is sampled.
+            loss = -token_scores(roles, "policy", texts.select(rows), temperature=1.0).logprobs.sum() / tokens
+            (weight * loss).backward()
+        total += loss.item()
+    return total
+
+
+def lm_loss(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_microbatch: int) -> float:
+    """The role's mean loss a predicted token, in nats, without gradients (None: the bare base)."""
+    found = logprobs(roles, role, texts, temperature=1.0, tokens_per_microbatch=tokens_per_microbatch)
+    return -float(found.double().sum()) / int(texts.mask.sum())
+
+
+def as_episodes(pieces: Sequence[Piece], roles: Roles) -> Episodes:
+    """What is given as prompts, and what is predicted as responses."""
+    given, predicted = zip(*pieces, strict=True)
+    return Episodes.of(given, predicted, pad_id=roles.base.pad_id)

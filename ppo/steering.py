@@ -1,0 +1,223 @@
+"""What watches and steers a PPO run: evaluation, the best adapter so far, the moving average, ptx, and alarms.
+
+`ppo/train.py` calls it at these places:
+
+    held = read_steering_data(recipe, ...)          before a weight is loaded
+    steering = Steering(roles, held, ...)           when the roles stand
+    steering.restore(state)                         where the run goes on
+    steering.measure_start(...)                     before the first update
+    update(..., mix=steering.mix(step))             texts for the mini-batches of a step
+    metrics |= steering.after(step)                 when the step's update is done
+    steering.watch(step, metrics)                   when they are logged
+    steering.finish()                               before the record is written
+
+All of its state is in the checkpoint. It changes between `session.changing()` and the end of a step only, so that a
+step that is interrupted before can be repeated.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from data.chat import Chat, EncodedPrompt
+from data.texts import Piece, load_pieces
+from onebase.learning import restore_weights
+from onebase.memory import Halving
+from onebase.record import DataIdentity
+from onebase.roles import Roles
+from onebase.tracking import Tracker
+from ppo import ema, side_stages
+from ppo import frontier as frontiers
+from ppo.alarms import AlarmError, remember, ringing
+from ppo.evaluate import COLUMNS, HeldOut, evaluate, read_held_out
+from ppo.frontier import Point, best_of
+from ppo.pretraining import Pretraining
+from ppo.recipe import PpoRecipe
+from ppo.side_stages import Origin
+
+PREFIXES = {"policy": "ppo/eval", "ema": "ppo/eval_ema"}
+"""Of the metrics of each role that is evaluated."""
+
+Mix = Callable[[int, PpoRecipe], None]
+"""Adds gradients to those of a mini-batch: (its number in the step, the recipe with micro-batches that fit)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringData:
+    """What is read besides the prompts that are trained on."""
+
+    held_out: HeldOut | None
+    pieces: list[Piece]
+    """Of the pretraining mix."""
+    identities: list[DataIdentity]
+
+
+def read_steering_data(recipe: PpoRecipe, chat: Chat, training: list[EncodedPrompt]) -> SteeringData:
+    held_out = read_held_out(recipe, chat, training)
+    pieces, identities = list[Piece](), list[DataIdentity]()
+    if recipe.pretraining is not None:
+        section = recipe.pretraining
+        pieces, identities = load_pieces(section.data, chat, tokens=section.tokens, seed=recipe.seed)
+    held = [] if held_out is None else held_out.identities
+    return SteeringData(held_out=held_out, pieces=pieces, identities=[*held, *identities])
+
+
+class Steering:
+    """One run's. Without any of its sections it only keeps rows for the alarms."""
+
+    def __init__(self, roles: Roles, data: SteeringData, origin: Origin, optimizer: torch.optim.Optimizer) -> None:
+        self._roles = roles
+        self._held_out = data.held_out
+        self._origin = origin
+        self._recipe = origin.recipe
+        if self._recipe.ema is not None:
+            ema.start(roles, self._recipe.ema, optimizer)
+        section = self._recipe.pretraining
+        self._pretraining = None if section is None else Pretraining(roles, data.pieces, self._recipe, section)
+        self._halving = Halving()
+        """Evaluation's own: what it cannot fit must not change training's micro-batches."""
+        self._rows: list[dict[str, float]] = []
+        self._ringing: set[str] = set()
+        self._points: list[Point] = []
+        self._start: list[Point] = []
+        """The evaluation before the first update, until that update is done; with it the weights of then."""
+        self._start_weights: list[torch.Tensor] = []
+        self._best: Point | None = None
+        self._best_weights: list[torch.Tensor] = []
+
+    # --- state ------------------------------------------------------------------------------------------------------
+
+    @property
+    def state_bytes(self) -> int:
+        """What it adds to a checkpoint: the average, and the best weights so far."""
+        weights = sum(one.numel() * one.element_size() for one in self._roles.parameters("policy"))
+        return weights * ((self._recipe.ema is not None) + (self._held_out is not None))
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "ema": {} if self._recipe.ema is None else {ema.ROLE: list(self._roles.parameters(ema.ROLE))},
+            "rows": self._rows,
+            "ringing": sorted(self._ringing),
+            "points": [one.as_state() for one in self._points],
+            "best": None if self._best is None else self._best.as_state(),
+            "best_weights": self._best_weights,
+            "halvings": self._halving.count,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        if self._recipe.ema is not None:
+            restore_weights(state["ema"], self._roles, [ema.ROLE])
+        self._rows = [dict(row) for row in state["rows"]]
+        self._ringing = set(state["ringing"])
+        self._points = [Point(**one) for one in state["points"]]
+        self._best = None if state["best"] is None else Point(**state["best"])
+        self._best_weights = list(state["best_weights"])
+        self._halving = Halving(int(state["halvings"]))
+
+    # --- at each step -----------------------------------------------------------------------------------------------
+
+    def measure_start(self, tracker: Tracker) -> None:
+        """The SFT policy, before the first update: what every later evaluation is compared with."""
+        self._start = self._evaluate(0, ("policy",), tracker)
+        if self._start:
+            self._start_weights = side_stages.weights_of(self._roles, "policy")
+            tracker.log(0, _metrics(self._start))
+
+    def mix(self, step: int) -> Mix:
+        """What is added to the gradients of each mini-batch of a step."""
+        if self._pretraining is None:
+            return lambda minibatch, recipe: None
+        return self._pretraining.begin(step).add_gradients
+
+    def after(self, step: int, tracker: Tracker) -> dict[str, float]:
+        """Evaluation where it is due; what there is to log of the step."""
+        if self._start:
+            self._rows = remember(self._rows, _metrics(self._start))
+            self._add(self._start[0], self._start_weights)
+            self._start, self._start_weights = [], []
+        own = {} if self._pretraining is None else self._pretraining.metrics
+        section = self._recipe.evaluation
+        if section is None or (step % section.every and step != self._recipe.steps):
+            return own
+        found = self._evaluate(step, self._evaluated, tracker)
+        for point in found:
+            self._add(point, side_stages.weights_of(self._roles, point.role))
+        self._draw()
+        return own | _metrics(found)
+
+    def watch(self, step: int, metrics: Mapping[str, float], tracker: Tracker) -> None:
+        """Tell of every alarm that begins to ring; AlarmError where the recipe says that the run ends then."""
+        section = self._recipe.alarms
+        self._rows = remember(self._rows, metrics)
+        said = ringing(self._rows, section)
+        begun = [name for name in said if name not in self._ringing]
+        self._ringing = set(said)
+        for name in begun:
+            tracker.alert(name, said[name], step=step)
+        if begun and section.stop:
+            raise AlarmError(
+                f"step {step}: {'; '.join(f'{name}: {said[name]}' for name in begun)} The run ends here because of "
+                "alarms.stop=true; what was saved before stands, and the same command with alarms.stop=false goes on."
+            )
+
+    def finish(self) -> None:
+        """Make sure that `best/` and `ema/` are there."""
+        best = self._best
+        if best is not None and not side_stages.stands(self._origin.recipe.out / "best", _record_metrics(best)):
+            self._write_best()
+        if self._recipe.ema is not None and self._recipe.ema.exported:
+            last = [one for one in self._points if one.role == ema.ROLE]
+            side_stages.write("ema", self._roles, ema.ROLE, self._origin, _record_metrics(last[-1]) if last else {})
+
+    # --- parts of it ------------------------------------------------------------------------------------------------
+
+    @property
+    def _evaluated(self) -> tuple[str, ...]:
+        average = self._recipe.ema
+        return ("policy", ema.ROLE) if average is not None and average.evaluated else ("policy",)
+
+    def _evaluate(self, step: int, names: tuple[str, ...], tracker: Tracker) -> list[Point]:
+        held_out = self._held_out
+        if held_out is None:
+            return []
+        points, rows = list[Point](), list[list[Any]]()
+        for role in names:
+            found = self._halving.fit(
+                lambda count, role=role: evaluate(self._roles, role, held_out, self._recipe.halved(count)),
+                size=self._recipe.largest,
+            )
+            points.append(Point(step=step, role=role, metrics=found.metrics))
+            rows += found.rows
+        tracker.table("evaluation_samples", COLUMNS, rows, step=step)
+        return points
+
+    def _add(self, point: Point, weights: list[torch.Tensor]) -> None:
+        """One more evaluation and the weights that it was made of, which are kept where it is the best."""
+        assert self._recipe.evaluation is not None
+        self._points.append(point)
+        if best_of(self._points, kl_budget=self._recipe.evaluation.kl_budget) is not point:
+            return
+        self._best, self._best_weights = point, weights
+        self._write_best()
+
+    def _write_best(self) -> None:
+        best = self._best
+        assert best is not None
+        with side_stages.holding(self._roles, best.role, self._best_weights):
+            side_stages.write("best", self._roles, best.role, self._origin, _record_metrics(best))
+
+    def _draw(self) -> None:
+        assert self._recipe.evaluation is not None
+        folder, budget = self._origin.recipe.out / "plots", self._recipe.evaluation.kl_budget
+        frontiers.write(self._points, self._best, folder, kl_budget=budget)
+
+
+def _metrics(points: list[Point]) -> dict[str, float]:
+    return {f"{PREFIXES[one.role]}/{name}": value for one in points for name, value in one.metrics.items()}
+
+
+def _record_metrics(point: Point) -> dict[str, float]:
+    """What the record of `best/` or `ema/` says: what was measured of this very adapter, and at which step."""
+    return {"ppo/step": float(point.step), **_metrics([point])}

@@ -1,0 +1,131 @@
+"""Each alarm rings for what it is meant for, and no other does; on a run that goes well all are silent."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onebase.recipes import TrackSection
+from onebase.tracking import Tracker
+from ppo.alarms import ALARMS, CHECKED, EVALUATED, remember, ringing
+from ppo.steering_recipe import AlarmsSection
+
+SECTION = AlarmsSection(window=2)
+
+GOOD = {
+    "ppo/kl": 3.0,
+    "ppo/ratio_max": 1.5,
+    "ppo/response_length": 20.0,
+    "ppo/entropy": 1.0,
+    "ppo/stop_rate": 0.9,
+    "ppo/explained_variance": 0.4,
+}
+
+
+def rows(**series: list[Any]) -> list[dict[str, float]]:
+    """Rows of a run that goes well but for these numbers."""
+    length = max(map(len, series.values()))
+    return [GOOD | {f"ppo/{name}": float(values[index]) for name, values in series.items()} for index in range(length)]
+
+
+def evaluated(*pairs: tuple[Any, Any]) -> list[dict[str, float]]:
+    return [GOOD | {EVALUATED: float(reward), CHECKED: float(check)} for reward, check in pairs]
+
+
+CASES: list[Any] = [
+    ("KL above budget", "kl.weight", rows(kl=[1, 5, 29, 32]), rows(kl=[1, 5, 29, 31])),
+    ("ratio too large", "train.learning_rate", rows(ratio_max=[1, 10.1]), rows(ratio_max=[10.1, 10.0])),
+    ("length drift", "kl.weight", rows(response_length=[10, 12, 22, 23]), rows(response_length=[10, 12, 22, 21])),
+    ("length drift", "shorter", rows(response_length=[10, 12, 5, 5.9]), rows(response_length=[10, 12, 5, 6.1])),
+    ("entropy collapse", "train.inner_epochs", rows(entropy=[2, 2, 0.6, 0.5]), rows(entropy=[2, 2, 0.7, 0.6])),
+    (
+        "stop rate falling",
+        "reward.eos_penalty",
+        rows(stop_rate=[0.9, 0.9, 0.7, 0.6]),
+        rows(stop_rate=[0.9, 0.9, 0.7, 0.75]),
+    ),
+    (
+        "value explains nothing",
+        "value.learning_rate",
+        rows(explained_variance=[0.5, 0.1, -0.1, -0.2]),
+        rows(explained_variance=[-0.5, -0.1, -0.04, -0.2]),
+    ),
+    (
+        "reward up, check down",
+        "best/",
+        evaluated((0, 0.5), (1, 0.7), (2, 0.64)),
+        evaluated((0, 0.5), (1, 0.7), (2, 0.66)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "knob", "bad", "good"), CASES)
+def test_an_alarm_rings_for_its_fault_alone_and_names_a_knob(
+    name: str, knob: str, bad: list[dict[str, float]], good: list[dict[str, float]]
+) -> None:
+    said = ringing(bad, SECTION)
+    assert list(said) == [name]
+    assert knob in said[name]
+    assert ringing(good, SECTION) == {}
+
+
+def test_every_alarm_has_a_case_above() -> None:
+    assert {case[0] for case in CASES} == ALARMS.keys()
+
+
+@pytest.mark.parametrize("name", ["response_length", "entropy", "stop_rate"])
+def test_what_is_compared_with_the_start_is_silent_until_the_start_is_over(name: str) -> None:
+    """Three steps of a window of two: the last two still hold one of the first two."""
+    assert ringing(rows(**{name: [0.99, 0.99, 0.01]}), SECTION) == {}
+
+
+def test_a_check_that_falls_with_the_reward_is_no_exploit() -> None:
+    assert ringing(evaluated((1, 0.7), (0.5, 0.3)), SECTION) == {}
+
+
+def test_the_check_is_compared_with_its_best_and_not_with_the_start() -> None:
+    assert ringing(evaluated((0, 0.3), (1, 0.7), (2, 0.4)), SECTION).keys() == {"reward up, check down"}
+
+
+def test_a_value_function_may_be_bad_at_first() -> None:
+    assert ringing(rows(explained_variance=[-3, -2, -1]), SECTION) == {}
+
+
+def test_steps_that_were_skipped_are_passed_over() -> None:
+    """Where every mini-batch was skipped there is no entropy, and a KL that is not a number."""
+    skipped = {"ppo/kl": math.nan, "ppo/stop_rate": 0.9, "ppo/ratio_max": math.inf}
+    assert ringing([*rows(kl=[3, 3, 3, 3]), skipped], SECTION) == {}
+
+
+def test_rows_that_are_forgotten_change_no_alarm() -> None:
+    """A long run in which everything drifts: with all rows and with the remembered ones the same alarms ring."""
+    everything: list[dict[str, float]] = []
+    kept: list[dict[str, float]] = []
+    section = AlarmsSection(window=64, kl=15.0)
+    rang = set[str]()
+    for step in range(600):
+        row = {name: value * (1 + step / 100) for name, value in GOOD.items()} | {
+            "ppo/entropy": 1.0 / (1 + step / 50),
+            "ppo/stop_rate": 0.9 - step / 1000,
+            "ppo/other": 1.0,
+        }
+        if step % 50 == 0:
+            row |= {EVALUATED: step / 10, CHECKED: 0.5 - abs(step - 100) / 1000}
+        everything.append(row)
+        kept = remember(kept, row)
+        assert ringing(kept, section) == ringing(everything, section)
+        rang |= ringing(kept, section).keys()
+    assert len(kept) < 210
+    assert rang == ALARMS.keys() - {"value explains nothing"}
+
+
+def test_an_alert_is_said_and_kept_and_told_to_wandb(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with Tracker(tmp_path, "ppo", TrackSection(wandb="offline"), {}) as tracker:
+        tracker.alert("length drift", "responses are longer", step=3)
+    assert "ppo, step 3: length drift: responses are longer" in capfd.readouterr().err
+    (row,) = map(json.loads, (tmp_path / "alarms.jsonl").read_text().splitlines())
+    assert row == {"step": 3, "title": "length drift", "text": "responses are longer"}
+    (log,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    assert b"responses are longer" in log.read_bytes()
