@@ -56,9 +56,7 @@ def reference_kl_loss(
     return torch.expm1(log_ratio) - log_ratio
 
 
-def token_weights(
-    mask: Bool[Tensor, "B T"], *, aggregation: str, limit: int
-) -> Float[Tensor, "B T"]:
+def token_weights(mask: Bool[Tensor, "B T"], *, aggregation: str, limit: int) -> Float[Tensor, "B T"]:
     """What each token's loss is multiplied by in a mini-batch's loss, which is the sum of the products; 0 outside.
 
         token-mean       1 / tokens of the mini-batch       (Ziegler et al. 2019; DAPO)

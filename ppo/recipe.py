@@ -55,13 +55,30 @@ class RewardSection(Section):
     """Taken off the score of a response that was cut at max_new_tokens."""
 
 
+class AdaptiveKl(Section):
+    """A KL weight that is steered towards a KL (Ziegler et al. 2019)."""
+
+    target: PositiveFloat
+    """Nats a response."""
+    horizon: PositiveInt = 10_000
+    """Episodes: the larger, the slower the weight follows."""
+
+
 class KlSection(Section):
     """The price of leaving the SFT policy."""
 
     weight: float = Field(default=0.05, ge=0)
-    """Reward lost per nat of KL to the SFT policy."""
-    estimator: Literal["k1"] = "k1"
-    """k1: log pi - log pi_ref of the sampled token, in the reward, as InstructGPT."""
+    """Reward lost per nat of KL to the SFT policy; where it adapts, only the first one."""
+    estimator: Literal["k1", "k3"] = "k1"
+    """k1: log pi - log pi_ref of the sampled token, in the reward, as InstructGPT. k3: a term of the loss, as GRPO."""
+    adaptive: AdaptiveKl | None = None
+    """None: the weight is constant, as in InstructGPT."""
+
+    @model_validator(mode="after")
+    def _weight_can_grow(self) -> "KlSection":
+        if self.adaptive is not None and self.weight == 0:
+            raise ValueError("kl.adaptive multiplies the weight, which is 0 and stays 0. Start with kl.weight=0.05")
+        return self
 
 
 class ValueSection(Section):
@@ -75,6 +92,18 @@ class ValueSection(Section):
     """How far a value may move from the one at rollout time before its loss stops following."""
     weight: PositiveFloat = 0.5
     """Weight of the value loss; with a value adapter of its own only the scale of its gradient before clipping."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of the run in which the value function learns alone: until it knows something, advantages are noise."""
+
+
+class AdvantagesSection(Section):
+    """How much better than expected a token was: docs/ppo.md has the equations."""
+
+    kind: Literal["gae", "rloo", "grpo", "dr_grpo"] = "gae"
+    """gae: against a learned value function. The others: against the other responses to the prompt, without one;
+    `value` is not read then."""
+    whiten: bool | None = None
+    """Whether advantages are standardised over the batch. None: gae's are, the others' are not."""
 
 
 class TrainSection(Section):
@@ -91,6 +120,15 @@ class TrainSection(Section):
     """Tokens (padding included) that go through the model at once; decides memory, not results."""
     inner_epochs: PositiveInt = 1
     clip: PositiveFloat = 0.2
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Bound of the loss of tokens with a negative advantage whose ratio has grown; Ye et al. 2020 have 3."""
+    entropy_weight: float = Field(default=0.0, ge=0)
+    """Of the entropy bonus, in nats a token."""
+    target_kl: PositiveFloat | None = None
+    """Nats a token between the policy that sampled and the one that learns: no further inner epoch beyond it."""
+    aggregation: Literal["token-mean", "sequence-mean", "constant"] | None = None
+    """What a mini-batch's loss is a mean of: tokens, or responses of any length alike, or max_new_tokens a response.
+    None: what the advantages' paper does (grpo: sequence-mean, dr_grpo: constant, the others: token-mean)."""
     discount: float = Field(default=1.0, gt=0, le=1)
     trace: float = Field(default=0.95, ge=0, le=1)
     """Lambda of generalised advantage estimation."""
@@ -102,6 +140,8 @@ class TrainSection(Section):
     """What the learning rate does after the warm-up: stay, or fall to 0 at the last optimiser step."""
     old_logprobs: Literal["sampled", "recomputed"] = "sampled"
     """sampled: kept from decoding, one forward less. recomputed: by the training forward, where decoding is inexact."""
+    importance_cap: PositiveFloat | None = None
+    """With recomputed ones: weigh each token by how much likelier training finds it than decoding did, at most this."""
     activation_checkpointing: bool = False
 
 
@@ -116,12 +156,44 @@ class PpoRecipe(Steered):
     sampling: SamplingSection = SamplingSection()
     reward: RewardSection = RewardSection()
     kl: KlSection = KlSection()
+    advantages: AdvantagesSection = AdvantagesSection()
     value: ValueSection = ValueSection()
     train: TrainSection = TrainSection()
     track: TrackSection = TrackSection()
     checkpoint: CheckpointSection = CheckpointSection()
     seed: int = 0
     out: Path = Path("runs/ppo/ppo")
+
+    @property
+    def has_value(self) -> bool:
+        """Whether there is a value function at all."""
+        return self.advantages.kind == "gae"
+
+    @property
+    def whitens(self) -> bool:
+        return self.has_value if self.advantages.whiten is None else self.advantages.whiten
+
+    @property
+    def aggregation(self) -> str:
+        default = {"grpo": "sequence-mean", "dr_grpo": "constant"}.get(self.advantages.kind, "token-mean")
+        return self.train.aggregation or default
+
+    @model_validator(mode="after")
+    def _options_fit_together(self) -> "PpoRecipe":
+        if not self.has_value and self.sampling.responses_per_prompt < 2:
+            raise ValueError(
+                f"advantages.kind={self.advantages.kind} compares the responses to one prompt with each other: it needs "
+                "sampling.responses_per_prompt of 2 or more, found 1"
+            )
+        if self.value.warmup_steps and (not self.has_value or self.value.kind == "shared"):
+            why = "there is no value function" if not self.has_value else "the value head shares the policy's adapter"
+            raise ValueError(f"value.warmup_steps: the value function cannot learn alone, {why}. Remove it")
+        if self.train.importance_cap is not None and self.train.old_logprobs != "recomputed":
+            raise ValueError(
+                "train.importance_cap compares decoding's log-probabilities with recomputed ones: it needs "
+                "train.old_logprobs=recomputed"
+            )
+        return self
 
     @model_validator(mode="after")
     def _value_rate_is_used(self) -> "PpoRecipe":

@@ -16,7 +16,7 @@ from onebase.episodes import Episodes
 from onebase.generation import Sample, sample
 from onebase.roles import Roles
 from onebase.scoring import in_microbatches, logprobs, token_scores, token_values
-from ppo.advantages import gae
+from ppo.advantages import compare_groups, gae
 from ppo.recipe import PpoRecipe
 from ppo.rewards import kl_to_reference, penalise_unfinished, token_rewards
 
@@ -32,6 +32,8 @@ class Rollout:
     stopped: Bool[Tensor, " B"]
     logprobs: Float[Tensor, "B T"]
     """Of the policy that sampled: pi_old in the ratio."""
+    sampled: Float[Tensor, "B T"] | None = None
+    """As decoding said, where `logprobs` are recomputed."""
     reference: Float[Tensor, "B T"]
     values: Float[Tensor, "B T"]
     scores: Float[Tensor, " B"]
@@ -52,6 +54,8 @@ class Targets:
     kl: Float[Tensor, "B T"]
     """log pi_old - log pi_ref of each token, in nats."""
     rewards: Float[Tensor, "B T"]
+    kl_weight: float = 0.0
+    """Of the KL's term in the loss; 0 where it is in the rewards."""
 
 
 def collect(roles: Roles, prompts: Sequence[Sequence[int]], recipe: PpoRecipe, generator: torch.Generator) -> Rollout:
@@ -78,14 +82,17 @@ def collect(roles: Roles, prompts: Sequence[Sequence[int]], recipe: PpoRecipe, g
         start=torch.zeros(len(episodes)),
     )
     clock.lap("reward")
-    values = in_microbatches(lambda part: _values(roles, part, recipe), episodes, tokens=budget)
-    clock.lap("value")
+    values = torch.zeros(episodes.mask.shape)
+    if recipe.has_value:
+        values = in_microbatches(lambda part: _values(roles, part, recipe), episodes, tokens=budget)
+        clock.lap("value")
     old = _old_logprobs(roles, sampled, recipe)
     clock.lap("policy")
     return Rollout(
         episodes=episodes,
         stopped=sampled.stopped,
         logprobs=old,
+        sampled=None if recipe.train.old_logprobs == "sampled" else sampled.logprobs,
         reference=reference,
         values=values,
         scores=scores,
@@ -94,14 +101,23 @@ def collect(roles: Roles, prompts: Sequence[Sequence[int]], recipe: PpoRecipe, g
     )
 
 
-def compute_targets(rollout: Rollout, recipe: PpoRecipe) -> Targets:
-    """Per-token rewards, then advantages and returns."""
+def compute_targets(rollout: Rollout, recipe: PpoRecipe, *, kl_weight: float | None = None) -> Targets:
+    """Per-token rewards, then advantages and returns. kl_weight: in place of the recipe's, where it adapts."""
+    weight = recipe.kl.weight if kl_weight is None else kl_weight
+    in_reward = recipe.kl.estimator == "k1"
     mask = rollout.episodes.mask
     kl = kl_to_reference(rollout.logprobs, rollout.reference, mask)
     scores = penalise_unfinished(rollout.scores, rollout.stopped, penalty=recipe.reward.eos_penalty)
-    rewards = token_rewards(scores, kl, mask, kl_weight=recipe.kl.weight)
-    advantages, returns = gae(rewards, rollout.values, mask, discount=recipe.train.discount, trace=recipe.train.trace)
-    return Targets(advantages=advantages, returns=returns, kl=kl, rewards=rewards)
+    rewards = token_rewards(scores, kl, mask, kl_weight=weight if in_reward else 0.0)
+    if recipe.has_value:
+        settings = {"discount": recipe.train.discount, "trace": recipe.train.trace}
+        advantages, returns = gae(rewards, rollout.values, mask, **settings)
+    else:
+        group = recipe.sampling.responses_per_prompt
+        advantages = compare_groups(rewards, mask, kind=recipe.advantages.kind, group=group)
+        returns = torch.zeros_like(advantages)
+    in_loss = 0.0 if in_reward else weight
+    return Targets(advantages=advantages, returns=returns, kl=kl, rewards=rewards, kl_weight=in_loss)
 
 
 def require_zero_kl(roles: Roles, rollout: Rollout, recipe: PpoRecipe) -> float:

@@ -30,11 +30,15 @@ from onebase.seeding import generator, seed_everything
 from onebase.session import Session
 from onebase.stages import Stopwatch
 from onebase.tracking import Tracker, peak_rss_bytes
+from ppo.kl_control import next_weight
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Clock, Rollout, Targets, collect, compute_targets, require_zero_kl
 from ppo.side_stages import Origin
 from ppo.steering import Steering, read_steering_data
 from ppo.update import Learner, update
+
+NEXT_KL_WEIGHT = "ppo/next_kl_weight"
+"""The metric that the next step's KL weight is, where it adapts; a resumed run reads it from its checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,7 @@ def run(recipe: PpoRecipe) -> StageRecord:
     with stages.open_session(recipe, "ppo", recipe, parents=parents, data=identities, state_bytes=size) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, metrics = session.tracker, restore(session, roles, learner, steering)
+        kl_weight = metrics.get(NEXT_KL_WEIGHT, recipe.kl.weight)
         steps = range(session.first_step, recipe.steps + 1)
         prompts_of = itertools.islice(batches(data, recipe), session.first_step - 1, None)
 
@@ -85,15 +90,18 @@ def run(recipe: PpoRecipe) -> StageRecord:
                     tracker.log(0, {"ppo/decoding_error": require_zero_kl(roles, rollout, smaller)})
                     steering.measure_start(tracker)
                 clock.lap("rollout_and_scoring")
-                targets = compute_targets(rollout, recipe)
+                targets = compute_targets(rollout, recipe, kl_weight=kl_weight)
                 session.changing()
                 draw = generator(recipe.seed, "update", step)
                 accept = guard(session, step, rollout)
+                waits = {"value_only": step <= recipe.value.warmup_steps}
                 learned = update(
-                    roles, rollout, targets, learner, recipe, draw, accept, session.halving, steering.mix(step)
+                    roles, rollout, targets, learner, recipe, draw, accept, session.halving, steering.mix(step), **waits
                 )
                 clock.lap("update")
                 metrics = describe(rollout, targets, learned, clock) | steering.after(step, tracker)
+                kl_weight = next_weight(kl_weight, metrics["ppo/kl"], recipe)
+                metrics |= {} if recipe.kl.adaptive is None else {NEXT_KL_WEIGHT: kl_weight}
                 tracker.log(step, metrics)
                 steering.watch(step, metrics, tracker)
                 if step in (1, recipe.steps):
@@ -163,7 +171,9 @@ def start_roles(base: Base, parents: dict[str, Found], recipe: PpoRecipe) -> Rol
     roles.load("policy", parents["sft"].adapter)
     roles.load("reference", parents["sft"].adapter)
     load_members(roles, {name: found for name, found in parents.items() if name != "sft"})
-    if recipe.value.kind == "adapter":
+    if not recipe.has_value:
+        roles.train("policy")
+    elif recipe.value.kind == "adapter":
         roles.copy(FIRST, "value").train("policy", "value")
     else:
         # A head of zeros: it predicts 0, the mean score of demonstrations, until it has learned better.

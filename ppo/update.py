@@ -5,7 +5,7 @@ mini-batch's: every loss is a sum over tokens divided by the tokens of the whole
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 
 import torch
@@ -16,9 +16,19 @@ from onebase.episodes import Episodes
 from onebase.memory import Halving
 from onebase.packing import microbatches
 from onebase.roles import Roles
-from onebase.scoring import token_scores, token_values
+from onebase.scoring import TokenScores, token_scores, token_values
 from onebase.tokens import masked_sum, standardise
-from ppo.losses import explained_variance, importance_ratio, kl_from_old, outside_clip, policy_loss, value_loss
+from ppo.losses import (
+    explained_variance,
+    importance_ratio,
+    kl_from_old,
+    outside_clip,
+    policy_loss,
+    reference_kl_loss,
+    token_weights,
+    truncated_importance,
+    value_loss,
+)
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets
 
@@ -41,16 +51,21 @@ class Batch:
     old_values: Float[Tensor, "B T"]
     returns: Float[Tensor, "B T"]
     advantages: Float[Tensor, "B T"]
+    reference: Float[Tensor, "B T"] | None = None
+    """Log-probabilities of the SFT policy, where its KL is a term of the loss."""
+    importance: Float[Tensor, "B T"] | None = None
+    """What the policy's loss of each token is multiplied by; None: 1."""
+    kl_weight: float = 0.0
+    """Of the KL's term in the loss."""
+    value_only: bool = False
+    """Whether the policy waits for the value function to learn."""
 
     def select(self, rows: Sequence[int]) -> "Batch":
         index = torch.as_tensor(list(rows), device=self.returns.device)
-        return type(self)(
-            episodes=self.episodes.select(rows),
-            old_logprobs=self.old_logprobs[index],
-            old_values=self.old_values[index],
-            returns=self.returns[index],
-            advantages=self.advantages[index],
-        )
+        chosen = {
+            field.name: value[index] for field in fields(self) if isinstance(value := getattr(self, field.name), Tensor)
+        }
+        return replace(self, episodes=self.episodes.select(rows), **chosen)
 
 
 class Tally:
@@ -61,9 +76,10 @@ class Tally:
         self.sums: dict[str, float] = {}
         self.ratio_max = 0.0
 
-    def add(self, mask: Tensor, ratio: Tensor, **per_token: Tensor) -> None:
-        self.tokens += int(mask.sum())
-        self.ratio_max = max(self.ratio_max, ratio.max().item())
+    def add(self, mask: Tensor, **per_token: Tensor) -> None:
+        """Sums over some of the tokens; `tokens` is counted by the caller, once for all that is added of them."""
+        if "ratio" in per_token:
+            self.ratio_max = max(self.ratio_max, per_token.pop("ratio").max().item())
         for name, values in per_token.items():
             self.sums[name] = self.sums.get(name, 0.0) + masked_sum(values.detach(), mask).item()
 
@@ -87,18 +103,26 @@ def update(
     accept: Callable[[Sequence[float], Sequence[int]], bool],
     halving: Halving,
     mix: Callable[[int, PpoRecipe], None] = lambda minibatch, recipe: None,
+    *,
+    value_only: bool = False,
 ) -> dict[str, float]:
     """Optimise policy and value on one rollout; returns metrics without their `ppo/` prefix.
 
     accept: told the gradient norms and the rows of each mini-batch; where it says no, the mini-batch is skipped.
     halving: what to do where a micro-batch does not fit into memory.
     mix: adds what is not PPO's to the gradients of a mini-batch, given by its number: pretraining texts.
+    value_only: the policy stays as it is.
     """
     mask = rollout.episodes.mask
-    batch = to_batch(rollout, targets, roles.base.device)
-    tally, norms = Tally(), dict[str, list[float]]()
+    batch = replace(to_batch(rollout, targets, roles.base.device, recipe), value_only=value_only)
+    tally, epoch, norms = Tally(), Tally(), dict[str, list[float]]()
+    per_epoch = len(rollout.episodes) // recipe.train.minibatch
     for number, rows in enumerate(minibatches(len(rollout.episodes), recipe, generator)):
-        extra = partial(mix, number)
+        if number % per_epoch == 0 and number:
+            if moved_enough(epoch, recipe):
+                break
+            epoch = Tally()
+        extra = partial(mix, number) if not value_only else lambda recipe: None
         own = halving.fit(partial(gradients_of, roles, batch.select(rows), learner, recipe, extra), size=recipe.largest)
         found = {
             role: torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
@@ -107,15 +131,17 @@ def update(
         if not accept(list(found.values()), rows):
             continue
         tally.merge(own)
+        epoch.merge(own)
         for role, norm in found.items():
             norms.setdefault(f"grad_norm/{role}", []).append(norm)
         learner.optimizer.step()
         learner.schedule.step()
+    explained = explained_variance(rollout.values, targets.returns, mask) if recipe.has_value else None
     return {
         **tally.means(),
         **{name: sum(values) / len(values) for name, values in norms.items()},
         "ratio_max": tally.ratio_max,
-        "explained_variance": float(explained_variance(rollout.values, targets.returns, mask)),
+        **({} if explained is None else {"explained_variance": float(explained)}),
         "learning_rate": float(learner.schedule.get_last_lr()[0]),
     }
 
@@ -135,14 +161,28 @@ def gradients_of(
     return tally
 
 
-def to_batch(rollout: Rollout, targets: Targets, device: torch.device) -> Batch:
+def moved_enough(epoch: Tally, recipe: PpoRecipe) -> bool:
+    """Whether an inner epoch has found the policy so far from the one that sampled that it should be the last."""
+    limit = recipe.train.target_kl
+    return limit is not None and epoch.means().get("kl_from_old", 0.0) > limit
+
+
+def to_batch(rollout: Rollout, targets: Targets, device: torch.device, recipe: PpoRecipe) -> Batch:
     """Advantages are standardised here, over the whole batch, before it is cut into mini-batches."""
+    mask, cap = rollout.episodes.mask, recipe.train.importance_cap
+    advantages = standardise(targets.advantages, mask) if recipe.whitens else targets.advantages
+    importance = None
+    if cap is not None and rollout.sampled is not None:
+        importance = truncated_importance(rollout.logprobs, rollout.sampled, mask, cap=cap).to(device)
     return Batch(
         episodes=rollout.episodes,
         old_logprobs=rollout.logprobs.to(device),
         old_values=rollout.values.to(device),
         returns=targets.returns.to(device),
-        advantages=standardise(targets.advantages, rollout.episodes.mask).to(device),
+        advantages=advantages.to(device),
+        reference=rollout.reference.to(device) if targets.kl_weight else None,
+        importance=importance,
+        kl_weight=targets.kl_weight,
     )
 
 
@@ -157,34 +197,70 @@ def minibatches(episodes: int, recipe: PpoRecipe, generator: torch.Generator) ->
 def backward(roles: Roles, minibatch: Batch, recipe: PpoRecipe) -> Tally:
     """Add one mini-batch's gradients to `.grad`, a micro-batch at a time; what there is to log of it."""
     tally = Tally()
-    tokens = int(minibatch.episodes.mask.sum())
+    limit = recipe.sampling.max_new_tokens
+    weights = token_weights(minibatch.episodes.mask, aggregation=recipe.aggregation, limit=limit)
     for rows in microbatches(minibatch.episodes.lengths, tokens=recipe.train.tokens_per_microbatch):
+        part, own = minibatch.select(rows), weights[rows].to(roles.base.device)
         with roles.training_forward():
-            _backward_part(roles, minibatch.select(rows), tokens, recipe, tally)
+            if recipe.has_value and recipe.value.kind == "shared":
+                _shared_part(roles, part, own, recipe, tally)
+            else:
+                if not part.value_only:
+                    _policy_part(roles, part, own, recipe, tally)
+                if recipe.has_value:
+                    _value_part(roles, part, own, recipe, tally)
+        tally.tokens += int(part.episodes.mask.sum())
     return tally
 
 
-def _backward_part(roles: Roles, part: Batch, tokens: int, recipe: PpoRecipe, tally: Tally) -> None:
-    """Losses and gradients of one micro-batch, as its share of a mini-batch of `tokens` response tokens."""
-    mask, temperature = part.episodes.mask.to(roles.base.device), recipe.sampling.temperature
-    shared = recipe.value.kind == "shared"
-    now = token_scores(roles, "policy", part.episodes, temperature=temperature, value_head="policy" if shared else None)
-    losses = policy_loss(now.logprobs, part.old_logprobs, part.advantages, mask, clip=recipe.train.clip)
-    if not shared:
-        # Backward at once: the policy's activations are gone before the value forward makes its own.
-        (losses.sum() / tokens).backward()
-    values = token_values(roles, "value", part.episodes) if now.values is None else now.values
-    value_losses = value_loss(values, part.old_values, part.returns, mask, clip=recipe.value.clip)
-    remaining = recipe.value.weight * value_losses.sum() + (losses.sum() if shared else 0.0)
-    (remaining / tokens).backward()
+def _shared_part(roles: Roles, part: Batch, weights: Tensor, recipe: PpoRecipe, tally: Tally) -> None:
+    """One forward and one backward for the policy and the value head on its trunk."""
+    temperature = recipe.sampling.temperature
+    now = token_scores(roles, "policy", part.episodes, temperature=temperature, value_head="policy")
+    assert now.values is not None, "a value head was asked for"
+    losses, value_losses = _policy_losses(now, part, recipe, tally), _value_losses(now.values, part, recipe, tally)
+    ((losses + recipe.value.weight * value_losses) * weights).sum().backward()
+
+
+def _policy_part(roles: Roles, part: Batch, weights: Tensor, recipe: PpoRecipe, tally: Tally) -> None:
+    """Backward at once: the policy's activations are gone before the value forward makes its own."""
+    now = token_scores(roles, "policy", part.episodes, temperature=recipe.sampling.temperature)
+    (_policy_losses(now, part, recipe, tally) * weights).sum().backward()
+
+
+def _value_part(roles: Roles, part: Batch, weights: Tensor, recipe: PpoRecipe, tally: Tally) -> None:
+    losses = _value_losses(token_values(roles, "value", part.episodes), part, recipe, tally)
+    (recipe.value.weight * losses * weights).sum().backward()
+
+
+def _policy_losses(now: TokenScores, part: Batch, recipe: PpoRecipe, tally: Tally) -> Float[Tensor, "B T"]:
+    """The policy's loss of each token: clipped surrogate, KL term and entropy bonus where the recipe has them."""
+    mask, settings = part.episodes.mask.to(now.logprobs.device), recipe.train
+    bounds = {"clip": settings.clip, "dual_clip": settings.dual_clip}
+    losses = policy_loss(now.logprobs, part.old_logprobs, part.advantages, mask, **bounds)
     logprobs = now.logprobs.detach()
     ratio = importance_ratio(logprobs, part.old_logprobs, mask)
-    tally.add(
-        mask,
-        ratio,
-        policy_loss=losses,
-        value_loss=value_losses,
-        entropy=now.entropies,
-        kl_from_old=kl_from_old(logprobs, part.old_logprobs, mask),
-        clip_fraction=outside_clip(ratio, mask, clip=recipe.train.clip),
-    )
+    seen = {
+        "policy_loss": losses,
+        "entropy": now.entropies,
+        "kl_from_old": kl_from_old(logprobs, part.old_logprobs, mask),
+        "clip_fraction": outside_clip(ratio, mask, clip=settings.clip),
+    }
+    if part.importance is not None:
+        losses = losses * part.importance
+        seen["importance"] = part.importance
+    if part.reference is not None:
+        kl = reference_kl_loss(now.logprobs, part.reference, mask)
+        losses = losses + part.kl_weight * kl
+        seen["kl_loss"] = kl
+    if settings.entropy_weight:
+        losses = losses - settings.entropy_weight * now.entropies
+    tally.add(mask, ratio=ratio, **seen)
+    return losses
+
+
+def _value_losses(values: Tensor, part: Batch, recipe: PpoRecipe, tally: Tally) -> Float[Tensor, "B T"]:
+    mask = part.episodes.mask.to(values.device)
+    losses = value_loss(values, part.old_values, part.returns, mask, clip=recipe.value.clip)
+    tally.add(mask, value_loss=losses)
+    return losses

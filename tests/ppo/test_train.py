@@ -90,7 +90,7 @@ def test_one_microbatch_gives_the_gradients_of_one_an_episode(make_recipe: MakeR
     recipe = make_recipe(f"value.kind={value}")
     roles = start(recipe)
     rollout = roll_out(roles, recipe)
-    batch = to_batch(rollout, compute_targets(rollout, recipe), roles.base.device)
+    batch = to_batch(rollout, compute_targets(rollout, recipe), roles.base.device, recipe)
     found = {}
     for budget in (10_000, 1):
         for parameter in roles.peft.parameters() if roles.peft is not None else ():
@@ -128,7 +128,7 @@ def test_the_first_step_of_an_update_has_ratio_one(make_recipe: MakeRecipe) -> N
     recipe = make_recipe()
     roles = start(recipe)
     rollout = roll_out(roles, recipe)
-    tally = backward(roles, to_batch(rollout, compute_targets(rollout, recipe), roles.base.device), recipe)
+    tally = backward(roles, to_batch(rollout, compute_targets(rollout, recipe), roles.base.device, recipe), recipe)
     assert tally.ratio_max == pytest.approx(1.0, abs=1e-3)
     assert tally.means()["clip_fraction"] == 0.0
     assert tally.means()["kl_from_old"] == pytest.approx(0.0, abs=1e-6)

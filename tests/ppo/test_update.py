@@ -150,7 +150,7 @@ def test_advantages_are_standardised_over_the_whole_rollout_and_returns_are_not(
         seconds={},
     )
     targets = Targets(advantages=rows, returns=2 * rows, kl=torch.zeros(2, 2), rewards=rows)
-    batch = to_batch(rollout, targets, torch.device("cpu"))
+    batch = to_batch(rollout, targets, torch.device("cpu"), recipe_of("adapter", 16))
     # Mean 4, variance (9 + 1 + 16) / 3.
     deviation = (26 / 3) ** 0.5
     torch.testing.assert_close(batch.advantages, torch.tensor([[-3.0, -1.0], [4.0, 0.0]]).div(deviation))

@@ -1,0 +1,71 @@
+"""Advantages within groups by their definitions, and RLOO's gradient by enumeration."""
+
+import itertools
+import statistics
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppo.advantages import GROUPED, compare_groups, dr_grpo, grpo, rloo
+
+groups = st.integers(2, 5).flatmap(
+    lambda size: st.lists(st.lists(st.floats(-5, 5, width=32), min_size=size, max_size=size), min_size=1, max_size=4)
+)
+
+
+@settings(deadline=None, max_examples=200)
+@given(groups)
+def test_each_is_what_its_equation_says(returns: list[list[float]]) -> None:
+    size = len(returns[0])
+    flat = torch.tensor([value for group in returns for value in group], dtype=torch.float32)
+    found = {kind: estimate(flat, group=size).view(-1, size).tolist() for kind, estimate in GROUPED.items()}
+    for number, group in enumerate(returns):
+        mean, spread = statistics.fmean(group), statistics.stdev(group)
+        for index, value in enumerate(group):
+            others = statistics.fmean(group[:index] + group[index + 1 :])
+            assert found["rloo"][number][index] == pytest.approx(value - others, abs=1e-4)
+            assert found["dr_grpo"][number][index] == pytest.approx(value - mean, abs=1e-4)
+            if spread > 0.01:
+                assert found["grpo"][number][index] == pytest.approx((value - mean) / (spread + 1e-4), abs=2e-3)
+
+
+@settings(deadline=None, max_examples=200)
+@given(groups, st.floats(-3, 3, width=32))
+def test_what_a_whole_group_has_in_common_does_not_count(returns: list[list[float]], shift: float) -> None:
+    size = len(returns[0])
+    flat = torch.tensor([value for group in returns for value in group], dtype=torch.float32)
+    for estimate in (rloo, dr_grpo):
+        torch.testing.assert_close(estimate(flat + shift, group=size), estimate(flat, group=size), rtol=0, atol=1e-4)
+    ratio = (size - 1) / size
+    torch.testing.assert_close(dr_grpo(flat, group=size), ratio * rloo(flat, group=size), rtol=0, atol=1e-4)
+
+
+def test_a_group_whose_returns_are_all_equal_teaches_nothing() -> None:
+    returns = torch.tensor([2.0, 2.0, 2.0, 0.0, 1.0, 2.0])
+    for estimate in GROUPED.values():
+        assert estimate(returns, group=3)[:3].tolist() == [0.0, 0.0, 0.0]
+    assert grpo(returns, group=3)[3:].tolist() == pytest.approx([-1.0, 0.0, 1.0], abs=1e-3)
+
+
+def test_the_gradient_with_leave_one_out_baselines_is_unbiased() -> None:
+    """Over all pairs of samples of a three-word policy, weighted by their probability: exactly the gradient of E[r]."""
+    logits = torch.tensor([0.2, -0.4, 0.7], dtype=torch.float64, requires_grad=True)
+    rewards = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    (exact,) = torch.autograd.grad((torch.softmax(logits, 0) * rewards).sum(), logits)
+    for kind, factor in (("rloo", 1.0), ("dr_grpo", 0.5)):
+        expected = torch.zeros(3, dtype=torch.float64)
+        for pair in itertools.product(range(3), repeat=2):
+            logprobs = torch.log_softmax(logits, 0)[list(pair)]
+            advantages = GROUPED[kind](rewards[list(pair)].float(), group=2).double()
+            (found,) = torch.autograd.grad((advantages * logprobs).mean(), logits)
+            expected += logprobs.detach().sum().exp() * found
+        torch.testing.assert_close(expected, factor * exact, rtol=0, atol=1e-7)
+
+
+def test_every_token_of_a_response_has_its_advantage_and_padding_none() -> None:
+    rewards = torch.tensor([[0.5, 0.5, float("nan")], [-1.0, 0.0, 2.0], [0.0, float("nan"), 9.0], [1.0, 1.0, 1.0]])
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 1]], dtype=torch.bool)
+    found = compare_groups(rewards, mask, kind="rloo", group=2)
+    assert found.tolist() == [[0, 0, 0], [0, 0, 0], [-3, 0, 0], [3, 3, 3]]
