@@ -106,7 +106,7 @@ def test_all_texts_are_seen_before_one_comes_again_and_a_step_depends_on_its_num
 
 def test_a_minibatch_that_is_tried_again_counts_once(roles: Roles) -> None:
     """Where memory runs out, a mini-batch is done anew in smaller pieces: its loss must not be counted twice."""
-    mix = Pretraining(roles, PIECES, recipe_of(), section_of(examples_per_episode=2.0)).begin(1)
+    mix = Pretraining(roles, PIECES, recipe_of(), section_of(examples_per_episode=1.0)).begin(1)
     for minibatch in (0, 1, 0):
         mix.add_gradients(minibatch, recipe_of())
     losses = [

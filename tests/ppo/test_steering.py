@@ -26,7 +26,7 @@ MakeRecipe = Callable[..., PpoRecipe]
 
 HELD_OUT = "{source: builtin:tasks, split: heldout, rows: 6}"
 STEERED = [
-    f"evaluation={{prompts: [{HELD_OUT}], every: 2, kl_budget: 1000}}",
+    f"evaluation={{prompts: [{HELD_OUT}], texts: [{HELD_OUT}], text_tokens: 480, every: 2, kl_budget: 1000}}",
     "ema={decay: 0.9}",
     "pretraining={data: [{source: builtin:tasks, split: sft, rows: 5}], weight: 0.5, examples_per_episode: 0.5}",
     *("train.episodes=32", "train.learning_rate=3e-3", "alarms.window=1", "checkpoint.every_steps=1"),
@@ -125,6 +125,9 @@ def test_before_the_first_update_the_policy_is_its_reference(make_recipe: MakeRe
     first = next(row for row in rows_of(recipe.out) if "ppo/eval/kl" in row)
     assert (first["step"], first["ppo/eval/kl"]) == (0, 0.0)
     assert [row["step"] for row in rows_of(recipe.out) if "ppo/eval/kl" in row] == [0, 2, 4]
+    losses = [row["ppo/eval/lm_loss"] for row in rows_of(recipe.out) if "ppo/eval/lm_loss" in row]
+    assert len(set(losses)) == 3 and all(0 < loss < 20 for loss in losses)
+    assert [row["step"] for row in rows_of(recipe.out) if "ppo/pretraining_loss" in row] == [1, 2, 3, 4]
 
 
 def test_the_best_adapter_is_the_one_that_was_measured_best_and_a_stage_of_its_own(make_recipe: MakeRecipe) -> None:
