@@ -182,8 +182,8 @@ class PpoRecipe(Steered):
     def _options_fit_together(self) -> "PpoRecipe":
         if not self.has_value and self.sampling.responses_per_prompt < 2:
             raise ValueError(
-                f"advantages.kind={self.advantages.kind} compares the responses to one prompt with each other: it needs "
-                "sampling.responses_per_prompt of 2 or more, found 1"
+                f"advantages.kind={self.advantages.kind} compares the responses to one prompt with each other: "
+                "it needs sampling.responses_per_prompt of 2 or more, found 1"
             )
         if self.value.warmup_steps and (not self.has_value or self.value.kind == "shared"):
             why = "there is no value function" if not self.has_value else "the value head shares the policy's adapter"
