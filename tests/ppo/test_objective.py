@@ -73,9 +73,8 @@ def test_the_kl_term_has_the_value_of_one_kl_and_the_gradient_of_the_other() -> 
 
 def test_what_a_loss_is_a_mean_of() -> None:
     mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0]], dtype=torch.bool)
-    rows = {
-        kind: token_weights(mask, aggregation=kind, limit=10) for kind in ("token-mean", "sequence-mean", "constant")
-    }
+    kinds = ("token-mean", "sequence-mean", "constant")
+    rows = {kind: token_weights(mask, aggregation=kind, limit=10) for kind in kinds}
     torch.testing.assert_close(rows["token-mean"], torch.tensor([[0.2] * 4, [0.2, 0.0, 0.0, 0.0]]))
     torch.testing.assert_close(rows["sequence-mean"], torch.tensor([[0.125] * 4, [0.5, 0.0, 0.0, 0.0]]))
     torch.testing.assert_close(rows["constant"], torch.tensor([[0.05] * 4, [0.05, 0.0, 0.0, 0.0]]))

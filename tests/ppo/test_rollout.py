@@ -48,6 +48,16 @@ def test_targets_by_hand() -> None:
     assert targets.rewards.tolist() == [[-0.5, 0.0, 4.5], [1.75, 0.0, 0.0]]
     assert targets.returns.tolist() == [[4.0, 4.5, 4.5], [1.75, 0.0, 0.0]]
     assert targets.advantages.tolist() == [[3.5, 3.5, 3.0], [-0.25, 0.0, 0.0]]
+    assert targets.kl_weight == 0.0  # it is in the rewards
+    adapted = compute_targets(rollout, recipe, kl_weight=0.25)
+    assert adapted.rewards.tolist() == [[-0.25, 0.0, 4.25], [1.875, 0.0, 0.0]]
+    in_loss = compute_targets(rollout, recipe_with(kl={"weight": 0.5, "estimator": "k3"}))
+    assert in_loss.rewards.tolist() == [[0.0, 0.0, 4.0], [2.0, 0.0, 0.0]]
+    assert in_loss.kl_weight == 0.5
+    sections = {"advantages": {"kind": "rloo"}, "sampling": {"responses_per_prompt": 2}, "kl": {"weight": 0.5}}
+    grouped = compute_targets(rollout, recipe_with(**sections))
+    assert grouped.advantages.tolist() == [[2.25, 2.25, 2.25], [-2.25, 0.0, 0.0]]
+    assert not grouped.returns.any()
 
 
 def four_roles(make_roles: Callable[..., Roles]) -> Roles:

@@ -1,8 +1,8 @@
 """A problem whose optimum is known: two words out of five, a score for each pair, and a price for leaving a reference.
 
 The best policy is pi*(y) = pi_ref(y) exp(r(y) / beta) / Z, and its objective E[r] - beta KL is beta log Z
-(https://arxiv.org/abs/1909.08593 eq. 2; https://arxiv.org/abs/2305.18290 eq. 4). The policy is a table, so objectives are
-summed over all 25 responses and nothing of the result is an estimate; samples, rewards, advantages and losses are
+(https://arxiv.org/abs/1909.08593 eq. 2; https://arxiv.org/abs/2305.18290 eq. 4). The policy is a table, so objectives
+are summed over all 25 responses and nothing of the result is an estimate; samples, rewards, advantages and losses are
 Onebase's own.
 """
 
@@ -125,8 +125,8 @@ def test_the_optimum_is_reached_from_other_seeds(kind: str, seed: int) -> None:
 
 
 def learn_one_word(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """RLOO on responses of one word with the KL as a k3 term of the loss: log-probabilities found, of the reference, and
-    the scores."""
+    """RLOO on responses of one word with the KL as a k3 term of the loss: log-probabilities found, those of the
+    reference, and the scores."""
     draw = torch.Generator().manual_seed(200 + seed)
     reference, scores = torch.log_softmax(torch.randn(V, generator=draw), 0), 1.5 * torch.randn(V, generator=draw)
     logits = torch.nn.Parameter(reference.clone())
@@ -149,7 +149,7 @@ def learn_one_word(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def optimum_of_k3(reference: Tensor, scores: Tensor) -> Tensor:
-    """Where E_pi[r] - beta KL(ref || pi) is highest: pi = beta ref / (lambda - r), with lambda such that it sums to 1."""
+    """Where E_pi[r] - beta KL(ref || pi) is highest: pi = beta ref / (lambda - r), lambda such that it sums to 1."""
     low, high = scores.max().double(), scores.max().double() + 10
     for _ in range(100):
         middle = (low + high) / 2

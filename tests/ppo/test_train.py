@@ -18,7 +18,7 @@ from onebase.scoring import score
 from onebase.seeding import generator
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, collect, compute_targets, require_zero_kl
-from ppo.train import read_data, read_parents, start_learner, start_roles
+from ppo.train import read_data, read_parents, run, start_learner, start_roles
 from ppo.update import backward, minibatches, to_batch, update
 
 MakeRecipe = Callable[..., PpoRecipe]
@@ -105,6 +105,50 @@ def test_one_microbatch_gives_the_gradients_of_one_an_episode(make_recipe: MakeR
         for one, other in zip(whole, found[1][0][role], strict=True):
             assert float((one - other).abs().max()) <= 1e-5 * largest, role
     assert found[10_000][1] == pytest.approx(found[1][1], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["rloo", "grpo", "dr_grpo"])
+def test_a_run_that_compares_groups_has_no_value_function(make_recipe: MakeRecipe, kind: str) -> None:
+    given = (f"advantages.kind={kind}", "sampling.responses_per_prompt=4", "kl.estimator=k3")
+    recipe = make_recipe(*given, "train.episodes=16", "train.learning_rate=1e-3")
+    made = run(recipe)
+    rows = [json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()]
+    logged = set().union(*rows)
+    assert {"ppo/kl_loss", "ppo/policy_loss", "ppo/grad_norm/policy"} <= logged
+    assert not {name for name in logged if "value" in name or "explained" in name}
+    assert rows[-1]["ppo/kl_loss"] > rows[1]["ppo/kl_loss"] > 0
+    assert sorted(path.name for path in (recipe.out / "adapter").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    assert made.metrics["ppo/kl_loss"] == rows[-1]["ppo/kl_loss"]
+
+
+def test_inner_epochs_end_where_the_policy_has_moved_enough(make_recipe: MakeRecipe) -> None:
+    seen = {}
+    for limit in ("null", "1e-9", "1e9"):
+        recipe = make_recipe("train.inner_epochs=3", "train.learning_rate=1e-2", f"train.target_kl={limit}")
+        roles, minibatches_seen = start(recipe), list[int]()
+        rollout = roll_out(roles, recipe)
+
+        def accept(norms: object, rows: list[int], own: list[int] = minibatches_seen) -> bool:
+            own += rows
+            return True
+
+        targets, learner = compute_targets(rollout, recipe), start_learner(roles, recipe)
+        update(roles, rollout, targets, learner, recipe, generator(0, "update"), accept, Halving())
+        seen[limit] = len(minibatches_seen) // len(rollout.episodes)
+    assert seen == {"null": 3, "1e-9": 1, "1e9": 3}
+
+
+def test_the_policy_waits_while_the_value_function_learns_alone(make_recipe: MakeRecipe, finished_run: Path) -> None:
+    waiting = make_recipe("value.warmup_steps=2", "train.episodes=16", "train.learning_rate=1e-2")
+    run(waiting)
+    made, before = (load_file(folder / "adapter" / WEIGHTS) for folder in (waiting.out, finished_run / "sft"))
+    assert waiting.steps == 2
+    assert all(torch.equal(tensor, before[name]) for name, tensor in made.items())
+    rows = [json.loads(line) for line in (waiting.out / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["ppo/grad_norm/value"] > 0 == rows[-1]["ppo/grad_norm/policy"]
 
 
 def test_an_update_moves_policy_and_value_and_nothing_else(make_recipe: MakeRecipe, finished_run: Path) -> None:

@@ -1,7 +1,9 @@
 """Gradients of an update against those of the written-out objective, by the model's own forward."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ TOKENS = 11
 CLIP, VALUE_CLIP, VALUE_WEIGHT, TEMPERATURE = 0.2, 0.3, 0.7, 0.9
 
 
-def recipe_of(kind: str, tokens_per_microbatch: int) -> PpoRecipe:
+def recipe_of(kind: str, tokens_per_microbatch: int, **train: Any) -> PpoRecipe:
     return PpoRecipe.model_validate(
         {
             "base": {"model": "tiny"},
@@ -27,7 +29,7 @@ def recipe_of(kind: str, tokens_per_microbatch: int) -> PpoRecipe:
             "data": ({"source": "builtin:tasks"},),
             "sampling": {"temperature": TEMPERATURE},
             "value": {"kind": kind, "clip": VALUE_CLIP, "weight": VALUE_WEIGHT},
-            "train": {"clip": CLIP, "tokens_per_microbatch": tokens_per_microbatch},
+            "train": {"clip": CLIP, "tokens_per_microbatch": tokens_per_microbatch, **train},
         }
     )
 
@@ -118,6 +120,76 @@ def test_gradients_are_those_of_the_objective_whatever_the_micro_batches(
             if mine is not None and wanted is not None:
                 # Sums in another order: relative to the largest gradient, as in the design.
                 torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-5 * largest)
+
+
+KL_WEIGHT, ENTROPY_WEIGHT, DUAL_CLIP = 0.7, 0.3, 1.1
+
+
+def full_objective(roles: Roles, batch: Batch, aggregation: str) -> Tensor:
+    """The policy's with everything that a recipe can add to it, token by token; the value's as it is."""
+    assert batch.reference is not None
+    assert batch.importance is not None
+    total = torch.zeros(())
+    for row, response in enumerate(RESPONSES):
+        logprobs, values = present(roles, "adapter", row)
+        divisor = {"token-mean": TOKENS, "sequence-mean": len(RESPONSES) * len(response)}
+        for t in range(len(response)):
+            advantage = batch.advantages[row, t]
+            ratio = torch.exp(logprobs[t] - batch.old_logprobs[row, t])
+            cut = min(max(ratio, torch.tensor(1 - CLIP)), torch.tensor(1 + CLIP))
+            gain = min(ratio * advantage, cut * advantage)
+            if advantage < 0:
+                gain = max(gain, DUAL_CLIP * advantage)
+            away = batch.reference[row, t] - logprobs[t]
+            old, target = batch.old_values[row, t], batch.returns[row, t]
+            held = min(max(values[t], old - VALUE_CLIP), old + VALUE_CLIP)
+            loss = VALUE_WEIGHT * max((values[t] - target) ** 2, (held - target) ** 2) / 2
+            loss = loss - gain * batch.importance[row, t] + KL_WEIGHT * (torch.exp(away) - 1 - away)
+            total = total + loss / divisor.get(aggregation, len(RESPONSES) * 64)  # 64: max_new_tokens
+            total = total - ENTROPY_WEIGHT * entropy(roles, row, t) / divisor.get(aggregation, len(RESPONSES) * 64)
+    return total
+
+
+def entropy(roles: Roles, row: int, t: int) -> Tensor:
+    sequence = torch.tensor([[*PROMPTS[row], *RESPONSES[row]]])
+    with roles.active("policy"):
+        logits = roles.base.model(input_ids=sequence).logits[0, len(PROMPTS[row]) - 1 + t] / TEMPERATURE
+    return torch.distributions.Categorical(logits=logits).entropy()
+
+
+@pytest.mark.parametrize("tokens_per_microbatch", [1, 1000])
+@pytest.mark.parametrize("aggregation", ["token-mean", "sequence-mean", "constant"])
+def test_everything_a_recipe_adds_is_in_the_gradient_whatever_the_micro_batches(
+    make_roles: Callable[..., Roles], aggregation: str, tokens_per_microbatch: int
+) -> None:
+    roles = start(make_roles, "adapter")
+    plain = batch_near(roles, "adapter")
+    draws = torch.Generator().manual_seed(5)
+    more = [torch.randn(plain.old_logprobs.shape, generator=draws) for _ in range(2)]
+    batch = replace(plain, reference=plain.old_logprobs + more[0] / 2, importance=more[1].exp(), kl_weight=KL_WEIGHT)
+    full_objective(roles, batch, aggregation).backward()
+    expected = gradients(roles)
+    added = {"aggregation": aggregation, "entropy_weight": ENTROPY_WEIGHT, "dual_clip": DUAL_CLIP}
+    backward(roles, batch, recipe_of("adapter", tokens_per_microbatch, **added))
+    found = gradients(roles)
+    for role in roles.names:
+        largest = max(float(wanted.abs().max()) for wanted in expected[role] if wanted is not None)
+        for mine, wanted in zip(found[role], expected[role], strict=True):
+            torch.testing.assert_close(mine, wanted, rtol=0, atol=2e-5 * largest)
+
+
+def test_a_policy_that_waits_has_no_gradient_and_the_value_function_its_own(make_roles: Callable[..., Roles]) -> None:
+    roles = start(make_roles, "adapter")
+    batch = batch_near(roles, "adapter")
+    backward(roles, batch, recipe_of("adapter", 16))
+    both = gradients(roles)
+    tally = backward(roles, replace(batch, value_only=True), recipe_of("adapter", 16))
+    alone = gradients(roles)
+    assert all(gradient is None for gradient in alone["policy"])
+    for one, other in zip(alone["value"], both["value"], strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or (other is not None and torch.equal(one, other))
+    assert set(tally.means()) == {"value_loss"}
 
 
 def test_what_is_logged_is_a_mean_over_tokens_and_not_over_micro_batches(make_roles: Callable[..., Roles]) -> None:
