@@ -1,7 +1,8 @@
 """The comparison at the end of a run: base, SFT, PPO and DPO answer the same held-out prompts.
 
-Greedy responses are judged: by the task's own check where the prompt has one, and by the reward model. Responses
-sampled at temperature 1 give the KL to the SFT policy. Every number has a 95 % interval over prompts.
+Responses are judged by the task's own check where the prompt has one, and by the reward model: greedy ones, and ones
+sampled at temperature 1, which is the policy that PPO optimises; these give the KL to the SFT policy too. Every number
+has a 95 % interval over prompts.
 """
 
 import json
@@ -177,6 +178,10 @@ def judge(
     if "reward" in roles.names:
         metrics["reward"] = score(roles, "reward", greedy.sequences, tokens_per_microbatch=budget).tolist()
     sampled = respond(role, adapter_sha256=sha256, temperature=1.0)
+    metrics |= {f"sampled_{name}": values for name, values in check(prompts, texts(chat, sampled)).items()}
+    if "reward" in roles.names:
+        rewards = score(roles, "reward", sampled.sequences, tokens_per_microbatch=budget)
+        metrics["sampled_reward"] = rewards.tolist()
     kl = kl_between(roles, role, "sft", sampled, temperature=1.0, tokens_per_microbatch=budget)
     metrics["kl_to_sft"] = kl.sum(dim=1).tolist()
     metrics["length"] = greedy.mask.sum(dim=1).float().tolist()

@@ -24,6 +24,10 @@ COLUMNS = {
     "form": "form",
     "check": "check",
     "reward": "reward",
+    "sampled_correctness": "correctness, sampled",
+    "sampled_form": "form, sampled",
+    "sampled_check": "check, sampled",
+    "sampled_reward": "reward, sampled",
     "kl_to_sft": "KL to SFT",
     "length": "length",
     "stop_rate": "stopped",
@@ -111,7 +115,9 @@ def show(content: Mapping[str, Any]) -> None:
     from rich.text import Text
 
     console = Console(width=None if os.isatty(1) else 120)
-    named = [name for name in COLUMNS if any(name in row for row in content["models"].values())]
+    there = {name for row in content["models"].values() for name in row}
+    # The table holds two columns of sampled responses: all are in summary.json.
+    named = [name for name in COLUMNS if name in there and name not in ("sampled_correctness", "sampled_form")]
     table = Table(title=f"{content['run']}: {content['prompts']} held-out prompts, mean [95 % interval]")
     table.add_column("model", vertical="top")
     for name in named:
@@ -141,7 +147,7 @@ def _show_differences(console: "Console", differences: Mapping[str, Any]) -> Non
     for comparison, row in differences.items():
         shown = [
             f"{COLUMNS[name]} {_cell(name, row[name], sign=True)}"
-            for name in ("correctness", "form", "check", "reward")
+            for name in ("correctness", "form", "check", "reward", "sampled_check", "sampled_reward")
             if name in row
         ]
         console.print(f"{comparison}, paired: {', '.join(shown)}")

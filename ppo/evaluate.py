@@ -8,17 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.records import Prompt
 from data.sources import load as load_records
 from data.tasks.checks import grade, has_check
 from data.texts import Piece, load_pieces
 from evaluation.responses import texts
-from onebase.ensemble import member_names, member_scores
 from onebase.episodes import Episodes
 from onebase.errors import DataError
 from onebase.generation import sample
@@ -28,6 +23,7 @@ from onebase.scoring import in_microbatches, kl_between, token_scores
 from onebase.seeding import generator
 from ppo.pretraining import as_episodes, lm_loss
 from ppo.recipe import PpoRecipe
+from ppo.scores import Asked, score_episodes
 
 COLUMNS = ("role", "prompt", "response", "reward", "kl", "check")
 """Of the table of samples."""
@@ -87,7 +83,8 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
         batch=recipe.sampling.batch,
     )
     episodes, mask = drawn.episodes, drawn.episodes.mask
-    rewards = score_responses(roles, episodes, recipe)
+    asked = Asked(chat=held_out.chat, prompts=held_out.prompts)
+    rewards = score_episodes(roles, episodes, recipe, asked).total
     kl = kl_between(roles, role, "reference", episodes, temperature=temperature, tokens_per_microbatch=budget)
     entropies = in_microbatches(
         lambda part: token_scores(roles, role, part, temperature=temperature).entropies, episodes, tokens=budget
@@ -118,16 +115,6 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
         for row in range(min(recipe.evaluation.shown, len(answers)))
     ]
     return Evaluation(metrics=metrics, rows=rows)
-
-
-def score_responses(roles: Roles, episodes: Episodes, recipe: PpoRecipe) -> Float[Tensor, " B"]:
-    """What training rewards, before penalties."""
-    members = member_names(len(recipe.parents.rewards))
-    said = member_scores(roles, members, episodes.sequences, tokens_per_microbatch=recipe.train.tokens_per_microbatch)
-    return sum(
-        (term.weight * term.combine.combination(said) for term in recipe.reward.terms),
-        start=torch.zeros(len(episodes)),
-    )
 
 
 def check(prompts: Sequence[EncodedPrompt], answers: Sequence[str]) -> dict[str, list[float]]:

@@ -18,12 +18,14 @@ class ParentsSection(Section):
 
     sft: Path
     """Stage folder of the SFT adapter: where the policy starts, and the reference."""
-    reward: Path | Annotated[tuple[Path, ...], Field(min_length=1)]
+    reward: Path | Annotated[tuple[Path, ...], Field(min_length=1)] | None = None
     """Stage folder of the reward model: what scores, and where the value function starts. A list: an ensemble; the
-    value function starts from its first."""
+    value function starts from its first. None: only functions score."""
 
     @property
     def rewards(self) -> tuple[Path, ...]:
+        if self.reward is None:
+            return ()
         return (self.reward,) if isinstance(self.reward, Path) else self.reward
 
 
@@ -41,10 +43,37 @@ class SamplingSection(Section):
 class RewardTerm(Section):
     """One part of the reward, multiplied by its weight."""
 
-    kind: Literal["adapter"] = "adapter"
-    """The reward model; with several in parents.reward all of them, combined."""
+    kind: Literal["adapter", "function"] = "adapter"
+    """adapter: the reward model; with several in parents.reward all of them, combined. function: Python."""
     weight: float = 1.0
     combine: CombineSection = CombineSection()
+    function: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
+    """package.module:name of a function of (Prompt, response text) that returns a number."""
+    name: str | None = None
+    """What its own scores are logged as (ppo/reward/NAME); None: reward_model, or the function's name."""
+
+    def named(self, index: int) -> str:
+        own = "reward_model" if self.function is None else self.function.rpartition(":")[2]
+        return self.name or (own if index == 0 else f"{own}_{index + 1}")
+
+    @model_validator(mode="after")
+    def _only_what_the_kind_reads(self) -> "RewardTerm":
+        if self.kind == "function" and self.function is None:
+            raise ValueError("'function' is missing: name one as package.module:name")
+        if self.kind == "function" and self.combine != CombineSection():
+            raise ValueError("'combine' is read by kind: adapter only; remove it")
+        if self.kind == "adapter" and self.function is not None:
+            raise ValueError("'function' is read by kind: function only; set kind: function, or remove it")
+        return self
+
+
+class OverlongSection(Section):
+    """A penalty that grows over the last tokens before the limit."""
+
+    buffer: PositiveInt
+    """Tokens before sampling.max_new_tokens at which it begins."""
+    weight: PositiveFloat = 1.0
+    """Taken off at the limit."""
 
 
 class RewardSection(Section):
@@ -53,6 +82,16 @@ class RewardSection(Section):
     terms: tuple[RewardTerm, ...] = (RewardTerm(),)
     eos_penalty: float = Field(default=1.0, ge=0)
     """Taken off the score of a response that was cut at max_new_tokens."""
+    clip: PositiveFloat | None = None
+    """The sum of the terms is kept between minus this and this, before penalties."""
+    overlong: OverlongSection | None = None
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "RewardSection":
+        names = [term.named(index) for index, term in enumerate(self.terms)]
+        if not names or len(set(names)) < len(names):
+            raise ValueError(f"terms: expected one at least, each with a name of its own, found {names}")
+        return self
 
 
 class AdaptiveKl(Section):
@@ -177,6 +216,20 @@ class PpoRecipe(Steered):
     def aggregation(self) -> str:
         default = {"grpo": "sequence-mean", "dr_grpo": "constant"}.get(self.advantages.kind, "token-mean")
         return self.train.aggregation or default
+
+    @model_validator(mode="after")
+    def _something_scores(self) -> "PpoRecipe":
+        asked = any(term.kind == "adapter" for term in self.reward.terms)
+        if asked and not self.parents.rewards:
+            raise ValueError("parents.reward is missing: a term of kind adapter is the reward model's score")
+        if self.parents.rewards and not asked:
+            raise ValueError("no term of `reward` is of kind adapter, so parents.reward scores nothing. Remove it")
+        if self.has_value and self.value.kind == "adapter" and not self.parents.rewards:
+            raise ValueError(
+                "value.kind=adapter starts from the reward model, and there is none: use value.kind=shared, or "
+                "advantages.kind=rloo, which needs no value function"
+            )
+        return self
 
     @model_validator(mode="after")
     def _options_fit_together(self) -> "PpoRecipe":

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from onebase.ensemble import member_names, member_scores
 from onebase.episodes import Episodes
 from onebase.generation import Sample, sample
 from onebase.roles import Roles
@@ -19,6 +18,7 @@ from onebase.scoring import in_microbatches, logprobs, token_scores, token_value
 from ppo.advantages import compare_groups, gae
 from ppo.recipe import PpoRecipe
 from ppo.rewards import kl_to_reference, penalise_unfinished, token_rewards
+from ppo.scores import Asked, overlong_penalty, score_episodes
 
 DECODING_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
 """Nats a token by which log-probs kept from cached decoding may differ from those of a training forward."""
@@ -42,6 +42,8 @@ class Rollout:
     """Wall time of sampling and of each role's scoring pass."""
     members: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
     """What each reward model says by itself, unweighted, by role."""
+    terms: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
+    """Each term of the score by its name, unweighted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,15 @@ class Targets:
     """Of the KL's term in the loss; 0 where it is in the rewards."""
 
 
-def collect(roles: Roles, prompts: Sequence[Sequence[int]], recipe: PpoRecipe, generator: torch.Generator) -> Rollout:
-    """Sample a response to each prompt, then let reference, reward and value look at it."""
+def collect(
+    roles: Roles,
+    prompts: Sequence[Sequence[int]],
+    recipe: PpoRecipe,
+    generator: torch.Generator,
+    asked: Asked | None = None,
+) -> Rollout:
+    """Sample a response to each prompt, then let reference, reward and value look at it. asked: the prompts as they
+    were read, for rewards that are functions."""
     clock = Clock()
     settings, budget = recipe.sampling, recipe.train.tokens_per_microbatch
     sampled = sample(
@@ -75,12 +84,7 @@ def collect(roles: Roles, prompts: Sequence[Sequence[int]], recipe: PpoRecipe, g
     episodes = sampled.episodes
     reference = logprobs(roles, "reference", episodes, temperature=settings.temperature, tokens_per_microbatch=budget)
     clock.lap("reference")
-    members = member_names(len(recipe.parents.rewards))
-    said = member_scores(roles, members, episodes.sequences, tokens_per_microbatch=budget)
-    scores = sum(
-        (term.weight * term.combine.combination(said) for term in recipe.reward.terms),
-        start=torch.zeros(len(episodes)),
-    )
+    scored = score_episodes(roles, episodes, recipe, asked)
     clock.lap("reward")
     values = torch.zeros(episodes.mask.shape)
     if recipe.has_value:
@@ -95,9 +99,10 @@ def collect(roles: Roles, prompts: Sequence[Sequence[int]], recipe: PpoRecipe, g
         sampled=None if recipe.train.old_logprobs == "sampled" else sampled.logprobs,
         reference=reference,
         values=values,
-        scores=scores,
+        scores=scored.total,
         seconds=clock.seconds,
-        members=dict(zip(members, said, strict=True)),
+        members=scored.members,
+        terms=scored.terms,
     )
 
 
@@ -107,7 +112,7 @@ def compute_targets(rollout: Rollout, recipe: PpoRecipe, *, kl_weight: float | N
     in_reward = recipe.kl.estimator == "k1"
     mask = rollout.episodes.mask
     kl = kl_to_reference(rollout.logprobs, rollout.reference, mask)
-    scores = penalise_unfinished(rollout.scores, rollout.stopped, penalty=recipe.reward.eos_penalty)
+    scores = shape_scores(rollout, recipe)
     rewards = token_rewards(scores, kl, mask, kl_weight=weight if in_reward else 0.0)
     if recipe.has_value:
         settings = {"discount": recipe.train.discount, "trace": recipe.train.trace}
@@ -118,6 +123,18 @@ def compute_targets(rollout: Rollout, recipe: PpoRecipe, *, kl_weight: float | N
         returns = torch.zeros_like(advantages)
     in_loss = 0.0 if in_reward else weight
     return Targets(advantages=advantages, returns=returns, kl=kl, rewards=rewards, kl_weight=in_loss)
+
+
+def shape_scores(rollout: Rollout, recipe: PpoRecipe) -> Float[Tensor, " B"]:
+    """Scores as they are rewarded: clipped, and with what is taken off for responses that are cut or nearly so."""
+    section, scores = recipe.reward, rollout.scores
+    if section.clip is not None:
+        scores = scores.clamp(-section.clip, section.clip)
+    if section.overlong is not None:
+        lengths = rollout.episodes.mask.sum(dim=1).float()
+        limit, buffer = recipe.sampling.max_new_tokens, section.overlong.buffer
+        scores = scores - section.overlong.weight * overlong_penalty(lengths, limit=limit, buffer=buffer)
+    return penalise_unfinished(scores, rollout.stopped, penalty=section.eos_penalty)
 
 
 def require_zero_kl(roles: Roles, rollout: Rollout, recipe: PpoRecipe) -> float:

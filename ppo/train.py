@@ -33,6 +33,7 @@ from onebase.tracking import Tracker, peak_rss_bytes
 from ppo.kl_control import next_weight
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Clock, Rollout, Targets, collect, compute_targets, require_zero_kl
+from ppo.scores import Asked, load_function
 from ppo.side_stages import Origin
 from ppo.steering import Steering, read_steering_data
 from ppo.update import Learner, update
@@ -84,7 +85,7 @@ def run(recipe: PpoRecipe) -> StageRecord:
         for step, prompts in track(zip(steps, prompts_of, strict=True), total=len(steps), description="ppo"):
             with session.step(step, state, total=recipe.steps):
                 clock = Clock()
-                rollout = roll_out(roles, prompts, recipe, step, session)
+                rollout = roll_out(roles, Asked(chat=data.chat, prompts=prompts), recipe, step, session)
                 if step == 1:
                     smaller = recipe.halved(session.halving.count)
                     tracker.log(0, {"ppo/decoding_error": require_zero_kl(roles, rollout, smaller)})
@@ -122,11 +123,11 @@ def run(recipe: PpoRecipe) -> StageRecord:
         )
 
 
-def roll_out(roles: Roles, prompts: Sequence[EncodedPrompt], recipe: PpoRecipe, step: int, session: Session) -> Rollout:
+def roll_out(roles: Roles, asked: Asked, recipe: PpoRecipe, step: int, session: Session) -> Rollout:
     """The episodes of a step, drawn by (seed, step) alone."""
-    ids = [one.ids for one in prompts]
+    ids = [one.ids for one in asked.prompts]
     return session.halving.fit(
-        lambda count: collect(roles, ids, recipe.halved(count), generator(recipe.seed, "rollout", step)),
+        lambda count: collect(roles, ids, recipe.halved(count), generator(recipe.seed, "rollout", step), asked),
         size=recipe.largest,
     )
 
@@ -150,6 +151,9 @@ def restore(session: Session, roles: Roles, learner: Learner, steering: Steering
 
 def read_parents(recipe: PpoRecipe) -> dict[str, Found]:
     """The SFT and reward stages, verified; every reward model must come from this very SFT stage."""
+    for term in recipe.reward.terms:
+        if term.kind == "function":
+            load_function(term)  # refused before a weight is loaded
     identity = stages.identify(recipe)
     sft = stages.read_parent(recipe.parents.sft, "sft", identity)
     rewards = read_members(recipe.parents.rewards, lambda folder: stages.read_parent(folder, "reward", identity))
@@ -222,6 +226,7 @@ def describe(rollout: Rollout, targets: Targets, learned: dict[str, float], cloc
         "ppo/kl": float(targets.kl.sum(dim=1).mean()),
         "ppo/response_length": float(rollout.episodes.mask.sum(dim=1).float().mean()),
         "ppo/stop_rate": float(rollout.stopped.float().mean()),
+        **{f"ppo/reward/{name}": float(scores.mean()) for name, scores in rollout.terms.items()},
         **describe_members(rollout),
         **{f"ppo/{name}": value for name, value in learned.items()},
         **{f"ppo/time/{name}": seconds for name, seconds in (rollout.seconds | clock.seconds).items()},

@@ -1,0 +1,130 @@
+"""What an episode's score is made of: reward models and Python functions, each by its weight.
+
+A function gets the prompt as it was read and the response as a person reads it:
+
+    from data.records import Prompt
+
+    def reward(prompt: Prompt, response: str) -> float: ...
+
+It is called once an episode, and may use anything: a checker, a compiler, `prompt.meta`. It must be a function of its
+arguments alone, or a run that is killed would not go on to the same bits.
+"""
+
+import importlib
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from data.chat import Chat, EncodedPrompt
+from data.records import Prompt
+from onebase.ensemble import member_names, member_scores
+from onebase.episodes import Episodes
+from onebase.errors import InputError, RecipeError
+from onebase.roles import Roles
+from ppo.recipe import PpoRecipe, RewardTerm
+
+RewardFunction = Callable[[Prompt, str], Any]
+"""Of the prompt and the response; its result should be a number, and is not trusted to be one."""
+
+
+class RewardError(InputError):
+    """A reward that is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The prompts of a batch of episodes, in their order, and how tokens become text."""
+
+    chat: Chat
+    prompts: Sequence[EncodedPrompt]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Scores of B episodes, before penalties."""
+
+    total: Float[Tensor, " B"]
+    terms: dict[str, Float[Tensor, " B"]]
+    """Each term's own, by its name and before its weight."""
+    members: dict[str, Float[Tensor, " B"]]
+    """What each reward model says by itself, by role."""
+
+
+def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: Asked | None) -> Scored:
+    """The sum of all terms, each times its weight. asked: needed where a term is a function."""
+    members: dict[str, Tensor] = {}
+    said = torch.zeros(0, len(episodes))
+    if recipe.parents.rewards:
+        names = member_names(len(recipe.parents.rewards))
+        budget = recipe.train.tokens_per_microbatch
+        said = member_scores(roles, names, episodes.sequences, tokens_per_microbatch=budget)
+        members = dict(zip(names, said, strict=True))
+    terms = {
+        term.named(index): term.combine.combination(said)
+        if term.kind == "adapter"
+        else scores_of(load_function(term), term, episodes, asked)
+        for index, term in enumerate(recipe.reward.terms)
+    }
+    weights = [term.weight for term in recipe.reward.terms]
+    parts = [weight * scores for weight, scores in zip(weights, terms.values(), strict=True)]
+    return Scored(total=sum(parts, start=torch.zeros(len(episodes))), terms=terms, members=members)
+
+
+def scores_of(
+    function: RewardFunction, term: RewardTerm, episodes: Episodes, asked: Asked | None
+) -> Float[Tensor, " B"]:
+    """What a function says of each response; RewardError naming the episode where that is no finite number."""
+    assert asked is not None, "a function needs texts"
+    found = []
+    for row, one in enumerate(asked.prompts):
+        response = asked.chat.text(episodes.responses[row][episodes.mask[row]].tolist())
+        value = function(one.prompt, response)
+        # bool is a number in Python, and what a checker returns; numpy's and torch's scalars have `item`.
+        number = value.item() if hasattr(value, "item") else value
+        if not isinstance(number, (int, float)) or not math.isfinite(number):
+            raise RewardError(
+                f"reward function '{term.function}' returned {value!r} where a finite number is expected, for the "
+                f"prompt {one.prompt.origin} ({one.prompt.user_text!r}) and the response {response!r}. Mend the "
+                "function; the same command goes on from the last checkpoint."
+            )
+        found.append(float(number))
+    return torch.tensor(found)
+
+
+def load_function(term: RewardTerm) -> RewardFunction:
+    """The function that a term names, from an installed package or the folder that the command runs in."""
+    assert term.function is not None, "the recipe has checked it"
+    module_name, _, name = term.function.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module raises while it is imported
+        raise RecipeError(
+            f"reward.terms: the module '{module_name}' of '{term.function}' cannot be imported "
+            f"({type(error).__name__}: {error}). It is looked for in the folder that the command runs in and among "
+            "installed packages."
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        found = "has nothing of that name" if function is None else f"has a {type(function).__name__} there"
+        raise RecipeError(f"reward.terms: '{term.function}' should name a function, and {module_name} {found}.")
+    return function
+
+
+def overlong_penalty(lengths: Float[Tensor, " B"], *, limit: int, buffer: int) -> Float[Tensor, " B"]:
+    """How much of its penalty a response of so many tokens gets, from 0 up to limit - buffer to 1 at the limit.
+
+        0                                   where |y| <= limit - buffer
+        (|y| - (limit - buffer)) / buffer   up to the limit
+
+    The soft overlong punishment of DAPO, Yu et al. 2025, https://arxiv.org/abs/2503.14476, eq. 13.
+    """
+    return ((lengths - (limit - buffer)) / buffer).clamp(min=0.0, max=1.0)

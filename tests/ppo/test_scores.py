@@ -1,0 +1,196 @@
+"""Rewards that are Python functions: the example of docs/ppo.md in a real run, and everything that can be wrong."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from data.chat import Chat, Limiter, encode_prompts
+from data.records import Prompt
+from data.sources import Source, load
+from onebase import base as bases
+from onebase import recipes
+from onebase.episodes import Episodes
+from onebase.errors import RecipeError
+from onebase.recipes import BaseSection, ChatSection, LimitsSection
+from onebase.roles import WEIGHTS
+from ppo.recipe import PpoRecipe, RewardTerm
+from ppo.scores import Asked, RewardError, load_function, overlong_penalty, scores_of
+from ppo.train import run
+
+MakeRecipe = Callable[..., PpoRecipe]
+PAGE = Path(__file__).parents[2] / "docs" / "ppo.md"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder that commands run in."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], here: Path) -> MakeRecipe:
+    parents = finish_run("fp32")
+    smoke = Path(__file__).parents[2] / "recipes" / "smoke" / "ppo.yaml"
+
+    def make(*overrides: str, reward: bool = True, out: str = "ppo") -> PpoRecipe:
+        given = [
+            *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={here / out}", "track.wandb=off"),
+            *(f"parents.sft={parents / 'sft'}", f"parents.reward={parents / 'reward' if reward else 'null'}"),
+            "train.episodes=16",
+        ]
+        return recipes.read(smoke, PpoRecipe, [*given, *overrides])
+
+    return make
+
+
+def code_of_the_page(language: str) -> str:
+    (section,) = re.findall(r"## A reward of your own\n(.*?)\n## ", PAGE.read_text("utf-8"), flags=re.DOTALL)
+    (block,) = re.findall(rf"```{language}\n(.*?)```", section, flags=re.DOTALL)
+    return block
+
+
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_function_of_the_page_works_from_the_recipe_of_the_page(make_recipe: MakeRecipe, here: Path) -> None:
+    (here / "brevity.py").write_text(code_of_the_page("python"))
+    assert len(code_of_the_page("python").splitlines()) <= 10
+    recipe = make_recipe(f"reward={json.dumps(yaml.safe_load(code_of_the_page('yaml'))['reward'])}")
+    run(recipe)
+    for row in rows_of(recipe.out)[1:]:
+        both = row["ppo/reward/reward_model"] + 0.5 * row["ppo/reward/reward_2"]
+        assert row["ppo/score"] == pytest.approx(both, abs=1e-5)
+        assert -0.3 < row["ppo/reward/reward_2"] < 1
+
+
+def test_a_function_alone_needs_no_reward_model(make_recipe: MakeRecipe, here: Path) -> None:
+    (here / "shortest.py").write_text("def reward(prompt, response):\n    return -len(response)\n")
+    term = "reward={terms: [{kind: function, function: 'shortest:reward', name: brevity}]}"
+    made = run(make_recipe(term, "value.kind=shared", reward=False))
+    assert set(made.parents) == {"sft"}
+    assert made.metrics["ppo/reward/brevity"] == made.metrics["ppo/score"] < 0
+
+
+def test_a_killed_run_goes_on_to_the_same_bits_with_a_function(make_recipe: MakeRecipe, here: Path) -> None:
+    """The first attempt ends with the function's own error; mended, the same command goes on."""
+    term = "reward={terms: [{kind: function, function: 'moody:reward'}]}"
+    given = (term, "value.kind=shared", "checkpoint.every_steps=1", "train.episodes=24")
+    moody = "import os, pathlib\ncalls = []\ndef reward(prompt, response):\n    calls.append(0)\n"
+    moody += (
+        "    return float('nan') if len(calls) == 13 and not pathlib.Path('mended').exists() else len(response) / 9\n"
+    )
+    (here / "moody.py").write_text(moody)
+    broken = make_recipe(*given, reward=False, out="broken")
+    with pytest.raises(RewardError, match=r"'moody:reward' returned nan .*, for the prompt builtin:tasks/rl:\d+"):
+        run(broken)
+    assert rows_of(broken.out)[-1]["step"] == 1
+    (here / "mended").touch()
+    run(broken)
+    whole = make_recipe(*given, reward=False, out="whole")
+    run(whole)
+    one, other = (load_file(folder.out / "adapter" / WEIGHTS) for folder in (broken, whole))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def asked_of(tiny_base_folder: Path) -> tuple[Asked, Episodes]:
+    """One prompt and one response to it."""
+    base, section = BaseSection(model=str(tiny_base_folder), quantization="fp32"), ChatSection()
+    chat = Chat(*bases.load_tokenizer(base, section), section)
+    (prompt,) = load([Source(source="builtin:tasks", split="rl", rows=1)], Prompt, seed=0).records
+    (encoded,) = encode_prompts(chat, [prompt], Limiter(LimitsSection()))
+    response = chat.tokenizer.encode(" the lamp", add_special_tokens=False)
+    return Asked(chat=chat, prompts=[encoded]), Episodes.of([encoded.ids], [response], pad_id=0)
+
+
+@pytest.mark.parametrize("result", [None, float("inf"), "good", [1.0], torch.ones(2).tolist()])
+def test_what_is_no_number_is_refused_with_prompt_and_response(tiny_base_folder: Path, result: object) -> None:
+    asked, episodes = asked_of(tiny_base_folder)
+    term = RewardTerm(kind="function", function="mine:reward")
+    with pytest.raises(RewardError, match=r"'mine:reward' returned .* where a finite number is expected") as caught:
+        scores_of(lambda prompt, response: result, term, episodes, asked)
+    said, prompt = str(caught.value), asked.prompts[0].prompt
+    assert "the lamp" in said
+    assert str(prompt.origin) in said
+    assert repr(prompt.user_text) in said
+
+
+@pytest.mark.parametrize("result", [1, True, torch.tensor(1.0), numpy.float32(1)])
+def test_whatever_python_counts_as_a_number_is_one(tiny_base_folder: Path, result: object) -> None:
+    asked, episodes = asked_of(tiny_base_folder)
+    term = RewardTerm(kind="function", function="mine:reward")
+    assert scores_of(lambda prompt, response: result, term, episodes, asked).tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        ("no_such_module:reward", "'no_such_module' .*cannot be imported .ModuleNotFoundError"),
+        ("raises_at_import:reward", "cannot be imported .ZeroDivisionError"),
+        ("holds_a_number:reward", "should name a function, and holds_a_number has a int there"),
+        ("holds_a_number:missing", "holds_a_number has nothing of that name"),
+    ],
+)
+def test_a_function_that_is_not_there_is_said_before_anything_is_loaded(
+    make_recipe: MakeRecipe, here: Path, function: str, said: str
+) -> None:
+    (here / "raises_at_import.py").write_text("1 / 0\n")
+    (here / "holds_a_number.py").write_text("reward = 3\n")
+    term = f"reward={{terms: [{{kind: function, function: '{function}'}}]}}"
+    recipe = make_recipe(term, "value.kind=shared", reward=False)
+    with pytest.raises(RecipeError, match=said):
+        run(recipe)
+    assert not recipe.out.exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reward", "said"),
+    [
+        ([], False, "parents.reward is missing"),
+        (["reward={terms: [{kind: function, function: 'a:b'}]}"], True, "parents.reward scores nothing"),
+        (["reward={terms: [{kind: function, function: 'a:b'}]}"], False, "use value.kind=shared"),
+        (["reward={terms: [{kind: function}]}"], False, "'function' is missing"),
+        (["reward={terms: [{function: 'a:b'}]}"], True, "set kind: function"),
+        (["reward={terms: [{kind: function, function: 'a.b'}]}"], False, "pattern"),
+        (["reward={terms: [{name: x}, {kind: function, function: 'a:b', name: x}]}"], True, "a name of its own"),
+    ],
+)
+def test_terms_that_make_no_sense_are_refused(
+    make_recipe: MakeRecipe, overrides: list[str], reward: bool, said: str
+) -> None:
+    with pytest.raises(RecipeError, match=said):
+        make_recipe(*overrides, reward=reward)
+
+
+def test_a_function_is_found_in_a_package_and_beside_the_command(here: Path) -> None:
+    (here / "mine.py").write_text("def reward(prompt, response):\n    return 7\n")
+    found = load_function(RewardTerm(kind="function", function="mine:reward"))
+    assert found(load([Source(source="builtin:tasks", split="rl", rows=1)], Prompt, seed=0).records[0], "x") == 7
+    assert load_function(RewardTerm(kind="function", function="os.path:basename")).__name__ == "basename"
+
+
+def test_the_penalty_for_length_rises_over_the_buffer() -> None:
+    found = overlong_penalty(torch.tensor([1.0, 12.0, 14.0, 16.0]), limit=16, buffer=4)
+    assert found.tolist() == [0.0, 0.0, 0.5, 1.0]
+
+
+def test_scores_are_clipped_before_penalties_are_taken_off(make_recipe: MakeRecipe, here: Path) -> None:
+    (here / "huge.py").write_text("def reward(prompt, response):\n    return 1000\n")
+    term = "{kind: function, function: 'huge:reward'}"
+    section = f"reward={{terms: [{term}], clip: 2, eos_penalty: 0.5, overlong: {{buffer: 12, weight: 3}}}}"
+    recipe = make_recipe(section, "value.kind=shared", "kl.weight=0", reward=False)
+    run(recipe)
+    for row in rows_of(recipe.out)[1:]:
+        assert row["ppo/score"] == 1000
+        assert row["ppo/reward"] == pytest.approx(
+            2 - 3 * row["ppo/response_length"] / 12 - 0.5 * (1 - row["ppo/stop_rate"]), abs=1e-4
+        )
