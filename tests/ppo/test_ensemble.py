@@ -130,12 +130,12 @@ def test_a_run_with_an_ensemble_that_was_stopped_goes_on_to_the_same_bits(
 
     whole, steps = ppo_train.update, 0
 
-    def stop_in_the_second(*arguments: Any) -> Any:
+    def stop_in_the_second(*arguments: Any, **options: Any) -> Any:
         nonlocal steps
         steps += 1
         if steps == 2:
             raise StoppedError
-        return whole(*arguments)
+        return whole(*arguments, **options)
 
     monkeypatch.setattr(ppo_train, "update", stop_in_the_second)
     with pytest.raises(StoppedError):
