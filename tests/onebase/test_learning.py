@@ -3,10 +3,11 @@
 import pytest
 
 from onebase.learning import learning_rate_factor
+from onebase.recipes import Schedule
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
-def test_every_schedule_rises_through_its_warm_up_and_no_step_is_lost(schedule: str) -> None:
+def test_every_schedule_rises_through_its_warm_up_and_no_step_is_lost(schedule: Schedule) -> None:
     assert [learning_rate_factor(step, 20, 3, schedule) for step in range(3)] == [0.25, 0.5, 0.75]
     assert learning_rate_factor(3, 20, 3, schedule) == 1.0
     assert learning_rate_factor(0, 20, 0, schedule) == 1.0

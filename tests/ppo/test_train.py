@@ -1,7 +1,7 @@
 """PPO on the tiny model: the laws that hold between the four roles."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -131,7 +131,7 @@ def test_inner_epochs_end_where_the_policy_has_moved_enough(make_recipe: MakeRec
         roles, minibatches_seen = start(recipe), list[int]()
         rollout = roll_out(roles, recipe)
 
-        def accept(norms: object, rows: list[int], own: list[int] = minibatches_seen) -> bool:
+        def accept(norms: Sequence[float], rows: Sequence[int], own: list[int] = minibatches_seen) -> bool:
             own += rows
             return True
 
