@@ -19,20 +19,23 @@ SCHEMA = 1
 Tables = Mapping[str, Mapping[str, Estimate]]
 """Estimates by model or comparison, then by metric."""
 
-COLUMNS = {
+GREEDY = {
     "correctness": "correctness",
     "form": "form",
     "check": "check",
     "reward": "reward",
-    "sampled_correctness": "correctness, sampled",
-    "sampled_form": "form, sampled",
-    "sampled_check": "check, sampled",
-    "sampled_reward": "reward, sampled",
-    "kl_to_sft": "KL to SFT",
     "length": "length",
     "stop_rate": "stopped",
 }
-"""Metrics in the order of the table, and their headings."""
+SAMPLED = {
+    "sampled_correctness": "correctness",
+    "sampled_form": "form",
+    "sampled_check": "check",
+    "sampled_reward": "reward",
+    "kl_to_sft": "KL to SFT",
+}
+"""Metrics in the order of the two tables, and their headings."""
+COLUMNS = GREEDY | SAMPLED
 
 
 def build(
@@ -111,20 +114,12 @@ def lineage(parents: Mapping[str, Found], home: Path) -> dict[str, Any]:
 def show(content: Mapping[str, Any]) -> None:
     """Print table and samples of a summary."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     console = Console(width=None if os.isatty(1) else 120)
-    there = {name for row in content["models"].values() for name in row}
-    # The table holds two columns of sampled responses: all are in summary.json.
-    named = [name for name in COLUMNS if name in there and name not in ("sampled_correctness", "sampled_form")]
-    table = Table(title=f"{content['run']}: {content['prompts']} held-out prompts, mean [95 % interval]")
-    table.add_column("model", vertical="top")
-    for name in named:
-        table.add_column(COLUMNS[name], justify="right")
-    for model, row in content["models"].items():
-        table.add_row(model, *(_cell(name, row.get(name)).replace(" [", "\n[") for name in named))
-    console.print(table)
+    title = f"{content['run']}: {content['prompts']} held-out prompts, mean [95 % interval]"
+    _show_table(console, f"{title}; likeliest responses", content["models"], GREEDY)
+    _show_table(console, "responses sampled at temperature 1", content["models"], SAMPLED)
     if "reward_model" in content:
         console.print(f"reward model: held-out pair accuracy {_cell('', content['reward_model']['pair_accuracy'])}")
     _show_differences(console, content["differences"])
@@ -143,14 +138,33 @@ def show(content: Mapping[str, Any]) -> None:
         )
 
 
+def _show_table(
+    console: "Console", title: str, models: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]
+) -> None:
+    from rich.table import Table
+
+    named = [name for name in columns if any(name in row for row in models.values())]
+    if not named:
+        return
+    table = Table(title=title)
+    table.add_column("model", vertical="top")
+    for name in named:
+        table.add_column(columns[name], justify="right")
+    for model, row in models.items():
+        table.add_row(model, *(_cell(name, row.get(name)).replace(" [", "\n[") for name in named))
+    console.print(table)
+
+
 def _show_differences(console: "Console", differences: Mapping[str, Any]) -> None:
     for comparison, row in differences.items():
-        shown = [
-            f"{COLUMNS[name]} {_cell(name, row[name], sign=True)}"
-            for name in ("correctness", "form", "check", "reward", "sampled_check", "sampled_reward")
-            if name in row
-        ]
-        console.print(f"{comparison}, paired: {', '.join(shown)}")
+        for manner, columns in (("likeliest", GREEDY), ("sampled", SAMPLED)):
+            shown = [
+                f"{heading} {_cell(name, row[name], sign=True)}"
+                for name, heading in columns.items()
+                if name in row and heading in ("correctness", "form", "check", "reward")
+            ]
+            if shown:
+                console.print(f"{comparison}, {manner}, paired: {', '.join(shown)}")
 
 
 def _cell(name: str, estimate: Mapping[str, float] | None, *, sign: bool = False) -> str:
