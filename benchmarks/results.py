@@ -1,0 +1,123 @@
+"""Run a folder of recipes with several seeds, unchanged otherwise, and print the tables of docs/results.md.
+
+    python benchmarks/results.py recipes/demo --seeds 0 1 2
+
+Each seed is a run of its own (runs/NAME-SEED). A finished stage is not run again and a stopped one goes on, so the
+command can be repeated; --report prints what there is and runs nothing. Every figure comes out of the runs' summary.json
+and the reward stages' report.json.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+STAGES = ("sft", "reward", "ppo", "dpo", "compare")
+METRICS = ("correctness", "form", "check", "reward", "sampled_check", "sampled_reward", "kl_to_sft")
+WORST = 3
+"""Flaw classes that are shown by name: those that the reward model ranks worst."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", type=Path, help="folder of recipes, such as recipes/demo")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--report", action="store_true", help="run nothing")
+    given = parser.parse_args()
+    folders = {seed: given.runs_dir / f"{given.recipes.name}-{seed}" for seed in given.seeds}
+    for seed, folder in folders.items():
+        if not given.report:
+            code = run(given.recipes, seed, folder)
+            if code:
+                return code
+    found = {seed: json.loads((folder / "summary.json").read_text("utf-8")) for seed, folder in folders.items()}
+    print("\n".join([*provenance(found), "", *models(found), "", *differences(found)]))
+    print("\n".join(["", *rewards(folders), "", *costs(found)]))
+    return 0
+
+
+def run(recipes: Path, seed: int, folder: Path) -> int:
+    """All stages with one seed; the exit code."""
+    present = [stage for stage in STAGES if (recipes / f"{stage}.yaml").is_file()]
+    overrides = [f"name={folder.name}", f"runs_dir={folder.parent}", *(f"{stage}.seed={seed}" for stage in present)]
+    return subprocess.run([sys.executable, "-m", "pipeline", "run", str(recipes), *overrides]).returncode
+
+
+def provenance(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
+    for seed, one in found.items():
+        changed = ", with local changes" if one["git"].get("dirty") else ""
+        yield (
+            f"Seed {seed}: commit {str(one['git'].get('commit'))[:7]}{changed}; {one['machine']['cores']} cores, "
+            f"{one['machine']['device']}; {one['prompts']} held-out prompts."
+        )
+
+
+def models(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
+    """Every model of every seed, by source of prompts."""
+    yield f"| prompts | seed | model | {' | '.join(METRICS)} |"
+    yield "|---|---|---|" + "---|" * len(METRICS)
+    for source in sorted({source for one in found.values() for source in one["by_source"]}):
+        for seed, one in found.items():
+            for model, row in one["by_source"].get(source, {"models": {}})["models"].items():
+                yield f"| {short(source)} | {seed} | {model} | {' | '.join(cell(row.get(name)) for name in METRICS)} |"
+
+
+def differences(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
+    """Paired by prompt; bold where the interval does not hold 0."""
+    shown = [name for name in METRICS if name != "kl_to_sft"]
+    yield f"| prompts | seed | paired difference | {' | '.join(shown)} |"
+    yield "|---|---|---|" + "---|" * len(shown)
+    for source in [None, *sorted({source for one in found.values() for source in one["by_source"]})]:
+        for seed, one in found.items():
+            part = one if source is None else one["by_source"].get(source, {"differences": {}})
+            for name, row in part["differences"].items():
+                cells = " | ".join(cell(row.get(metric), sign=True) for metric in shown)
+                yield f"| {'all' if source is None else short(source)} | {seed} | {name} | {cells} |"
+
+
+def rewards(folders: Mapping[int, Path]) -> Iterable[str]:
+    """The reward models: accuracy on held-out pairs, the classes of flaws that they rank worst, and the baselines."""
+    yield "| seed | reward accuracy | lowest classes of flaws | longer wins | bag of words |"
+    yield "|---|---|---|---|---|"
+    for seed, folder in folders.items():
+        path = folder / "reward" / "report.json"
+        if not path.is_file():
+            continue
+        report = json.loads(path.read_text("utf-8"))
+        classes = {
+            label: one["put_below_a_better_one"]["mean"]
+            for label, one in report["by_label"].items()
+            if isinstance(one, Mapping) and "mean" in one.get("put_below_a_better_one", {})
+        }
+        worst = sorted(classes, key=lambda label: classes[label])[:WORST]
+        named = ", ".join(f"{label} {classes[label]:.2f}" for label in worst)
+        baselines = [cell(report["baselines"][name].get("accuracy")) for name in ("longer wins", "bag of words")]
+        yield f"| {seed} | {cell(report['accuracy'])} | {named} | {' | '.join(baselines)} |"
+
+
+def costs(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
+    yield "| seed | stage | seconds | peak memory, GiB |"
+    yield "|---|---|---|---|"
+    for seed, one in found.items():
+        for stage, cost in one["stages"].items():
+            yield f"| {seed} | {stage} | {cost['seconds']:.0f} | {cost['peak_rss_bytes'] / 2**30:.2f} |"
+
+
+def short(source: str) -> str:
+    return source.rpartition("/")[2]
+
+
+def cell(estimate: Mapping[str, float] | None, *, sign: bool = False) -> str:
+    if estimate is None:
+        return ""
+    form = "{:+.2f} [{:+.2f}, {:+.2f}]" if sign else "{:.2f} [{:.2f}, {:.2f}]"
+    text = form.format(estimate["mean"], estimate["low"], estimate["high"])
+    return f"**{text}**" if sign and (estimate["low"] > 0 or estimate["high"] < 0) else text
+
+
+if __name__ == "__main__":
+    sys.exit(main())
