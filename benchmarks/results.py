@@ -3,8 +3,8 @@
     python benchmarks/results.py recipes/demo --seeds 0 1 2
 
 Each seed is a run of its own (runs/NAME-SEED). A finished stage is not run again and a stopped one goes on, so the
-command can be repeated; --report prints what there is and runs nothing. Every figure comes out of the runs' summary.json
-and the reward stages' report.json.
+command can be repeated; --report prints what there is and runs nothing. Every figure comes out of the runs'
+summary.json and the reward stages' report.json.
 """
 
 import argparse

@@ -18,6 +18,11 @@ def save(draw: Callable[[Axes], None], target: Path) -> Path:
     """One pair of axes as a file, replaced as a whole."""
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     draw(figure.add_subplot())
+    return write(figure, target)
+
+
+def write(figure: Figure, target: Path) -> Path:
+    """The same for a figure with any axes."""
     stream = io.StringIO()
     # The ids in the file would be random, and its date that of the run.
     with mpl.rc_context({"svg.hashsalt": target.stem}):

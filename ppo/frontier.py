@@ -1,18 +1,16 @@
 """Reward against KL: the evaluations of a run, which of them is best within the budget, and both as plots."""
 
-import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from onebase.record import replace_file
+from evaluation import figures
+from evaluation.figures import BLUE, GREY, ORANGE
 
-BLUE, GREY, ORANGE = "#3465a4", "#8a8a8a", "#c4660a"
 COLORS = {"policy": BLUE, "ema": ORANGE}
 CURVES = {"reward": "reward, held out", "check": "check, held out", "kl": "KL to SFT, nats", "lm_loss": "LM loss, nats"}
 """What the learning curve shows where it was measured, and what its axes say."""
@@ -55,20 +53,8 @@ def frontier_of(points: Sequence[Point]) -> list[Point]:
 
 def write(points: Sequence[Point], best: Point | None, folder: Path, *, kl_budget: float) -> list[Path]:
     """`frontier.svg` and `learning.svg`: the same bytes for the same points; returns the files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    figures: Mapping[str, Callable[[], Figure]] = {
-        "frontier": lambda: draw_frontier(points, best, kl_budget=kl_budget),
-        "learning": lambda: draw_learning(points, best),
-    }
-    written = []
-    for name, draw in figures.items():
-        stream = io.StringIO()
-        # The ids in the file would be random, and its date that of the run.
-        with mpl.rc_context({"svg.hashsalt": name}):
-            draw().savefig(stream, format="svg", metadata={"Date": None})
-        replace_file(folder / f"{name}.svg", stream.getvalue())
-        written.append(folder / f"{name}.svg")
-    return written
+    drawn = {"frontier": draw_frontier(points, best, kl_budget=kl_budget), "learning": draw_learning(points, best)}
+    return [figures.write(figure, folder / f"{name}.svg") for name, figure in drawn.items()]
 
 
 def draw_frontier(points: Sequence[Point], best: Point | None, *, kl_budget: float) -> Figure:
