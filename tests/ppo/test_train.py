@@ -116,7 +116,7 @@ def test_a_run_that_compares_groups_has_no_value_function(make_recipe: MakeRecip
     logged = set().union(*rows)
     assert {"ppo/kl_loss", "ppo/policy_loss", "ppo/grad_norm/policy"} <= logged
     assert not {name for name in logged if "value" in name or "explained" in name}
-    assert rows[-1]["ppo/kl_loss"] > rows[1]["ppo/kl_loss"] > 0
+    assert all(row["ppo/kl_loss"] > 0 for row in rows[1:])
     assert sorted(path.name for path in (recipe.out / "adapter").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",

@@ -64,7 +64,7 @@ def twins(finish_run: Callable[[str], Path], tiny_base_folder: Path, tmp_path_fa
         given = [
             *(f"base.model={tiny_base_folder}", f"parents.sft={finish_run('fp32') / 'sft'}", "track.wandb=off"),
             *(f"data=[{{source: {training}}}]", f"evaluation.rankings=[{{source: {held_out}}}]"),
-            *("labelers={folds: 3, held_out: 0}", "train.learning_rate=3e-3", f"scale={scale}", f"out={home / scale}"),
+            *("labelers={folds: 3, held_out: 0}", "train.learning_rate=5e-3", f"scale={scale}", f"out={home / scale}"),
         ]
         return recipes.read("recipes/smoke/reward.yaml", RewardRecipe, given)
 
