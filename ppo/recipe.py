@@ -82,8 +82,10 @@ class RewardSection(Section):
     terms: tuple[RewardTerm, ...] = (RewardTerm(),)
     eos_penalty: float = Field(default=1.0, ge=0)
     """Taken off the score of a response that was cut at max_new_tokens."""
+    whiten: bool = False
+    """Whether the sum of the terms is standardised by the mean and variance of every score of the run so far."""
     clip: PositiveFloat | None = None
-    """The sum of the terms is kept between minus this and this, before penalties."""
+    """That is kept between minus this and this, before penalties."""
     overlong: OverlongSection | None = None
 
     @model_validator(mode="after")

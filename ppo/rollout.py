@@ -19,6 +19,7 @@ from ppo.advantages import compare_groups, gae
 from ppo.recipe import PpoRecipe
 from ppo.rewards import kl_to_reference, penalise_unfinished, token_rewards
 from ppo.scores import Asked, overlong_penalty, score_episodes
+from ppo.whitening import Seen
 
 DECODING_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
 """Nats a token by which log-probs kept from cached decoding may differ from those of a training forward."""
@@ -106,13 +107,16 @@ def collect(
     )
 
 
-def compute_targets(rollout: Rollout, recipe: PpoRecipe, *, kl_weight: float | None = None) -> Targets:
-    """Per-token rewards, then advantages and returns. kl_weight: in place of the recipe's, where it adapts."""
+def compute_targets(
+    rollout: Rollout, recipe: PpoRecipe, *, kl_weight: float | None = None, seen: Seen | None = None
+) -> Targets:
+    """Per-token rewards, then advantages and returns. kl_weight: in place of the recipe's, where it adapts. seen: the
+    scores of the run up to these, where they are whitened."""
     weight = recipe.kl.weight if kl_weight is None else kl_weight
     in_reward = recipe.kl.estimator == "k1"
     mask = rollout.episodes.mask
     kl = kl_to_reference(rollout.logprobs, rollout.reference, mask)
-    scores = shape_scores(rollout, recipe)
+    scores = shape_scores(rollout, recipe, seen)
     rewards = token_rewards(scores, kl, mask, kl_weight=weight if in_reward else 0.0)
     if recipe.has_value:
         settings = {"discount": recipe.train.discount, "trace": recipe.train.trace}
@@ -125,9 +129,11 @@ def compute_targets(rollout: Rollout, recipe: PpoRecipe, *, kl_weight: float | N
     return Targets(advantages=advantages, returns=returns, kl=kl, rewards=rewards, kl_weight=in_loss)
 
 
-def shape_scores(rollout: Rollout, recipe: PpoRecipe) -> Float[Tensor, " B"]:
-    """Scores as they are rewarded: clipped, and with what is taken off for responses that are cut or nearly so."""
+def shape_scores(rollout: Rollout, recipe: PpoRecipe, seen: Seen | None = None) -> Float[Tensor, " B"]:
+    """Scores as they are rewarded: whitened, clipped, less the penalties for being cut and for length."""
     section, scores = recipe.reward, rollout.scores
+    if section.whiten:
+        scores = (seen or Seen().with_more(scores)).standardised(scores)
     if section.clip is not None:
         scores = scores.clamp(-section.clip, section.clip)
     if section.overlong is not None:

@@ -14,6 +14,7 @@ import importlib
 import math
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,9 @@ RewardFunction = Callable[[Prompt, str], Any]
 """Of the prompt and the response; its result should be a number, and is not trusted to be one."""
 
 
+MEND = "Mend the function; the same command goes on from the last checkpoint."
+
+
 class RewardError(InputError):
     """A reward that is none."""
 
@@ -44,6 +48,15 @@ class Asked:
 
     chat: Chat
     prompts: Sequence[EncodedPrompt]
+
+    def response(self, row: int, episodes: Episodes) -> str:
+        """As a person reads it."""
+        return self.chat.text(episodes.responses[row][episodes.mask[row]].tolist())
+
+    def episode(self, row: int, episodes: Episodes) -> str:
+        """What an error calls an episode."""
+        prompt, response = self.prompts[row].prompt, self.response(row, episodes)
+        return f"for the prompt {prompt.origin} ({prompt.user_text!r}) and the response {response!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +79,8 @@ def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: A
         budget = recipe.train.tokens_per_microbatch
         said = member_scores(roles, names, episodes.sequences, tokens_per_microbatch=budget)
         members = dict(zip(names, said, strict=True))
+        for name, scores in members.items():
+            require_finite(scores, name, episodes, asked)
     terms = {
         term.named(index): term.combine.combination(said)
         if term.kind == "adapter"
@@ -84,18 +99,35 @@ def scores_of(
     assert asked is not None, "a function needs texts"
     found = []
     for row, one in enumerate(asked.prompts):
-        response = asked.chat.text(episodes.responses[row][episodes.mask[row]].tolist())
-        value = function(one.prompt, response)
+        response = asked.response(row, episodes)
+        episode = asked.episode(row, episodes)
+        try:
+            value = function(one.prompt, response)
+        except Exception as error:  # whatever a user's function raises
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            raise RewardError(
+                f"reward function '{term.function}' raised {type(error).__name__} ({error}) at {frame.filename}:"
+                f"{frame.lineno}, {episode}. {MEND}"
+            ) from error
         # bool is a number in Python, and what a checker returns; numpy's and torch's scalars have `item`.
         number = value.item() if hasattr(value, "item") else value
         if not isinstance(number, (int, float)) or not math.isfinite(number):
             raise RewardError(
-                f"reward function '{term.function}' returned {value!r} where a finite number is expected, for the "
-                f"prompt {one.prompt.origin} ({one.prompt.user_text!r}) and the response {response!r}. Mend the "
-                "function; the same command goes on from the last checkpoint."
+                f"reward function '{term.function}' returned {value!r} where a finite number is expected, {episode}. "
+                f"{MEND}"
             )
         found.append(float(number))
     return torch.tensor(found)
+
+
+def require_finite(scores: Float[Tensor, " B"], role: str, episodes: Episodes, asked: Asked | None) -> None:
+    """Refuse what a reward model says where it is no number: an update on it would be none."""
+    for row in (~scores.isfinite()).nonzero().flatten().tolist():
+        episode = f"for row {row}" if asked is None else asked.episode(row, episodes)
+        raise RewardError(
+            f"the reward model '{role}' scores {scores[row].item()} where a finite number is expected, {episode}. "
+            "Look at report.json in its stage folder, and whether the base overflows in half precision."
+        )
 
 
 def load_function(term: RewardTerm) -> RewardFunction:

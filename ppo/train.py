@@ -37,6 +37,7 @@ from ppo.scores import Asked, load_function
 from ppo.side_stages import Origin
 from ppo.steering import Steering, read_steering_data
 from ppo.update import Learner, update
+from ppo.whitening import Seen
 
 NEXT_KL_WEIGHT = "ppo/next_kl_weight"
 """The metric that the next step's KL weight is, where it adapts; a resumed run reads it from its checkpoint."""
@@ -72,7 +73,7 @@ def run(recipe: PpoRecipe) -> StageRecord:
     with stages.open_session(recipe, "ppo", recipe, parents=parents, data=identities, state_bytes=size) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, metrics = session.tracker, restore(session, roles, learner, steering)
-        kl_weight = metrics.get(NEXT_KL_WEIGHT, recipe.kl.weight)
+        kl_weight, seen = metrics.get(NEXT_KL_WEIGHT, recipe.kl.weight), Seen.of(metrics)
         steps = range(session.first_step, recipe.steps + 1)
         prompts_of = itertools.islice(batches(data, recipe), session.first_step - 1, None)
 
@@ -91,7 +92,8 @@ def run(recipe: PpoRecipe) -> StageRecord:
                     tracker.log(0, {"ppo/decoding_error": require_zero_kl(roles, rollout, smaller)})
                     steering.measure_start(tracker)
                 clock.lap("rollout_and_scoring")
-                targets = compute_targets(rollout, recipe, kl_weight=kl_weight)
+                seen = seen.with_more(rollout.scores)
+                targets = compute_targets(rollout, recipe, kl_weight=kl_weight, seen=seen)
                 session.changing()
                 draw = generator(recipe.seed, "update", step)
                 accept = guard(session, step, rollout)
@@ -103,6 +105,7 @@ def run(recipe: PpoRecipe) -> StageRecord:
                 metrics = describe(rollout, targets, learned, clock) | steering.after(step, tracker)
                 kl_weight = next_weight(kl_weight, metrics["ppo/kl"], recipe)
                 metrics |= {} if recipe.kl.adaptive is None else {NEXT_KL_WEIGHT: kl_weight}
+                metrics |= seen.metrics if recipe.reward.whiten else {}
                 tracker.log(step, metrics)
                 steering.watch(step, metrics, tracker)
                 if step in (1, recipe.steps):

@@ -19,9 +19,9 @@ from onebase import recipes
 from onebase.episodes import Episodes
 from onebase.errors import RecipeError
 from onebase.recipes import BaseSection, ChatSection, LimitsSection
-from onebase.roles import WEIGHTS
+from onebase.roles import WEIGHTS, Roles
 from ppo.recipe import PpoRecipe, RewardTerm
-from ppo.scores import Asked, RewardError, load_function, overlong_penalty, scores_of
+from ppo.scores import Asked, RewardError, load_function, overlong_penalty, score_episodes, scores_of
 from ppo.train import run
 
 MakeRecipe = Callable[..., PpoRecipe]
@@ -122,6 +122,35 @@ def test_what_is_no_number_is_refused_with_prompt_and_response(tiny_base_folder:
     assert "the lamp" in said
     assert str(prompt.origin) in said
     assert repr(prompt.user_text) in said
+
+
+def test_what_a_function_raises_is_said_with_its_line_and_its_episode(tiny_base_folder: Path, here: Path) -> None:
+    asked, episodes = asked_of(tiny_base_folder)
+    (here / "raising.py").write_text("def reward(prompt, response):\n    half = 1\n    return half / 0\n")
+    term = RewardTerm(kind="function", function="raising:reward")
+    with pytest.raises(RewardError, match=r"raised ZeroDivisionError .division by zero. at .*raising.py:3") as caught:
+        scores_of(load_function(term), term, episodes, asked)
+    assert str(asked.prompts[0].prompt.origin) in str(caught.value)
+    assert "the lamp" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_a_reward_model_that_gives_no_number_is_refused_with_the_episode(
+    tiny_base_folder: Path, make_roles: Callable[..., Roles], value: float
+) -> None:
+    asked, episodes = asked_of(tiny_base_folder)
+    roles = make_roles("reward")
+    roles.add_head("reward")
+    roles.heads["reward"].bias.data.fill_(value)
+    recipe = PpoRecipe.model_validate(
+        {
+            "base": {"model": str(tiny_base_folder)},
+            "parents": {"sft": "sft", "reward": "reward"},
+            "data": [{"source": "builtin:tasks", "split": "rl"}],
+        }
+    )
+    with pytest.raises(RewardError, match=rf"the reward model 'reward' scores {value} .*'the lamp'"):
+        score_episodes(roles, episodes, recipe, asked)
 
 
 @pytest.mark.parametrize("result", [1, True, torch.tensor(1.0), numpy.float32(1)])
