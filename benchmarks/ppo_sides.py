@@ -55,8 +55,7 @@ class Marks:
         first, *counted = self.rows
         seconds, episodes = counted[-1]["wall"] - first["wall"], batch * len(counted)
         means = {
-            name: statistics.fmean(row[name] for row in counted)
-            for name in sorted(counted[0].keys() - {"wall", "cpu"})
+            name: statistics.fmean(row[name] for row in counted) for name in sorted(counted[0].keys() - {"wall", "cpu"})
         }
         split = {name.removeprefix("time/"): value / batch for name, value in means.items() if name.startswith("time/")}
         return {
@@ -181,7 +180,7 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
         # The trainer reads the trunk by its name, which a PeftModel would hide; the adapter itself is PEFT's.
         value.requires_grad_(False)
         value = inject_adapter_in_model(LoraConfig(**{**lora, "target_modules": linears(value)}), value)
-        value.score.requires_grad_(True)  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        value.get_submodule("score").requires_grad_(True)
     marks, parts = Marks(), Parts()
 
     class Steps(TrainerCallback):

@@ -225,7 +225,7 @@ def join_until(chat: Any, texts: Sequence[str], start: int, tokens: int) -> str:
 def write_exact(settings: dict[str, Any]) -> dict[str, Any]:
     """Prompts of random words, each of exactly settings["prompt_tokens"] tokens in the chat format."""
     chat, drawn = chat_of(settings), random.Random(0)
-    words = "time way day man thing life world hand part place week case point company number group problem".split()
+    words = ("time", "way", "day", "man", "thing", "life", "world", "hand", "part", "place", "week", "case", "point")
     texts = []
     for _ in range(settings["prompts"]):
         chosen = [drawn.choice(words)]
