@@ -179,7 +179,7 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
     if settings["value"] == "adapter":
         # The trainer reads the trunk by its name, which a PeftModel would hide; the adapter itself is PEFT's.
         value.requires_grad_(False)
-        value = inject_adapter_in_model(LoraConfig(**{**lora, "target_modules": linears(value)}), value)
+        inject_adapter_in_model(LoraConfig(**{**lora, "target_modules": linears(value)}), value)
         value.get_submodule("score").requires_grad_(True)
     marks, parts = Marks(), Parts()
 
@@ -188,7 +188,8 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
             if logs and "objective/kl" in logs:
                 marks.add({"score": logs["objective/scores"], "kl": logs["objective/kl"], **parts.taken()})
 
-    batch, micro = settings["batch"], settings["micro"]
+    batch = settings["batch"]
+    micro = min(settings["micro"], batch)
     with tempfile.TemporaryDirectory(prefix="ppo-vs-trl-") as out:
         config = peer.PPOConfig(
             output_dir=out,

@@ -92,7 +92,8 @@ def compare(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     chosen = given.peer
     if rows and chosen is None:
         result["tried"] = {
-            name: run("trl", name, {**common, **one, "steps": 2}, given.threads) for name, one in PEERS.items()
+            name: run("trl", f"trl, {name}", {**common, **one, "steps": 2}, given.threads)
+            for name, one in PEERS.items()
         }
         chosen = min(PEERS, key=lambda name: result["tried"][name]["seconds_per_episode"])
     if rows:
@@ -143,8 +144,8 @@ def alternate(
     """Rounds of each row of ours and the peer, and what they amount to, by row."""
     rounds = []
     for _ in range(given.runs):
-        one = {name: run("ours", name, common | own, given.threads) for name, own in ours.items()}
-        rounds.append({"ours": one, "trl": run("trl", "", common | peer, given.threads)})
+        one = {name: run("ours", f"ours, {name}", common | own, given.threads) for name, own in ours.items()}
+        rounds.append({"ours": one, "trl": run("trl", "trl", common | peer, given.threads)})
     theirs = [one["trl"] for one in rounds]
     return {name: summarise([one["ours"][name] for one in rounds], theirs) for name in ours}
 
@@ -208,7 +209,7 @@ def run(side: str, name: str, settings: dict[str, Any], threads: int) -> dict[st
     found = start("ppo_sides.py", side, settings, threads, first=[PEER] if side == "trl" else [])
     speed = f"{found['seconds_per_episode']:.2f} s an episode, " if "seconds_per_episode" in found else ""
     memory = f"{found['peak_rss_bytes'] / 2**30:.2f} GiB, load {found['load'][0]:.1f} to {found['load'][1]:.1f}"
-    print(f"{side}{', ' + name if name else ''}: {speed}{memory}", file=sys.stderr, flush=True)
+    print(f"{name}: {speed}{memory}", file=sys.stderr, flush=True)
     return found
 
 
