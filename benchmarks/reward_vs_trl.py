@@ -15,15 +15,13 @@ over the peer's with four pairs at once) and memory_ratio_to_smallest (over its 
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-# The parent imports nothing heavy: on Linux a child's peak memory begins with that of the process that forked it.
-ROOT = Path(__file__).resolve().parent.parent
+import processes
+
 BATCHES = (1, 2, 4)
 """The peer's settings: pairs at once."""
 
@@ -80,7 +78,7 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
         return max(found, memory["trl"]) if batch == fastest else found
 
     return {
-        "machine": {"system": platform.machine(), "cores": os.cpu_count(), "threads": given.threads},
+        "machine": processes.machine(given.threads),
         "settings": settings,
         "data": data,
         "longest_rankings": tried,
@@ -96,20 +94,7 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
 
 def start(side: str, settings: dict[str, Any], threads: int) -> dict[str, Any]:
     """One side in a process of its own; what it measured."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": str(threads),
-        "OMP_WAIT_POLICY": "passive",
-        "TOKENIZERS_PARALLELISM": "false",
-        "WANDB_MODE": "disabled",
-        "PYTHONPATH": str(ROOT),
-    }
-    script = str(Path(__file__).with_name("reward_sides.py"))
-    command = [sys.executable, script, side, "--settings", json.dumps(settings)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{side} failed:\n{done.stderr}")
-    result = json.loads(done.stdout.splitlines()[-1])
+    result = processes.start("reward_sides.py", side, settings, threads)
     if "seconds" in result:
         extra = f", {settings['batch']} at once" if "batch" in settings else ""
         extra += ", checkpointing" if settings["checkpointing"] else ""

@@ -1,0 +1,45 @@
+"""One side of a benchmark in a process of its own: memory starts from nothing, and no side warms another's caches.
+
+Nothing heavy is imported here: on Linux a child's peak memory begins with that of the process that forked it.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def start(script: str, side: str, settings: dict[str, Any], threads: int, *, first: Sequence[Path] = ()) -> Any:
+    """What `benchmarks/<script> <side>` printed on its last line. first: folders of libraries that go before others."""
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(threads),
+        "OMP_WAIT_POLICY": "passive",
+        "TOKENIZERS_PARALLELISM": "false",
+        "WANDB_MODE": "disabled",
+        "PYTHONPATH": os.pathsep.join(map(str, (*first, ROOT))),
+    }
+    command = [sys.executable, str(Path(__file__).with_name(script)), side, "--settings", json.dumps(settings)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{side} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Where it was measured, and on which commit."""
+    commit = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    return {
+        "system": platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "threads": threads,
+        "load": os.getloadavg()[0],
+        "commit": commit.stdout.strip() or None,
+    }
