@@ -25,6 +25,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from onebase.base import Base
 from onebase.errors import RecordError
+from onebase.lora import fuse
 from onebase.recipes import AdapterSection
 
 WEIGHTS = "adapter_model.safetensors"
@@ -126,6 +127,8 @@ class Roles:
         # The recipe's name of the base, not the cache folder it happened to be loaded from.
         config.base_model_name_or_path = self.base.identity.model
         self._layers = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
+        for layer in self._layers:
+            fuse(layer)
         for weight in self._adapter_parameters(role).values():
             weight.data = weight.data.to(device=self.base.device, dtype=torch.float32)
         self.peft.eval()
