@@ -35,7 +35,7 @@ class FusedLinear(peft_layer.Linear):
             return super().forward(x, *args, **kwargs)
         base = self.base_layer
         a, b = self.lora_A[role].weight, self.lora_B[role].weight
-        return _FusedLinear.apply(x, base.weight, base.bias, a, b, self.scaling[role])  # type: ignore[no-any-return]
+        return _FusedLinear.apply(x, base.weight, base.bias, a, b, self.scaling[role])  # type: ignore[no-any-return]  # a Function's apply is untyped
 
 
 class FusedLinear4bit(Linear4bit):
@@ -47,7 +47,7 @@ class FusedLinear4bit(Linear4bit):
             return super().forward(x, *args, **kwargs)
         result = self.base_layer(x)
         a, b = self.lora_A[role].weight, self.lora_B[role].weight
-        return _AddLora.apply(result, x, a, b, self.scaling[role])  # type: ignore[no-any-return]
+        return _AddLora.apply(result, x, a, b, self.scaling[role])  # type: ignore[no-any-return]  # a Function's apply is untyped
 
 
 def _plain_role(layer: Any, x: Tensor) -> str | None:
@@ -79,7 +79,7 @@ class _FusedLinear(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - wrapped
         ctx: Any, *upstream: Tensor
     ) -> tuple[Tensor | None, ...]:
         grad = upstream[0].reshape(-1, upstream[0].shape[-1])
@@ -104,7 +104,7 @@ class _AddLora(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - wrapped
         ctx: Any, *upstream: Tensor
     ) -> tuple[Tensor | None, ...]:
         grad = upstream[0].reshape(-1, upstream[0].shape[-1])
