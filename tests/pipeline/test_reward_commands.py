@@ -255,14 +255,13 @@ def test_split_without_data_is_refused(onebase: Command, stage: Path, tmp_path: 
 def test_another_loss_trains_another_reward_model(
     stage: Path, tiny_base_folder: Path, tmp_path: Path, kind: str
 ) -> None:
-    """One step under each loss: other gradients than Bradley-Terry's, so other weights."""
-    from safetensors.torch import load_file
-
+    """One step under each loss: another loss and another gradient than Bradley-Terry's. Weights are not compared:
+    Adam's first step hardly depends on how long a gradient is, and some of these point the same way."""
     from onebase import recipes
     from reward.recipe import RewardRecipe
     from reward.train import run
 
-    heads = []
+    seen = []
     for name, loss in (("bt", "bradley-terry"), ("other", kind)):
         given = [f"base.model={tiny_base_folder}", f"parents.sft={stage.parent / 'sft'}", "track.wandb=off"]
         small = ["data.0.rows=4", "evaluation.rankings.0.rows=2", "evaluation.demonstrations.0.rows=2"]
@@ -270,8 +269,10 @@ def test_another_loss_trains_another_reward_model(
         run(
             recipes.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *small, f"loss.kind={loss}", f"out={out}"])
         )
-        heads.append(load_file(out / "adapter" / "head.safetensors")["weight"])
-    assert not torch.equal(heads[0], heads[1])
+        rows = map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        seen.append(next(row for row in rows if "reward/loss" in row))
+    for metric in ("reward/loss", "reward/grad_norm"):
+        assert abs(seen[0][metric] - seen[1][metric]) > 1e-3 * abs(seen[0][metric])
 
 
 def test_a_centring_penalty_adds_its_weight_times_the_squared_sum() -> None:
