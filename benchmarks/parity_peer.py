@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from parity_rollout import LENGTH, Given, flat
+from processes import PPO_PEER
 from torch import Tensor, nn
 
 from onebase.roles import HEAD
-
-VERSION = "1.12.0"
 
 
 class Stopped(Exception):
@@ -26,10 +25,10 @@ def import_peer(folder: Path) -> Any:
     """The module of their trainer, out of that folder and no other."""
     sys.path.insert(0, str(folder.resolve()))
     trl = importlib.import_module("trl")
-    if trl.__version__ != VERSION:
+    if trl.__version__ != PPO_PEER:
         raise SystemExit(
-            f"{folder}: expected trl {VERSION}, found {trl.__version__} at {trl.__file__}. "
-            f"pip install --no-deps --target {folder} trl=={VERSION}"
+            f"{folder}: expected trl {PPO_PEER}, found {trl.__version__} at {trl.__file__}. "
+            f"pip install --no-deps --target {folder} trl=={PPO_PEER}"
         )
     return importlib.import_module("trl.experimental.ppo.ppo_trainer")
 

@@ -29,8 +29,9 @@ os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-from parity_peer import VERSION, import_peer, theirs
+from parity_peer import import_peer, theirs
 from parity_rollout import LENGTH, Case, Given, build_model, flat, prepare
+from processes import PPO_PEER
 from torch import Tensor
 
 from onebase.scoring import in_microbatches, logprobs, score, token_values
@@ -83,7 +84,7 @@ def main() -> int:
         rows = [row for case in CASES for row in compare(peer, case, model, home)]
     show(rows)
     if options.json:
-        options.json.write_text(json.dumps({"trl": VERSION, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        options.json.write_text(json.dumps({"trl": PPO_PEER, "rows": rows}, indent=2) + "\n", encoding="utf-8")
     return int(any(row["agrees"] is False for row in rows))
 
 

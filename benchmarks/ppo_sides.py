@@ -19,8 +19,8 @@ from typing import Any
 
 import ppo_workload
 from ppo_workload import RANK, model_of, read_ids, stages_of
+from processes import PPO_PEER
 
-PEER = "1.12.0"
 RATE = 1e-5
 
 
@@ -164,8 +164,8 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
     from onebase import base as bases
     from onebase.recipes import BaseSection, ChatSection
 
-    if trl.__version__ != PEER:
-        raise RuntimeError(f"the peer should be trl {PEER}, found {trl.__version__}")
+    if trl.__version__ != PPO_PEER:
+        raise RuntimeError(f"the peer should be trl {PPO_PEER}, found {trl.__version__}")
     torch.manual_seed(0)
     tokenizer, stops = bases.load_tokenizer(BaseSection(model=model_of(settings)), ChatSection())
     tokenizer.padding_side = "left"

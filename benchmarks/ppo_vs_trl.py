@@ -32,7 +32,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from processes import ROOT, machine, start
+from processes import PPO_PEER, ROOT, machine, start
 
 PEER = ROOT / "build" / "trl112"
 WORKLOADS: dict[str, dict[str, Any]] = {
@@ -217,7 +217,7 @@ def require_peer() -> None:
     if (PEER / "trl").is_dir():
         return
     # Its dependencies are ours already; only the trainer is older.
-    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(PEER), "trl==1.12.0"]
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(PEER), f"trl=={PPO_PEER}"]
     subprocess.run(command, check=True)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+PPO_PEER = "1.12.0"
+"""The last release of trl with a PPO."""
 
 
 def start(script: str, side: str, settings: dict[str, Any], threads: int, *, first: Sequence[Path] = ()) -> Any:

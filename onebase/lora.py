@@ -30,24 +30,25 @@ class FusedLinear(peft_layer.Linear):
     """On a base of fp32 weights."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        role = _plain_role(self, x) if not args and not kwargs else None
-        if role is None or self.base_layer.weight.dtype != torch.float32:
+        role, base = _plain_role(self, x), self.base_layer
+        # No gradient is computed for W: a base that learned would stand still without a word.
+        frozen_single = base.weight.dtype == torch.float32 and not base.weight.requires_grad
+        if args or kwargs or role is None or not frozen_single:
             return super().forward(x, *args, **kwargs)
-        base = self.base_layer
         a, b = self.lora_A[role].weight, self.lora_B[role].weight
-        return _FusedLinear.apply(x, base.weight, base.bias, a, b, self.scaling[role])  # type: ignore[no-any-return]  # a Function's apply is untyped
+        return _FusedLinear.apply(x, base.weight, base.bias, a, b, self.scaling[role])
 
 
 class FusedLinear4bit(Linear4bit):
     """On a base of four bits, whose own product stays bitsandbytes'."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        role = _plain_role(self, x) if not args and not kwargs else None
-        if role is None:
+        role = _plain_role(self, x)
+        if args or kwargs or role is None:
             return super().forward(x, *args, **kwargs)
         result = self.base_layer(x)
         a, b = self.lora_A[role].weight, self.lora_B[role].weight
-        return _AddLora.apply(result, x, a, b, self.scaling[role])  # type: ignore[no-any-return]  # a Function's apply is untyped
+        return _AddLora.apply(result, x, a, b, self.scaling[role])
 
 
 def _plain_role(layer: Any, x: Tensor) -> str | None:

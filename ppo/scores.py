@@ -100,21 +100,20 @@ def scores_of(
     found = []
     for row, one in enumerate(asked.prompts):
         response = asked.response(row, episodes)
-        episode = asked.episode(row, episodes)
         try:
             value = function(one.prompt, response)
         except Exception as error:  # whatever a user's function raises
             frame = traceback.extract_tb(error.__traceback__)[-1]
             raise RewardError(
                 f"reward function '{term.function}' raised {type(error).__name__} ({error}) at {frame.filename}:"
-                f"{frame.lineno}, {episode}. {MEND}"
+                f"{frame.lineno}, {asked.episode(row, episodes)}. {MEND}"
             ) from error
         # bool is a number in Python, and what a checker returns; numpy's and torch's scalars have `item`.
         number = value.item() if hasattr(value, "item") else value
         if not isinstance(number, (int, float)) or not math.isfinite(number):
             raise RewardError(
-                f"reward function '{term.function}' returned {value!r} where a finite number is expected, {episode}. "
-                f"{MEND}"
+                f"reward function '{term.function}' returned {value!r} where a finite number is expected, "
+                f"{asked.episode(row, episodes)}. {MEND}"
             )
         found.append(float(number))
     return torch.tensor(found)

@@ -10,8 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from onebase.tokens import masked_mean, masked_variance
-
 COUNT, MEAN, VARIANCE = "ppo/score_seen", "ppo/score_running_mean", "ppo/score_running_variance"
 """The metrics that the state is; a resumed run reads it from its checkpoint."""
 
@@ -42,8 +40,8 @@ class Seen:
 
         Chan, Golub and LeVeque 1983, https://doi.org/10.1080/00031305.1983.10483115.
         """
-        new, every = scores.double(), torch.ones(len(scores), dtype=torch.bool)
-        more, mean, variance = float(len(scores)), masked_mean(new, every).item(), masked_variance(new, every).item()
+        more = float(len(scores))
+        variance, mean = (moment.item() for moment in torch.var_mean(scores.double(), correction=0))
         count, apart = self.count + more, mean - self.mean
         squares = self.count * self.variance + more * variance + apart**2 * self.count * more / count
         return Seen(count=count, mean=self.mean + apart * more / count, variance=squares / count)

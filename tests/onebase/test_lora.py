@@ -85,6 +85,16 @@ def test_dropout_autocast_and_two_adapters_take_pefts_forward(
     assert calls == 3
 
 
+def test_a_base_that_learns_gets_its_gradient(make_roles: MakeRoles) -> None:
+    roles = make_roles("policy")
+    layer, x = fused_layers(roles)[0], torch.ones(3, 64)
+    weight = layer.base_layer.weight.requires_grad_(True)
+    with roles.active("policy"):
+        layer(x).sum().backward()
+    # The sum of W x over three rows of ones: each weight counts three times.
+    assert torch.equal(weight.grad, torch.full_like(weight, 3.0))
+
+
 def test_a_copied_layer_computes_with_its_own_weights(make_roles: MakeRoles) -> None:
     roles = make_roles("policy")
     layer, x = fused_layers(roles)[0], torch.randn(3, 64)
