@@ -97,7 +97,7 @@ def ours(given: Given) -> dict[str, Tensor]:
         stopped=given.ended,
         logprobs=logprobs(roles, "policy", episodes, **settings),
         reference=logprobs(roles, "reference", episodes, **settings),
-        values=in_microbatches(lambda part: token_values(roles, "value", part), episodes, tokens=budget),
+        values=in_microbatches(roles, lambda part: token_values(roles, "value", part), episodes, tokens=budget),
         scores=score_episodes(roles, episodes, recipe, None).total,
         seconds={},
     )

@@ -37,13 +37,15 @@ def main() -> None:
 
 def describe(settings: dict[str, Any]) -> dict[str, Any]:
     """How many rankings there are and how long: nothing is trained."""
+    from onebase.tree import pack_size
+
     rankings = read_rankings(settings)
     return {
         "rankings": len(rankings),
         "responses": sum(len(one.responses_ids) for one in rankings),
         "pairs": sum(len(one.ranking.pairs) for one in rankings),
         "prompt_tokens": [len(one.prompt_ids) for one in rankings],
-        "shared_tokens": [one.candidates.shared_length for one in rankings],
+        "shared_tokens": [pack_size(one.sequences) for one in rankings],
         "pair_tokens": [
             sum(len(one.sequences[index]) for pair in one.ranking.pairs for index in pair) for one in rankings
         ],
@@ -221,7 +223,7 @@ def read_rankings(settings: dict[str, Any]) -> list[Any]:
     encoded = encode_rankings(chat, records, limiter)
     if len(encoded) < wanted:
         raise SystemExit(f"{wanted} questions asked for, and {len(encoded)} have a prompt that is short enough")
-    longest = sorted(encoded[:wanted], key=lambda one: -one.candidates.shared_length)
+    longest = sorted(encoded[:wanted], key=lambda one: -len(one.prompt_ids) - sum(map(len, one.responses_ids)))
     # Short runs that choose the peer's setting take the longest rows, which decide memory.
     return longest[: settings["probe"]] if settings["probe"] else encoded[:wanted]
 

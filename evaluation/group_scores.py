@@ -7,7 +7,7 @@ import torch
 
 from onebase.ensemble import Ensemble, spread_of
 from onebase.progress import track
-from onebase.rankings import Candidates, batches_of, candidate_scores
+from onebase.rankings import Candidates, batches_of_rankings, candidate_scores
 from onebase.roles import Roles
 
 SINGLE = Ensemble()
@@ -34,17 +34,16 @@ def score_groups(
     groups: Sequence[Candidates],
     *,
     tokens_per_microbatch: int,
-    shared: bool,
     description: str,
     ensemble: Ensemble = SINGLE,
 ) -> list[GroupScores]:
     """The score of every response of every prompt, in micro-batches by token budget, in the given order."""
     scores: dict[int, GroupScores] = {}
-    batches = batches_of(roles, groups, tokens=tokens_per_microbatch, allowed=shared)
-    for together, rows in track(batches, total=len(batches), description=f"scoring {description}"):
+    batches = batches_of_rankings(roles, groups, tokens=tokens_per_microbatch)
+    for rows in track(batches, total=len(batches), description=f"scoring {description}"):
         chosen = [groups[row] for row in rows]
         with torch.no_grad():
-            said = {name: candidate_scores(roles, name, chosen, shared=together) for name in ensemble.members}
+            said = {name: candidate_scores(roles, name, chosen) for name in ensemble.members}
         for place, row in enumerate(rows):
             own = torch.stack([said[name][place] for name in ensemble.members])
             scores[row] = GroupScores(

@@ -24,7 +24,7 @@ from onebase import base as bases
 from onebase import record, stages
 from onebase.ensemble import FIRST, CombineSection, Ensemble, load_members, read_members
 from onebase.errors import InputError
-from onebase.rankings import Candidates, supports_shared_rows
+from onebase.rankings import Candidates
 from onebase.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.record import Found
 from onebase.roles import Roles
@@ -44,7 +44,6 @@ class RewardModel:
     roles: Roles
     chat: Chat
     tokens_per_microbatch: int
-    shared: bool
     """Whether several responses may share one row with their prompt."""
 
     @property
@@ -82,13 +81,14 @@ def load(folders: Sequence[Path], combine: CombineSection | None = None) -> Rewa
     section, chat = BaseSection.model_validate(recipe["base"]), ChatSection.model_validate(recipe["chat"])
     base = bases.load(section, chat)
     roles = load_members(Roles(base), members).train()
+    if recipe["train"]["shared_prompt"] == "off":
+        roles.packs = False
     return RewardModel(
         members=members,
         ensemble=Ensemble(members=tuple(members), combine=(combine or CombineSection()).combination),
         roles=roles,
         chat=Chat.of(base, chat),
         tokens_per_microbatch=recipe["train"]["tokens_per_microbatch"],
-        shared=recipe["train"]["shared_prompt"] == "auto" and supports_shared_rows(roles),
     )
 
 
@@ -119,7 +119,6 @@ def evaluate(
         encode_demonstrations(model.chat, demonstrations.records, limiter),
         divided.training,
         tokens_per_microbatch=model.tokens_per_microbatch,
-        shared=model.shared,
         seed=seed,
         ensemble=model.ensemble,
         log_odds=model.log_odds,
@@ -150,7 +149,6 @@ def measure(
     training: Sequence[Ranking],
     *,
     tokens_per_microbatch: int,
-    shared: bool,
     seed: int,
     ensemble: Ensemble = SINGLE,
     log_odds: float = 1.0,
@@ -168,7 +166,6 @@ def measure(
             roles,
             groups,
             tokens_per_microbatch=tokens_per_microbatch,
-            shared=shared,
             description=description,
             ensemble=ensemble,
         )

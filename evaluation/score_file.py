@@ -77,7 +77,6 @@ def scored(model: RewardModel, path: Path, *, best: bool) -> Iterator[dict[str, 
             model.roles,
             [row.candidates for row in block],
             tokens_per_microbatch=model.tokens_per_microbatch,
-            shared=model.shared,
             description=f"rows {done + 1} to {done + len(block)}",
             ensemble=model.ensemble,
         )

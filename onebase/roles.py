@@ -10,13 +10,14 @@ On disk a role is a folder that PEFT can read, with the head beside it:
 """
 
 import contextlib
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
@@ -27,10 +28,14 @@ from onebase.base import Base
 from onebase.errors import RecordError
 from onebase.lora import fuse
 from onebase.recipes import AdapterSection
+from onebase.tree import NAME, Packed, install, pack
 
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 HEAD = "head.safetensors"
+
+PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
+"""How far a packed row's hidden states may be from those of separate rows, relative to the largest."""
 
 
 class ScalarHead(nn.Module):
@@ -196,21 +201,52 @@ class Roles:
 
     # --- forwards ---------------------------------------------------------------------------------------------------
 
-    def hidden_states(
-        self,
-        input_ids: Int[Tensor, "B S"],
-        *,
-        positions: Int[Tensor, "B S"] | None = None,
-        attends: Bool[Tensor, "B 1 S S"] | None = None,
-    ) -> Float[Tensor, "B S H"]:
+    def hidden_states(self, input_ids: Int[Tensor, "B S"]) -> Float[Tensor, "B S H"]:
         """The active role's last hidden states, for sequences padded on the RIGHT.
 
-        Without `attends` there is no mask: attention is causal, so a real token never looks at the padding behind it.
-        With it, attends[b, 0, i, j] says whether token i of row b sees token j.
+        There is no mask: attention is causal, so a real token never looks at the padding behind it.
         """
-        extra = {} if attends is None else {"attention_mask": attends, "position_ids": positions}
         with self.base.autocast():
-            return self.trunk(input_ids=input_ids, use_cache=False, **extra).last_hidden_state
+            return self.trunk(input_ids=input_ids, use_cache=False).last_hidden_state
+
+    def packed_states(self, packed: Packed) -> Float[Tensor, "T H"]:
+        """The active role's last hidden states of sequences in one row: `onebase.tree`."""
+        assert self.base.model.config._attn_implementation == NAME, "ask `packs` first: without it the tree is ignored"
+        # Four dimensions tell transformers to build no mask of its own; the tree says who sees whom.
+        unused = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packed.input_ids.device)
+        with self.base.autocast():
+            return self.trunk(
+                input_ids=packed.input_ids,
+                position_ids=packed.positions,
+                attention_mask=unused,
+                tree=packed.tree,
+                use_cache=False,
+            ).last_hidden_state[0]
+
+    @functools.cached_property
+    def packs(self) -> bool:
+        """Whether this model computes the same on packed rows; set it to False to pad instead.
+
+        Tried on a few tokens by the bare base: models with sliding windows, ALiBi or linear attention do not, whatever
+        their configuration says.
+        """
+        vocabulary = self.base.model.config.get_text_config().vocab_size
+        ids = [(7 * index + 3) % vocabulary for index in range(24)]
+        sequences = [ids[:13], ids[:8] + ids[13:]]
+        packed = pack(sequences, device=self.base.device)
+        before = self.base.model.config._attn_implementation or "eager"
+        try:
+            install(self.base.model)
+            with torch.no_grad(), self.active(None):
+                apart = [self.hidden_states(torch.tensor([one], device=self.base.device))[0, -1] for one in sequences]
+                together = self.packed_states(packed)
+        except (ValueError, TypeError, RuntimeError, KeyError, AssertionError):
+            self.base.model.set_attn_implementation(before)
+            return False
+        last = [packed.columns(row, range(len(one) - 1, len(one)))[0] for row, one in enumerate(sequences)]
+        expected = torch.stack(apart).float()
+        worst = (together[last].float() - expected).abs().max() / expected.abs().max()
+        return bool(worst <= PACKING_TOLERANCE[together.dtype])
 
     @property
     def trunk(self) -> nn.Module:

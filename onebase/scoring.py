@@ -1,8 +1,8 @@
 """What a role says about given episodes: log-probabilities, values, scores.
 
 One function each, used by every stage: the score inside PPO is the stand-alone score, bit for bit in the same
-micro-batches. All of them run the trunk over prompt and response, padded on the right, and look at the positions that
-matter:
+micro-batches. All of them run the trunk over prompt and response, in one row without padding where the model's
+attention allows it (`onebase.tree`), else padded on the right, and look at the positions that matter:
 
     prompt      p_1 ... p_P        response     r_1 ... r_L
     log p(r_t)  and V_t            from the hidden state at the token before r_t (the last of the prompt for t = 1)
@@ -22,6 +22,7 @@ from onebase.episodes import Episodes
 from onebase.packing import microbatches, pad_right
 from onebase.roles import Roles
 from onebase.tokens import token_kl, token_logprobs
+from onebase.tree import pack, packs
 
 LOGIT_CHUNK = 256
 """Response tokens whose logits exist at once: 256 x 49,152 floats are 50 MB, 256 x 128,256 are 131 MB."""
@@ -37,15 +38,38 @@ class TokenScores:
     """Only where the value head sits on the policy's trunk."""
 
 
+def states_at(
+    roles: Roles, role: str | None, sequences: Sequence[Sequence[int]], tokens: Sequence[range]
+) -> Float[Tensor, "N H"]:
+    """A role's last hidden states at these tokens of each sequence, sequence after sequence, in one forward."""
+    device = roles.base.device
+    if roles.packs:
+        packed = pack(sequences, device=device)
+        places = [column for row, wanted in enumerate(tokens) for column in packed.columns(row, wanted)]
+        with roles.active(role):
+            hidden = roles.packed_states(packed)
+    else:
+        input_ids = pad_right(sequences, pad_id=roles.base.pad_id, device=device)
+        width = input_ids.shape[1]
+        places = [row * width + column for row, wanted in enumerate(tokens) for column in wanted]
+        with roles.active(role):
+            hidden = roles.hidden_states(input_ids).flatten(0, 1)
+    return hidden[torch.tensor(places, device=device)]
+
+
+def batches_of(roles: Roles, sequences: Sequence[Sequence[int]], *, tokens: int) -> list[list[int]]:
+    """Micro-batches by token budget: of the tokens that go through the model, padding included where there is any."""
+    if roles.packs:
+        return packs(sequences, tokens=tokens)
+    return microbatches([len(sequence) for sequence in sequences], tokens=tokens)
+
+
 def predicting_states(roles: Roles, role: str | None, episodes: Episodes) -> Float[Tensor, "N H"]:
     """The hidden state from which each response token is predicted, episode after episode."""
-    pad_id, device = roles.base.pad_id, roles.base.device
-    input_ids = pad_right(episodes.sequences, pad_id=pad_id, device=device)
-    with roles.active(role):
-        hidden = roles.hidden_states(input_ids)
-    starts = torch.tensor([len(prompt) - 1 for prompt in episodes.prompts])
-    rows, columns = episodes.mask.nonzero(as_tuple=True)
-    return hidden[rows.to(device), (starts[rows] + columns).to(device)]
+    sequences = episodes.sequences
+    starts = [len(prompt) - 1 for prompt in episodes.prompts]
+    before = [range(start, len(sequence) - 1) for start, sequence in zip(starts, sequences, strict=True)]
+    return states_at(roles, role, sequences, before)
 
 
 def token_scores(
@@ -74,25 +98,24 @@ def score(
     """The role's head at the last token of each sequence (prompt and response joined), without gradients."""
     scores = torch.empty(len(sequences), dtype=torch.float32)
     with torch.no_grad():
-        for rows in microbatches([len(sequence) for sequence in sequences], tokens=tokens_per_microbatch):
+        for rows in batches_of(roles, sequences, tokens=tokens_per_microbatch):
             scores[rows] = last_token_scores(roles, role, [sequences[row] for row in rows]).cpu()
     return scores
 
 
 def last_token_scores(roles: Roles, role: str, sequences: Sequence[Sequence[int]]) -> Float[Tensor, " B"]:
     """The same in one forward and with gradients where they are enabled: what the reward model trains on."""
-    input_ids = pad_right(sequences, pad_id=roles.base.pad_id, device=roles.base.device)
-    with roles.active(role):
-        hidden = roles.hidden_states(input_ids)
-    last = torch.tensor([len(sequence) - 1 for sequence in sequences], device=hidden.device)
-    return roles.heads[role](hidden[torch.arange(len(sequences), device=hidden.device), last])
+    last = [range(len(sequence) - 1, len(sequence)) for sequence in sequences]
+    return roles.heads[role](states_at(roles, role, sequences, last))
 
 
-def in_microbatches(function: Callable[[Episodes], Tensor], episodes: Episodes, *, tokens: int) -> Float[Tensor, "B T"]:
+def in_microbatches(
+    roles: Roles, function: Callable[[Episodes], Tensor], episodes: Episodes, *, tokens: int
+) -> Float[Tensor, "B T"]:
     """`function` of all episodes without gradients, a micro-batch at a time, on the CPU and in the given order."""
     result = torch.zeros(episodes.mask.shape, dtype=torch.float32)
     with torch.no_grad():
-        for rows in microbatches(episodes.lengths, tokens=tokens):
+        for rows in batches_of(roles, episodes.sequences, tokens=tokens):
             result[rows] = function(episodes.select(rows)).cpu()
     return result
 
@@ -102,6 +125,7 @@ def logprobs(
 ) -> Float[Tensor, "B T"]:
     """Log-probabilities of the response tokens under a role (None: the bare base), without gradients."""
     return in_microbatches(
+        roles,
         lambda part: token_scores(roles, role, part, temperature=temperature).logprobs,
         episodes,
         tokens=tokens_per_microbatch,
@@ -127,7 +151,7 @@ def kl_between(
         with roles.base.autocast():
             return _spread(token_kl(*states, roles.lm_head, temperature=temperature, chunk=LOGIT_CHUNK // 2), part)
 
-    return in_microbatches(one, episodes, tokens=tokens_per_microbatch)
+    return in_microbatches(roles, one, episodes, tokens=tokens_per_microbatch)
 
 
 def _spread(flat: Float[Tensor, " N"], episodes: Episodes) -> Float[Tensor, "B T"]:

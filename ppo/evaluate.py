@@ -87,7 +87,7 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
     rewards = score_episodes(roles, episodes, recipe, asked).total
     kl = kl_between(roles, role, "reference", episodes, temperature=temperature, tokens_per_microbatch=budget)
     entropies = in_microbatches(
-        lambda part: token_scores(roles, role, part, temperature=temperature).entropies, episodes, tokens=budget
+        roles, lambda part: token_scores(roles, role, part, temperature=temperature).entropies, episodes, tokens=budget
     )
     answers = texts(held_out.chat, episodes)
     checks = check(held_out.prompts, answers)

@@ -12,9 +12,8 @@ import torch
 
 from data.texts import Piece
 from onebase.episodes import Episodes
-from onebase.packing import microbatches
 from onebase.roles import Roles
-from onebase.scoring import logprobs, token_scores
+from onebase.scoring import batches_of, logprobs, token_scores
 from onebase.seeding import generator
 from ppo.recipe import PpoRecipe
 from ppo.steering_recipe import PretrainingSection
@@ -66,7 +65,7 @@ class Pretraining:
 def backward(roles: Roles, texts: Episodes, *, weight: float, tokens_per_microbatch: int) -> float:
     """Add the gradient of `weight` times the policy's mean loss a token to `.grad`; returns the loss, unweighted."""
     tokens, total = int(texts.mask.sum()), 0.0
-    for rows in microbatches(texts.lengths, tokens=tokens_per_microbatch):
+    for rows in batches_of(roles, texts.sequences, tokens=tokens_per_microbatch):
         with roles.training_forward():
             # At temperature 1: it is the model's own distribution that is to be kept, not the one that is sampled.
             loss = -token_scores(roles, "policy", texts.select(rows), temperature=1.0).logprobs.sum() / tokens

@@ -89,7 +89,7 @@ def collect(
     clock.lap("reward")
     values = torch.zeros(episodes.mask.shape)
     if recipe.has_value:
-        values = in_microbatches(lambda part: _values(roles, part, recipe), episodes, tokens=budget)
+        values = in_microbatches(roles, lambda part: _values(roles, part, recipe), episodes, tokens=budget)
         clock.lap("value")
     old = _old_logprobs(roles, sampled, recipe)
     clock.lap("policy")

@@ -14,9 +14,8 @@ from torch import Tensor
 
 from onebase.episodes import Episodes
 from onebase.memory import Halving
-from onebase.packing import microbatches
 from onebase.roles import Roles
-from onebase.scoring import TokenScores, token_scores, token_values
+from onebase.scoring import TokenScores, batches_of, token_scores, token_values
 from onebase.tokens import masked_sum, standardise
 from ppo.losses import (
     explained_variance,
@@ -199,7 +198,7 @@ def backward(roles: Roles, minibatch: Batch, recipe: PpoRecipe) -> Tally:
     tally = Tally()
     limit = recipe.sampling.max_new_tokens
     weights = token_weights(minibatch.episodes.mask, aggregation=recipe.aggregation, limit=limit)
-    for rows in microbatches(minibatch.episodes.lengths, tokens=recipe.train.tokens_per_microbatch):
+    for rows in batches_of(roles, minibatch.episodes.sequences, tokens=recipe.train.tokens_per_microbatch):
         part, own = minibatch.select(rows), weights[rows].to(roles.base.device)
         with roles.training_forward():
             if recipe.has_value and recipe.value.kind == "shared":

@@ -34,13 +34,13 @@ class TrainSection(Section):
     rankings_per_step: PositiveInt = 8
     """Prompts per optimiser step; all responses of a prompt stay together."""
     tokens_per_microbatch: PositiveInt = 2048
-    """Tokens (padding included) that go through the model at once; decides memory, not results."""
+    """Tokens (padding included, where there is any) that go through the model at once; decides memory, not results."""
     warmup_steps: int = Field(default=0, ge=0)
     schedule: Schedule = "constant"
     """What the learning rate does after the warm-up: stay, or fall to 0 at the last step (InstructGPT: cosine)."""
     max_grad_norm: PositiveFloat = 1.0
     shared_prompt: Literal["auto", "off"] = "auto"
-    """auto: a ranking is one row with its prompt once, where the model allows it and it is estimated to be cheaper."""
+    """auto: rankings are packed, each prompt once and nothing padded, where the model's attention allows it."""
     activation_checkpointing: bool = False
 
 

@@ -29,7 +29,7 @@ from onebase.base import Base
 from onebase.command import say
 from onebase.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
 from onebase.progress import track
-from onebase.rankings import batches_of, candidate_scores, supports_shared_rows
+from onebase.rankings import batches_of_rankings, candidate_scores
 from onebase.record import DataIdentity, Found, StageRecord
 from onebase.roles import Roles
 from onebase.scoring import score
@@ -129,6 +129,10 @@ def start_roles(base: Base, sft: Found, recipe: RewardRecipe) -> Roles:
     head.bias.requires_grad_(False)
     if recipe.train.activation_checkpointing:
         roles.enable_checkpointing()
+    if recipe.train.shared_prompt == "off":
+        roles.packs = False
+    elif not roles.packs:
+        say("reward: this model's attention takes no packed rows, so each response goes with a prompt of its own.")
     return roles
 
 
@@ -140,7 +144,7 @@ def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total, recipe.train.warmup_steps, recipe.train.schedule)
     )
-    shared, loss_of = share_prompts(roles, recipe), choose_loss(recipe.loss)
+    loss_of = choose_loss(recipe.loss)
     fit = functools.partial(session.halving.fit, size=recipe.train.tokens_per_microbatch)
 
     def state() -> dict[str, Any]:
@@ -149,7 +153,7 @@ def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe
     def attempt(batch: Sequence[EncodedRanking], count: int) -> tuple[float, float]:
         optimizer.zero_grad(set_to_none=True)
         tokens = recipe.halved(count).train.tokens_per_microbatch
-        return backward(roles, batch, tokens_per_microbatch=tokens, shared=shared, loss_of=loss_of)
+        return backward(roles, batch, tokens_per_microbatch=tokens, loss_of=loss_of)
 
     if session.resumed is not None:
         restore_learning(session.resumed.state["stage"], roles, ("reward",), optimizer, schedule)
@@ -181,16 +185,6 @@ def choose_loss(section: LossSection) -> RankingLoss:
     return lambda scores, tiers: loss(scores, tiers) + section.centering * centering_penalty(scores, tiers)
 
 
-def share_prompts(roles: Roles, recipe: RewardRecipe) -> bool:
-    """Whether rankings may go through this model as one row each; said in the log where they may not."""
-    if recipe.train.shared_prompt == "off":
-        return False
-    able = supports_shared_rows(roles)
-    if not able:
-        say("reward: this model's attention takes no mask of ours, so each response goes with a prompt of its own.")
-    return able
-
-
 def steps(rankings: Sequence[EncodedRanking], recipe: RewardRecipe) -> int:
     """Optimiser steps in the run; the last one of an epoch may be smaller."""
     return recipe.train.epochs * -(-len(rankings) // recipe.train.rankings_per_step)
@@ -205,24 +199,18 @@ def batch_rankings(rankings: Sequence[EncodedRanking], recipe: RewardRecipe) -> 
 
 
 def backward(
-    roles: Roles,
-    rankings: Sequence[EncodedRanking],
-    *,
-    tokens_per_microbatch: int,
-    shared: bool,
-    loss_of: RankingLoss = ranking_loss,
+    roles: Roles, rankings: Sequence[EncodedRanking], *, tokens_per_microbatch: int, loss_of: RankingLoss = ranking_loss
 ) -> tuple[float, float]:
     """Add the gradients of the mean loss over these rankings to `.grad`; returns mean loss and pair accuracy.
 
-    A ranking's loss needs all its scores at once, so micro-batches hold whole rankings. shared: whether a ranking may
-    go through the model as one row, its prompt once (where that is cheaper).
+    A ranking's loss needs all its scores at once, so micro-batches hold whole rankings.
     """
     losses, accuracies = [], []
     groups = [ranking.candidates for ranking in rankings]
-    for together, rows in batches_of(roles, groups, tokens=tokens_per_microbatch, allowed=shared):
+    for rows in batches_of_rankings(roles, groups, tokens=tokens_per_microbatch):
         part = [rankings[row] for row in rows]
         with roles.training_forward():
-            scores = candidate_scores(roles, "reward", [groups[row] for row in rows], shared=together)
+            scores = candidate_scores(roles, "reward", [groups[row] for row in rows])
         share: list[Tensor] = []
         for ranking, own in zip(part, scores, strict=True):
             tiers = torch.tensor(ranking.ranking.tiers, device=own.device)
@@ -253,7 +241,6 @@ def evaluate(roles: Roles, data: Data, recipe: RewardRecipe, scale: float) -> tu
         data.demonstrations,
         [one.ranking for one in data.training],
         tokens_per_microbatch=recipe.train.tokens_per_microbatch,
-        shared=share_prompts(roles, recipe),
         seed=recipe.seed,
         log_odds=scale,
         labelers=recipe.labelers,

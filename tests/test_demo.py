@@ -12,7 +12,7 @@ from onebase import base as bases
 from onebase import wheels
 from onebase.command import main as stage_main
 from onebase.generation import sample
-from onebase.rankings import candidate_scores, supports_shared_rows
+from onebase.rankings import candidate_scores
 from onebase.recipes import AdapterSection, BaseSection, ChatSection, LimitsSection
 from onebase.roles import Roles
 from onebase.scoring import logprobs
@@ -91,17 +91,18 @@ def test_packed_rankings_equal_separate_ones_on_the_demos_model() -> None:
     head = roles.add_head("reward")
     head.weight.data.copy_(torch.randn(head.weight.shape, generator=generator(0, "head")) / len(head.weight) ** 0.5)
     roles.train("reward")
-    assert supports_shared_rows(roles)
+    assert roles.packs
     chat = Chat.of(base, chat_section)
     groups = [chat.ranking(one).candidates for one in generate.rankings("reward", 2, 0, responses=(9, 9))]
     found = {}
-    for shared in (True, False):
+    for packed in (True, False):
+        roles.packs = packed
         for parameter in roles.parameters("reward"):
             parameter.grad = None
-        scores = torch.cat(candidate_scores(roles, "reward", groups, shared=shared))
+        scores = torch.cat(candidate_scores(roles, "reward", groups))
         scores.sin().sum().backward()
         gradients = [parameter.grad.clone() for parameter in roles.parameters("reward") if parameter.grad is not None]
-        found[shared] = scores.detach(), gradients
+        found[packed] = scores.detach(), gradients
     assert len(found[True][0]) == 18
     assert torch.allclose(found[True][0], found[False][0], atol=1e-4)
     largest = max(float(gradient.abs().max()) for gradient in found[False][1])

@@ -61,13 +61,16 @@ def zero(roles: Roles) -> None:
         parameter.grad = None
 
 
-@pytest.mark.parametrize("layout", ["shared rows", "one row a response", "both"])
+@pytest.mark.parametrize("layout", ["packed", "padded", "both"])
 def test_one_microbatch_of_all_rankings_gives_the_gradients_of_one_each(make_recipe: MakeRecipe, layout: str) -> None:
     roles = start(make_recipe())
-    backward(roles, RANKINGS, tokens_per_microbatch=10_000, shared=layout == "shared rows")
+    assert roles.packs
+    roles.packs = layout == "packed"
+    backward(roles, RANKINGS, tokens_per_microbatch=10_000)
     whole = gradients(roles)
     zero(roles)
-    backward(roles, RANKINGS, tokens_per_microbatch=1, shared=layout != "one row a response")
+    roles.packs = layout != "padded"
+    backward(roles, RANKINGS, tokens_per_microbatch=1)
     parts = gradients(roles)
     largest = max(float(gradient.abs().max()) for gradient in whole)
     assert largest > 0
@@ -77,7 +80,7 @@ def test_one_microbatch_of_all_rankings_gives_the_gradients_of_one_each(make_rec
 
 def test_the_loss_is_instructgpts_written_out_pair_by_pair(make_recipe: MakeRecipe) -> None:
     roles = start(make_recipe())
-    loss, accuracy = backward(roles, RANKINGS, tokens_per_microbatch=10_000, shared=False)
+    loss, accuracy = backward(roles, RANKINGS, tokens_per_microbatch=10_000)
     expected, right = [], []
     for ranking in RANKINGS:
         scores = [float(score(roles, "reward", [one], tokens_per_microbatch=999)) for one in ranking.sequences]
@@ -91,6 +94,7 @@ def test_the_loss_is_instructgpts_written_out_pair_by_pair(make_recipe: MakeReci
 
 def test_each_response_goes_through_the_model_once_however_many_pairs_it_is_in(make_recipe: MakeRecipe) -> None:
     roles = start(make_recipe())
+    roles.packs = False
     rows = 0
 
     def count(module: torch.nn.Module, arguments: tuple, keywords: dict) -> None:
@@ -98,7 +102,7 @@ def test_each_response_goes_through_the_model_once_however_many_pairs_it_is_in(m
         rows += keywords["input_ids"].shape[0]
 
     handle = roles.trunk.register_forward_pre_hook(count, with_kwargs=True)
-    backward(roles, RANKINGS, tokens_per_microbatch=10_000, shared=False)
+    backward(roles, RANKINGS, tokens_per_microbatch=10_000)
     handle.remove()
     assert rows == sum(len(ranking.sequences) for ranking in RANKINGS)
     assert rows < 2 * sum(len(ranking.ranking.pairs) for ranking in RANKINGS)

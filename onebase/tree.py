@@ -1,0 +1,227 @@
+"""Sequences in one row, each prefix that several of them share once, and no padding.
+
+Responses to one prompt, prompts under one system text: what they have in common goes through the model once, and every
+token after it sees its own ancestors only, at the position that it would have in a row of its own. Every hidden state
+is therefore what that row would have given, up to rounding.
+
+    sequences    p1 p2 p3 a1 a2          row          p1 p2 p3 | a1 a2 | b1 b2 b3
+                 p1 p2 p3 b1 b2 b3       positions     0  1  2 |  3  4 |  3  4  5
+                                         segments            0 |     1 |        2      1 and 2 under 0
+
+Attention runs segment by segment: causally inside it, and over its ancestors' keys and values. Nothing is computed and
+thrown away under a mask, and no query attends to more than in a row of its own, so a row never costs more than the
+rows that it stands for. Cascade and tree attention of inference engines are the same idea (Juravsky et al. 2024,
+https://arxiv.org/abs/2402.05099); here it carries gradients.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "onebase_tree"
+"""Of this attention, in transformers' table of attention functions."""
+
+WORTH_SHARING = 4
+"""Tokens that a segment must save: each costs a few small kernels in every layer."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A run of tokens that the same sequences have in common."""
+
+    length: int
+    ancestors: tuple[int, ...]
+    """The segments before it in its sequences, from the root."""
+    seen: int
+    """Tokens of the ancestors."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """How the T tokens of a row see each other."""
+
+    segments: tuple[Segment, ...]
+    _masks: dict[Any, Tensor] = field(default_factory=dict)
+
+    def mask(self, segment: Segment, copies: int, device: torch.device) -> Tensor:
+        """[copies x L, seen + L]: which keys each query of a segment sees; the same for every layer."""
+        key = segment.length, segment.seen, copies
+        if key not in self._masks:
+            whole = torch.ones(segment.length, segment.seen + segment.length, dtype=torch.bool, device=device)
+            self._masks[key] = whole.tril(segment.seen).repeat(copies, 1)
+        return self._masks[key]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Sequences as one row of T tokens."""
+
+    input_ids: Int[Tensor, "1 T"]
+    positions: Int[Tensor, "1 T"]
+    tree: Tree
+    runs: tuple[tuple[tuple[int, int, int], ...], ...]
+    """For each sequence, root first: (its first token, the token after its last, the column of the first)."""
+
+    def columns(self, row: int, tokens: range) -> list[int]:
+        """Where these tokens of a sequence stand in the row."""
+        return [
+            first + index - start
+            for start, stop, first in self.runs[row]
+            for index in range(max(start, tokens.start), min(stop, tokens.stop))
+        ]
+
+
+def pack(sequences: Sequence[Sequence[int]], *, device: torch.device) -> Packed:
+    """One row for sequences of token ids, none of them empty."""
+    assert all(sequences), "a sequence needs tokens"
+    rows = [tuple(sequence) for sequence in sequences]
+    segments: list[Segment] = []
+    ids: list[int] = []
+    positions: list[int] = []
+    runs: list[tuple[tuple[int, int, int], ...]] = [()] * len(rows)
+
+    def add(row: int, start: int, stop: int, parents: tuple[int, ...]) -> tuple[int, int, int]:
+        segments.append(Segment(stop - start, parents, start))
+        ids.extend(rows[row][start:stop])
+        positions.extend(range(start, stop))
+        return start, stop, len(ids) - (stop - start)
+
+    def grow(
+        members: list[int], depth: int, start: int, parents: tuple[int, ...], path: tuple[tuple[int, int, int], ...]
+    ) -> None:
+        """Place sorted sequences that agree up to `depth` and stand in the row up to `start`."""
+        depth += shared_prefix(rows[members[0]][depth:], rows[members[-1]][depth:])
+        alike = len(rows[members[-1]]) == depth  # the longest of them ends here, so they are one sequence
+        if depth > start and (alike or (depth - start) * (len(members) - 1) >= WORTH_SHARING):
+            path = (*path, add(members[0], start, depth, parents))
+            parents, start = (*parents, len(segments) - 1), depth
+        for ends, group in groupby(members, key=lambda row: len(rows[row]) == depth):
+            if not ends:
+                for _, branch in groupby(group, key=lambda row: rows[row][depth]):
+                    grow(list(branch), depth, start, parents, path)
+                continue
+            ended = list(group)
+            own = path if start == depth else (*path, add(ended[0], start, depth, parents))
+            for row in ended:
+                runs[row] = own
+
+    for _, members in groupby(sorted(range(len(rows)), key=rows.__getitem__), key=lambda row: rows[row][0]):
+        grow(list(members), 0, 0, (), ())
+    return Packed(
+        input_ids=torch.tensor([ids], device=device),
+        positions=torch.tensor([positions], device=device),
+        tree=Tree(tuple(segments)),
+        runs=tuple(runs),
+    )
+
+
+def pack_size(sequences: Sequence[Sequence[int]]) -> int:
+    """Tokens of the row that these sequences make, or a few less: short prefixes count as shared here."""
+    ordered = sorted(tuple(sequence) for sequence in sequences)
+    before: tuple[int, ...] = ()
+    total = 0
+    for sequence in ordered:
+        total += len(sequence) - shared_prefix(before, sequence)
+        before = sequence
+    return total
+
+
+def packs(sequences: Sequence[Sequence[int]], *, tokens: int) -> list[list[int]]:
+    """Indices grouped so that the row of each group holds about `tokens`; a longer sequence stands alone.
+
+    In the order of the tokens themselves, so that what shares a prefix goes together. Every index occurs exactly once.
+    """
+    rows = [tuple(sequence) for sequence in sequences]
+    groups: list[list[int]] = []
+    size = 0
+    for index in sorted(range(len(rows)), key=lambda index: (rows[index], index)):
+        more = len(rows[index]) - (shared_prefix(rows[groups[-1][-1]], rows[index]) if groups else 0)
+        if groups and size + more <= tokens:
+            groups[-1].append(index)
+            size += more
+        else:
+            groups.append([index])
+            size = len(rows[index])
+    return groups
+
+
+def fill(sizes: Sequence[int], *, tokens: int) -> list[list[int]]:
+    """Indices grouped so that the sizes of a group add up to at most `tokens`; a larger single one stands alone.
+
+    Largest first, so that what does not fit in memory fails at once, ties by index. Every index occurs exactly once.
+    """
+    groups: list[list[int]] = []
+    filled = 0
+    for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
+        if groups and filled + sizes[index] <= tokens:
+            groups[-1].append(index)
+            filled += sizes[index]
+        else:
+            groups.append([index])
+            filled = sizes[index]
+    return groups
+
+
+def shared_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences have in common from their start."""
+    count = 0
+    for mine, theirs in zip(one, other, strict=False):
+        if mine != theirs:
+            break
+        count += 1
+    return count
+
+
+def install(model: PreTrainedModel) -> None:
+    """Let a model's attention take trees; without one it is SDPA as before. ValueError where it cannot."""
+    AttentionInterface.register(NAME, tree_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)
+
+
+def tree_attention(
+    module: torch.nn.Module,
+    query: Float[Tensor, "B Q T D"],
+    key: Float[Tensor, "B G S D"],
+    value: Float[Tensor, "B G S E"],
+    attention_mask: Tensor | None,
+    *,
+    tree: Tree | None = None,
+    scaling: float | None = None,
+    **settings: Any,
+) -> tuple[Float[Tensor, "B T Q E"], None]:
+    """Attention of a packed row, with the signature that transformers gives its attention functions.
+
+    Q query heads share G heads of keys and values in order, Q / G a head (Ainslie et al. 2023, arXiv:2305.13245).
+    """
+    if tree is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **settings)
+    for name in ("sliding_window", "softcap", "position_bias"):
+        if settings.get(name) is not None:
+            raise ValueError(f"a packed row knows no {name}")
+    lengths = [segment.length for segment in tree.segments]
+    queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))
+    heads, groups = query.shape[1], key.shape[1]
+    found = []
+    for index, segment in enumerate(tree.segments):
+        if not segment.ancestors:
+            own = queries[index], keys[index], values[index]
+            found.append(scaled_dot_product_attention(*own, is_causal=True, scale=scaling, enable_gqa=heads != groups))
+            continue
+        path = (*segment.ancestors, index)
+        seen, read = (torch.cat([states[step] for step in path], dim=2) for states in (keys, values))
+        # The query heads of a group one behind the other: its keys and values are read once and never repeated.
+        folded = queries[index].reshape(1, groups, -1, query.shape[3])
+        allowed = tree.mask(segment, heads // groups, query.device)
+        out = scaled_dot_product_attention(folded, seen, read, attn_mask=allowed, scale=scaling)
+        found.append(out.reshape(1, heads, segment.length, value.shape[3]))
+    return torch.cat(found, dim=2).transpose(1, 2), None
