@@ -9,12 +9,15 @@ import argparse
 import contextlib
 import json
 import os
-import random
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import reward_data
 
 RANK, ALPHA = 16, 32
 PER_STEP = 4
@@ -39,7 +42,7 @@ def describe(settings: dict[str, Any]) -> dict[str, Any]:
     """How many rankings there are and how long: nothing is trained."""
     from onebase.tree import pack_size
 
-    rankings = read_rankings(settings)
+    rankings = reward_data.read_rankings(settings)
     return {
         "rankings": len(rankings),
         "responses": sum(len(one.responses_ids) for one in rankings),
@@ -60,15 +63,16 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
     from onebase.learning import state_bytes
     from onebase.recipes import AdapterSection
     from onebase.roles import Roles
+    from onebase.scoring import score
     from onebase.seeding import generator, seed_everything
     from reward.recipe import RewardRecipe
     from reward.train import train
 
-    rankings = read_rankings(settings)
+    rankings = reward_data.read_rankings(settings)
     with tempfile.TemporaryDirectory(prefix="reward-vs-trl-") as folder:
         recipe = RewardRecipe.model_validate(
             {
-                "base": base_section(settings),
+                "base": reward_data.base_section(settings),
                 "parents": {"sft": "none"},
                 "data": [{"source": "builtin:tasks"}],
                 "evaluation": {
@@ -103,7 +107,11 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
             train(roles, rankings, recipe, session)
             seconds = time.perf_counter() - start
         losses = logged_losses(recipe.out / "metrics.jsonl")
-    return {**resources(seconds, len(rankings)), "loss": losses}
+
+    def scores(sequences: list[tuple[int, ...]]) -> list[float]:
+        return score(roles, "reward", sequences, tokens_per_microbatch=settings["tokens"]).tolist()
+
+    return {**resources(seconds, len(rankings)), "loss": losses, **held_out_accuracies(settings, scores)}
 
 
 def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
@@ -116,8 +124,8 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
 
     from onebase import base as bases
 
-    rankings = read_rankings(settings)
-    section, chat = sections(settings)
+    rankings = reward_data.read_rankings(settings)
+    section, chat = reward_data.sections(settings)
     tokenizer, _ = bases.load_tokenizer(section, chat)
     model = AutoModelForSequenceClassification.from_pretrained(
         bases.resolve(section.model, None), num_labels=1, dtype=torch.float32, attn_implementation="sdpa"
@@ -165,7 +173,28 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
         trainer.train()
         seconds = time.perf_counter() - start
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    return {**resources(seconds, len(rankings)), "loss": losses}
+
+    def scores(sequences: list[tuple[int, ...]]) -> list[float]:
+        """One at a time: no padding that its model would have to find the end in front of."""
+        trained = trainer.model.eval()  # type: ignore[union-attr]  # it has been trained
+        with torch.no_grad():
+            return [float(trained(input_ids=torch.tensor([one])).logits[0, 0]) for one in sequences]
+
+    return {**resources(seconds, len(rankings)), "loss": losses, **held_out_accuracies(settings, scores)}
+
+
+def held_out_accuracies(
+    settings: dict[str, Any], scores: Callable[[list[tuple[int, ...]]], list[float]]
+) -> dict[str, Any]:
+    """The share of pairs ranked right in each held-out ranking, where some are asked for. Equal scores count half."""
+    if "held_out" not in settings:
+        return {}
+    found = []
+    for one in reward_data.read_held_out(settings):
+        said = scores(list(one.sequences))
+        margins = [said[better] - said[worse] for better, worse in one.ranking.pairs]
+        found.append(statistics.fmean(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins))
+    return {"accuracies": found}
 
 
 SIDES = {"ours": train_ours, "trl": train_trl, "data": describe}
@@ -185,94 +214,6 @@ def resources(seconds: float, rankings: int) -> dict[str, Any]:
 def logged_losses(path: Path) -> list[float]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [row["reward/loss"] for row in rows if "reward/loss" in row]
-
-
-def base_section(settings: dict[str, Any]) -> dict[str, str]:
-    return {"model": settings["model"], "quantization": "fp32"}
-
-
-def sections(settings: dict[str, Any]) -> tuple[Any, Any]:
-    from onebase.recipes import BaseSection, ChatSection
-
-    return BaseSection.model_validate(base_section(settings)), ChatSection()
-
-
-# --- what is ranked
-
-
-def read_rankings(settings: dict[str, Any]) -> list[Any]:
-    """The first questions whose prompt is short enough, as tokens."""
-    from data.chat import Chat, Limiter, encode_rankings
-    from data.records import Ranking
-    from data.sources import Source, load
-    from onebase import base as bases
-    from onebase.recipes import LimitsSection
-
-    section, chat_section = sections(settings)
-    chat = Chat(*bases.load_tokenizer(section, chat_section), chat_section)
-    wanted = settings["questions"]
-    limiter = Limiter(LimitsSection(prompt_tokens=settings["prompt_tokens"], response_tokens=1024, over="drop"))
-    if settings["synthetic"]:
-        records = synthetic_rankings(wanted, settings["synthetic"])
-    elif settings["data"] is None:
-        records = load([Source(source="builtin:tasks", split="reward", rows=wanted)], Ranking, seed=0).records
-    elif settings["data"].endswith(".json"):
-        records = qa_feedback(Path(settings["data"]))
-    else:
-        records = load([Source(source=settings["data"])], Ranking, seed=0).records
-    encoded = encode_rankings(chat, records, limiter)
-    if len(encoded) < wanted:
-        raise SystemExit(f"{wanted} questions asked for, and {len(encoded)} have a prompt that is short enough")
-    longest = sorted(encoded[:wanted], key=lambda one: -len(one.prompt_ids) - sum(map(len, one.responses_ids)))
-    # Short runs that choose the peer's setting take the longest rows, which decide memory.
-    return longest[: settings["probe"]] if settings["probe"] else encoded[:wanted]
-
-
-def qa_feedback(path: Path) -> list[Any]:
-    """Rankings of FineGrainedRLHF's QA-feedback (Wu et al. 2023, https://arxiv.org/abs/2306.01693): four answers a
-    question and a preference for each of the six pairs. Rows whose preferences make no order are left out."""
-    from data.records import Message, Origin, Prompt, Ranking
-    from onebase.errors import DataError
-
-    order = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
-    found = []
-    for line, row in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
-        passages = "\n\n".join(" ".join(sentences[1:]) for sentences in row["passages"])
-        prompt = Prompt((Message("user", f"{passages}\n\n{row['question']}"),), Origin(str(path), line))
-        said = dict(zip(order, row["preference"], strict=True))
-        losses = [sum(verdict == (2 if place == pair[0] else 1) for pair, verdict in said.items() if place in pair)
-                  for place in range(4)]  # fmt: skip
-        levels = sorted(set(losses))
-        tiers = tuple(levels.index(count) for count in losses)
-        consistent = all(
-            verdict == (0 if tiers[i] == tiers[j] else 1 if tiers[i] < tiers[j] else 2)
-            for (i, j), verdict in said.items()
-        )
-        responses = tuple(row[f"prediction {number}"] for number in range(1, 5))
-        if consistent:
-            # All tied, or the same answer twice: no ranking.
-            with contextlib.suppress(DataError):
-                found.append(Ranking(prompt, responses, tiers))
-    return found
-
-
-def synthetic_rankings(count: int, responses: int) -> list[Any]:
-    """Random words: a prompt of 200 to 260 and answers of 30 to 60, in the order of their number."""
-    from data.records import Message, Origin, Prompt, Ranking
-
-    drawn = random.Random(0)
-
-    def words(low: int, high: int) -> str:
-        return " ".join(f"{drawn.choice('bcdfgl')}{drawn.choice('aeiou')}t" for _ in range(drawn.randint(low, high)))
-
-    return [
-        Ranking(
-            Prompt((Message("user", words(200, 260)),), Origin("synthetic", number + 1)),
-            tuple(f"{place} {words(30, 60)}" for place in range(responses)),
-            tuple(range(responses)),
-        )
-        for number in range(count)
-    ]
 
 
 if __name__ == "__main__":

@@ -10,9 +10,9 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def sides() -> ModuleType:
-    path = Path(__file__).parents[2] / "benchmarks" / "reward_sides.py"
-    spec = importlib.util.spec_from_file_location("reward_sides", path)
+def reward_data() -> ModuleType:
+    path = Path(__file__).parents[2] / "benchmarks" / "reward_data.py"
+    spec = importlib.util.spec_from_file_location("reward_data", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -35,11 +35,11 @@ def row(preference: list[int], answers: tuple[str, ...] = ("a", "b", "c", "d")) 
     ],
 )
 def test_preferences_of_pairs_become_tiers(
-    sides: ModuleType, tmp_path: Path, preference: list[int], tiers: tuple[int, ...]
+    reward_data: ModuleType, tmp_path: Path, preference: list[int], tiers: tuple[int, ...]
 ) -> None:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([row(preference)]))
-    (ranking,) = sides.qa_feedback(path)
+    (ranking,) = reward_data.qa_feedback(path)
     assert ranking.tiers == tiers
     assert ranking.responses == ("a", "b", "c", "d")
     assert ranking.prompt.user_text == "First sentence. Second.\n\nThird.\n\nWhich?"
@@ -54,7 +54,7 @@ def test_preferences_of_pairs_become_tiers(
         row([1, 1, 1, 1, 1, 1], answers=("a", "a", "c", "d")),
     ],
 )
-def test_rows_that_make_no_ranking_are_left_out(sides: ModuleType, tmp_path: Path, bad: dict[str, Any]) -> None:
+def test_rows_that_make_no_ranking_are_left_out(reward_data: ModuleType, tmp_path: Path, bad: dict[str, Any]) -> None:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps([bad]))
-    assert sides.qa_feedback(path) == []
+    assert reward_data.qa_feedback(path) == []
