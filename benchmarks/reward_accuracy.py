@@ -5,8 +5,8 @@
 Speed says nothing if what is learned is worse. Both sides start from the same base and train LoRA (fp32) on the same
 rankings, one pass, the same number of optimiser steps; the peer takes every pair that is no tie, in its trainer's own
 order. Each side's learning rate is the best of --rates on a seed and on held-out rankings that are not reported. Then
-each seed trains on rankings of its own, and both sides rank the same held-out ones: the difference is paired by ranking
-and seed, with a 95 % bootstrap interval.
+each seed trains on rankings of its own, and both sides rank the same held-out ones: the difference is paired by
+ranking, each the mean over the seeds (their answers to one ranking are not independent), with a 95 % bootstrap interval.
 
 DATA: QA-feedback's .json, or any file of rankings; without it built-in ones, with held-out families of tasks to rank.
 Finished trainings are kept in --out and not run again.
@@ -103,11 +103,13 @@ def best_rate(found: Mapping[float, Mapping[str, Any]]) -> float:
 
 
 def summary(runs: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Accuracy of each side and seed, and ours less the peer's over all rankings of all seeds."""
+    """Accuracy of each side and seed, and ours less the peer's by ranking, each the mean over the seeds."""
     from evaluation.statistics import bootstrap, paired_difference
 
     accuracies = {side: {seed: one["accuracies"] for seed, one in by_seed.items()} for side, by_seed in runs.items()}
-    ours, peer = ([value for own in accuracies[side].values() for value in own] for side in SIDES)
+    ours, peer = (
+        [statistics.fmean(by_seed) for by_seed in zip(*accuracies[side].values(), strict=True)] for side in SIDES
+    )
     return {
         "accuracy": {
             side: {str(seed): bootstrap(own).as_dict() for seed, own in by_seed.items()}
