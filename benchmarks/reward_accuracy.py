@@ -6,7 +6,7 @@ Speed says nothing if what is learned is worse. Both sides start from the same b
 rankings, one pass, the same number of optimiser steps; the peer takes every pair that is no tie, in its trainer's own
 order. Each side's learning rate is the best of --rates on a seed and on held-out rankings that are not reported. Then
 each seed trains on rankings of its own, and both sides rank the same held-out ones: the difference is paired by
-ranking, each the mean over the seeds (their answers to one ranking are not independent), with a 95 % bootstrap interval.
+ranking, each the mean over the seeds (answers to one ranking are not independent), with a 95 % bootstrap interval.
 
 DATA: QA-feedback's .json, or any file of rankings; without it built-in ones, with held-out families of tasks to rank.
 Finished trainings are kept in --out and not run again.
