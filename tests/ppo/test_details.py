@@ -1,0 +1,172 @@
+"""What docs/ppo.md says of every detail stands in the code and in a test; and the details that no other file proves."""
+
+import ast
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from onebase import base as bases
+from onebase import recipes
+from onebase.generation import draw
+from onebase.memory import Halving
+from onebase.roles import Roles
+from onebase.scoring import token_values
+from onebase.seeding import generator
+from ppo.recipe import PpoRecipe
+from ppo.rollout import Rollout, collect, compute_targets
+from ppo.train import batches, read_data, read_parents, start_learner, start_roles
+from ppo.update import update
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "ppo.md").read_text(encoding="utf-8")
+NUMBERS = [int(number) for number in re.findall(r"^(\d+)\. ", PAGE.split("## What trl 1.12 did differently")[0], re.M)]
+ROW = re.compile(r"^\| (\d+) \| (.+) \| (.+) \|$", re.M)
+PLACE = re.compile(r"`([\w/]+\.py): (\w+)`")
+
+MakeRecipe = Callable[..., PpoRecipe]
+
+
+def names_in(path: Path) -> set[str]:
+    """Functions and classes of a file, methods included."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {node.name for node in ast.walk(tree) if isinstance(node, kinds)}
+
+
+def test_details_are_numbered_without_a_gap_and_each_has_a_row() -> None:
+    assert [*range(1, max(NUMBERS) + 1)] == NUMBERS
+    assert len(NUMBERS) >= 29
+    assert [int(number) for number, _, _ in ROW.findall(PAGE)] == NUMBERS
+
+
+@pytest.mark.parametrize(("number", "code", "tests"), ROW.findall(PAGE))
+def test_the_code_and_the_tests_of_a_detail_are_there(number: str, code: str, tests: str) -> None:
+    for cell, folder in ((code, ""), (tests, "tests/")):
+        places = PLACE.findall(cell)
+        assert places, f"detail {number} names nothing in {cell!r}"
+        assert re.sub(r"[,\s]", "", PLACE.sub("", cell)) == "", f"detail {number}: {cell!r} is more than places"
+        for file, name in places:
+            assert name in names_in(ROOT / folder / file), f"detail {number}: no {name} in {folder}{file}"
+            assert not folder or name.startswith("test_")
+
+
+# --- details that no other file proves
+
+
+@pytest.fixture
+def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path: Path) -> MakeRecipe:
+    def make(*overrides: str) -> PpoRecipe:
+        stages = finish_run("fp32")
+        given = [
+            *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / 'ppo'}"),
+            *(f"parents.sft={stages / 'sft'}", f"parents.reward={stages / 'reward'}", "track.wandb=off"),
+        ]
+        return recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
+
+    return make
+
+
+def start(recipe: PpoRecipe) -> Roles:
+    base = bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))
+    return start_roles(base, read_parents(recipe), recipe)
+
+
+def roll_out(roles: Roles, recipe: PpoRecipe) -> Rollout:
+    prompts = [one.ids for one in read_data(recipe).prompts[:8]]
+    return collect(roles, prompts, recipe, generator(0, "test"))
+
+
+def test_every_prompt_is_used_before_one_comes_again(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("train.episodes=96", "sampling.responses_per_prompt=2")
+    data = read_data(recipe)
+    count = len(data.prompts)
+    drawn = [one.ids for batch in batches(data, recipe) for one in batch]
+    assert drawn[::2] == drawn[1::2], "the responses to a prompt stand together"
+    passes = [drawn[::2][first : first + count] for first in range(0, len(drawn) // 2 - count + 1, count)]
+    assert len(passes) >= 2, "the test needs two passes"
+    assert all(sorted(one) == sorted(prompt.ids for prompt in data.prompts) for one in passes)
+    assert passes[0] != passes[1]
+    assert drawn == [one.ids for batch in batches(data, recipe) for one in batch]
+    other = make_recipe("train.episodes=96", "sampling.responses_per_prompt=2", "seed=5")
+    assert drawn != [one.ids for batch in batches(data, other) for one in batch]
+
+
+def test_the_temperature_is_in_what_is_drawn_and_in_its_logprob() -> None:
+    """Over the whole vocabulary: at temperature 2 shares go as the roots of the probabilities."""
+    logits = torch.tensor([0.7, 0.2, 0.09, 0.01]).log().repeat(20_000, 1)
+    roots = torch.tensor([0.7, 0.2, 0.09, 0.01]).sqrt()
+    expected = roots / roots.sum()
+    tokens, logprob = draw(logits, temperature=2.0, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.bincount(tokens, minlength=4) / 20_000, expected, atol=0.011, rtol=0)
+    torch.testing.assert_close(logprob, expected.log()[tokens])
+
+
+def test_a_value_function_starts_as_the_reward_model_and_a_shared_one_at_zero(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe()
+    roles = start(recipe)
+    rollout = roll_out(roles, recipe)
+    with torch.no_grad():
+        as_value, as_reward = (token_values(roles, role, rollout.episodes) for role in ("value", "reward"))
+    assert torch.equal(as_value, as_reward)
+    assert as_value.abs().max() > 0
+    shared = make_recipe("value.kind=shared")
+    assert roll_out(start(shared), shared).values.eq(0).all()
+
+
+def test_each_role_is_clipped_by_its_own_norm(make_recipe: MakeRecipe) -> None:
+    limit = 1e-3
+    recipe = make_recipe(f"train.max_grad_norm={limit}")
+    roles = start(recipe)
+    rollout = roll_out(roles, recipe)
+    learner, found, before = start_learner(roles, recipe), list[list[float]](), list[list[float]]()
+
+    def keep(*_: object) -> None:
+        grads = ([one.grad for one in own if one.grad is not None] for own in learner.trained.values())
+        found.append([float(torch.stack([grad.norm() for grad in own]).norm()) for own in grads])
+
+    def accept(norms: object, _: object) -> bool:
+        assert isinstance(norms, list | tuple)
+        before.append([float(norm) for norm in norms])
+        return True
+
+    learner.optimizer.register_step_pre_hook(keep)
+    targets = compute_targets(rollout, recipe)
+    update(roles, rollout, targets, learner, recipe, generator(0, "update"), accept, Halving())
+    assert len(before) == len(found) > 0
+    assert all(norm > limit for norms in before for norm in norms), "the test needs norms over the limit"
+    assert all(norm == pytest.approx(limit, rel=1e-2) for norms in found for norm in norms)
+
+
+def test_the_first_steps_of_the_optimiser_by_hand(make_recipe: MakeRecipe) -> None:
+    """AdamW without decay, its first step: rate times g / (|g| + eps), with a third of the rate in a warm-up of two."""
+    recipe = make_recipe("train.learning_rate=1e-2", "value.learning_rate=1e-3", "train.warmup_steps=2")
+    roles = start(recipe)
+    learner = start_learner(roles, recipe)
+    for role, rate in (("policy", 1e-2), ("value", 1e-3)):
+        for parameter in learner.trained[role]:
+            parameter.data.fill_(3.0)
+            parameter.grad = torch.full_like(parameter, 1e-5)
+        learner.optimizer.step()
+        for parameter in learner.trained[role]:
+            # g is as large as eps: half of a step, which eps 1e-8 would make a whole one.
+            torch.testing.assert_close(parameter.data, torch.full_like(parameter, 3.0 - rate / 3 * 0.5))
+            parameter.grad = None
+
+
+def test_no_role_has_dropout_whatever_its_adapter_was_trained_with(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    recipe = make_recipe()
+    folder = tmp_path / "adapter"
+    shutil.copytree(recipe.parents.sft / "adapter", folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_dropout": 0.5}))
+    roles = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
+    roles.load("policy", folder).copy("policy", "value")
+    assert roles.peft is not None
+    dropouts = [one.p for one in roles.peft.modules() if isinstance(one, torch.nn.Dropout)]
+    assert all(p == 0.0 for p in dropouts)
+    assert all(config.lora_dropout == 0.0 for config in roles.peft.peft_config.values())  # type: ignore[union-attr]  # LoRA
