@@ -73,16 +73,30 @@ def predicting_states(roles: Roles, role: str | None, episodes: Episodes) -> Flo
 
 
 def token_scores(
-    roles: Roles, role: str | None, episodes: Episodes, *, temperature: float, value_head: str | None = None
+    roles: Roles,
+    role: str | None,
+    episodes: Episodes,
+    *,
+    temperature: float,
+    value_head: str | None = None,
+    entropy_gradient: bool = True,
 ) -> TokenScores:
     """Log-probabilities and entropies of a role in one forward, with gradients where they are enabled.
 
-    value_head: the role whose head reads this same trunk (a shared value function).
+    value_head: the role whose head reads this same trunk (a shared value function). entropy_gradient: False where no
+    loss holds the entropies, which is cheaper.
     """
     states = predicting_states(roles, role, episodes)
     targets = episodes.responses[episodes.mask].to(states.device)
     with roles.base.autocast():
-        logprobs, entropies = token_logprobs(states, targets, roles.lm_head, temperature=temperature, chunk=LOGIT_CHUNK)
+        logprobs, entropies = token_logprobs(
+            states,
+            targets,
+            roles.lm_head,
+            temperature=temperature,
+            chunk=LOGIT_CHUNK,
+            entropy_gradient=entropy_gradient,
+        )
     values = None if value_head is None else _spread(roles.heads[value_head](states), episodes)
     return TokenScores(logprobs=_spread(logprobs, episodes), entropies=_spread(entropies, episodes), values=values)
 

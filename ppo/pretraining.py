@@ -68,7 +68,8 @@ def backward(roles: Roles, texts: Episodes, *, weight: float, tokens_per_microba
     for rows in batches_of(roles, texts.sequences, tokens=tokens_per_microbatch):
         with roles.training_forward():
             # At temperature 1: it is the model's own distribution that is to be kept, not the one that is sampled.
-            loss = -token_scores(roles, "policy", texts.select(rows), temperature=1.0).logprobs.sum() / tokens
+            now = token_scores(roles, "policy", texts.select(rows), temperature=1.0, entropy_gradient=False)
+            loss = -now.logprobs.sum() / tokens
             (weight * loss).backward()
         total += loss.item()
     return total

@@ -214,8 +214,7 @@ def backward(roles: Roles, minibatch: Batch, recipe: PpoRecipe) -> Tally:
 
 def _shared_part(roles: Roles, part: Batch, weights: Tensor, recipe: PpoRecipe, tally: Tally) -> None:
     """One forward and one backward for the policy and the value head on its trunk."""
-    temperature = recipe.sampling.temperature
-    now = token_scores(roles, "policy", part.episodes, temperature=temperature, value_head="policy")
+    now = _policy_now(roles, part, recipe, value_head="policy")
     assert now.values is not None, "a value head was asked for"
     losses, value_losses = _policy_losses(now, part, recipe, tally), _value_losses(now.values, part, recipe, tally)
     ((losses + recipe.value.weight * value_losses) * weights).sum().backward()
@@ -223,13 +222,24 @@ def _shared_part(roles: Roles, part: Batch, weights: Tensor, recipe: PpoRecipe, 
 
 def _policy_part(roles: Roles, part: Batch, weights: Tensor, recipe: PpoRecipe, tally: Tally) -> None:
     """Backward at once: the policy's activations are gone before the value forward makes its own."""
-    now = token_scores(roles, "policy", part.episodes, temperature=recipe.sampling.temperature)
+    now = _policy_now(roles, part, recipe)
     (_policy_losses(now, part, recipe, tally) * weights).sum().backward()
 
 
 def _value_part(roles: Roles, part: Batch, weights: Tensor, recipe: PpoRecipe, tally: Tally) -> None:
     losses = _value_losses(token_values(roles, "value", part.episodes), part, recipe, tally)
     (recipe.value.weight * losses * weights).sum().backward()
+
+
+def _policy_now(roles: Roles, part: Batch, recipe: PpoRecipe, *, value_head: str | None = None) -> TokenScores:
+    return token_scores(
+        roles,
+        "policy",
+        part.episodes,
+        temperature=recipe.sampling.temperature,
+        value_head=value_head,
+        entropy_gradient=recipe.train.entropy_weight > 0,
+    )
 
 
 def _policy_losses(now: TokenScores, part: Batch, recipe: PpoRecipe, tally: Tally) -> Float[Tensor, "B T"]:

@@ -171,6 +171,57 @@ def test_no_more_than_a_chunk_of_logits_exists_and_they_are_computed_again_for_t
     assert sorted(sizes) == [1, 1, 3, 3, 3, 3]
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+@pytest.mark.parametrize("chunk", CHUNKS)
+def test_a_gradient_kept_from_the_forward_is_that_of_the_plain_way(chunk: int, temperature: float) -> None:
+    """Values to the bit; the gradient up to the order of its sums. Entropies have none."""
+    hidden, targets, weight, (for_logprob, _) = problem()
+    found: dict[bool, tuple[Tensor, Tensor, Tensor]] = {}
+    for plain in (True, False):
+        states = hidden.clone().requires_grad_()
+        logprobs, entropies = token_logprobs(
+            states, targets, lambda x: x @ weight.T, temperature=temperature, chunk=chunk, entropy_gradient=plain
+        )
+        assert entropies.requires_grad == plain
+        (logprobs @ for_logprob).backward()
+        assert states.grad is not None
+        found[plain] = logprobs.detach(), entropies.detach(), states.grad
+    assert torch.equal(found[True][0], found[False][0])
+    assert torch.equal(found[True][1], found[False][1])
+    torch.testing.assert_close(found[True][2], found[False][2])
+
+
+def test_with_its_gradient_kept_a_chunk_of_logits_is_computed_once() -> None:
+    hidden, targets, weight, _ = problem()
+    sizes: list[int] = []
+
+    def lm_head(states: Tensor) -> Tensor:
+        sizes.append(len(states))
+        return states @ weight.T
+
+    options = {"temperature": 1.0, "chunk": 3, "entropy_gradient": False}
+    logprobs, _ = token_logprobs(hidden.requires_grad_(), targets, lm_head, **options)  # type: ignore[arg-type]  # mixed
+    logprobs.sum().backward()
+    assert sizes == [3, 3, 1]
+    with torch.no_grad():
+        token_logprobs(hidden, targets, lm_head, **options)  # type: ignore[arg-type]  # mixed
+    assert sizes == [3, 3, 1, 3, 3, 1]
+
+
+def test_a_coarse_lm_head_keeps_a_gradient_in_its_own_type() -> None:
+    hidden, targets, weight, (for_logprob, _) = problem()
+    grads = []
+    for plain in (True, False):
+        states = hidden.bfloat16().requires_grad_()
+        logprobs, _ = token_logprobs(
+            states, targets, lambda x: x @ weight.bfloat16().T, temperature=0.5, chunk=3, entropy_gradient=plain
+        )
+        (logprobs @ for_logprob).backward()
+        assert states.grad is not None and states.grad.dtype == torch.bfloat16
+        grads.append(states.grad.float())
+    torch.testing.assert_close(*grads, atol=0.05, rtol=0.05)
+
+
 def test_gradients_are_the_same_when_hidden_states_need_none() -> None:
     """Only the LM head learns: nothing is computed twice, and its gradient is still that of the full softmax."""
     hidden, targets, weight, (for_logprob, _) = problem()
