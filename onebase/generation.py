@@ -1,7 +1,8 @@
 """Sampling responses with the log-probabilities of the sampled tokens kept.
 
-Decoding pads prompts on the left and keeps a KV cache; no top-k, no top-p: the log-probability of a token is that of
-the distribution it was drawn from, else the KL to the reference would come out wrong, and often negative.
+In slots (`onebase.decoding`), or for models that take no packed rows in padded batches. No top-k, no top-p: the
+log-probability of a token is that of the distribution it was drawn from, else the KL to the reference would come out
+wrong, and often negative.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from onebase.decoding import Decoder, draw
 from onebase.episodes import Episodes
 from onebase.packing import pad_left
 from onebase.roles import Roles
@@ -26,6 +28,8 @@ class Sample:
     """Of each sampled token, from decoding; 0 outside the mask."""
     stopped: Bool[Tensor, " B"]
     """Whether the response ended with a stop token (else it was cut at max_new_tokens)."""
+    values: Float[Tensor, "B T"] | None = None
+    """Of the state that each token was drawn from, where a head was asked for; 0 outside the mask."""
 
 
 @torch.no_grad()
@@ -38,32 +42,62 @@ def sample(
     temperature: float,
     generator: torch.Generator,
     batch: int,
+    value_head: str | None = None,
 ) -> Sample:
-    """One response for each prompt, `batch` prompts at a time, in the given order.
+    """One response for each prompt, at most `batch` of them at a time, in the given order.
 
     temperature: 1 samples the model's own distribution; 0 takes the likeliest token (log-probs are then those at 1).
-    generator: a CPU generator; the same one gives the same tokens on the same machine.
+    generator: a CPU generator. It gives every token of every response a number of its own, so that the same one gives
+    the same responses on the same machine whatever `batch` is, but for ties that rounding decides.
+    value_head: the role whose head is read on this same trunk, at the state that each token is drawn from.
     """
-    width = 0
-    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
+    decode = _in_slots if roles.packs else _padded
     with roles.active(role), roles.base.autocast():
-        for start in range(0, len(prompts), batch):
-            part = _sample_batch(roles, prompts[start : start + batch], max_new_tokens, temperature, generator)
-            width = max(width, part[0].shape[1])
-            parts.append(part)
-    pad_id = roles.base.pad_id
-    tokens = torch.cat([_widen(tokens, width, pad_id) for tokens, _, _ in parts])
-    mask = torch.cat([_widen(mask, width, False) for _, mask, _ in parts])
-    logprobs = torch.cat([_widen(logprobs, width, 0.0) for _, _, logprobs in parts])
+        tokens, lengths, logprobs, values = decode(roles, prompts, uniforms, temperature, batch, value_head)
+    lengths = torch.tensor(lengths)
+    width = int(lengths.max())
+    tokens, mask = tokens[:, :width].cpu(), torch.arange(width) < lengths.unsqueeze(1)
     episodes = Episodes(prompts=tuple(tuple(prompt) for prompt in prompts), responses=tokens, mask=mask)
-    stop_ids = torch.tensor(sorted(roles.base.stop_ids))
-    stopped = (torch.isin(tokens, stop_ids) & mask).any(dim=1)
-    return Sample(episodes=episodes, logprobs=logprobs, stopped=stopped)
+    stopped = (torch.isin(tokens, torch.tensor(sorted(roles.base.stop_ids))) & mask).any(dim=1)
+    return Sample(
+        episodes=episodes,
+        logprobs=logprobs[:, :width].cpu(),
+        stopped=stopped,
+        values=None if value_head is None else values[:, :width].cpu(),
+    )
 
 
-def _sample_batch(
-    roles: Roles, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float, generator: torch.Generator
-) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"], Float[Tensor, "B T"]]:
+Decoded = tuple[Int[Tensor, "N L"], list[int], Float[Tensor, "N L"], Float[Tensor, "N L"]]
+"""Tokens, how many each response has, log-probabilities, values."""
+
+
+def _in_slots(
+    roles: Roles, prompts: Sequence[Sequence[int]], uniforms: Tensor, temperature: float, batch: int, head: str | None
+) -> Decoded:
+    done = Decoder(roles, prompts, uniforms, temperature=temperature, slots=batch, head=head).run()
+    return done.tokens, done.lengths, done.logprobs, done.values
+
+
+def _padded(
+    roles: Roles, prompts: Sequence[Sequence[int]], uniforms: Tensor, temperature: float, batch: int, head: str | None
+) -> Decoded:
+    """For models whose attention takes no packed rows: `batch` prompts at a time, padded on the left."""
+    tokens = torch.full(uniforms.shape, roles.base.pad_id)
+    logprobs, values = torch.zeros(uniforms.shape), torch.zeros(uniforms.shape)
+    lengths: list[int] = []
+    for start in range(0, len(prompts), batch):
+        rows = slice(start, start + batch)
+        part, mask, logprob, value = _padded_batch(roles, prompts[rows], uniforms[rows], temperature, head)
+        width = part.shape[1]
+        tokens[rows, :width], logprobs[rows, :width], values[rows, :width] = part, logprob, value
+        lengths += mask.sum(dim=1).tolist()
+    return tokens, lengths, logprobs, values
+
+
+def _padded_batch(
+    roles: Roles, prompts: Sequence[Sequence[int]], uniforms: Tensor, temperature: float, head: str | None
+) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"], Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     device, pad_id = roles.base.device, roles.base.pad_id
     stop_ids = torch.tensor(sorted(roles.base.stop_ids), device=device)
     inputs = pad_left(prompts, pad_id=pad_id, device=device)
@@ -72,8 +106,8 @@ def _sample_batch(
     positions = (attended.long().cumsum(dim=1) - 1).clamp(min=0)
     cache = DynamicCache(config=roles.base.model.config)
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
-    tokens, masks, logprobs = [], [], []
-    for step in range(max_new_tokens):
+    tokens, masks, logprobs, values = [], [], [], []
+    for step in range(uniforms.shape[1]):
         output = roles.trunk(
             input_ids=inputs,
             attention_mask=attended.long(),
@@ -81,40 +115,19 @@ def _sample_batch(
             past_key_values=cache,
             use_cache=True,
         )
-        logits = roles.lm_head(output.last_hidden_state[:, -1]).float()
-        token, logprob = draw(logits, temperature=temperature, generator=generator)
+        states = output.last_hidden_state[:, -1]
+        logits = roles.lm_head(states).float()
+        token, logprob = draw(logits, temperature=temperature, uniform=uniforms[:, step].to(device))
         tokens.append(token.masked_fill(~running, pad_id))
         masks.append(running)
         logprobs.append(logprob.masked_fill(~running, 0.0))
+        value = torch.zeros_like(logprob) if head is None else roles.heads[head](states)
+        values.append(value.masked_fill(~running, 0.0))
         running = running & ~torch.isin(token, stop_ids)
         if not running.any():
             break
         inputs = tokens[-1].unsqueeze(1)
         attended = torch.cat([attended, torch.ones_like(attended[:, :1])], dim=1)
         positions = (lengths + step).unsqueeze(1)
-    return torch.stack(tokens, dim=1).cpu(), torch.stack(masks, dim=1).cpu(), torch.stack(logprobs, dim=1).cpu()
-
-
-def draw(
-    logits: Float[Tensor, "B V"], *, temperature: float, generator: torch.Generator
-) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
-    """One token a row, and its log-probability in nats.
-
-    By inversion: token = the first v with F(v) > u F(V), F the cumulated probabilities and u uniform. One random
-    number a row from the CPU, so that CPU and GPU draw alike; F in double, or rare tokens would never be drawn.
-    """
-    logits = logits / (temperature or 1.0)
-    logprobs = torch.log_softmax(logits, dim=-1)
-    if temperature == 0:
-        token = logits.argmax(dim=-1)
-    else:
-        cumulated = logprobs.double().exp().cumsum(dim=-1)
-        uniform = torch.rand(logits.shape[0], 1, generator=generator, dtype=torch.float64).to(logits.device)
-        # The last column is the sum itself, so that a token is always found.
-        token = torch.searchsorted(cumulated, uniform * cumulated[:, -1:], right=True).squeeze(1)
-        token = token.clamp(max=logits.shape[1] - 1)
-    return token, logprobs.gather(-1, token.unsqueeze(-1)).squeeze(-1)
-
-
-def _widen(x: Tensor, width: int, filler: float | int | bool) -> Tensor:
-    return torch.nn.functional.pad(x, (0, width - x.shape[1]), value=filler)
+    joined = [torch.stack(parts, dim=1).cpu() for parts in (tokens, masks, logprobs, values)]
+    return joined[0], joined[1], joined[2], joined[3]

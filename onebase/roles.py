@@ -22,6 +22,7 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from onebase.base import Base
@@ -209,8 +210,11 @@ class Roles:
         with self.base.autocast():
             return self.trunk(input_ids=input_ids, use_cache=False).last_hidden_state
 
-    def packed_states(self, packed: Packed) -> Float[Tensor, "T H"]:
-        """The active role's last hidden states of sequences in one row: `onebase.tree`."""
+    def packed_states(self, packed: Packed, *, cache: Cache | None = None) -> Float[Tensor, "T H"]:
+        """The active role's last hidden states of sequences in one row (`onebase.tree`).
+
+        cache: keeps the row's keys and values, where decoding goes on from it.
+        """
         assert self.base.model.config._attn_implementation == NAME, "ask `packs` first: without it the tree is ignored"
         # Four dimensions tell transformers to build no mask of its own; the tree says who sees whom.
         unused = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packed.input_ids.device)
@@ -220,8 +224,23 @@ class Roles:
                 position_ids=packed.positions,
                 attention_mask=unused,
                 tree=packed.tree,
-                use_cache=False,
+                past_key_values=cache,
+                use_cache=cache is not None,
             ).last_hidden_state[0]
+
+    def decoding_states(
+        self, tokens: Int[Tensor, "B 1"], positions: Int[Tensor, " B"], cache: Cache
+    ) -> Float[Tensor, "B H"]:
+        """The active role's last hidden states of one token a sequence, each with a cache from its own position 0."""
+        reach = torch.arange(int(positions.max()) + 1, device=tokens.device)
+        with self.base.autocast():
+            return self.trunk(
+                input_ids=tokens,
+                position_ids=positions.unsqueeze(1),
+                attention_mask=(reach <= positions.unsqueeze(1))[:, None, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, 0]
 
     @functools.cached_property
     def packs(self) -> bool:

@@ -37,7 +37,7 @@ class SamplingSection(Section):
     """Divides the logits when sampling and in every log-probability."""
     responses_per_prompt: PositiveInt = 1
     batch: PositiveInt = 32
-    """Episodes decoded at once. Memory only; with another value other random numbers fall to other prompts."""
+    """Episodes decoded at once, each in a slot that the next prompt takes when it ends. Decides memory, not results."""
 
 
 class RewardTerm(Section):

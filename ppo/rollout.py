@@ -14,7 +14,7 @@ from torch import Tensor
 from onebase.episodes import Episodes
 from onebase.generation import Sample, sample
 from onebase.roles import Roles
-from onebase.scoring import in_microbatches, logprobs, token_scores, token_values
+from onebase.scoring import in_microbatches, logprobs, token_values
 from ppo.advantages import compare_groups, gae
 from ppo.recipe import PpoRecipe
 from ppo.rewards import kl_to_reference, penalise_unfinished, token_rewards
@@ -72,6 +72,8 @@ def collect(
     were read, for rewards that are functions."""
     clock = Clock()
     settings, budget = recipe.sampling, recipe.train.tokens_per_microbatch
+    # A shared value function sits on the trunk that decodes: its values cost nothing more.
+    in_passing = recipe.has_value and recipe.value.kind == "shared" and recipe.train.old_logprobs == "sampled"
     sampled = sample(
         roles,
         "policy",
@@ -80,6 +82,7 @@ def collect(
         temperature=settings.temperature,
         generator=generator,
         batch=settings.batch,
+        value_head="policy" if in_passing else None,
     )
     clock.lap("rollout")
     episodes = sampled.episodes
@@ -88,8 +91,11 @@ def collect(
     scored = score_episodes(roles, episodes, recipe, asked)
     clock.lap("reward")
     values = torch.zeros(episodes.mask.shape)
-    if recipe.has_value:
-        values = in_microbatches(roles, lambda part: _values(roles, part, recipe), episodes, tokens=budget)
+    if sampled.values is not None:
+        values = sampled.values
+    elif recipe.has_value:
+        role = "value" if recipe.value.kind == "adapter" else "policy"
+        values = in_microbatches(roles, lambda part: token_values(roles, role, part), episodes, tokens=budget)
         clock.lap("value")
     old = _old_logprobs(roles, sampled, recipe)
     clock.lap("policy")
@@ -173,14 +179,6 @@ def require_zero_kl(roles: Roles, rollout: Rollout, recipe: PpoRecipe) -> float:
             f"(allowed: {tolerance:g}). Pass train.old_logprobs=recomputed to go on without them."
         )
     return error
-
-
-def _values(roles: Roles, part: Episodes, recipe: PpoRecipe) -> Tensor:
-    if recipe.value.kind == "adapter":
-        return token_values(roles, "value", part)
-    shared = token_scores(roles, "policy", part, temperature=recipe.sampling.temperature, value_head="policy").values
-    assert shared is not None
-    return shared
 
 
 def _old_logprobs(roles: Roles, sampled: Sample, recipe: PpoRecipe) -> Tensor:

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from onebase.decoding import draw
 from onebase.episodes import Episodes
-from onebase.generation import draw, sample
+from onebase.generation import sample
 from onebase.packing import microbatches
 from onebase.roles import Roles
 from onebase.scoring import logprobs, score, token_scores, token_values
@@ -130,7 +131,8 @@ def test_a_response_ends_at_its_first_stop_token(make_roles: Callable[..., Roles
 
 def test_tokens_are_drawn_at_their_probabilities() -> None:
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log().repeat(20_000, 1)
-    tokens, logprob = draw(logits, temperature=1.0, generator=torch.Generator().manual_seed(0))
+    uniform = torch.rand(len(logits), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tokens, logprob = draw(logits, temperature=1.0, uniform=uniform)
     shares = torch.bincount(tokens, minlength=4) / len(tokens)
     # Three standard errors of a share of 1/2 in 20,000 draws are 0.011.
     torch.testing.assert_close(shares, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.011, rtol=0)

@@ -12,7 +12,7 @@ import torch
 
 from onebase import base as bases
 from onebase import recipes
-from onebase.generation import draw
+from onebase.decoding import draw
 from onebase.memory import Halving
 from onebase.roles import Roles
 from onebase.scoring import token_values
@@ -101,7 +101,8 @@ def test_the_temperature_is_in_what_is_drawn_and_in_its_logprob() -> None:
     logits = torch.tensor([0.7, 0.2, 0.09, 0.01]).log().repeat(20_000, 1)
     roots = torch.tensor([0.7, 0.2, 0.09, 0.01]).sqrt()
     expected = roots / roots.sum()
-    tokens, logprob = draw(logits, temperature=2.0, generator=torch.Generator().manual_seed(0))
+    uniform = torch.rand(len(logits), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tokens, logprob = draw(logits, temperature=2.0, uniform=uniform)
     torch.testing.assert_close(torch.bincount(tokens, minlength=4) / 20_000, expected, atol=0.011, rtol=0)
     torch.testing.assert_close(logprob, expected.log()[tokens])
 

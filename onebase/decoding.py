@@ -1,0 +1,175 @@
+"""Decoding in slots: a response that has ended makes room at once, and the next waiting prompt takes its place.
+
+Every slot has its own keys and values from position 0, so nothing is padded. Prompts go in through `onebase.tree`: what
+they share (a system text, or all of a prompt that gets several responses) is computed once.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import Cache
+
+from onebase.roles import Roles
+from onebase.tree import pack
+
+
+class Slots(Cache):
+    """Keys and values of sequences, each in a slot of its own; the first `used` slots are taken."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__(layers=[])
+        self._shape = count, width
+        self._keys: list[Tensor] = []
+        self._values: list[Tensor] = []
+        self._filling: list[tuple[int, Tensor]] = []
+        self._positions: Tensor | None = None
+
+    def fill(self, columns: Sequence[tuple[int, Tensor]]) -> None:
+        """The next forward is a packed row of prompts: (slot, where its tokens stand in the row), for each."""
+        self._filling, self._positions = list(columns), None
+
+    def step(self, positions: Int[Tensor, " N"]) -> None:
+        """The next forward is one token of each of the first N slots, at these positions."""
+        self._filling, self._positions = [], positions
+        self._rows = torch.arange(len(positions), device=positions.device)
+        self._reach = int(positions.max()) + 1
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        """Called by each layer: keeps its new keys and values, and gives it those that it attends to."""
+        if layer_idx == len(self._keys):
+            count, width = self._shape
+            for kept, new in ((self._keys, key_states), (self._values, value_states)):
+                kept.append(new.new_zeros(count, new.shape[1], width, new.shape[3]))
+        kept = self._keys[layer_idx], self._values[layer_idx]
+        for store, new in zip(kept, (key_states, value_states), strict=True):
+            for slot, columns in self._filling:
+                store[slot, :, : len(columns)] = new[0, :, columns]
+            if self._positions is not None:
+                store[self._rows, :, self._positions] = new[:, :, 0]
+        if self._positions is None:
+            return key_states, value_states
+        used = len(self._rows)
+        return kept[0][:used, :, : self._reach], kept[1][:used, :, : self._reach]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Slot `source`, `length` tokens long, into slot `target`."""
+        for store in (*self._keys, *self._values):
+            store[target, :, :length] = store[source, :, :length]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Asked by models that would count positions by it; ours are always given."""
+        return 0
+
+
+class Decoder:
+    """Responses to prompts under the active role. N = prompts, L = `uniforms.shape[1]`, the longest response.
+
+    uniforms: [N, L] numbers in [0, 1) that decide every draw, so that the responses do not depend on what shares a
+    forward with what. head: a role's head to read at every state that a token is predicted from.
+    """
+
+    def __init__(
+        self,
+        roles: Roles,
+        prompts: Sequence[Sequence[int]],
+        uniforms: Float[Tensor, "N L"],
+        *,
+        temperature: float,
+        slots: int,
+        head: str | None = None,
+    ) -> None:
+        self._roles, self._prompts, self._temperature, self._head = roles, prompts, temperature, head
+        device = roles.base.device
+        self._count, self._limit = min(slots, len(prompts)), uniforms.shape[1]
+        self._uniforms = uniforms.to(device)
+        self._stop_ids = torch.tensor(sorted(roles.base.stop_ids), device=device)
+        self._cache = Slots(self._count, max(map(len, prompts)) + self._limit)
+        self._waiting = deque(range(len(prompts)))
+        self._active: list[int] = []
+        """The episode of each slot in use."""
+        self.tokens = torch.full(uniforms.shape, roles.base.pad_id, device=device)
+        self.logprobs = torch.zeros(uniforms.shape, dtype=torch.float32, device=device)
+        self.values = torch.zeros(uniforms.shape, dtype=torch.float32, device=device)
+        self.lengths = [0] * len(prompts)
+
+    def run(self) -> "Decoder":
+        """Until every prompt has its response."""
+        while self._waiting or self._active:
+            free = self._count - len(self._active)
+            # A prefill for every slot that falls free would be many small ones.
+            if self._waiting and (not self._active or 4 * free >= self._count):
+                self._fill(min(free, len(self._waiting)))
+            else:
+                self._step()
+        return self
+
+    def _fill(self, count: int) -> None:
+        first = len(self._active)
+        new = [self._waiting.popleft() for _ in range(count)]
+        self._active += new
+        packed = pack([self._prompts[episode] for episode in new], device=self._roles.base.device)
+        columns = [packed.columns(row, range(len(self._prompts[episode]))) for row, episode in enumerate(new)]
+        device = self._roles.base.device
+        self._cache.fill([(first + row, torch.tensor(one, device=device)) for row, one in enumerate(columns)])
+        states = self._roles.packed_states(packed, cache=self._cache)
+        self._emit(range(first, first + count), states[torch.tensor([one[-1] for one in columns], device=device)])
+
+    def _step(self) -> None:
+        device = self._roles.base.device
+        episodes = torch.tensor(self._active, device=device)
+        last = torch.tensor([self.lengths[episode] - 1 for episode in self._active], device=device)
+        positions = last + torch.tensor([len(self._prompts[episode]) for episode in self._active], device=device)
+        self._cache.step(positions)
+        states = self._roles.decoding_states(self.tokens[episodes, last].unsqueeze(1), positions, self._cache)
+        self._emit(range(len(self._active)), states)
+
+    def _emit(self, slots: range, states: Float[Tensor, "N H"]) -> None:
+        """Draw the next token of these slots; slots whose response ends are freed."""
+        episodes = [self._active[slot] for slot in slots]
+        at = torch.tensor(episodes, device=states.device), torch.tensor([self.lengths[one] for one in episodes])
+        at = at[0], at[1].to(states.device)
+        token, logprob = draw(
+            self._roles.lm_head(states).float(), temperature=self._temperature, uniform=self._uniforms[at]
+        )
+        self.tokens[at], self.logprobs[at] = token, logprob
+        if self._head is not None:
+            self.values[at] = self._roles.heads[self._head](states)
+        stopped = torch.isin(token, self._stop_ids).tolist()
+        for episode in episodes:
+            self.lengths[episode] += 1
+        # From the last slot on: what moves into a freed slot has been looked at already.
+        for slot, stops in zip(reversed(slots), reversed(stopped), strict=True):
+            if stops or self.lengths[self._active[slot]] == self._limit:
+                self._free(slot)
+
+    def _free(self, slot: int) -> None:
+        """The last slot in use moves here, so that those in use stay the first ones."""
+        moved = self._active.pop()
+        if slot < len(self._active):
+            # Its newest token has no keys and values yet: the next step writes them.
+            self._cache.move(len(self._active), slot, len(self._prompts[moved]) + self.lengths[moved] - 1)
+            self._active[slot] = moved
+
+
+def draw(
+    logits: Float[Tensor, "B V"], *, temperature: float, uniform: Float[Tensor, " B"]
+) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
+    """One token a row, and its log-probability in nats.
+
+    By inversion: token = the first v with F(v) > u F(V), F the cumulated probabilities and u uniform in [0, 1), in
+    double, or rare tokens would never be drawn.
+    """
+    logits = logits / (temperature or 1.0)
+    logprobs = torch.log_softmax(logits, dim=-1)
+    if temperature == 0:
+        token = logits.argmax(dim=-1)
+    else:
+        cumulated = logprobs.double().exp().cumsum(dim=-1)
+        # The last column is the sum itself, so that a token is always found.
+        token = torch.searchsorted(cumulated, uniform.unsqueeze(1) * cumulated[:, -1:], right=True).squeeze(1)
+        token = token.clamp(max=logits.shape[1] - 1)
+    return token, logprobs.gather(-1, token.unsqueeze(-1)).squeeze(-1)
