@@ -92,18 +92,19 @@ def ours(given: Given) -> dict[str, Tensor]:
     roles, recipe, episodes = given.roles, given.recipe, given.episodes
     budget, temperature = recipe.train.tokens_per_microbatch, recipe.sampling.temperature
     settings = {"temperature": temperature, "tokens_per_microbatch": budget}
+    values = in_microbatches(roles, lambda part: token_values(roles, "value", part), episodes, tokens=budget)
     rollout = Rollout(
         episodes=episodes,
         stopped=given.ended,
         logprobs=logprobs(roles, "policy", episodes, **settings),
         reference=logprobs(roles, "reference", episodes, **settings),
-        values=in_microbatches(roles, lambda part: token_values(roles, "value", part), episodes, tokens=budget),
+        values=values,
         scores=score_episodes(roles, episodes, recipe, None).total,
         seconds={},
     )
     targets = compute_targets(rollout, recipe)
     batch = to_batch(rollout, targets, roles.base.device, recipe)
-    placed = by_their_placing(given, rollout, targets)
+    placed = by_their_placing(given, rollout, targets, values)
     for role in ("policy", "value"):
         for parameter, now in zip(roles.parameters(role), roles.parameters(f"{role}_now"), strict=True):
             parameter.data.copy_(now.data)
@@ -117,7 +118,7 @@ def ours(given: Given) -> dict[str, Tensor]:
         "log-probabilities": rollout.logprobs,
         "reference": rollout.reference,
         "KL": targets.kl,
-        "values": rollout.values,
+        "values": values,
         "scores less the penalty": rollout.scores - penalty,
         "reward of a response": targets.rewards.sum(dim=1),
         "rewards": targets.rewards,
@@ -133,7 +134,7 @@ def ours(given: Given) -> dict[str, Tensor]:
     }
 
 
-def by_their_placing(given: Given, rollout: Rollout, targets: Targets) -> Tensor:
+def by_their_placing(given: Given, rollout: Rollout, targets: Targets, values: Tensor) -> Tensor:
     """Our estimator on episodes of theirs: a response that ends before the longest one has a position more, with the
     value after the end token and the score. That it gives their advantages shows that nothing else differs."""
     roles, recipe, mask = given.roles, given.recipe, given.episodes.mask
@@ -144,8 +145,8 @@ def by_their_placing(given: Given, rollout: Rollout, targets: Targets) -> Tensor
     at_end = columns == lengths.clamp(max=mask.shape[1] - 1)
     scores = rollout.scores - recipe.reward.eos_penalty * (~given.ended).float()
     rewards = -recipe.kl.weight * targets.kl + at_end * scores.unsqueeze(1)
-    values = torch.where(past, after.unsqueeze(1), rollout.values)
-    return gae(rewards, values, mask | past, discount=recipe.train.discount, trace=recipe.train.trace)[0] * mask
+    longer = torch.where(past, after.unsqueeze(1), values)
+    return gae(rewards, longer, mask | past, discount=recipe.train.discount, trace=recipe.train.trace)[0] * mask
 
 
 def compare(peer: Any, case: Case, model: str, home: Path) -> list[dict[str, Any]]:

@@ -211,6 +211,12 @@ class PpoRecipe(Steered):
         return self.advantages.kind == "gae"
 
     @property
+    def values_in_update(self) -> bool:
+        """Whether a rollout has one optimiser step: the values that it starts from are then the rollout's own."""
+        one_step = self.train.inner_epochs == 1 and self.train.minibatch == self.train.batch
+        return one_step and self.has_value and self.value.kind == "adapter"
+
+    @property
     def whitens(self) -> bool:
         return self.has_value if self.advantages.whiten is None else self.advantages.whiten
 

@@ -36,7 +36,8 @@ class Rollout:
     sampled: Float[Tensor, "B T"] | None = None
     """As decoding said, where `logprobs` are recomputed."""
     reference: Float[Tensor, "B T"]
-    values: Float[Tensor, "B T"]
+    values: Float[Tensor, "B T"] | None
+    """None: not asked for here, for the update's own forward says them."""
     scores: Float[Tensor, " B"]
     """The reward model's (or the ensemble's), weighted, before the penalty for unfinished responses."""
     seconds: dict[str, float]
@@ -52,7 +53,7 @@ class Targets:
     """What the update pulls towards, computed once for a rollout."""
 
     advantages: Float[Tensor, "B T"]
-    """Not yet standardised."""
+    """Not yet standardised. NaN, as the returns, where the rollout has no values yet."""
     returns: Float[Tensor, "B T"]
     kl: Float[Tensor, "B T"]
     """log pi_old - log pi_ref of each token, in nats."""
@@ -67,9 +68,14 @@ def collect(
     recipe: PpoRecipe,
     generator: torch.Generator,
     asked: Asked | None = None,
+    *,
+    with_values: bool = True,
 ) -> Rollout:
-    """Sample a response to each prompt, then let reference, reward and value look at it. asked: the prompts as they
-    were read, for rewards that are functions."""
+    """Sample a response to each prompt, then let reference, reward and value look at it.
+
+    asked: the prompts as they were read, for rewards that are functions.
+    with_values: False where the update's own forward says the values.
+    """
     clock = Clock()
     settings, budget = recipe.sampling, recipe.train.tokens_per_microbatch
     # A shared value function sits on the trunk that decodes: its values cost nothing more.
@@ -90,10 +96,8 @@ def collect(
     clock.lap("reference")
     scored = score_episodes(roles, episodes, recipe, asked)
     clock.lap("reward")
-    values = torch.zeros(episodes.mask.shape)
-    if sampled.values is not None:
-        values = sampled.values
-    elif recipe.has_value:
+    values = sampled.values if recipe.has_value else torch.zeros(episodes.mask.shape)
+    if values is None and with_values:
         role = "value" if recipe.value.kind == "adapter" else "policy"
         values = in_microbatches(roles, lambda part: token_values(roles, role, part), episodes, tokens=budget)
         clock.lap("value")
@@ -124,7 +128,9 @@ def compute_targets(
     kl = kl_to_reference(rollout.logprobs, rollout.reference, mask)
     scores = shape_scores(rollout, recipe, seen)
     rewards = token_rewards(scores, kl, mask, kl_weight=weight if in_reward else 0.0)
-    if recipe.has_value:
+    if rollout.values is None:
+        advantages = returns = torch.full_like(rewards, torch.nan)
+    elif recipe.has_value:
         settings = {"discount": recipe.train.discount, "trace": recipe.train.trace}
         advantages, returns = gae(rewards, rollout.values, mask, **settings)
     else:

@@ -128,9 +128,11 @@ def run(recipe: PpoRecipe) -> StageRecord:
 
 def roll_out(roles: Roles, asked: Asked, recipe: PpoRecipe, step: int, session: Session) -> Rollout:
     """The episodes of a step, drawn by (seed, step) alone."""
-    ids = [one.ids for one in asked.prompts]
+    ids, with_values = [one.ids for one in asked.prompts], not recipe.values_in_update
     return session.halving.fit(
-        lambda count: collect(roles, ids, recipe.halved(count), generator(recipe.seed, "rollout", step), asked),
+        lambda count: collect(
+            roles, ids, recipe.halved(count), generator(recipe.seed, "rollout", step), asked, with_values=with_values
+        ),
         size=recipe.largest,
     )
 
@@ -197,7 +199,7 @@ def start_learner(roles: Roles, recipe: PpoRecipe) -> Learner:
     value_rate = recipe.value.learning_rate or recipe.train.learning_rate
     rates = {"policy": recipe.train.learning_rate, "value": value_rate}
     groups = [{"params": parameters, "lr": rates[role]} for role, parameters in trained.items()]
-    optimizer = torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: learning_rate_factor(

@@ -2,6 +2,9 @@
 
 A mini-batch is one optimiser step. It is cut into micro-batches by token budget, whose gradients add up to exactly the
 mini-batch's: every loss is a sum over tokens divided by the tokens of the whole mini-batch.
+
+Where a rollout has one optimiser step, the value function's forward of the update is that of the rollout: it gives the
+values, they give the targets of their own episodes, and the value function learns from them at once (`learn_values`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +20,7 @@ from onebase.memory import Halving
 from onebase.roles import Roles
 from onebase.scoring import TokenScores, batches_of, token_scores, token_values
 from onebase.tokens import masked_sum, standardise
+from ppo.advantages import gae
 from ppo.losses import (
     explained_variance,
     importance_ratio,
@@ -54,6 +58,8 @@ class Batch:
     """Log-probabilities of the SFT policy, where its KL is a term of the loss."""
     importance: Float[Tensor, "B T"] | None = None
     """What the policy's loss of each token is multiplied by; None: 1."""
+    rewards: Float[Tensor, "B T"] | None = None
+    """Where the values, and what follows from them, are still to be found: NaN until then."""
     kl_weight: float = 0.0
     """Of the KL's term in the loss."""
     value_only: bool = False
@@ -112,8 +118,7 @@ def update(
     mix: adds what is not PPO's to the gradients of a mini-batch, given by its number: pretraining texts.
     value_only: the policy stays as it is.
     """
-    mask = rollout.episodes.mask
-    batch = replace(to_batch(rollout, targets, roles.base.device, recipe), value_only=value_only)
+    batch = known = replace(to_batch(rollout, targets, roles.base.device, recipe), value_only=value_only)
     tally, epoch, norms = Tally(), Tally(), dict[str, list[float]]()
     per_epoch = len(rollout.episodes) // recipe.train.minibatch
     for number, rows in enumerate(minibatches(len(rollout.episodes), recipe, generator)):
@@ -122,7 +127,10 @@ def update(
                 break
             epoch = Tally()
         extra = partial(mix, number) if not value_only else lambda recipe: None
-        own = halving.fit(partial(gradients_of, roles, batch.select(rows), learner, recipe, extra), size=recipe.largest)
+        gradients = partial(gradients_of, roles, batch.select(rows), learner, recipe, extra)
+        own, valued = halving.fit(gradients, size=recipe.largest)
+        # The mini-batch is the whole batch where its values come from the update.
+        known = batch if batch.rewards is None else valued
         found = {
             role: torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
             for role, parameters in learner.trained.items()
@@ -135,7 +143,9 @@ def update(
             norms.setdefault(f"grad_norm/{role}", []).append(norm)
         learner.optimizer.step()
         learner.schedule.step()
-    explained = explained_variance(rollout.values, targets.returns, mask) if recipe.has_value else None
+    explained = None
+    if recipe.has_value:
+        explained = explained_variance(known.old_values, known.returns, known.episodes.mask.to(known.returns.device))
     return {
         **tally.means(),
         **{name: sum(values) / len(values) for name, values in norms.items()},
@@ -152,12 +162,14 @@ def gradients_of(
     recipe: PpoRecipe,
     extra: Callable[[PpoRecipe], None],
     halvings: int,
-) -> Tally:
-    """The gradients of one mini-batch, and nothing else, in `.grad`."""
+) -> tuple[Tally, Batch]:
+    """The gradients of one mini-batch, and nothing else, in `.grad`; and the mini-batch with all of its values."""
     learner.optimizer.zero_grad(set_to_none=True)
-    tally = backward(roles, minibatch, recipe.halved(halvings))
-    extra(recipe.halved(halvings))
-    return tally
+    tally, recipe = Tally(), recipe.halved(halvings)
+    valued = minibatch if minibatch.rewards is None else learn_values(roles, minibatch, recipe, tally)
+    tally.merge(backward(roles, valued, recipe, with_values=valued is minibatch))
+    extra(recipe)
+    return tally, valued
 
 
 def moved_enough(epoch: Tally, recipe: PpoRecipe) -> bool:
@@ -176,9 +188,10 @@ def to_batch(rollout: Rollout, targets: Targets, device: torch.device, recipe: P
     return Batch(
         episodes=rollout.episodes,
         old_logprobs=rollout.logprobs.to(device),
-        old_values=rollout.values.to(device),
+        old_values=(targets.returns if rollout.values is None else rollout.values).to(device),
         returns=targets.returns.to(device),
         advantages=advantages.to(device),
+        rewards=targets.rewards.to(device) if rollout.values is None else None,
         reference=rollout.reference.to(device) if targets.kl_weight else None,
         importance=importance,
         kl_weight=targets.kl_weight,
@@ -193,21 +206,51 @@ def minibatches(episodes: int, recipe: PpoRecipe, generator: torch.Generator) ->
             yield order[start : start + recipe.train.minibatch]
 
 
-def backward(roles: Roles, minibatch: Batch, recipe: PpoRecipe) -> Tally:
-    """Add one mini-batch's gradients to `.grad`, a micro-batch at a time; what there is to log of it."""
-    tally = Tally()
+def learn_values(roles: Roles, minibatch: Batch, recipe: PpoRecipe, tally: Tally) -> Batch:
+    """Add the value function's gradients of a whole rollout to `.grad`; the batch with its values and their targets.
+
+    To be called before the rollout's only optimiser step: old and new values are then the same, and the targets of an
+    episode need the values of no other.
+    """
+    assert minibatch.rewards is not None, "there is nothing left to find"
+    values, returns, advantages = (torch.zeros_like(minibatch.rewards) for _ in range(3))
+    for rows, part, weights in parts_of(roles, minibatch, recipe):
+        assert part.rewards is not None
+        with roles.training_forward():
+            now = token_values(roles, "value", part.episodes)
+            found, mask = now.detach(), part.episodes.mask.to(now.device)
+            settings = {"discount": recipe.train.discount, "trace": recipe.train.trace}
+            advantages[rows], returns[rows] = gae(part.rewards, found, mask, **settings)
+            values[rows] = found
+            _value_part(now, replace(part, old_values=found, returns=returns[rows]), weights, recipe, tally)
+    if recipe.whitens:
+        advantages = standardise(advantages, minibatch.episodes.mask.to(advantages.device))
+    return replace(minibatch, old_values=values, returns=returns, advantages=advantages, rewards=None)
+
+
+def parts_of(roles: Roles, minibatch: Batch, recipe: PpoRecipe) -> Iterator[tuple[list[int], Batch, Tensor]]:
+    """The rows of each micro-batch, the micro-batch, and the weight that the loss of each of its tokens has."""
     limit = recipe.sampling.max_new_tokens
     weights = token_weights(minibatch.episodes.mask, aggregation=recipe.aggregation, limit=limit)
     for rows in batches_of(roles, minibatch.episodes.sequences, tokens=recipe.train.tokens_per_microbatch):
-        part, own = minibatch.select(rows), weights[rows].to(roles.base.device)
+        yield rows, minibatch.select(rows), weights[rows].to(roles.base.device)
+
+
+def backward(roles: Roles, minibatch: Batch, recipe: PpoRecipe, *, with_values: bool = True) -> Tally:
+    """Add one mini-batch's gradients to `.grad`, a micro-batch at a time; what there is to log of it.
+
+    with_values: False where the value function has learned from it already.
+    """
+    tally = Tally()
+    for _, part, own in parts_of(roles, minibatch, recipe):
         with roles.training_forward():
             if recipe.has_value and recipe.value.kind == "shared":
                 _shared_part(roles, part, own, recipe, tally)
             else:
                 if not part.value_only:
                     _policy_part(roles, part, own, recipe, tally)
-                if recipe.has_value:
-                    _value_part(roles, part, own, recipe, tally)
+                if recipe.has_value and with_values:
+                    _value_part(token_values(roles, "value", part.episodes), part, own, recipe, tally)
         tally.tokens += int(part.episodes.mask.sum())
     return tally
 
@@ -226,8 +269,8 @@ def _policy_part(roles: Roles, part: Batch, weights: Tensor, recipe: PpoRecipe, 
     (_policy_losses(now, part, recipe, tally) * weights).sum().backward()
 
 
-def _value_part(roles: Roles, part: Batch, weights: Tensor, recipe: PpoRecipe, tally: Tally) -> None:
-    losses = _value_losses(token_values(roles, "value", part.episodes), part, recipe, tally)
+def _value_part(values: Tensor, part: Batch, weights: Tensor, recipe: PpoRecipe, tally: Tally) -> None:
+    losses = _value_losses(values, part, recipe, tally)
     (recipe.value.weight * losses * weights).sum().backward()
 
 

@@ -116,7 +116,8 @@ def test_a_value_function_starts_as_the_reward_model_and_a_shared_one_at_zero(ma
     assert torch.equal(as_value, as_reward)
     assert as_value.abs().max() > 0
     shared = make_recipe("value.kind=shared")
-    assert roll_out(start(shared), shared).values.eq(0).all()
+    values = roll_out(start(shared), shared).values
+    assert values is not None and values.eq(0).all()
 
 
 def test_each_role_is_clipped_by_its_own_norm(make_recipe: MakeRecipe) -> None:

@@ -87,6 +87,7 @@ def test_each_role_says_its_own_part_of_a_rollout(make_roles: Callable[..., Role
         train={"tokens_per_microbatch": 24, "old_logprobs": old_logprobs},
     )
     found = collect(roles, PROMPTS, recipe, torch.Generator().manual_seed(0))
+    assert found.values is not None
     assert found.episodes.prompts == tuple(tuple(prompt) for prompt in PROMPTS)
     for row, sequence in enumerate(found.episodes.sequences):
         start, length = len(PROMPTS[row]), len(sequence) - len(PROMPTS[row])

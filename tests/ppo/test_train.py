@@ -107,6 +107,41 @@ def test_one_microbatch_gives_the_gradients_of_one_an_episode(make_recipe: MakeR
     assert found[10_000][1] == pytest.approx(found[1][1], abs=1e-4)
 
 
+def test_one_optimiser_step_is_the_same_whether_values_are_asked_before_or_in_it(make_recipe: MakeRecipe) -> None:
+    recipe = make_recipe("train.inner_epochs=1", "train.minibatch=8")
+    assert recipe.values_in_update
+    roles = start(recipe)
+    prompts = [one.ids for one in read_data(recipe).prompts[:8]]
+    found = {}
+    for asked_before in (True, False):
+        rollout = collect(roles, prompts, recipe, generator(0, "test"), with_values=asked_before)
+        assert (rollout.values is None) != asked_before
+        learner, draw = start_learner(roles, recipe), generator(0, "update")
+        # Refused, so that the gradients stay to be looked at.
+        targets = compute_targets(rollout, recipe)
+        metrics = update(roles, rollout, targets, learner, recipe, draw, lambda *_: False, Halving())
+        found[asked_before] = trained_gradients(roles), metrics
+    for role, before in found[True][0].items():
+        largest = max(float(gradient.abs().max()) for gradient in before)
+        assert largest > 0, role
+        for one, other in zip(before, found[False][0][role], strict=True):
+            assert float((one - other).abs().max()) <= 1e-5 * largest, role
+    assert found[True][1] == pytest.approx(found[False][1], abs=1e-5)
+    assert found[True][1]["explained_variance"] != 0
+
+
+@pytest.mark.parametrize(("minibatch", "forwards"), [(8, 1), (4, 3)])
+def test_a_run_of_one_step_a_rollout_asks_each_value_once(
+    make_recipe: MakeRecipe, minibatch: int, forwards: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the value function is asked after sampling, and again in each of the mini-batches."""
+    sizes = ("train.episodes=8", "train.batch=8", f"train.minibatch={minibatch}", "train.tokens_per_microbatch=100000")
+    asked, active = list[str | None](), Roles.active
+    monkeypatch.setattr(Roles, "active", lambda self, role: (asked.append(role), active(self, role))[1])
+    run(make_recipe(*sizes, "train.inner_epochs=1"))
+    assert asked.count("value") == forwards
+
+
 @pytest.mark.parametrize("kind", ["rloo", "grpo", "dr_grpo"])
 def test_a_run_that_compares_groups_has_no_value_function(make_recipe: MakeRecipe, kind: str) -> None:
     given = (f"advantages.kind={kind}", "sampling.responses_per_prompt=4", "kl.estimator=k3")

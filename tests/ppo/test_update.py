@@ -13,7 +13,7 @@ from onebase.episodes import Episodes
 from onebase.roles import Roles
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets
-from ppo.update import Batch, backward, to_batch
+from ppo.update import Batch, Tally, backward, learn_values, to_batch
 
 PROMPTS = ([5, 9, 40], [7, 300, 22, 11, 8], [60], [5, 9, 41, 33])
 RESPONSES = ([100, 2], [17, 18, 19, 20, 2], [44, 45, 46], [9])
@@ -120,6 +120,52 @@ def test_gradients_are_those_of_the_objective_whatever_the_micro_batches(
             if mine is not None and wanted is not None:
                 # Sums in another order: relative to the largest gradient, as in the design.
                 torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("tokens_per_microbatch", [1, 16, 1000])
+def test_values_of_the_updates_own_forward_give_targets_and_gradients_by_definition(
+    make_roles: Callable[..., Roles], tokens_per_microbatch: int
+) -> None:
+    roles, discount, trace = start(make_roles, "adapter"), 0.9, 0.8
+    episodes = Episodes.of(PROMPTS, RESPONSES, pad_id=0)
+    unknown = torch.full(episodes.mask.shape, torch.nan)
+    rewards = torch.randn(episodes.mask.shape, generator=torch.Generator().manual_seed(3)) * episodes.mask
+    batch = Batch(
+        episodes=episodes,
+        old_logprobs=unknown,
+        old_values=unknown,
+        returns=unknown,
+        advantages=unknown,
+        rewards=rewards,
+    )
+    expected, loss = [], torch.zeros(())
+    for row, response in enumerate(RESPONSES):
+        values = present(roles, "adapter", row)[1]
+        ahead = [*values.tolist(), 0.0]
+        delta = [float(rewards[row, t]) + discount * ahead[t + 1] - ahead[t] for t in range(len(response))]
+        for t in range(len(response)):
+            advantage = sum((discount * trace) ** (k - t) * delta[k] for k in range(t, len(response)))
+            expected.append((ahead[t], ahead[t] + advantage, advantage))
+            loss = loss + VALUE_WEIGHT * (values[t] - ahead[t] - advantage) ** 2 / 2 / TOKENS
+    loss.backward()
+    wanted = gradients(roles)
+    recipe = recipe_of("adapter", tokens_per_microbatch, discount=discount, trace=trace)
+    unwhitened = recipe.model_copy(update={"advantages": recipe.advantages.model_copy(update={"whiten": False})})
+    tally = Tally()
+    found = learn_values(roles, batch, unwhitened, tally)
+    table = torch.stack([found.old_values, found.returns, found.advantages], dim=-1)[episodes.mask]
+    torch.testing.assert_close(table, torch.tensor(expected), atol=1e-5, rtol=0)
+    assert found.rewards is None
+    mine = gradients(roles)
+    assert all(gradient is None for gradient in mine["policy"])
+    largest = max(float(gradient.abs().max()) for gradient in wanted["value"] if gradient is not None)
+    assert largest > 0
+    for one, other in zip(mine["value"], wanted["value"], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * largest)
+    assert tally.sums["value_loss"] == pytest.approx(loss.item() / VALUE_WEIGHT * TOKENS, rel=1e-4)
+    whitened = learn_values(roles, batch, recipe, Tally()).advantages[episodes.mask]
+    raw = torch.tensor(expected)[:, 2]
+    torch.testing.assert_close(whitened, (raw - raw.mean()) / raw.std(correction=0), atol=1e-4, rtol=0)
 
 
 KL_WEIGHT, ENTROPY_WEIGHT, DUAL_CLIP = 0.7, 0.3, 1.1
