@@ -99,7 +99,6 @@ def ours(given: Given) -> dict[str, Tensor]:
         reference=logprobs(roles, "reference", episodes, **settings),
         values=in_microbatches(roles, lambda part: token_values(roles, "value", part), episodes, tokens=budget),
         scores=score_episodes(roles, episodes, recipe, None).total,
-        seconds={},
     )
     targets = compute_targets(rollout, recipe)
     batch = to_batch(rollout, targets, roles.base.device, recipe)

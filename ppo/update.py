@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from onebase.clock import Clock
 from onebase.episodes import Episodes
 from onebase.memory import Halving
 from onebase.roles import Roles
@@ -104,6 +105,7 @@ def update(
     mix: Callable[[int, PpoRecipe], None] = lambda minibatch, recipe: None,
     *,
     value_only: bool = False,
+    clock: Clock | None = None,
 ) -> dict[str, float]:
     """Optimise policy and value on one rollout; returns metrics without their `ppo/` prefix.
 
@@ -111,7 +113,9 @@ def update(
     halving: what to do where a micro-batch does not fit into memory.
     mix: adds what is not PPO's to the gradients of a mini-batch, given by its number: pretraining texts.
     value_only: the policy stays as it is.
+    clock: told how long each role's training and the optimiser take.
     """
+    clock = clock or Clock()
     mask = rollout.episodes.mask
     batch = replace(to_batch(rollout, targets, roles.base.device, recipe), value_only=value_only)
     tally, epoch, norms = Tally(), Tally(), dict[str, list[float]]()
@@ -122,19 +126,22 @@ def update(
                 break
             epoch = Tally()
         extra = partial(mix, number) if not value_only else lambda recipe: None
-        own = halving.fit(partial(gradients_of, roles, batch.select(rows), learner, recipe, extra), size=recipe.largest)
-        found = {
-            role: torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
-            for role, parameters in learner.trained.items()
-        }
+        gradients = partial(gradients_of, roles, batch.select(rows), learner, recipe, extra, clock=clock)
+        own = halving.fit(gradients, size=recipe.largest)
+        with clock.part("optimizer"):
+            found = {
+                role: torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
+                for role, parameters in learner.trained.items()
+            }
         if not accept(list(found.values()), rows):
             continue
         tally.merge(own)
         epoch.merge(own)
         for role, norm in found.items():
             norms.setdefault(f"grad_norm/{role}", []).append(norm)
-        learner.optimizer.step()
-        learner.schedule.step()
+        with clock.part("optimizer"):
+            learner.optimizer.step()
+            learner.schedule.step()
     explained = explained_variance(rollout.values, targets.returns, mask) if recipe.has_value else None
     return {
         **tally.means(),
@@ -152,10 +159,11 @@ def gradients_of(
     recipe: PpoRecipe,
     extra: Callable[[PpoRecipe], None],
     halvings: int,
+    clock: Clock | None = None,
 ) -> Tally:
     """The gradients of one mini-batch, and nothing else, in `.grad`."""
     learner.optimizer.zero_grad(set_to_none=True)
-    tally = backward(roles, minibatch, recipe.halved(halvings))
+    tally = backward(roles, minibatch, recipe.halved(halvings), clock)
     extra(recipe.halved(halvings))
     return tally
 
@@ -193,21 +201,24 @@ def minibatches(episodes: int, recipe: PpoRecipe, generator: torch.Generator) ->
             yield order[start : start + recipe.train.minibatch]
 
 
-def backward(roles: Roles, minibatch: Batch, recipe: PpoRecipe) -> Tally:
+def backward(roles: Roles, minibatch: Batch, recipe: PpoRecipe, clock: Clock | None = None) -> Tally:
     """Add one mini-batch's gradients to `.grad`, a micro-batch at a time; what there is to log of it."""
-    tally = Tally()
+    tally, clock = Tally(), clock or Clock()
     limit = recipe.sampling.max_new_tokens
     weights = token_weights(minibatch.episodes.mask, aggregation=recipe.aggregation, limit=limit)
     for rows in batches_of(roles, minibatch.episodes.sequences, tokens=recipe.train.tokens_per_microbatch):
         part, own = minibatch.select(rows), weights[rows].to(roles.base.device)
         with roles.training_forward():
             if recipe.has_value and recipe.value.kind == "shared":
-                _shared_part(roles, part, own, recipe, tally)
+                with clock.part("train_policy"):
+                    _shared_part(roles, part, own, recipe, tally)
             else:
                 if not part.value_only:
-                    _policy_part(roles, part, own, recipe, tally)
+                    with clock.part("train_policy"):
+                        _policy_part(roles, part, own, recipe, tally)
                 if recipe.has_value:
-                    _value_part(roles, part, own, recipe, tally)
+                    with clock.part("train_value"):
+                        _value_part(roles, part, own, recipe, tally)
         tally.tokens += int(part.episodes.mask.sum())
     return tally
 

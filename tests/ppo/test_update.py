@@ -219,7 +219,6 @@ def test_advantages_are_standardised_over_the_whole_rollout_and_returns_are_not(
         reference=-rows,
         values=rows / 2,
         scores=torch.zeros(2),
-        seconds={},
     )
     targets = Targets(advantages=rows, returns=2 * rows, kl=torch.zeros(2, 2), rewards=rows)
     batch = to_batch(rollout, targets, torch.device("cpu"), recipe_of("adapter", 16))
