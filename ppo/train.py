@@ -24,6 +24,7 @@ from onebase.base import Base
 from onebase.clock import Clock
 from onebase.ensemble import FIRST, load_members, read_members, spread_of
 from onebase.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
+from onebase.profiling import profiled
 from onebase.progress import track
 from onebase.record import DataIdentity, Found, StageRecord
 from onebase.roles import Roles
@@ -56,8 +57,11 @@ class Data:
         return self.loaded.identities
 
 
-def run(recipe: PpoRecipe) -> StageRecord:
-    """Roll out, score, update, until the recipe's episodes are used up; then write the policy's record."""
+def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
+    """Roll out, score, update, until the recipe's episodes are used up; then write the policy's record.
+
+    profile: look into a few steps with torch.profiler on the way (`onebase.profiling`).
+    """
     watch = Stopwatch()
     stages.require_one_process("ppo")
     parents = read_parents(recipe)
@@ -84,7 +88,10 @@ def run(recipe: PpoRecipe) -> StageRecord:
                 "steering": steering.state(),
             }
 
-        for step, prompts in track(zip(steps, prompts_of, strict=True), total=len(steps), description="ppo"):
+        work = track(zip(steps, prompts_of, strict=True), total=len(steps), description="ppo")
+        if profile:
+            work = profiled(work, total=len(steps), folder=recipe.out / "profile", logged=lambda: metrics)
+        for step, prompts in work:
             with session.step(step, state, total=recipe.steps):
                 clock = Clock(base.device)
                 rollout = roll_out(roles, Asked(chat=data.chat, prompts=prompts), recipe, step, session, clock)
