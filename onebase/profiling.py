@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 T = TypeVar("T")
 
 STEPS = 2
-"""That are profiled: one of the demo's is 300,000 operations."""
+"""That are profiled: one of the demo's is 700,000 operations."""
 
 SHOWN = 60
 """Operations in the table."""
