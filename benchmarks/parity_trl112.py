@@ -100,7 +100,6 @@ def ours(given: Given) -> dict[str, Tensor]:
         reference=logprobs(roles, "reference", episodes, **settings),
         values=values,
         scores=score_episodes(roles, episodes, recipe, None).total,
-        seconds={},
     )
     targets = compute_targets(rollout, recipe)
     batch = to_batch(rollout, targets, roles.base.device, recipe)

@@ -10,7 +10,7 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,13 +22,24 @@ from onebase.errors import InputError, RecordError
 from onebase.interruption import Interrupted
 from onebase.recipes import Section
 
-Stage = tuple[type[Section], Callable[[Any], object]]
+Stage = tuple[type[Section], Callable[..., object]]
 Loader = Callable[[], Stage]
 """Imports a stage when it is needed: its recipe's class and its `run`. torch and trl take seconds; --help must not."""
 
 
-def main(stage: str, load: Loader, reads: str, writes: str, argv: Sequence[str] | None = None) -> int:
-    """Parse the command line of one stage and run it; returns the exit code."""
+def main(
+    stage: str,
+    load: Loader,
+    reads: str,
+    writes: str,
+    argv: Sequence[str] | None = None,
+    *,
+    flags: Mapping[str, str] | None = None,
+) -> int:
+    """Parse the command line of one stage and run it; returns the exit code.
+
+    flags: switches of this stage alone, each with its line of help; its `run` takes each as an argument of that name.
+    """
     parser = argparse.ArgumentParser(
         prog=f"python -m {stage}",
         description=f"Run stage '{stage}'. Reads {reads}. Writes {writes}.",
@@ -38,14 +49,23 @@ def main(stage: str, load: Loader, reads: str, writes: str, argv: Sequence[str] 
     parser.add_argument("overrides", nargs="*", help="key.sub=value: change the recipe for this run")
     parser.add_argument("--print-config", action="store_true", help="print the resolved recipe and stop")
     parser.add_argument("--restart", action="store_true", help="move what is in the stage folder aside and start anew")
+    for flag, text in (flags or {}).items():
+        parser.add_argument(f"--{flag}", action="store_true", help=text)
     given = parser.parse_intermixed_args(argv)
-    return run_stage(stage, load, given.recipe, given.overrides, given.print_config, given.restart)
+    switched = {flag: getattr(given, flag) for flag in flags or {}}
+    return run_stage(stage, load, given.recipe, given.overrides, given.print_config, given.restart, **switched)
 
 
 def run_stage(
-    stage: str, load: Loader, recipe_path: Path, overrides: Sequence[str], print_config: bool, restart: bool
+    stage: str,
+    load: Loader,
+    recipe_path: Path,
+    overrides: Sequence[str],
+    print_config: bool,
+    restart: bool,
+    **flags: bool,
 ) -> int:
-    """Read the recipe, run the stage unless it is finished, and turn errors into exit codes."""
+    """Read the recipe, run the stage unless it is finished, and turn errors into exit codes. flags: for its `run`."""
 
     def work() -> None:
         recipe_class, run = load()
@@ -60,7 +80,7 @@ def run_stage(
         try:
             if out.exists() and any(out.iterdir()):
                 _make_way(stage, out, restart)
-            run(recipe)
+            run(recipe, **flags)
         except Exception as error:
             told = as_disk_error(error, out)
             if told is not None:
@@ -78,6 +98,8 @@ def quieten() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # torch.profiler says when it starts and stops at every level below this one.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     # bitsandbytes looks for an optional kernel package at import and logs that there is none.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # TRL 1.16 passes transformers' old names for activation checkpointing.

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import Cache
 
+from onebase.clock import Clock
 from onebase.roles import Roles
 from onebase.tree import pack
 
@@ -69,7 +70,8 @@ class Decoder:
     """Responses to prompts under the active role. N = prompts, L = `uniforms.shape[1]`, the longest response.
 
     uniforms: [N, L] numbers in [0, 1) that decide every draw, so that the responses do not depend on what shares a
-    forward with what. head: a role's head to read at every state that a token is predicted from.
+    forward with what. head: a role's head to read at every state that a token is predicted from. clock: told how long
+    prefills and decoding steps take.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Decoder:
         temperature: float,
         slots: int,
         head: str | None = None,
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._roles, self._prompts, self._temperature, self._head = roles, prompts, temperature, head
         device = roles.base.device
         self._count, self._limit = min(slots, len(prompts)), uniforms.shape[1]
@@ -102,9 +106,11 @@ class Decoder:
             free = self._count - len(self._active)
             # A prefill for every slot that falls free would be many small ones.
             if self._waiting and (not self._active or 4 * free >= self._count):
-                self._fill(min(free, len(self._waiting)))
+                with self._clock.part("rollout_prefill"):
+                    self._fill(min(free, len(self._waiting)))
             else:
-                self._step()
+                with self._clock.part("rollout_decode"):
+                    self._step()
         return self
 
     def _fill(self, count: int) -> None:

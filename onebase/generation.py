@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from onebase.clock import Clock
 from onebase.decoding import Decoder, draw
 from onebase.episodes import Episodes
 from onebase.packing import pad_left
@@ -43,6 +44,7 @@ def sample(
     generator: torch.Generator,
     batch: int,
     value_head: str | None = None,
+    clock: Clock | None = None,
 ) -> Sample:
     """One response for each prompt, at most `batch` of them at a time, in the given order.
 
@@ -50,11 +52,14 @@ def sample(
     generator: a CPU generator. It gives every token of every response a number of its own, so that the same one gives
     the same responses on the same machine whatever `batch` is, but for ties that rounding decides.
     value_head: the role whose head is read on this same trunk, at the state that each token is drawn from.
+    clock: told how long `rollout_prefill` and `rollout_decode` take.
     """
     uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
     decode = _in_slots if roles.packs else _padded
     with roles.active(role), roles.base.autocast():
-        tokens, lengths, logprobs, values = decode(roles, prompts, uniforms, temperature, batch, value_head)
+        tokens, lengths, logprobs, values = decode(
+            roles, prompts, uniforms, temperature, batch, value_head, clock or Clock()
+        )
     lengths = torch.tensor(lengths)
     width = int(lengths.max())
     tokens, mask = tokens[:, :width].cpu(), torch.arange(width) < lengths.unsqueeze(1)
@@ -73,14 +78,26 @@ Decoded = tuple[Int[Tensor, "N L"], list[int], Float[Tensor, "N L"], Float[Tenso
 
 
 def _in_slots(
-    roles: Roles, prompts: Sequence[Sequence[int]], uniforms: Tensor, temperature: float, batch: int, head: str | None
+    roles: Roles,
+    prompts: Sequence[Sequence[int]],
+    uniforms: Tensor,
+    temperature: float,
+    batch: int,
+    head: str | None,
+    clock: Clock,
 ) -> Decoded:
-    done = Decoder(roles, prompts, uniforms, temperature=temperature, slots=batch, head=head).run()
+    done = Decoder(roles, prompts, uniforms, temperature=temperature, slots=batch, head=head, clock=clock).run()
     return done.tokens, done.lengths, done.logprobs, done.values
 
 
 def _padded(
-    roles: Roles, prompts: Sequence[Sequence[int]], uniforms: Tensor, temperature: float, batch: int, head: str | None
+    roles: Roles,
+    prompts: Sequence[Sequence[int]],
+    uniforms: Tensor,
+    temperature: float,
+    batch: int,
+    head: str | None,
+    clock: Clock,
 ) -> Decoded:
     """For models whose attention takes no packed rows: `batch` prompts at a time, padded on the left."""
     tokens = torch.full(uniforms.shape, roles.base.pad_id)
@@ -88,7 +105,7 @@ def _padded(
     lengths: list[int] = []
     for start in range(0, len(prompts), batch):
         rows = slice(start, start + batch)
-        part, mask, logprob, value = _padded_batch(roles, prompts[rows], uniforms[rows], temperature, head)
+        part, mask, logprob, value = _padded_batch(roles, prompts[rows], uniforms[rows], temperature, head, clock)
         width = part.shape[1]
         tokens[rows, :width], logprobs[rows, :width], values[rows, :width] = part, logprob, value
         lengths += mask.sum(dim=1).tolist()
@@ -96,7 +113,7 @@ def _padded(
 
 
 def _padded_batch(
-    roles: Roles, prompts: Sequence[Sequence[int]], uniforms: Tensor, temperature: float, head: str | None
+    roles: Roles, prompts: Sequence[Sequence[int]], uniforms: Tensor, temperature: float, head: str | None, clock: Clock
 ) -> tuple[Int[Tensor, "B T"], Bool[Tensor, "B T"], Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     device, pad_id = roles.base.device, roles.base.pad_id
     stop_ids = torch.tensor(sorted(roles.base.stop_ids), device=device)
@@ -108,26 +125,27 @@ def _padded_batch(
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
     tokens, masks, logprobs, values = [], [], [], []
     for step in range(uniforms.shape[1]):
-        output = roles.trunk(
-            input_ids=inputs,
-            attention_mask=attended.long(),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        states = output.last_hidden_state[:, -1]
-        logits = roles.lm_head(states).float()
-        token, logprob = draw(logits, temperature=temperature, uniform=uniforms[:, step].to(device))
-        tokens.append(token.masked_fill(~running, pad_id))
-        masks.append(running)
-        logprobs.append(logprob.masked_fill(~running, 0.0))
-        value = torch.zeros_like(logprob) if head is None else roles.heads[head](states)
-        values.append(value.masked_fill(~running, 0.0))
-        running = running & ~torch.isin(token, stop_ids)
-        if not running.any():
-            break
-        inputs = tokens[-1].unsqueeze(1)
-        attended = torch.cat([attended, torch.ones_like(attended[:, :1])], dim=1)
-        positions = (lengths + step).unsqueeze(1)
+        with clock.part("rollout_decode" if step else "rollout_prefill"):
+            output = roles.trunk(
+                input_ids=inputs,
+                attention_mask=attended.long(),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            states = output.last_hidden_state[:, -1]
+            logits = roles.lm_head(states).float()
+            token, logprob = draw(logits, temperature=temperature, uniform=uniforms[:, step].to(device))
+            tokens.append(token.masked_fill(~running, pad_id))
+            masks.append(running)
+            logprobs.append(logprob.masked_fill(~running, 0.0))
+            value = torch.zeros_like(logprob) if head is None else roles.heads[head](states)
+            values.append(value.masked_fill(~running, 0.0))
+            running = running & ~torch.isin(token, stop_ids)
+            if not running.any():
+                break
+            inputs = tokens[-1].unsqueeze(1)
+            attended = torch.cat([attended, torch.ones_like(attended[:, :1])], dim=1)
+            positions = (lengths + step).unsqueeze(1)
     joined = [torch.stack(parts, dim=1).cpu() for parts in (tokens, masks, logprobs, values)]
     return joined[0], joined[1], joined[2], joined[3]

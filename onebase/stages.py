@@ -150,7 +150,7 @@ def finish(
         data=data,
         metrics=metrics,
         resources=Resources(
-            seconds=round(watch.seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=_peak_gpu_bytes()
+            seconds=round(watch.seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=peak_gpu_bytes()
         ),
     )
     # The record says that these are there: so they must be, also after a power cut.
@@ -169,5 +169,6 @@ def finish(
     return finished
 
 
-def _peak_gpu_bytes() -> int:
+def peak_gpu_bytes() -> int:
+    """The most memory that torch's allocator has held on the GPU so far; 0 without one."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0

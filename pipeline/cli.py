@@ -36,6 +36,7 @@ Overrides = Annotated[
 ]
 Restart = Annotated[bool, typer.Option("--restart", help="Move what is there aside and start anew.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
+Profile = Annotated[bool, typer.Option("--profile", help=stages.flags("ppo")["profile"])]
 
 
 @app.command(rich_help_panel="A whole run")
@@ -70,11 +71,21 @@ def _add_stage(stage: str) -> None:
     ) -> None:
         raise typer.Exit(command.run_stage(stage, stages.loader(stage), recipe, overrides or [], print_config, restart))
 
+    def with_profile(
+        recipe: Annotated[Path, typer.Argument(help=f"YAML recipe, such as recipes/demo/{stage}.yaml")],
+        overrides: Overrides = None,
+        print_config: PrintConfig = False,
+        restart: Restart = False,
+        profile: Profile = False,
+    ) -> None:
+        load, given = stages.loader(stage), overrides or []
+        raise typer.Exit(command.run_stage(stage, load, recipe, given, print_config, restart, profile=profile))
+
     app.command(
         name=stage,
         rich_help_panel="One stage",
         help=f"Run stage '{stage}' alone.\n\nReads {reads}.\n\nWrites {writes}.",
-    )(one_stage)
+    )(with_profile if stages.flags(stage) else one_stage)
 
 
 for _stage in stages.ORDER:

@@ -19,3 +19,8 @@ def describe(stage: str) -> tuple[str, str]:
     """What it reads and what it writes, for --help."""
     module = importlib.import_module(f"{stage}.__main__")
     return module.READS, module.WRITES
+
+
+def flags(stage: str) -> dict[str, str]:
+    """The switches that only this stage has, each with its line of help."""
+    return getattr(importlib.import_module(f"{stage}.__main__"), "FLAGS", {})

@@ -3,7 +3,6 @@
 Shapes: B = episodes, T = longest response, in tokens.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from onebase.clock import Clock
 from onebase.episodes import Episodes
 from onebase.generation import Sample, sample
 from onebase.roles import Roles
@@ -40,8 +40,6 @@ class Rollout:
     """None: not asked for here, for the update's own forward says them."""
     scores: Float[Tensor, " B"]
     """The reward model's (or the ensemble's), weighted, before the penalty for unfinished responses."""
-    seconds: dict[str, float]
-    """Wall time of sampling and of each role's scoring pass."""
     members: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
     """What each reward model says by itself, unweighted, by role."""
     terms: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
@@ -68,15 +66,16 @@ def collect(
     recipe: PpoRecipe,
     generator: torch.Generator,
     asked: Asked | None = None,
+    clock: Clock | None = None,
     *,
     with_values: bool = True,
 ) -> Rollout:
     """Sample a response to each prompt, then let reference, reward and value look at it.
 
-    asked: the prompts as they were read, for rewards that are functions.
-    with_values: False where the update's own forward says the values.
+    asked: the prompts as they were read, for rewards that are functions. clock: told how long sampling and each role's
+    pass take. with_values: False where the update's own forward says the values.
     """
-    clock = Clock()
+    clock = clock or Clock()
     settings, budget = recipe.sampling, recipe.train.tokens_per_microbatch
     # A shared value function sits on the trunk that decodes: its values cost nothing more.
     in_passing = recipe.has_value and recipe.value.kind == "shared" and recipe.train.old_logprobs == "sampled"
@@ -89,20 +88,20 @@ def collect(
         generator=generator,
         batch=settings.batch,
         value_head="policy" if in_passing else None,
+        clock=clock,
     )
-    clock.lap("rollout")
     episodes = sampled.episodes
-    reference = logprobs(roles, "reference", episodes, temperature=settings.temperature, tokens_per_microbatch=budget)
-    clock.lap("reference")
-    scored = score_episodes(roles, episodes, recipe, asked)
-    clock.lap("reward")
+    with clock.part("score_reference"):
+        given = {"temperature": settings.temperature, "tokens_per_microbatch": budget}
+        reference = logprobs(roles, "reference", episodes, **given)
+    with clock.part("score_reward"):
+        scored = score_episodes(roles, episodes, recipe, asked)
     values = sampled.values if recipe.has_value else torch.zeros(episodes.mask.shape)
     if values is None and with_values:
         role = "value" if recipe.value.kind == "adapter" else "policy"
-        values = in_microbatches(roles, lambda part: token_values(roles, role, part), episodes, tokens=budget)
-        clock.lap("value")
-    old = _old_logprobs(roles, sampled, recipe)
-    clock.lap("policy")
+        with clock.part("score_value"):
+            values = in_microbatches(roles, lambda part: token_values(roles, role, part), episodes, tokens=budget)
+    old = _old_logprobs(roles, sampled, recipe, clock)
     return Rollout(
         episodes=episodes,
         stopped=sampled.stopped,
@@ -111,7 +110,6 @@ def collect(
         reference=reference,
         values=values,
         scores=scored.total,
-        seconds=clock.seconds,
         members=scored.members,
         terms=scored.terms,
     )
@@ -187,26 +185,14 @@ def require_zero_kl(roles: Roles, rollout: Rollout, recipe: PpoRecipe) -> float:
     return error
 
 
-def _old_logprobs(roles: Roles, sampled: Sample, recipe: PpoRecipe) -> Tensor:
+def _old_logprobs(roles: Roles, sampled: Sample, recipe: PpoRecipe, clock: Clock) -> Tensor:
     if recipe.train.old_logprobs == "sampled":
         return sampled.logprobs
-    return logprobs(
-        roles,
-        "policy",
-        sampled.episodes,
-        temperature=recipe.sampling.temperature,
-        tokens_per_microbatch=recipe.train.tokens_per_microbatch,
-    )
-
-
-class Clock:
-    """Wall time between laps, by name, in seconds."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = self.seconds.get(name, 0.0) + now - self._last
-        self._last = now
+    with clock.part("score_policy"):
+        return logprobs(
+            roles,
+            "policy",
+            sampled.episodes,
+            temperature=recipe.sampling.temperature,
+            tokens_per_microbatch=recipe.train.tokens_per_microbatch,
+        )

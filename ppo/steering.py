@@ -6,7 +6,7 @@
     steering = Steering(roles, held, ...)           when the roles stand
     steering.restore(state)                         where the run goes on
     steering.measure_start(...)                     before the first update
-    update(..., mix=steering.mix(step))             texts for the mini-batches of a step
+    update(..., mix=steering.mix(step, clock))      texts for the mini-batches of a step
     metrics |= steering.after(step)                 when the step's update is done
     steering.watch(step, metrics)                   when they are logged
     steering.finish()                               before the record is written
@@ -23,6 +23,7 @@ import torch
 
 from data.chat import Chat, EncodedPrompt
 from data.texts import Piece, load_pieces
+from onebase.clock import Clock
 from onebase.learning import restore_weights
 from onebase.memory import Halving
 from onebase.record import DataIdentity
@@ -118,20 +119,22 @@ class Steering:
 
     # --- at each step -----------------------------------------------------------------------------------------------
 
-    def measure_start(self, tracker: Tracker) -> None:
+    def measure_start(self, tracker: Tracker, clock: Clock) -> None:
         """The SFT policy, before the first update: what every later evaluation is compared with."""
-        self._start = self._evaluate(0, ("policy",), tracker)
-        if self._start:
+        if self._held_out is None:
+            return
+        with clock.part("evaluation"):
+            self._start = self._evaluate(0, ("policy",), tracker)
             self._start_weights = side_stages.weights_of(self._roles, "policy")
             tracker.log(0, _metrics(self._start))
 
-    def mix(self, step: int) -> Mix:
+    def mix(self, step: int, clock: Clock) -> Mix:
         """What is added to the gradients of each mini-batch of a step."""
         if self._pretraining is None:
             return lambda minibatch, recipe: None
-        return self._pretraining.begin(step).add_gradients
+        return clock.part("train_ptx")(self._pretraining.begin(step).add_gradients)
 
-    def after(self, step: int, tracker: Tracker) -> dict[str, float]:
+    def after(self, step: int, tracker: Tracker, clock: Clock) -> dict[str, float]:
         """Evaluation where it is due; what there is to log of the step."""
         if self._start:
             self._rows = remember(self._rows, _metrics(self._start))
@@ -141,10 +144,11 @@ class Steering:
         section = self._recipe.evaluation
         if section is None or (step % section.every and step != self._recipe.steps):
             return own
-        found = self._evaluate(step, self._evaluated, tracker)
-        for point in found:
-            self._add(point, side_stages.weights_of(self._roles, point.role))
-        self._draw()
+        with clock.part("evaluation"):
+            found = self._evaluate(step, self._evaluated, tracker)
+            for point in found:
+                self._add(point, side_stages.weights_of(self._roles, point.role))
+            self._draw()
         return own | _metrics(found)
 
     def watch(self, step: int, metrics: Mapping[str, float], tracker: Tracker) -> None:

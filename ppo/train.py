@@ -21,8 +21,10 @@ from data.sources import load as load_records
 from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
+from onebase.clock import Clock
 from onebase.ensemble import FIRST, load_members, read_members, spread_of
 from onebase.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
+from onebase.profiling import profiled
 from onebase.progress import track
 from onebase.record import DataIdentity, Found, StageRecord
 from onebase.roles import Roles
@@ -32,7 +34,7 @@ from onebase.stages import Stopwatch
 from onebase.tracking import Tracker, peak_rss_bytes
 from ppo.kl_control import next_weight
 from ppo.recipe import PpoRecipe
-from ppo.rollout import Clock, Rollout, Targets, collect, compute_targets, require_zero_kl
+from ppo.rollout import Rollout, Targets, collect, compute_targets, require_zero_kl
 from ppo.scores import Asked, load_function
 from ppo.side_stages import Origin
 from ppo.steering import Steering, read_steering_data
@@ -55,8 +57,11 @@ class Data:
         return self.loaded.identities
 
 
-def run(recipe: PpoRecipe) -> StageRecord:
-    """Roll out, score, update, until the recipe's episodes are used up; then write the policy's record."""
+def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
+    """Roll out, score, update, until the recipe's episodes are used up; then write the policy's record.
+
+    profile: look into a few steps with torch.profiler on the way (`onebase.profiling`).
+    """
     watch = Stopwatch()
     stages.require_one_process("ppo")
     parents = read_parents(recipe)
@@ -83,29 +88,32 @@ def run(recipe: PpoRecipe) -> StageRecord:
                 "steering": steering.state(),
             }
 
-        for step, prompts in track(zip(steps, prompts_of, strict=True), total=len(steps), description="ppo"):
+        work = track(zip(steps, prompts_of, strict=True), total=len(steps), description="ppo")
+        if profile:
+            work = profiled(work, total=len(steps), folder=recipe.out / "profile", logged=lambda: metrics)
+        for step, prompts in work:
             with session.step(step, state, total=recipe.steps):
-                clock = Clock()
-                rollout = roll_out(roles, Asked(chat=data.chat, prompts=prompts), recipe, step, session)
+                clock = Clock(base.device)
+                rollout = roll_out(roles, Asked(chat=data.chat, prompts=prompts), recipe, step, session, clock)
                 if step == 1:
                     smaller = recipe.halved(session.halving.count)
                     tracker.log(0, {"ppo/decoding_error": require_zero_kl(roles, rollout, smaller)})
-                    steering.measure_start(tracker)
-                clock.lap("rollout_and_scoring")
+                    steering.measure_start(tracker, clock)
                 seen = seen.with_more(rollout.scores)
                 targets = compute_targets(rollout, recipe, kl_weight=kl_weight, seen=seen)
                 session.changing()
                 draw = generator(recipe.seed, "update", step)
                 accept = guard(session, step, rollout)
                 waits = {"value_only": step <= recipe.value.warmup_steps}
+                mix = steering.mix(step, clock)
                 learned = update(
-                    roles, rollout, targets, learner, recipe, draw, accept, session.halving, steering.mix(step), **waits
+                    roles, rollout, targets, learner, recipe, draw, accept, session.halving, mix, clock=clock, **waits
                 )
-                clock.lap("update")
-                metrics = describe(rollout, targets, learned, clock) | steering.after(step, tracker)
+                metrics = describe(rollout, targets, learned) | steering.after(step, tracker, clock)
                 kl_weight = next_weight(kl_weight, metrics["ppo/kl"], recipe)
                 metrics |= {} if recipe.kl.adaptive is None else {NEXT_KL_WEIGHT: kl_weight}
                 metrics |= seen.metrics if recipe.reward.whiten else {}
+                metrics |= clock.seconds("ppo/time/")
                 tracker.log(step, metrics)
                 steering.watch(step, metrics, tracker)
                 if step in (1, recipe.steps):
@@ -126,12 +134,18 @@ def run(recipe: PpoRecipe) -> StageRecord:
         )
 
 
-def roll_out(roles: Roles, asked: Asked, recipe: PpoRecipe, step: int, session: Session) -> Rollout:
+def roll_out(roles: Roles, asked: Asked, recipe: PpoRecipe, step: int, session: Session, clock: Clock) -> Rollout:
     """The episodes of a step, drawn by (seed, step) alone."""
     ids, with_values = [one.ids for one in asked.prompts], not recipe.values_in_update
     return session.halving.fit(
         lambda count: collect(
-            roles, ids, recipe.halved(count), generator(recipe.seed, "rollout", step), asked, with_values=with_values
+            roles,
+            ids,
+            recipe.halved(count),
+            generator(recipe.seed, "rollout", step),
+            asked,
+            clock,
+            with_values=with_values,
         ),
         size=recipe.largest,
     )
@@ -221,8 +235,8 @@ def batches(data: Data, recipe: PpoRecipe) -> Iterator[list[EncodedPrompt]]:
         yield [data.prompts[index] for index in chosen for _ in range(recipe.sampling.responses_per_prompt)]
 
 
-def describe(rollout: Rollout, targets: Targets, learned: dict[str, float], clock: Clock) -> dict[str, float]:
-    """Everything a step logs."""
+def describe(rollout: Rollout, targets: Targets, learned: dict[str, float]) -> dict[str, float]:
+    """Everything a step logs but its seconds."""
     scores = rollout.scores
     return {
         "ppo/score": float(scores.mean()),
@@ -234,8 +248,8 @@ def describe(rollout: Rollout, targets: Targets, learned: dict[str, float], cloc
         **{f"ppo/reward/{name}": float(scores.mean()) for name, scores in rollout.terms.items()},
         **describe_members(rollout),
         **{f"ppo/{name}": value for name, value in learned.items()},
-        **{f"ppo/time/{name}": seconds for name, seconds in (rollout.seconds | clock.seconds).items()},
         "memory/peak": float(peak_rss_bytes()),
+        **({"memory/cuda_peak": float(stages.peak_gpu_bytes())} if torch.cuda.is_available() else {}),
     }
 
 

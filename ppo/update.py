@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from onebase.clock import Clock
 from onebase.episodes import Episodes
 from onebase.memory import Halving
 from onebase.roles import Roles
@@ -110,6 +111,7 @@ def update(
     mix: Callable[[int, PpoRecipe], None] = lambda minibatch, recipe: None,
     *,
     value_only: bool = False,
+    clock: Clock | None = None,
 ) -> dict[str, float]:
     """Optimise policy and value on one rollout; returns metrics without their `ppo/` prefix.
 
@@ -117,7 +119,9 @@ def update(
     halving: what to do where a micro-batch does not fit into memory.
     mix: adds what is not PPO's to the gradients of a mini-batch, given by its number: pretraining texts.
     value_only: the policy stays as it is.
+    clock: told how long each role's training and the optimiser take.
     """
+    clock = clock or Clock()
     batch = known = replace(to_batch(rollout, targets, roles.base.device, recipe), value_only=value_only)
     tally, epoch, norms = Tally(), Tally(), dict[str, list[float]]()
     per_epoch = len(rollout.episodes) // recipe.train.minibatch
@@ -127,22 +131,24 @@ def update(
                 break
             epoch = Tally()
         extra = partial(mix, number) if not value_only else lambda recipe: None
-        gradients = partial(gradients_of, roles, batch.select(rows), learner, recipe, extra)
+        gradients = partial(gradients_of, roles, batch.select(rows), learner, recipe, extra, clock=clock)
         own, valued = halving.fit(gradients, size=recipe.largest)
         # The mini-batch is the whole batch where its values come from the update.
         known = batch if batch.rewards is None else valued
-        found = {
-            role: torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
-            for role, parameters in learner.trained.items()
-        }
+        with clock.part("optimizer"):
+            found = {
+                role: torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
+                for role, parameters in learner.trained.items()
+            }
         if not accept(list(found.values()), rows):
             continue
         tally.merge(own)
         epoch.merge(own)
         for role, norm in found.items():
             norms.setdefault(f"grad_norm/{role}", []).append(norm)
-        learner.optimizer.step()
-        learner.schedule.step()
+        with clock.part("optimizer"):
+            learner.optimizer.step()
+            learner.schedule.step()
     explained = None
     if recipe.has_value:
         explained = explained_variance(known.old_values, known.returns, known.episodes.mask.to(known.returns.device))
@@ -162,12 +168,13 @@ def gradients_of(
     recipe: PpoRecipe,
     extra: Callable[[PpoRecipe], None],
     halvings: int,
+    clock: Clock | None = None,
 ) -> tuple[Tally, Batch]:
     """The gradients of one mini-batch, and nothing else, in `.grad`; and the mini-batch with all of its values."""
     learner.optimizer.zero_grad(set_to_none=True)
-    tally, recipe = Tally(), recipe.halved(halvings)
-    valued = minibatch if minibatch.rewards is None else learn_values(roles, minibatch, recipe, tally)
-    tally.merge(backward(roles, valued, recipe, with_values=valued is minibatch))
+    tally, recipe, clock = Tally(), recipe.halved(halvings), clock or Clock()
+    valued = minibatch if minibatch.rewards is None else learn_values(roles, minibatch, recipe, tally, clock)
+    tally.merge(backward(roles, valued, recipe, clock, with_values=valued is minibatch))
     extra(recipe)
     return tally, valued
 
@@ -206,7 +213,7 @@ def minibatches(episodes: int, recipe: PpoRecipe, generator: torch.Generator) ->
             yield order[start : start + recipe.train.minibatch]
 
 
-def learn_values(roles: Roles, minibatch: Batch, recipe: PpoRecipe, tally: Tally) -> Batch:
+def learn_values(roles: Roles, minibatch: Batch, recipe: PpoRecipe, tally: Tally, clock: Clock) -> Batch:
     """Add the value function's gradients of a whole rollout to `.grad`; the batch with its values and their targets.
 
     To be called before the rollout's only optimiser step: old and new values are then the same, and the targets of an
@@ -214,12 +221,12 @@ def learn_values(roles: Roles, minibatch: Batch, recipe: PpoRecipe, tally: Tally
     """
     assert minibatch.rewards is not None, "there is nothing left to find"
     values, returns, advantages = (torch.zeros_like(minibatch.rewards) for _ in range(3))
+    settings = {"discount": recipe.train.discount, "trace": recipe.train.trace}
     for rows, part, weights in parts_of(roles, minibatch, recipe):
         assert part.rewards is not None
-        with roles.training_forward():
+        with clock.part("train_value"), roles.training_forward():
             now = token_values(roles, "value", part.episodes)
             found, mask = now.detach(), part.episodes.mask.to(now.device)
-            settings = {"discount": recipe.train.discount, "trace": recipe.train.trace}
             advantages[rows], returns[rows] = gae(part.rewards, found, mask, **settings)
             values[rows] = found
             _value_part(now, replace(part, old_values=found, returns=returns[rows]), weights, recipe, tally)
@@ -236,21 +243,26 @@ def parts_of(roles: Roles, minibatch: Batch, recipe: PpoRecipe) -> Iterator[tupl
         yield rows, minibatch.select(rows), weights[rows].to(roles.base.device)
 
 
-def backward(roles: Roles, minibatch: Batch, recipe: PpoRecipe, *, with_values: bool = True) -> Tally:
+def backward(
+    roles: Roles, minibatch: Batch, recipe: PpoRecipe, clock: Clock | None = None, *, with_values: bool = True
+) -> Tally:
     """Add one mini-batch's gradients to `.grad`, a micro-batch at a time; what there is to log of it.
 
     with_values: False where the value function has learned from it already.
     """
-    tally = Tally()
+    tally, clock = Tally(), clock or Clock()
     for _, part, own in parts_of(roles, minibatch, recipe):
         with roles.training_forward():
             if recipe.has_value and recipe.value.kind == "shared":
-                _shared_part(roles, part, own, recipe, tally)
+                with clock.part("train_policy"):
+                    _shared_part(roles, part, own, recipe, tally)
             else:
                 if not part.value_only:
-                    _policy_part(roles, part, own, recipe, tally)
+                    with clock.part("train_policy"):
+                        _policy_part(roles, part, own, recipe, tally)
                 if recipe.has_value and with_values:
-                    _value_part(token_values(roles, "value", part.episodes), part, own, recipe, tally)
+                    with clock.part("train_value"):
+                        _value_part(token_values(roles, "value", part.episodes), part, own, recipe, tally)
         tally.tokens += int(part.episodes.mask.sum())
     return tally
 

@@ -25,11 +25,8 @@ LOGGED = {
         "ppo/explained_variance",
         "ppo/response_length",
         "ppo/stop_rate",
-        "ppo/time/rollout",
-        "ppo/time/reference",
-        "ppo/time/reward",
-        "ppo/time/value",
-        "ppo/time/update",
+        *(f"ppo/time/{part}" for part in ("rollout_prefill", "rollout_decode", "score_reference", "score_reward")),
+        *(f"ppo/time/{part}" for part in ("score_value", "train_policy", "train_value", "optimizer", "other", "step")),
     },
     "dpo": {"dpo/loss", "dpo/margin"},
 }

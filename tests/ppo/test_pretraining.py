@@ -124,7 +124,7 @@ def test_texts_are_added_to_what_ppo_has_left_and_to_nothing_older(
         for parameter in roles.parameters("policy"):
             parameter.grad = torch.full_like(parameter, value) + (0 if parameter.grad is None else parameter.grad)
 
-    def ppo(roles: Roles, minibatch: object, recipe: PpoRecipe, **_: object) -> Tally:
+    def ppo(*given: object, **named: object) -> Tally:
         put(2.0)
         return Tally()
 

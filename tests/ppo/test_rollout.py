@@ -38,7 +38,6 @@ def test_targets_by_hand() -> None:
         reference=torch.tensor([[-2.0, -2.0, -2.0], [-1.5, 0.0, 0.0]]),
         values=torch.tensor([[0.5, 1.0, 1.5], [2.0, 0.0, 0.0]]),
         scores=torch.tensor([4.0, 3.0]),
-        seconds={},
     )
     recipe = recipe_with(
         kl={"weight": 0.5}, reward={"eos_penalty": 1.0}, train={"discount": 1.0, "trace": 1.0, "minibatch": 1}

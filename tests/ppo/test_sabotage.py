@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 import ppo.train as stage
 from onebase import recipes
 from onebase.roles import WEIGHTS, Roles
-from onebase.session import Session
 from ppo.alarms import AlarmError
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout
@@ -52,8 +51,8 @@ def train(
     def run(*overrides: str, sabotage: Sabotage = lambda rollout, step: rollout) -> Path:
         roll_out = stage.roll_out
 
-        def sabotaged(roles: Roles, prompts: Any, recipe: PpoRecipe, step: int, session: Session) -> Rollout:
-            return sabotage(roll_out(roles, prompts, recipe, step, session), step)
+        def sabotaged(roles: Roles, prompts: Any, recipe: PpoRecipe, step: int, *rest: Any) -> Rollout:
+            return sabotage(roll_out(roles, prompts, recipe, step, *rest), step)
 
         given = [
             *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path}/ppo", "track.wandb=off"),

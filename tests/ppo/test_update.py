@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from onebase.clock import Clock
 from onebase.episodes import Episodes
 from onebase.roles import Roles
 from ppo.recipe import PpoRecipe
@@ -152,7 +153,7 @@ def test_values_of_the_updates_own_forward_give_targets_and_gradients_by_definit
     recipe = recipe_of("adapter", tokens_per_microbatch, discount=discount, trace=trace)
     unwhitened = recipe.model_copy(update={"advantages": recipe.advantages.model_copy(update={"whiten": False})})
     tally = Tally()
-    found = learn_values(roles, batch, unwhitened, tally)
+    found = learn_values(roles, batch, unwhitened, tally, Clock())
     table = torch.stack([found.old_values, found.returns, found.advantages], dim=-1)[episodes.mask]
     torch.testing.assert_close(table, torch.tensor(expected), atol=1e-5, rtol=0)
     assert found.rewards is None
@@ -163,7 +164,7 @@ def test_values_of_the_updates_own_forward_give_targets_and_gradients_by_definit
     for one, other in zip(mine["value"], wanted["value"], strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * largest)
     assert tally.sums["value_loss"] == pytest.approx(loss.item() / VALUE_WEIGHT * TOKENS, rel=1e-4)
-    whitened = learn_values(roles, batch, recipe, Tally()).advantages[episodes.mask]
+    whitened = learn_values(roles, batch, recipe, Tally(), Clock()).advantages[episodes.mask]
     raw = torch.tensor(expected)[:, 2]
     torch.testing.assert_close(whitened, (raw - raw.mean()) / raw.std(correction=0), atol=1e-4, rtol=0)
 
@@ -265,7 +266,6 @@ def test_advantages_are_standardised_over_the_whole_rollout_and_returns_are_not(
         reference=-rows,
         values=rows / 2,
         scores=torch.zeros(2),
-        seconds={},
     )
     targets = Targets(advantages=rows, returns=2 * rows, kl=torch.zeros(2, 2), rewards=rows)
     batch = to_batch(rollout, targets, torch.device("cpu"), recipe_of("adapter", 16))

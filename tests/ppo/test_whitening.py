@@ -69,7 +69,6 @@ def test_scores_are_whitened_before_they_are_clipped_and_penalised() -> None:
         reference=torch.zeros(4, 1),
         values=torch.zeros(4, 1),
         scores=torch.tensor([100.0, 104.0, 96.0, 100.0]),
-        seconds={},
     )
     recipe = PpoRecipe.model_validate(
         {

@@ -1,0 +1,51 @@
+"""Where the wall time of a step goes."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+
+import torch
+
+
+class Clock:
+    """Seconds of each named part since the clock was made, and of the rest.
+
+        clock = Clock(device)
+        with clock.part("rollout_decode"):
+            ...
+        clock.seconds("ppo/time/")   # .../rollout_decode: 1.5, .../other: 0.2, .../step: 1.7
+
+    No part holds another, so that all of them and `other` add up to the step. A part's name is also the one that it has
+    in the traces of torch.profiler.
+    """
+
+    def __init__(self, device: torch.device | None = None, *, now: Callable[[], float] = time.perf_counter) -> None:
+        """device: a GPU is waited for at both ends of a part, for its kernels run on after the calls have returned."""
+        self._waits = device is not None and device.type == "cuda"
+        self._device, self._now = device, now
+        self._started = now()
+        self._parts: dict[str, float] = {}
+        self._inside: str | None = None
+
+    @contextlib.contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """What runs in here is `name`'s, also where it ends in an error: the time is spent."""
+        assert self._inside is None, f"{name} inside {self._inside} would be counted twice"
+        self._inside, start = name, self._read()
+        try:
+            with torch.profiler.record_function(name):
+                yield
+        finally:
+            self._parts[name] = self._parts.get(name, 0.0) + self._read() - start
+            self._inside = None
+
+    def seconds(self, prefix: str = "") -> dict[str, float]:
+        """Of every part so far, of what was none (`other`), and of all together (`step`)."""
+        step = self._read() - self._started
+        found = {**self._parts, "other": step - sum(self._parts.values()), "step": step}
+        return {f"{prefix}{name}": seconds for name, seconds in found.items()}
+
+    def _read(self) -> float:
+        if self._waits:
+            torch.cuda.synchronize(self._device)
+        return self._now()

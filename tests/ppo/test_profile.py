@@ -1,0 +1,60 @@
+"""`--profile` through the command line: what it writes, and that the run is the same."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from onebase.roles import WEIGHTS
+from pipeline import stages
+from pipeline.cli import app
+
+
+@pytest.fixture
+def ppo(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
+    parents = finish_run("fp32")
+
+    def ppo(name: str, *arguments: str) -> Path:
+        out = tmp_path / name
+        given = [
+            *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={out}", "track.wandb=off"),
+            *(f"parents.{stage}={parents / stage}" for stage in ("sft", "reward")),
+        ]
+        assert app(["ppo", "recipes/smoke/ppo.yaml", *given, *arguments], standalone_mode=False) in (0, None)
+        return out
+
+    return ppo
+
+
+def test_a_profiled_run_has_the_bits_of_any_other_and_its_trace_names_every_part(
+    ppo: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, watched = ppo("plain"), ppo("watched", "--profile")
+    assert not (plain / "profile").exists()
+    assert str(watched / "profile") in capsys.readouterr().err
+    assert (plain / "adapter" / WEIGHTS).read_bytes() == (watched / "adapter" / WEIGHTS).read_bytes()
+
+    row = json.loads((watched / "metrics.jsonl").read_text().splitlines()[-1])
+    parts = {name.removeprefix("ppo/time/") for name in row if name.startswith("ppo/time/")}
+    with gzip.open(watched / "profile" / "trace.json.gz", "rt") as stream:
+        traced = {event.get("name") for event in json.load(stream)["traceEvents"]}
+    assert parts - {"other", "step"} <= traced
+    table = (watched / "profile" / "table.txt").read_text()
+    assert all(f"  {part}\n" in table for part in parts)
+    assert "aten::addmm" in table
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
+def test_only_ppo_takes_profile(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from onebase.command import main
+
+    for refuse in (
+        lambda: app([stage, f"recipes/smoke/{stage}.yaml", "--profile"]),
+        lambda: main(stage, stages.loader(stage), "", "", [f"recipes/smoke/{stage}.yaml", "--profile"]),
+    ):
+        with pytest.raises(SystemExit) as exit_code:
+            refuse()
+        assert exit_code.value.code == 2
+        assert "--profile" in capsys.readouterr().err
