@@ -86,6 +86,7 @@ def collect(
     )
     clock.lap("rollout")
     episodes = sampled.episodes
+    roles.keep_lower(episodes.sequences, tokens=budget)
     reference = logprobs(roles, "reference", episodes, temperature=settings.temperature, tokens_per_microbatch=budget)
     clock.lap("reference")
     scored = score_episodes(roles, episodes, recipe, asked)

@@ -84,7 +84,7 @@ def run(recipe: PpoRecipe) -> StageRecord:
             }
 
         for step, prompts in track(zip(steps, prompts_of, strict=True), total=len(steps), description="ppo"):
-            with session.step(step, state, total=recipe.steps):
+            with session.step(step, state, total=recipe.steps), roles.shared_lower():
                 clock = Clock()
                 rollout = roll_out(roles, Asked(chat=data.chat, prompts=prompts), recipe, step, session)
                 if step == 1:
