@@ -303,7 +303,7 @@ class Roles:
         """
         self.lower = None
         depth = self.untouched
-        if not (self._sharing and depth and self.packs and self.splits(depth)):
+        if not (self._sharing and depth and self.splits(depth)):
             return
         below = functools.partial(self._states_below, depth)
         self.lower = LowerStates.compute(depth, below, sequences, tokens=tokens, device=self.base.device)
@@ -337,10 +337,12 @@ class Roles:
         return next((index for index, count in enumerate(counts) if count), 0)
 
     def splits(self, depth: int) -> bool:
-        """Whether the layers below `depth` and then those above compute what a whole forward does; tried as `packs` is.
+        """Whether packed rows can go through the layers below `depth`, then through those above; tried as `packs` is.
 
         Models that scale what they take for embeddings, or count their layers, do not.
         """
+        if not self.packs:
+            return False
         if depth not in self._splits:
             _, packed = self._trial()
             try:
