@@ -141,6 +141,7 @@ class Roles:
         # The recipe's name of the base, not the cache folder it happened to be loaded from.
         config.base_model_name_or_path = self.base.identity.model
         self._layers = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
+        self.lower = None  # the new adapter may sit below what was kept
         for layer in self._layers:
             fuse(layer)
         for weight in self._adapter_parameters(role).values():
