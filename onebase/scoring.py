@@ -47,8 +47,9 @@ def states_at(
     if roles.packs:
         packed = pack(sequences, device=device)
         places = [column for row, wanted in enumerate(tokens) for column in packed.columns(row, wanted)]
+        below = roles.lower and roles.lower.of(sequences, packed)
         with roles.active(role):
-            hidden = roles.packed_states(packed, below=roles.lower and roles.lower.of(sequences, packed))
+            hidden = roles.packed_states(packed, below=below)
     else:
         input_ids = pad_right(sequences, pad_id=roles.base.pad_id, device=device)
         width = input_ids.shape[1]
