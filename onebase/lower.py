@@ -33,8 +33,7 @@ class Stack:
     @contextlib.contextmanager
     def only(self, start: int, stop: int) -> Iterator[None]:
         """Forwards inside run these layers and no others."""
-        chosen = self.layers[start:stop]
-        setattr(self.owner, self.name, chosen)
+        setattr(self.owner, self.name, self.layers[start:stop])
         try:
             yield
         finally:

@@ -160,3 +160,25 @@ def test_a_run_that_was_stopped_ends_with_the_bits_of_one_that_was_not(
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
     assert rows_of(whole.out) == rows_of(cut.out)
+
+
+def test_evaluation_inside_the_run_changes_no_bit_of_it(make_recipe: MakeRecipe) -> None:
+    """With all that reads other sequences than the episodes, which take whole forwards: texts and held-out prompts."""
+    held_out = "{source: builtin:tasks, split: heldout, rows: 4}"
+    texts = "pretraining={data: [{source: builtin:tasks, split: sft, rows: 4}], weight: 0.5, examples_per_episode: 0.5}"
+    given = ["value.kind=shared", "train.activation_checkpointing=true", "train.episodes=16", texts]
+    plain, evaluated = (
+        make_recipe("plain", *given),
+        make_recipe(
+            "evaluated",
+            *given,
+            "ema={decay: 0.9}",
+            (f"evaluation={{prompts: [{held_out}], texts: [{held_out}], text_tokens: 200, every: 1, kl_budget: 1000}}"),
+        ),
+    )
+    train.run(plain)
+    train.run(evaluated)
+    before, after = weights(plain.out), weights(evaluated.out)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    first = next(row for row in rows_of(evaluated.out) if "ppo/eval/kl" in row)
+    assert first["ppo/eval/kl"] == 0.0
