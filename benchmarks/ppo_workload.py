@@ -1,9 +1,10 @@
-"""What `ppo_vs_trl.py` and `scaling.py` train on: prompts, bases, and finished stages to start from.
+"""What `ppo_vs_trl.py`, `scaling.py` and `top_half.py` train on: prompts, bases, and finished stages to start from.
 
 The SFT adapter is fresh (B is 0, so the policy starts as the base, which is also where the peer's starts) and the
 reward model is the base with a random head, whose weights the peer gets as well: both sides maximise one function.
 """
 
+import itertools
 import json
 import random
 import shutil
@@ -30,14 +31,15 @@ def prepare(settings: dict[str, Any]) -> dict[str, Any]:
         model = str(folder) if folder.is_dir() else settings["model"]
         for quantization in base.get("quantizations", ["fp32"]):
             section = BaseSection.model_validate({"model": model, "quantization": quantization})
-            for rank in base.get("ranks", [RANK]):
-                make_stages(section, rank, work / "stages" / f"{name}-{quantization}-{rank}")
+            for rank, layers in itertools.product(base.get("ranks", [RANK]), base.get("layers", ["all"])):
+                make_stages(section, rank, work / "stages" / f"{name}-{quantization}-{rank}-{layers}", layers)
     return said
 
 
 def stages_of(settings: dict[str, Any]) -> Path:
     name, quantization = settings.get("base", "plain"), settings.get("quantization", "fp32")
-    return Path(settings["work"]) / "stages" / f"{name}-{quantization}-{settings.get('rank', RANK)}"
+    adapter = f"{settings.get('rank', RANK)}-{settings.get('layers', 'all')}"
+    return Path(settings["work"]) / "stages" / f"{name}-{quantization}-{adapter}"
 
 
 def model_of(settings: dict[str, Any]) -> str:
@@ -45,7 +47,7 @@ def model_of(settings: dict[str, Any]) -> str:
     return str(folder) if folder.is_dir() else settings["model"]
 
 
-def make_stages(section: Any, rank: int, folder: Path) -> None:
+def make_stages(section: Any, rank: int, folder: Path, layers: str) -> None:
     """`sft` and `reward`, as if they had been trained: adapters with B = 0, and a random head."""
     import torch
 
@@ -60,7 +62,8 @@ def make_stages(section: Any, rank: int, folder: Path) -> None:
     roles = Roles(base)
     parents = {}
     for stage in ("sft", "reward"):
-        roles.add(stage, AdapterSection(rank=rank, alpha=2 * rank), generator=generator(HEAD_SEED, stage))
+        adapter = AdapterSection.model_validate({"rank": rank, "alpha": 2 * rank, "layers": layers})
+        roles.add(stage, adapter, generator=generator(HEAD_SEED, stage))
         if stage == "reward":
             weight = roles.add_head(stage).weight
             drawn = torch.randn(weight.shape, generator=generator(HEAD_SEED, "head"))

@@ -49,6 +49,8 @@ class AdapterSection(Section):
     dropout: float = 0.0
     """While training SFT only; every other stage runs without."""
     targets: str | tuple[str, ...] = "all-linear"
+    layers: Literal["all", "top-half"] = "all"
+    """top-half: of n decoder layers n//2 .. n-1 only; PPO then computes the lower ones once for all roles."""
 
 
 Schedule = Literal["constant", "linear", "cosine"]

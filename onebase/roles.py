@@ -28,6 +28,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from onebase.base import Base
 from onebase.errors import RecordError
 from onebase.lora import fuse
+from onebase.lower import Below, LowerStates, Stack, find_stack, lower_half
 from onebase.recipes import AdapterSection
 from onebase.tree import NAME, Packed, install, pack
 
@@ -36,7 +37,8 @@ CONFIG = "adapter_config.json"
 HEAD = "head.safetensors"
 
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
-"""How far a packed row's hidden states may be from those of separate rows, relative to the largest."""
+"""How far a packed row's hidden states may be from those of separate rows, and a forward in two parts from a whole one,
+relative to the largest."""
 
 
 class ScalarHead(nn.Module):
@@ -66,6 +68,10 @@ class Roles:
         self._trained: frozenset[str] = frozenset()
         self._active: str | None = None
         self._checkpointed: list[GradientCheckpointingLayer] = []
+        self.lower: LowerStates | None = None
+        """Of the sequences that were kept last, inside `shared_lower`."""
+        self._sharing = False
+        self._splits: dict[int, bool] = {}
 
     # --- which roles there are -------------------------------------------------------------------------------------
 
@@ -76,11 +82,13 @@ class Roles:
     def add(self, role: str, adapter: AdapterSection, *, generator: torch.Generator) -> "Roles":
         """A fresh adapter: A drawn from `generator` (Kaiming uniform, as Hu et al. 2021 in PEFT), B zero."""
         targets = adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
+        excluded = lower_half(self.base.model, self.stack) if adapter.layers == "top-half" else None
         config = LoraConfig(
             r=adapter.rank,
             lora_alpha=adapter.alpha,
             lora_dropout=adapter.dropout,
             target_modules=targets,
+            exclude_modules=excluded,
             task_type="CAUSAL_LM",
         )
         self._attach(role, config)
@@ -133,6 +141,7 @@ class Roles:
         # The recipe's name of the base, not the cache folder it happened to be loaded from.
         config.base_model_name_or_path = self.base.identity.model
         self._layers = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
+        self.lower = None  # the new adapter may sit below what was kept
         for layer in self._layers:
             fuse(layer)
         for weight in self._adapter_parameters(role).values():
@@ -210,17 +219,21 @@ class Roles:
         with self.base.autocast():
             return self.trunk(input_ids=input_ids, use_cache=False).last_hidden_state
 
-    def packed_states(self, packed: Packed, *, cache: Cache | None = None) -> Float[Tensor, "T H"]:
+    def packed_states(
+        self, packed: Packed, *, cache: Cache | None = None, below: Below | None = None
+    ) -> Float[Tensor, "T H"]:
         """The active role's last hidden states of sequences in one row (`onebase.tree`).
 
-        cache: keeps the row's keys and values, where decoding goes on from it.
+        cache: keeps the row's keys and values, where decoding goes on from it. below: what the lower layers give
+        for the row, where that is known; they are not run then.
         """
         assert self.base.model.config._attn_implementation == NAME, "ask `packs` first: without it the tree is ignored"
         # Four dimensions tell transformers to build no mask of its own; the tree says who sees whom.
         unused = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=packed.input_ids.device)
-        with self.base.autocast():
+        tokens = {"input_ids": packed.input_ids} if below is None else {"inputs_embeds": below.states.unsqueeze(0)}
+        with self.base.autocast(), self._above(below):
             return self.trunk(
-                input_ids=packed.input_ids,
+                **tokens,
                 position_ids=packed.positions,
                 attention_mask=unused,
                 tree=packed.tree,
@@ -249,10 +262,7 @@ class Roles:
         Tried on a few tokens by the bare base: models with sliding windows, ALiBi or linear attention do not, whatever
         their configuration says.
         """
-        vocabulary = self.base.model.config.get_text_config().vocab_size
-        ids = [(7 * index + 3) % vocabulary for index in range(24)]
-        sequences = [ids[:13], ids[:8] + ids[13:]]
-        packed = pack(sequences, device=self.base.device)
+        sequences, packed = self._trial()
         before = self.base.model.config._attn_implementation or "eager"
         try:
             install(self.base.model)
@@ -266,6 +276,93 @@ class Roles:
         expected = torch.stack(apart).float()
         worst = (together[last].float() - expected).abs().max() / expected.abs().max()
         return bool(worst <= PACKING_TOLERANCE[together.dtype])
+
+    def _trial(self) -> tuple[list[list[int]], Packed]:
+        """A few tokens that it is tried on what a model can do."""
+        vocabulary = self.base.model.config.get_text_config().vocab_size
+        ids = [(7 * index + 3) % vocabulary for index in range(24)]
+        sequences = [ids[:13], ids[:8] + ids[13:]]
+        return sequences, pack(sequences, device=self.base.device)
+
+    # --- the layers below every adapter (`onebase.lower`) -----------------------------------------------------------
+
+    @contextlib.contextmanager
+    def shared_lower(self) -> Iterator[None]:
+        """Sequences given to `keep_lower` inside go through the untouched layers once, for all roles and passes."""
+        self._sharing = True
+        try:
+            yield
+        finally:
+            self._sharing, self.lower = False, None
+
+    def keep_lower(self, sequences: Sequence[Sequence[int]], *, tokens: int) -> None:
+        """Compute and keep what the untouched layers give for these sequences, `tokens` at once, instead of those kept
+        before; forwards of other sequences stay whole.
+
+        Outside `shared_lower`, or where an adapter sits on the lowest layer, nothing happens. Results differ from those
+        of whole forwards by rounding, for the lower layers have seen other batches.
+        """
+        self.lower = None
+        depth = self.untouched
+        if not (self._sharing and depth and self.splits(depth)):
+            return
+        below = functools.partial(self._states_below, depth)
+        self.lower = LowerStates.compute(depth, below, sequences, tokens=tokens, device=self.base.device)
+
+    @torch.no_grad()
+    def _states_below(self, depth: int, packed: Packed) -> Float[Tensor, "T H"]:
+        """The input of layer `depth` on a packed row, by the bare base and without gradients."""
+        assert self.stack is not None, "ask `untouched` first"
+        found: list[Any] = []
+        hook = self.stack.layers[depth - 1].register_forward_hook(lambda layer, given, out: found.append(out))
+        try:
+            with self.active(None), self.stack.only(0, depth):
+                self.packed_states(packed)
+        finally:
+            hook.remove()
+        return (found[0][0] if isinstance(found[0], tuple) else found[0])[0]
+
+    @functools.cached_property
+    def stack(self) -> Stack | None:
+        """The decoder layers, where they can be told."""
+        return find_stack(self.base.model)
+
+    @property
+    def untouched(self) -> int:
+        """How many of the lowest layers hold no adapter of any role; 0 where one sits outside the layers."""
+        if self.stack is None:
+            return 0
+        counts = [sum(isinstance(part, LoraLayer) for part in layer.modules()) for layer in self.stack.layers]
+        if sum(counts) < len(self._layers):
+            return 0
+        return next((index for index, count in enumerate(counts) if count), 0)
+
+    def splits(self, depth: int) -> bool:
+        """Whether packed rows can go through the layers below `depth`, then through those above; tried as `packs` is.
+
+        Models that scale what they take for embeddings, or count their layers, do not.
+        """
+        if not self.packs:
+            return False
+        if depth not in self._splits:
+            _, packed = self._trial()
+            try:
+                with torch.no_grad(), self.active(None):
+                    whole = self.packed_states(packed)
+                    parts = self.packed_states(packed, below=Below(depth, self._states_below(depth, packed)))
+                worst = float((parts - whole).float().abs().max() / whole.float().abs().max())
+                self._splits[depth] = worst <= PACKING_TOLERANCE[whole.dtype]
+            except (ValueError, TypeError, RuntimeError, KeyError, IndexError, AttributeError):
+                self._splits[depth] = False
+        return self._splits[depth]
+
+    def _above(self, below: Below | None) -> contextlib.AbstractContextManager[None]:
+        if below is None:
+            return contextlib.nullcontext()
+        assert self.stack is not None, "ask `untouched` first"
+        return self.stack.only(below.depth, len(self.stack.layers))
+
+    # ----------------------------------------------------------------------------------------------------------------
 
     @property
     def trunk(self) -> nn.Module:
@@ -317,7 +414,8 @@ def read_adapter_section(folder: Path, *, dropout: float = 0.0) -> AdapterSectio
     targets = (
         config.target_modules if isinstance(config.target_modules, str) else tuple(sorted(config.target_modules or []))
     )
-    return AdapterSection(rank=config.r, alpha=config.lora_alpha, dropout=dropout, targets=targets)
+    layers = "top-half" if config.exclude_modules else "all"
+    return AdapterSection(rank=config.r, alpha=config.lora_alpha, dropout=dropout, targets=targets, layers=layers)
 
 
 def _read_config(folder: Path) -> LoraConfig:

@@ -1,8 +1,9 @@
 """What a role says about given episodes: log-probabilities, values, scores.
 
 One function each, used by every stage: the score inside PPO is the stand-alone score, bit for bit in the same
-micro-batches. All of them run the trunk over prompt and response, in one row without padding where the model's
-attention allows it (`onebase.tree`), else padded on the right, and look at the positions that matter:
+micro-batches (to rounding where lower layers are shared, `onebase.lower`). All of them run the trunk over prompt and
+response, in one row without padding where the model's attention allows it (`onebase.tree`), else padded on the right,
+and look at the positions that matter:
 
     prompt      p_1 ... p_P        response     r_1 ... r_L
     log p(r_t)  and V_t            from the hidden state at the token before r_t (the last of the prompt for t = 1)
@@ -46,8 +47,9 @@ def states_at(
     if roles.packs:
         packed = pack(sequences, device=device)
         places = [column for row, wanted in enumerate(tokens) for column in packed.columns(row, wanted)]
+        below = roles.lower and roles.lower.of(sequences, packed)
         with roles.active(role):
-            hidden = roles.packed_states(packed)
+            hidden = roles.packed_states(packed, below=below)
     else:
         input_ids = pad_right(sequences, pad_id=roles.base.pad_id, device=device)
         width = input_ids.shape[1]

@@ -92,6 +92,7 @@ def collect(
     )
     episodes = sampled.episodes
     with clock.part("score_reference"):
+        roles.keep_lower(episodes.sequences, tokens=budget)
         given = {"temperature": settings.temperature, "tokens_per_microbatch": budget}
         reference = logprobs(roles, "reference", episodes, **given)
     with clock.part("score_reward"):

@@ -92,7 +92,7 @@ def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
         if profile:
             work = profiled(work, total=len(steps), folder=recipe.out / "profile", logged=lambda: metrics)
         for step, prompts in work:
-            with session.step(step, state, total=recipe.steps):
+            with session.step(step, state, total=recipe.steps), roles.shared_lower():
                 clock = Clock(base.device)
                 rollout = roll_out(roles, Asked(chat=data.chat, prompts=prompts), recipe, step, session, clock)
                 if step == 1:

@@ -34,8 +34,8 @@ CHATML = (
 )
 
 
-def build_base(folder: Path, *, seed: int) -> Path:
-    """A 2-layer Llama with random weights and a byte-level tokenizer, saved as any model of the hub is."""
+def build_base(folder: Path, *, seed: int, layers: int = 2) -> Path:
+    """A small Llama with random weights and a byte-level tokenizer, saved as any model of the hub is."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -60,7 +60,7 @@ def build_base(folder: Path, *, seed: int) -> Path:
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=16,
@@ -91,6 +91,12 @@ def other_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_base(tmp_path_factory.mktemp("base") / "other", seed=1)
 
 
+@pytest.fixture(scope="session")
+def deep_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five layers: an upper half (2, 3, 4) that is not as large as the lower one."""
+    return build_base(tmp_path_factory.mktemp("base") / "deep", seed=0, layers=5)
+
+
 @pytest.fixture(params=["fp32", "nf4"])
 def quantization(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -114,7 +120,7 @@ def load_base(tiny_base_folder: Path) -> "Callable[[str], Base]":
 def make_roles(load_base: "Callable[[str], Base]") -> "Callable[..., Roles]":
     """Roles with random, non-zero adapters: B of a fresh LoRA is zero, which would hide which adapter is active."""
 
-    def make(*names: str, quantization: str = "fp32") -> "Roles":
+    def make(*names: str, quantization: str = "fp32", layers: str = "all") -> "Roles":
         import torch
 
         from onebase.recipes import AdapterSection
@@ -123,7 +129,8 @@ def make_roles(load_base: "Callable[[str], Base]") -> "Callable[..., Roles]":
         roles = Roles(load_base(quantization))
         for index, name in enumerate(names):
             generator = torch.Generator().manual_seed(index)
-            roles.add(name, AdapterSection(rank=4, alpha=8), generator=generator)
+            section = AdapterSection.model_validate({"rank": 4, "alpha": 8, "layers": layers})
+            roles.add(name, section, generator=generator)
             for parameter in roles.parameters(name):
                 parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
         return roles

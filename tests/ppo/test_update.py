@@ -35,8 +35,8 @@ def recipe_of(kind: str, tokens_per_microbatch: int, **train: Any) -> PpoRecipe:
     )
 
 
-def start(make_roles: Callable[..., Roles], kind: str) -> Roles:
-    roles = make_roles("policy", "value")
+def start(make_roles: Callable[..., Roles], kind: str, **how: str) -> Roles:
+    roles = make_roles("policy", "value", **how)
     head = roles.add_head("policy" if kind == "shared" else "value")
     head.weight.data.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(9)) / 8)
     return roles.train("policy") if kind == "shared" else roles.train("policy", "value")
@@ -112,11 +112,14 @@ def test_gradients_are_those_of_the_objective_whatever_the_micro_batches(
     if checkpointing:
         roles.enable_checkpointing()
     backward(roles, batch, recipe_of(kind, tokens_per_microbatch))
-    found = gradients(roles)
-    for role in roles.names:
-        largest = max((float(wanted.abs().max()) for wanted in expected[role] if wanted is not None), default=0.0)
+    require_equal(gradients(roles), expected, kind)
+
+
+def require_equal(found: dict[str, list[Tensor | None]], expected: dict[str, list[Tensor | None]], kind: str) -> None:
+    for role, wanted_of in expected.items():
+        largest = max((float(wanted.abs().max()) for wanted in wanted_of if wanted is not None), default=0.0)
         assert largest > 0 or (role == "value" and kind == "shared")
-        for mine, wanted in zip(found[role], expected[role], strict=True):
+        for mine, wanted in zip(found[role], wanted_of, strict=True):
             assert (mine is None) == (wanted is None)
             if mine is not None and wanted is not None:
                 # Sums in another order: relative to the largest gradient, as in the design.
@@ -167,6 +170,23 @@ def test_values_of_the_updates_own_forward_give_targets_and_gradients_by_definit
     whitened = learn_values(roles, batch, recipe, Tally(), Clock()).advantages[episodes.mask]
     raw = torch.tensor(expected)[:, 2]
     torch.testing.assert_close(whitened, (raw - raw.mean()) / raw.std(correction=0), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["adapter", "shared"])
+def test_gradients_are_those_of_the_objective_where_the_lower_layers_are_computed_once(
+    make_roles: Callable[..., Roles], kind: str, checkpointing: bool, quantization: str
+) -> None:
+    roles = start(make_roles, kind, layers="top-half", quantization=quantization)
+    batch = batch_near(roles, kind)
+    objective(roles, kind, batch).backward()
+    expected = gradients(roles)
+    if checkpointing:
+        roles.enable_checkpointing()
+    with roles.shared_lower():
+        roles.keep_lower(batch.episodes.sequences, tokens=20)
+        backward(roles, batch, recipe_of(kind, 16))
+    require_equal(gradients(roles), expected, kind)
 
 
 KL_WEIGHT, ENTROPY_WEIGHT, DUAL_CLIP = 0.7, 0.3, 1.1
