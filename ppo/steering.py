@@ -138,7 +138,8 @@ class Steering:
         """Evaluation where it is due; what there is to log of the step."""
         if self._start:
             self._rows = remember(self._rows, _metrics(self._start))
-            self._add(self._start[0], self._start_weights)
+            with clock.part("evaluation"):
+                self._add(self._start[0], self._start_weights)
             self._start, self._start_weights = [], []
         own = {} if self._pretraining is None else self._pretraining.metrics
         section = self._recipe.evaluation
