@@ -28,7 +28,7 @@ TRL: dict[str, Place] = {
     "epoch end": ("transformers.trainer_callback:CallbackHandler.on_epoch_end", "before", 1),
     "last step": ("transformers:Trainer.training_step", "before", 4),
     "inside an evaluation": ("transformers.trainer_callback:CallbackHandler.on_prediction_step", "before", 2),
-    "generation": ("onebase.generation:draw", "before", 5),
+    "generation": ("onebase.decoding:draw", "before", 5),
 }
 POINTS: dict[str, dict[str, Place]] = {
     "sft": {**TRL, **TRAINING, **SAVES},
@@ -44,8 +44,8 @@ POINTS: dict[str, dict[str, Place]] = {
         **SAVES,
     },
     "ppo": {
-        "start": ("onebase.generation:draw", "before", 3),
-        "inside a rollout": ("onebase.generation:draw", "before", 16),
+        "start": ("onebase.decoding:draw", "before", 3),
+        "inside a rollout": ("onebase.decoding:draw", "before", 16),
         "reference": ("ppo.rollout:logprobs", "before", 2),
         "reward": ("ppo.rollout:member_scores", "before", 2),
         "value": ("ppo.rollout:token_values", "before", 2),

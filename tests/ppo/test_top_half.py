@@ -86,7 +86,7 @@ def test_a_run_learns_the_upper_half_and_nothing_else(make_recipe: MakeRecipe, p
 
 
 def test_the_lower_half_sees_the_episodes_of_a_step_once(make_recipe: MakeRecipe) -> None:
-    """And the upper one in each of the five passes over them: reference, reward, value, and two that learn."""
+    """And the upper one in each of the four passes over them: reference, reward, and the two roles that learn."""
     recipe = make_recipe("ppo", "train.episodes=8", "train.minibatch=8", "train.inner_epochs=1")
     calls: list[tuple[int, int]] = []
     kept: list[int] = []
@@ -109,7 +109,7 @@ def test_the_lower_half_sees_the_episodes_of_a_step_once(make_recipe: MakeRecipe
         train.run(recipe)
     assert len(kept) == 1
     assert {index for index, _ in calls} == {2, 3, 4}
-    assert sum(tokens for index, tokens in calls if index == 2) == 5 * kept[0]
+    assert sum(tokens for index, tokens in calls if index == 2) == 4 * kept[0]
 
 
 def test_kl_is_zero_before_the_first_update_to_the_bit(make_recipe: MakeRecipe) -> None:
