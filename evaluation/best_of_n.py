@@ -45,8 +45,8 @@ class Sampling:
     max_new_tokens: int
     temperature: float
     batch: int
-    """Episodes decoded at once, rounded to whole prompts; with another value other random numbers fall to other
-    prompts."""
+    """Episodes decoded at once, rounded to whole prompts, and how many random numbers are drawn together: with another
+    value other numbers fall to other prompts."""
     seed: int
 
     @property

@@ -7,6 +7,7 @@ wrong, and often negative.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,6 +32,29 @@ class Sample:
     """Whether the response ended with a stop token (else it was cut at max_new_tokens)."""
     values: Float[Tensor, "B T"] | None = None
     """Of the state that each token was drawn from, where a head was asked for; 0 outside the mask."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What a rollout asks for: prompts in; tokens, their log-probabilities and a mask out. `sample` is the one in here.
+
+    Another one (a server that is given the policy's adapter) will compute log-probabilities that differ from those of a
+    training forward: `train.old_logprobs: recomputed` and `train.importance_cap` are there for that.
+    """
+
+    def __call__(
+        self,
+        roles: Roles,
+        role: str | None,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        generator: torch.Generator,
+        batch: int,
+        value_head: str | None = None,
+        clock: Clock | None = None,
+    ) -> Sample: ...
 
 
 @torch.no_grad()

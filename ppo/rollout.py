@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onebase.clock import Clock
 from onebase.episodes import Episodes
-from onebase.generation import Sample, sample
+from onebase.generation import Engine, Sample, sample
 from onebase.roles import Roles
 from onebase.scoring import in_microbatches, logprobs, token_values
 from ppo.advantages import compare_groups, gae
@@ -69,17 +69,18 @@ def collect(
     clock: Clock | None = None,
     *,
     with_values: bool = True,
+    engine: Engine = sample,
 ) -> Rollout:
     """Sample a response to each prompt, then let reference, reward and value look at it.
 
     asked: the prompts as they were read, for rewards that are functions. clock: told how long sampling and each role's
-    pass take. with_values: False where the update's own forward says the values.
+    pass take. with_values: False where the update's own forward says the values. engine: what draws the responses.
     """
     clock = clock or Clock()
     settings, budget = recipe.sampling, recipe.train.tokens_per_microbatch
     # A shared value function sits on the trunk that decodes: its values cost nothing more.
     in_passing = recipe.has_value and recipe.value.kind == "shared" and recipe.train.old_logprobs == "sampled"
-    sampled = sample(
+    sampled = engine(
         roles,
         "policy",
         prompts,

@@ -1,16 +1,20 @@
 """What a rollout knows about its episodes, each number by the model's own forward; and its targets by hand."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from onebase.episodes import Episodes
+from onebase.generation import Sample, sample
 from onebase.roles import Roles
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, collect, compute_targets
+from ppo.update import to_batch
 
 PROMPTS = ([5, 9, 40], [7, 300, 22, 11, 8], [60], [5, 9, 41, 33])
 
@@ -103,3 +107,26 @@ def test_each_role_says_its_own_part_of_a_rollout(make_roles: Callable[..., Role
         assert found.scores[row].item() == pytest.approx(score, abs=1e-4)
         for outside in (found.logprobs, found.reference, found.values):
             assert outside[row, length:].eq(0).all()
+
+
+@pytest.mark.parametrize(("shift", "weight"), [(0.3, 0.7408182), (-0.3, 1.3498588), (-2.0, 2.0)])
+def test_an_engine_with_other_logprobs_is_weighed_by_how_far_it_is_off(
+    make_roles: Callable[..., Roles], shift: float, weight: float
+) -> None:
+    """exp(-0.3), exp(0.3), and exp(2) cut at the cap of 2."""
+    roles = four_roles(make_roles)
+    sizes = {"tokens_per_microbatch": 24, "old_logprobs": "recomputed", "importance_cap": 2.0}
+    recipe = recipe_with(sampling={"max_new_tokens": 6, "batch": 3}, train=sizes)
+
+    def engine(*given: Any, **named: Any) -> Sample:
+        drawn = sample(*given, **named)
+        return replace(drawn, logprobs=(drawn.logprobs + shift) * drawn.episodes.mask)
+
+    found, plain = (
+        collect(roles, PROMPTS, recipe, torch.Generator().manual_seed(0), engine=one) for one in (engine, sample)
+    )
+    assert torch.equal(found.logprobs, plain.logprobs)
+    mask = found.episodes.mask
+    importance = to_batch(found, compute_targets(found, recipe), roles.base.device, recipe).importance
+    assert importance is not None
+    torch.testing.assert_close(importance[mask], torch.full((int(mask.sum()),), weight), atol=1e-3, rtol=0)
