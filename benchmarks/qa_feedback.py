@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 HELD_OUT = 60
-BASELINES = ("longer wins", "random")
 
 
 def main() -> None:
@@ -107,7 +106,7 @@ def recipes(folder: Path, model: str, rate: float, seed: int) -> dict[str, dict[
 
 
 def line(seed: int, report: dict[str, Any]) -> str:
-    """One row of the table in docs/reward.md."""
+    """What the table in docs/reward.md is made of."""
     return json.dumps({"seed": seed, "accuracy": report["accuracy"], "baselines": report["baselines"]})
 
 

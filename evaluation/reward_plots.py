@@ -42,7 +42,7 @@ def best_of_n(axes: Axes, report: Mapping[str, Any]) -> None:
     axes.plot([row["n"] for row in rows], [row["best_possible"] for row in rows], color=ORANGE, label="best possible")
     _intervals(axes, [row["n"] for row in rows], rows, BLUE, "chosen by score")
     axes.axhline(0.5, color=GREY, linestyle="--", linewidth=1)
-    axes.set(ylim=(0.4, 1.02), xlabel="n", ylabel="share of the other responses it is better than")
+    axes.set(ylim=(0, 1.02), xlabel="n", ylabel="share of the other responses it is better than")
     axes.set_xticks([row["n"] for row in rows])
     axes.legend(loc="lower right", frameon=False)
 

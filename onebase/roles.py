@@ -262,12 +262,18 @@ class Roles:
         Tried on a few tokens by the bare base: models with sliding windows, ALiBi or linear attention do not, whatever
         their configuration says.
         """
+        config = self.base.model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ())
+        # Windows and chunks that stand in the mask alone are longer than what is tried here.
+        if kinds - {"full_attention"} or getattr(config, "attention_chunk_size", None):
+            return False
         sequences, packed = self._trial()
         before = self.base.model.config._attn_implementation or "eager"
         try:
-            install(self.base.model)
             with torch.no_grad(), self.active(None):
+                # Before `install`, or what the tree's attention leaves out would be missing on both sides.
                 apart = [self.hidden_states(torch.tensor([one], device=self.base.device))[0, -1] for one in sequences]
+                install(self.base.model)
                 together = self.packed_states(packed)
         except (ValueError, TypeError, RuntimeError, KeyError, AssertionError):
             self.base.model.set_attn_implementation(before)
@@ -275,7 +281,10 @@ class Roles:
         last = [packed.columns(row, range(len(one) - 1, len(one)))[0] for row, one in enumerate(sequences)]
         expected = torch.stack(apart).float()
         worst = (together[last].float() - expected).abs().max() / expected.abs().max()
-        return bool(worst <= PACKING_TOLERANCE[together.dtype])
+        same = bool(worst <= PACKING_TOLERANCE[together.dtype])
+        if not same:
+            self.base.model.set_attn_implementation(before)
+        return same
 
     def _trial(self) -> tuple[list[list[int]], Packed]:
         """A few tokens that it is tried on what a model can do."""

@@ -38,7 +38,7 @@ def bradley_terry_loss(
     """`ranking_loss` with a margin that grows with the gap of tiers, and with labels that may be wrong.
 
         z_wl = s_w - s_l - margin * (tier_l - tier_w)
-        loss = - 1/|P| * sum over P of (1 - label_smoothing) * log sigmoid(z_wl) + label_smoothing * log sigmoid(-z_wl)
+        loss = - 1/|P| * sum over P of [(1 - label_smoothing) log sigmoid(z_wl) + label_smoothing log sigmoid(-z_wl)]
 
     margin: in units of score, for each tier between the two (Touvron et al. 2023 (Llama 2),
     https://arxiv.org/abs/2307.09288, eq. 2, where a gap of "significantly better" asks for more than one of "slightly
