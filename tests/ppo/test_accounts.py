@@ -38,6 +38,12 @@ def run_with(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path
     ("overrides", "first", "second"),
     [
         ((), {"score_value", "train_policy", "train_value"}, {"score_value", "train_policy", "train_value"}),
+        # Its values come from the update's own forward.
+        (
+            ("train.minibatch=8", "train.inner_epochs=1"),
+            {"train_policy", "train_value"},
+            {"train_policy", "train_value"},
+        ),
         (("value.kind=shared",), {"train_policy"}, {"train_policy"}),  # its values come with decoding
         (
             ("advantages.kind=rloo", "sampling.responses_per_prompt=4", "train.old_logprobs=recomputed"),
@@ -55,7 +61,7 @@ def run_with(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path
             {"train_policy"},
         ),
     ],
-    ids=["adapter", "shared", "rloo", "warm-up and ptx", "evaluation"],
+    ids=["adapter", "one step a rollout", "shared", "rloo", "warm-up and ptx", "evaluation"],
 )
 def test_the_parts_of_a_step_are_those_that_run_in_it_and_add_up_to_it(
     run_with: Callable[..., list[dict[str, float]]], overrides: tuple[str, ...], first: set[str], second: set[str]
