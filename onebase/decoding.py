@@ -136,8 +136,8 @@ class Decoder:
     def _emit(self, slots: range, states: Float[Tensor, "N H"]) -> None:
         """Draw the next token of these slots; slots whose response ends are freed."""
         episodes = [self._active[slot] for slot in slots]
-        at = torch.tensor(episodes, device=states.device), torch.tensor([self.lengths[one] for one in episodes])
-        at = at[0], at[1].to(states.device)
+        places = [episodes, [self.lengths[episode] for episode in episodes]]
+        at = tuple(torch.tensor(places, device=states.device))
         token, logprob = draw(
             self._roles.lm_head(states).float(), temperature=self._temperature, uniform=self._uniforms[at]
         )

@@ -417,16 +417,6 @@ class Roles:
         }
 
 
-def read_adapter_section(folder: Path, *, dropout: float = 0.0) -> AdapterSection:
-    """Rank, alpha and targets of an adapter on disk."""
-    config = _read_config(folder)
-    targets = (
-        config.target_modules if isinstance(config.target_modules, str) else tuple(sorted(config.target_modules or []))
-    )
-    layers = "top-half" if config.exclude_modules else "all"
-    return AdapterSection(rank=config.r, alpha=config.lora_alpha, dropout=dropout, targets=targets, layers=layers)
-
-
 def _read_config(folder: Path) -> LoraConfig:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():

@@ -204,8 +204,6 @@ def tree_attention(
     Q query heads share G heads of keys and values in order, Q / G a head (Ainslie et al. 2023, arXiv:2305.13245).
     """
     if tree is None:
-        if query.shape[2] == 1 and attention_mask is not None and settings.get("softcap") is None:
-            return _of_one_token(query, key, value, attention_mask, scaling), None
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **settings)
     for name in ("sliding_window", "softcap", "position_bias"):
         if settings.get(name) is not None:
@@ -227,17 +225,3 @@ def tree_attention(
         out = scaled_dot_product_attention(folded, seen, read, attn_mask=allowed, scale=scaling)
         found.append(out.reshape(1, heads, segment.length, value.shape[3]))
     return torch.cat(found, dim=2).transpose(1, 2), None
-
-
-def _of_one_token(
-    query: Float[Tensor, "B Q 1 D"],
-    key: Float[Tensor, "B G S D"],
-    value: Float[Tensor, "B G S E"],
-    mask: Tensor,
-    scaling: float | None,
-) -> Float[Tensor, "B 1 Q E"]:
-    """Decoding: the query heads of a group as rows of one query, so that its keys and values are not repeated."""
-    batch, heads, _, width = query.shape
-    folded = query.reshape(batch, key.shape[1], heads // key.shape[1], width)
-    out = scaled_dot_product_attention(folded, key, value, attn_mask=mask, scale=scaling)
-    return out.reshape(batch, 1, heads, value.shape[3])
