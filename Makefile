@@ -4,8 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# OpenMP threads that spin while they wait cost 3 to 6 times the run when anything else uses the cores.
-export OMP_WAIT_POLICY := passive
+# How long threads spin for the next operation before they sleep (onebase/threads.py says why this long).
+export GOMP_SPINCOUNT ?= 1000
 
 .PHONY: demo test prove check lint types layers mutants faults clean
 

@@ -24,7 +24,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 

@@ -28,7 +28,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +76,17 @@ def main() -> None:
     given = parser.parse_args()
     if given.quick:
         given.runs, given.steps = 1, 2
+    result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="ppo-vs-trl-") as work:
-        result = compare(given, Path(work))
+        for result in compare(given, Path(work)):
+            # After each workload: an hour's measurements are not lost with the last of them.
+            if given.json:
+                given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     show(result)
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def compare(given: argparse.Namespace, work: Path) -> dict[str, Any]:
+def compare(given: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
+    """The result as it grows, once more for each workload."""
     require_peer()
     common = settings_of(given, work)
     result: dict[str, Any] = {"machine": machine(given.threads), "settings": {**common, "data": given.data}}
@@ -101,9 +104,10 @@ def compare(given: argparse.Namespace, work: Path) -> dict[str, Any]:
     for workload in dict.fromkeys(workload for workload, _ in rows.values()):
         ours = {name: own for name, (of, own) in rows.items() if of == workload}
         result["rows"] |= alternate(ours, common | WORKLOADS[workload], PEERS[chosen], given)
+        yield result
     if "memory" in given.rows:
         result["memory"] = measure_memory(common, given.threads)
-    return result
+        yield result
 
 
 def settings_of(given: argparse.Namespace, work: Path) -> dict[str, Any]:

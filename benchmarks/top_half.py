@@ -122,7 +122,7 @@ def train(given: argparse.Namespace, side: str, seed: int) -> dict[str, Any]:
     shared = [f"base.model={given.model}", f"seed={seed}", "track.wandb=off"]
     sft = [f"out={home / 'sft'}", f"adapter.layers={side}", f"data.0.rows={given.sft_rows}"]
     reward = [f"out={home / 'reward'}", f"parents.sft={home / 'sft'}", f"data.0.rows={given.reward_rows}"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads), "OMP_WAIT_POLICY": "passive"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads), "GOMP_SPINCOUNT": "10000"}
     for stage, own in (("sft", sft), ("reward", reward)):
         command = [sys.executable, "-m", "pipeline", stage, str(ROOT / "recipes" / "demo" / f"{stage}.yaml")]
         done = subprocess.run(

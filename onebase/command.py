@@ -16,7 +16,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
-from onebase import recipes, record
+from onebase import recipes, record, threads
 from onebase.disk import DiskError, as_disk_error
 from onebase.errors import InputError, RecordError
 from onebase.interruption import Interrupted
@@ -40,6 +40,7 @@ def main(
 
     flags: switches of this stage alone, each with its line of help; its `run` takes each as an argument of that name.
     """
+    threads.settle()
     parser = argparse.ArgumentParser(
         prog=f"python -m {stage}",
         description=f"Run stage '{stage}'. Reads {reads}. Writes {writes}.",

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache
 
 from onebase.clock import Clock
@@ -166,16 +166,32 @@ def draw(
 ) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
     """One token a row, and its log-probability in nats.
 
-    By inversion: token = the first v with F(v) > u F(V), F the cumulated probabilities and u uniform in [0, 1), in
+    By inversion: token = the first v with F(v) > u F(V), F the cumulated probabilities and u uniform in [0, 1). First
+    the block of tokens that it lies in, then the token, so that only the blocks' sums and one block are cumulated: in
     double, or rare tokens would never be drawn.
     """
-    logits = logits / (temperature or 1.0)
-    logprobs = torch.log_softmax(logits, dim=-1)
-    if temperature == 0:
-        token = logits.argmax(dim=-1)
-    else:
-        cumulated = logprobs.double().exp().cumsum(dim=-1)
-        # The last column is the sum itself, so that a token is always found.
-        token = torch.searchsorted(cumulated, uniform.unsqueeze(1) * cumulated[:, -1:], right=True).squeeze(1)
-        token = token.clamp(max=logits.shape[1] - 1)
-    return token, logprobs.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+    logits = logits if temperature in (0, 1) else logits / temperature
+    token = logits.argmax(dim=-1) if temperature == 0 else _invert(torch.softmax(logits, dim=-1), uniform)
+    chosen = logits.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+    return token, chosen - logits.logsumexp(dim=-1)
+
+
+BLOCK = 256
+
+
+def _invert(probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
+    vocabulary = probabilities.shape[1]
+    blocks = nn.functional.pad(probabilities, (0, -vocabulary % BLOCK)).unflatten(1, (-1, BLOCK))
+    ends = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    target = uniform.double().unsqueeze(1) * ends[:, -1:]
+    block = _first_above(ends, target)
+    within = blocks.gather(1, block.unsqueeze(-1).expand(-1, 1, BLOCK)).squeeze(1).double().cumsum(dim=-1)
+    start = ends.gather(1, block) - within[:, -1:]
+    return (block * BLOCK + _first_above(within, target - start)).squeeze(1).clamp(max=vocabulary - 1)
+
+
+def _first_above(cumulated: Float[Tensor, "B N"], target: Float[Tensor, "B 1"]) -> Int[Tensor, "B 1"]:
+    """Whatever rounding has done to the target, what is found adds something to the sum: no token of probability 0."""
+    target = torch.minimum(target.clamp(min=0), cumulated[:, -1:] * (1 - 1e-12))
+    # NaN is above nothing; it is for the guards to find.
+    return torch.searchsorted(cumulated, target, right=True).clamp(max=cumulated.shape[1] - 1)

@@ -3,24 +3,29 @@
     y = W x + s B A x
 
 PEFT adds the branch in passes of their own over tensors as large as the activations (scale, add, and an add for the
-gradient). Here the scale goes into the rank-r product, and both sums happen inside a matrix product (`addmm`). It is
-used where everything is fp32 and nothing is cast or dropped; anything else takes PEFT's own forward.
+gradient). Here the scale goes into the rank-r product, both sums happen inside a matrix product (`addmm`), and products
+with frozen weights are those of `onebase.products`. It is used where everything is fp32 and nothing is cast or dropped;
+anything else takes PEFT's own forward.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit as FourBits
+from bitsandbytes.nn.modules import Params4bit
 from peft.tuners.lora import layer as peft_layer
 from peft.tuners.lora.bnb import Linear4bit
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from onebase.products import FrozenLinear, product
+
 
 def fuse(layer: peft_layer.LoraLayer) -> None:
     """Let a LoRA layer of PEFT's compute in this way wherever it can; layers of other kinds stay as they are."""
     # The class is exchanged and not the method, so that a copied or pickled model keeps working.
-    if type(layer) is peft_layer.Linear and type(layer.base_layer) is nn.Linear:
+    if type(layer) is peft_layer.Linear and type(layer.base_layer) is FrozenLinear:
         layer.__class__ = FusedLinear
     elif type(layer) is Linear4bit and type(layer.base_layer) is FourBits:
         layer.__class__ = FusedLinear4bit
@@ -30,25 +35,36 @@ class FusedLinear(peft_layer.Linear):
     """On a base of fp32 weights."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        role, base = _plain_role(self, x), self.base_layer
+        role, base = _plain_role(self, x), cast(nn.Linear, self.base_layer)
         # No gradient is computed for W: a base that learned would stand still without a word.
         frozen_single = base.weight.dtype == torch.float32 and not base.weight.requires_grad
         if args or kwargs or role is None or not frozen_single:
             return super().forward(x, *args, **kwargs)
-        a, b = self.lora_A[role].weight, self.lora_B[role].weight
-        return _FusedLinear.apply(x, base.weight, base.bias, a, b, self.scaling[role])
+        return _both(self, role, x)
 
 
 class FusedLinear4bit(Linear4bit):
-    """On a base of four bits, whose own product stays bitsandbytes'."""
+    """On a base of four bits: what bitsandbytes makes of W goes into the same product on a CPU; elsewhere the product
+    with W stays bitsandbytes' own."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        role = _plain_role(self, x)
+        role, base = _plain_role(self, x), cast(FourBits, self.base_layer)
         if args or kwargs or role is None:
             return super().forward(x, *args, **kwargs)
-        result = self.base_layer(x)
-        a, b = self.lora_A[role].weight, self.lora_B[role].weight
-        return _AddLora.apply(result, x, a, b, self.scaling[role])
+        if x.device.type == "cpu" and base.compute_dtype == torch.float32:
+            return _both(self, role, x)
+        a, b = _low_rank(self, role)
+        return _AddLora.apply(base(x), x, a, b, self.scaling[role])
+
+
+def _both(layer: Any, role: str, x: Tensor) -> Tensor:
+    """W x + bias + s B A x."""
+    weight, bias, (a, b) = layer.base_layer.weight, layer.base_layer.bias, _low_rank(layer, role)
+    if torch.is_grad_enabled():
+        return _FusedLinear.apply(x, weight, bias, a, b, layer.scaling[role])
+    # A decoding step has hundreds of these, and autograd's way costs more than some of the products.
+    _, y = _forward(x.reshape(-1, x.shape[-1]), weight, bias, a, b, layer.scaling[role])
+    return y.view(*x.shape[:-1], -1)
 
 
 def _plain_role(layer: Any, x: Tensor) -> str | None:
@@ -67,14 +83,32 @@ def _plain_role(layer: Any, x: Tensor) -> str | None:
     return role
 
 
+def _low_rank(layer: Any, role: str) -> tuple[Tensor, Tensor]:
+    """A: [r, K], B: [N, r]."""
+    return layer.lora_A[role].weight, layer.lora_B[role].weight
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """s A x, and the layer's output."""
+    low = product(x, a).mul_(scale)
+    y = product(x, _in_full(weight)).addmm_(low, b.t())
+    return low, y if bias is None else y.add_(bias)
+
+
+def _in_full(weight: Tensor) -> Tensor:
+    """[N, K] fp32, of four bits each or of fp32 itself."""
+    return dequantize_4bit(weight, weight.quant_state) if isinstance(weight, Params4bit) else weight
+
+
 class _FusedLinear(torch.autograd.Function):
     """W x + bias + s B A x with W frozen. Rows of x: any leading shape."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        low = (flat @ a.t()).mul_(scale)
-        y = nn.functional.linear(flat, weight, bias).addmm_(low, b.t())
+        low, y = _forward(flat, weight, bias, a, b, scale)
         _keep(ctx, flat, low, a, b, scale, weight)
         return y.view(*x.shape[:-1], -1)
 
@@ -88,7 +122,7 @@ class _FusedLinear(torch.autograd.Function):
         grad_low, grad_a, grad_b = _branch_gradients(ctx, grad, x, low, b)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad @ weight).addmm_(grad_low, a).view(*upstream[0].shape[:-1], -1)
+            grad_x = product(grad, _in_full(weight).t()).addmm_(grad_low, a).view(*upstream[0].shape[:-1], -1)
         return grad_x, None, None, grad_a, grad_b, None
 
 
@@ -98,7 +132,7 @@ class _AddLora(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, result: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        low = (flat @ a.t()).mul_(scale)
+        low = product(flat, a).mul_(scale)
         y = torch.addmm(result.reshape(-1, result.shape[-1]), low, b.t())
         _keep(ctx, flat, low, a, b, scale)
         return y.view(result.shape)
@@ -113,7 +147,7 @@ class _AddLora(torch.autograd.Function):
         grad_low, grad_a, grad_b = _branch_gradients(ctx, grad, x, low, b)
         grad_x = None
         if ctx.needs_input_grad[1]:
-            grad_x = (grad_low @ a).view(*upstream[0].shape[:-1], -1)
+            grad_x = product(grad_low, a.t()).view(*upstream[0].shape[:-1], -1)
         return upstream[0], grad_x, grad_a, grad_b, None
 
 
@@ -131,8 +165,8 @@ def _branch_gradients(
 
     dl = s B' g,   dA = dl x',   dB = g l'
     """
-    grad_low = (grad @ b).mul_(ctx.scale)
+    grad_low = product(grad, b.t()).mul_(ctx.scale)
     if not ctx.learns:
         return grad_low, None, None
     assert x is not None and low is not None
-    return grad_low, grad_low.t() @ x, grad.t() @ low
+    return grad_low, product(grad_low.t(), x.t()), grad.t() @ low

@@ -29,6 +29,7 @@ from onebase.base import Base
 from onebase.errors import RecordError
 from onebase.lora import fuse
 from onebase.lower import Below, LowerStates, Stack, find_stack, lower_half
+from onebase.products import freeze_linear
 from onebase.recipes import AdapterSection
 from onebase.tree import NAME, Packed, install, pack
 
@@ -72,6 +73,8 @@ class Roles:
         """Of the sequences that were kept last, inside `shared_lower`."""
         self._sharing = False
         self._splits: dict[int, bool] = {}
+        for module in base.model.modules():
+            freeze_linear(module)
 
     # --- which roles there are -------------------------------------------------------------------------------------
 

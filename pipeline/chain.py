@@ -4,7 +4,6 @@ Every recipe is read and checked before the first stage starts, so that a typo i
 of the others. Parents and folders are filled in: what a stage reads is what this run wrote.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -110,7 +109,7 @@ def run(folder: Path, overrides: Sequence[str], *, restart: bool) -> int:
 
 def _run_child(command: Sequence[str]) -> int:
     """Run a stage and let it end in its own time: a signal to us is the child's to answer, with a checkpoint."""
-    child = subprocess.Popen(command, env=_environment())
+    child = subprocess.Popen(command)
     # Ctrl-C reaches the child from the terminal by itself; a SIGTERM only reaches us, so it is handed on.
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
@@ -121,11 +120,6 @@ def _run_child(command: Sequence[str]) -> int:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _environment() -> dict[str, str]:
-    """Ours, and threads that sleep while they wait: spinning ones cost 3 to 6 times when the cores are shared."""
-    return {"OMP_WAIT_POLICY": "passive", **os.environ}
 
 
 def _load(stage: str) -> Loader:

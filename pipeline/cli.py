@@ -1,17 +1,15 @@
 """The command line. Nothing heavy is imported before it is needed: --help is instant."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
-# Before torch is imported anywhere: threads that spin while they wait cost 3 to 6 times when the cores are shared.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
 import typer
 
-from onebase import command
+from onebase import command, threads
 from pipeline import chain, data_commands, reward_commands, stages
+
+threads.settle()  # torch, which reads it, is imported by the commands
 
 app = typer.Typer(
     name="onebase",

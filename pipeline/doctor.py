@@ -106,8 +106,8 @@ def _wandb() -> Finding:
 
 
 def _threads() -> Finding:
-    policy = os.environ.get("OMP_WAIT_POLICY", "not set")
-    return "threads", f"OMP_WAIT_POLICY={policy}, OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'not set')}", ""
+    names = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    return "threads", ", ".join(f"{name}={os.environ.get(name, 'not set')}" for name in names), ""
 
 
 def _disk(path: Path) -> Finding:

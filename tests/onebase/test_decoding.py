@@ -1,5 +1,7 @@
 """Decoding in slots against padded batches, and what goes through the model."""
 
+import itertools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from onebase.decoding import Slots
+from onebase.decoding import Slots, draw
 from onebase.generation import Sample, sample
 from onebase.roles import Roles
 from onebase.scoring import token_values
@@ -134,3 +136,34 @@ def test_a_slot_that_moves_keeps_its_own_keys() -> None:
     expected: Tensor = torch.tensor([[0.0, 7.0, 0.0], [1.0, 2.0, 8.0]])
     assert torch.equal(keys[:, 0, :, 0], expected)
     assert torch.equal(values[1, 0, :, 0], expected[1] + 10)
+
+
+@pytest.mark.parametrize("vocabulary", [1, 3, 255, 256, 257, 1000])
+def test_a_token_is_the_first_whose_cumulated_probability_exceeds_the_number_drawn(vocabulary: int) -> None:
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = 4 * torch.randn(300, vocabulary, generator=generator)
+    uniform = torch.rand(300, generator=generator, dtype=torch.float64)
+    tokens, logprobs = draw(logits, temperature=0.7, uniform=uniform)
+    exact = torch.log_softmax(logits.double() / 0.7, dim=-1)
+    expected = [
+        next(token for token, total in enumerate(itertools.accumulate(row)) if total > number * math.fsum(row))
+        for row, number in zip(exact.exp().tolist(), uniform.tolist(), strict=True)
+    ]
+    assert tokens.tolist() == expected
+    torch.testing.assert_close(logprobs.double(), exact.gather(1, tokens.unsqueeze(1)).squeeze(1), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("allowed", [[700], [256, 511], [255, 999], [0]])
+def test_no_number_draws_a_token_that_cannot_come(allowed: list[int]) -> None:
+    logits = torch.full((4, 1000), -math.inf)
+    logits[:, allowed] = torch.linspace(0, 3, len(allowed))
+    uniform = torch.tensor([0.0, 0.5, 1 - 2**-53, math.nextafter(0, 1)], dtype=torch.float64)
+    tokens, _ = draw(logits, temperature=1.0, uniform=uniform)
+    assert set(tokens.tolist()) <= set(allowed)
+    assert (tokens[0], tokens[2]) == (allowed[0], allowed[-1])
+
+
+def test_logits_that_are_no_numbers_give_a_token_and_leave_the_rest_to_the_guards() -> None:
+    tokens, logprobs = draw(torch.full((1, 300), math.nan), temperature=1.0, uniform=torch.tensor([0.5]).double())
+    assert 0 <= int(tokens) < 300
+    assert logprobs.isnan().all()

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from onebase import products
 from onebase.lora import FusedLinear, FusedLinear4bit
 from onebase.roles import Roles
 
@@ -41,7 +42,11 @@ def test_every_linear_layer_is_a_fused_one(make_roles: MakeRoles, quantization: 
 
 
 @pytest.mark.parametrize("role", ["policy", "reference", None])
-def test_outputs_and_gradients_are_pefts(make_roles: MakeRoles, quantization: str, role: str | None) -> None:
+@pytest.mark.parametrize("one_dnn", [False, True])
+def test_outputs_and_gradients_are_pefts(
+    make_roles: MakeRoles, quantization: str, role: str | None, one_dnn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "SMALLEST", 0 if one_dnn else 10**12)
     roles = make_roles("policy", "reference", quantization=quantization).train("policy")
     hidden, grads = outcome(roles, role)
     use_pefts_own(roles)
