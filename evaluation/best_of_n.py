@@ -13,11 +13,11 @@ time, so that any number of them takes the same memory.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from data.chat import EncodedPrompt, Limiter
+from data.chat import EncodedPrompt
 from data.dropped import Dropped
 from data.records import Prompt
 from data.sources import BUILTIN, Source, load, records_of
@@ -29,7 +29,6 @@ from onebase import record
 from onebase.ensemble import member_scores, spread_of
 from onebase.errors import DataError, RecordError
 from onebase.generation import sample
-from onebase.recipes import LimitsSection
 from onebase.record import Found
 from onebase.seeding import generator
 
@@ -77,6 +76,14 @@ def prompts_of(source: Source, *, seed: int) -> Iterator[Prompt]:
     return islice(records_of(source, Prompt, Dropped()), source.rows)
 
 
+def begun(prompts: Iterator[Prompt]) -> Iterator[Prompt]:
+    """The same prompts, of which the first is read at once; DataError when there is none."""
+    first = list(islice(prompts, 1))
+    if not first:
+        raise DataError("best-of-n: there are no prompts. Check the file and the split.")
+    return chain(first, prompts)
+
+
 def answered(
     model: RewardModel, prompts: Iterator[Prompt], sampling: Sampling, *, keep_all: bool
 ) -> Iterator[dict[str, Any]]:
@@ -85,16 +92,18 @@ def answered(
     room = positions - sampling.max_new_tokens
     if room < 1:
         raise DataError(f"--max-new-tokens {sampling.max_new_tokens}: the model has {positions} positions. Lower it.")
-    limiter = Limiter(LimitsSection(prompt_tokens=room))
     number = 0
     while block := list(islice(prompts, sampling.prompts)):
         encoded = [EncodedPrompt(prompt, model.chat.prompt_ids(prompt)) for prompt in block]
         for one in encoded:
-            limiter.fits(one.prompt, "prompt", len(one.ids))
+            if len(one.ids) > room:
+                raise DataError(
+                    f"{one.prompt.origin}: the prompt is {len(one.ids)} tokens; with --max-new-tokens "
+                    f"{sampling.max_new_tokens} it may be {room}, for the model has {positions} positions. "
+                    "Shorten or remove it, or lower --max-new-tokens."
+                )
         yield from _answer(model, encoded, sampling, number, keep_all=keep_all)
         number += 1
-    if not number:
-        raise DataError("best-of-n: there are no prompts. Check the file and the split.")
 
 
 def _answer(

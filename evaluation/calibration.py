@@ -33,8 +33,8 @@ def calibration(pairs: Sequence[Pair], *, seed: int) -> dict[str, Any]:
     Guo et al. 2017, On calibration of modern neural networks, https://arxiv.org/abs/1706.04599, eq. 3. A model that
     knows nothing (all scores equal) has a log loss of log 2 = 0.693.
     """
-    sizes = Counter(pair.ranking for pair in pairs)
-    weights = [1.0 / (sizes[pair.ranking] * len(sizes)) for pair in pairs]
+    sizes = Counter(pair.prompt for pair in pairs)
+    weights = [1.0 / (sizes[pair.prompt] * len(sizes)) for pair in pairs]
     bins = [_bin(pairs, weights, number) for number in range(BINS)]
     error = math.fsum(one["share"] * abs(one["accuracy"] - one["confidence"]) for one in bins if one["pairs"])
     over = math.fsum(one["share"] * (one["confidence"] - one["accuracy"]) for one in bins if one["pairs"])

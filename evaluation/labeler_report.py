@@ -19,7 +19,7 @@ class LeftOut:
     rankings: Sequence[ScoredRanking] = ()
     """Of held-out labelers, out of the data that the others' rankings were trained on."""
     trained_prompts: Collection[str] = frozenset()
-    """Prompts that were trained on, as `ScoredRanking.prompt` has them."""
+    """Prompts that were trained on, as `ScoredRanking.asked` has them."""
 
 
 def held_out_labelers(rankings: Sequence[ScoredRanking], left_out: LeftOut, *, seed: int) -> Mapping[str, Any]:
@@ -29,7 +29,7 @@ def held_out_labelers(rankings: Sequence[ScoredRanking], left_out: LeftOut, *, s
     if section.folds is None:
         return no_data("the recipe holds no labelers out (labelers.folds)")
     everything = [*rankings, *left_out.rankings]
-    fresh = [one for one in everything if one.prompt not in left_out.trained_prompts]
+    fresh = [one for one in everything if one.asked not in left_out.trained_prompts]
     theirs = [one for one in fresh if section.holds_out(one.labeler)]
     others = [one for one in fresh if one.labeler is not None and not section.holds_out(one.labeler)]
     pairs = pairs_of(theirs)
@@ -55,7 +55,7 @@ def between_labelers(rankings: Sequence[ScoredRanking], *, seed: int) -> Mapping
     groups: dict[tuple[str, frozenset[str]], list[ScoredRanking]] = {}
     for one in rankings:
         if one.labeler is not None:
-            groups.setdefault((one.prompt, frozenset(one.responses)), []).append(one)
+            groups.setdefault((one.asked, frozenset(one.responses)), []).append(one)
     shares = []
     for group in groups.values():
         found = [

@@ -1,7 +1,8 @@
 """Rankings with a score for each response, and the pairs they are made of.
 
 A pair is two responses of one prompt in different tiers. Numbers are means over prompts of the mean over a prompt's
-pairs: a prompt with nine responses counts as much as one with two, and intervals are over prompts.
+pairs: a prompt with nine responses counts as much as one with two, and so does one that several people ranked.
+Intervals are over prompts.
 """
 
 import math
@@ -19,6 +20,7 @@ class ScoredRanking:
     """One prompt's responses with their scores; all tuples have an entry a response."""
 
     prompt: str
+    """Its last message, to show a person."""
     responses: tuple[str, ...]
     tiers: tuple[int, ...]
     """0 is the best; equal is tied."""
@@ -33,6 +35,13 @@ class ScoredRanking:
     """Who ranked it."""
     members: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Each reward model's own scores, by role, where several were combined."""
+    conversation: str = ""
+    """Everything that the responses answer, where that is more than `prompt`."""
+
+    @property
+    def asked(self) -> str:
+        """What makes two rankings those of one prompt."""
+        return self.conversation or self.prompt
 
     def __post_init__(self) -> None:
         sizes = {len(self.responses), len(self.tiers), len(self.scores), len(self.lengths)}
@@ -46,6 +55,8 @@ class Pair:
 
     ranking: int
     """Index of the ranking it comes from."""
+    prompt: int
+    """Index of the first ranking of the same prompt."""
     better: int
     worse: int
     gap: int
@@ -63,9 +74,11 @@ class Pair:
 
 def pairs_of(rankings: Sequence[ScoredRanking], scores: Sequence[Sequence[float]] | None = None) -> list[Pair]:
     """All pairs of all rankings. scores: in place of the rankings' own, such as those of a baseline."""
+    first: dict[str, int] = {}
     return [
         Pair(
             ranking=index,
+            prompt=first.setdefault(one.asked, index),
             better=i,
             worse=j,
             gap=one.tiers[j] - one.tiers[i],
@@ -82,10 +95,10 @@ def pairs_of(rankings: Sequence[ScoredRanking], scores: Sequence[Sequence[float]
 
 
 def by_prompt(pairs: Iterable[Pair], value: Callable[[Pair], float]) -> dict[int, float]:
-    """The mean of `value` over the pairs of each ranking that has any, by the ranking's index."""
+    """The mean of `value` over the pairs of each prompt that has any, by the index of its first ranking."""
     found: dict[int, list[float]] = {}
     for pair in pairs:
-        found.setdefault(pair.ranking, []).append(value(pair))
+        found.setdefault(pair.prompt, []).append(value(pair))
     return {index: math.fsum(values) / len(values) for index, values in sorted(found.items())}
 
 
@@ -96,7 +109,7 @@ def accuracy(pairs: Sequence[Pair], *, seed: int) -> Estimate:
 
 def cell(pairs: Sequence[Pair], *, seed: int) -> dict[str, Any]:
     """Accuracy of some of the pairs with what it rests on."""
-    prompts = len({pair.ranking for pair in pairs})
+    prompts = len({pair.prompt for pair in pairs})
     return {**accuracy(pairs, seed=seed).as_dict(), "prompts": prompts, "pairs": len(pairs)}
 
 

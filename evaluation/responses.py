@@ -15,6 +15,12 @@ from onebase.record import canonical, replace_file
 from onebase.roles import Roles
 from onebase.seeding import generator, stream
 
+BLOCK = 4
+"""Batches between two steps of the progress bar."""
+
+DRAWS = 3
+"""Which way of drawing made the kept responses; another number where the same seed draws otherwise."""
+
 
 def likeliest(
     roles: Roles, role: str | None, chat: Chat, prompts: Sequence[Sequence[int]], *, max_new_tokens: int
@@ -70,14 +76,16 @@ class Responder:
         return Episodes.of(self._prompts, responses, pad_id=self._roles.base.pad_id)
 
     def _generate(self, role: str | None, temperature: float) -> list[list[int]]:
-        starts = range(0, len(self._prompts), self._batch)
+        # Several batches in one call, so that a response that ends early makes room for another prompt's.
+        block = BLOCK * self._batch
+        starts = range(0, len(self._prompts), block)
         drawn = generator(self._seed, "compare", str(temperature))
         responses: list[list[int]] = []
         for start in track(starts, total=len(starts), description=f"{role or 'base'}, temperature {temperature:g}"):
             part = sample(
                 self._roles,
                 role,
-                self._prompts[start : start + self._batch],
+                self._prompts[start : start + block],
                 max_new_tokens=self._max_new_tokens,
                 temperature=temperature,
                 generator=drawn,
@@ -101,5 +109,6 @@ class Responder:
             "seed": stream(self._seed, "compare", str(temperature)),
             "torch": torch.__version__,
             "device": base.device.type,
+            "draws": DRAWS,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

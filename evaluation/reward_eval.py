@@ -3,16 +3,17 @@
 The reward stage itself ends with the same `measure`, so its own report.json is what this command would write.
 """
 
+import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data.chat import Chat, EncodedDemonstration, EncodedRanking, Limiter, encode_demonstrations, encode_rankings
-from data.labelers import LabelersSection, divide, labeler_of
+from data.labelers import Divided, LabelersSection, divide, labeler_of
 from data.mixing import UNNAMED, task_of
-from data.records import Demonstration, Ranking
+from data.records import Demonstration, Prompt, Ranking
 from data.sources import Source
 from data.sources import load as load_records
 from evaluation import baselines, reward_report
@@ -22,8 +23,9 @@ from evaluation.pairs import ScoredRanking
 from evaluation.reward_report import ScoredDemonstration
 from onebase import base as bases
 from onebase import record, stages
+from onebase.command import say
 from onebase.ensemble import FIRST, CombineSection, Ensemble, load_members, read_members
-from onebase.errors import InputError
+from onebase.errors import DataError, InputError
 from onebase.rankings import Candidates
 from onebase.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.record import Found
@@ -51,10 +53,6 @@ class RewardModel:
         return self.members[FIRST]
 
     @property
-    def recipe(self) -> dict[str, Any]:
-        return self.found.record.recipe
-
-    @property
     def log_odds(self) -> float:
         """Of a unit of score: what the head was divided by after training, the mean over the members."""
         return statistics.fmean(one.record.metrics.get("reward/scale", 1.0) for one in self.members.values())
@@ -63,9 +61,14 @@ class RewardModel:
 def load(folders: Sequence[Path], combine: CombineSection | None = None) -> RewardModel:
     """RecordError when a stage is not a reward stage, is damaged, or its base is not what it was; or, for several,
     when they are not on one base with the same tokens."""
+    return load_weights(read(folders), combine)
+
+
+def read(folders: Sequence[Path]) -> dict[str, Found]:
+    """The stages' records, verified, by role; their weights take seconds, and are not read."""
     identity: list[stages.Identity] = []
 
-    def read(folder: Path) -> Found:
+    def one(folder: Path) -> Found:
         found = record.read(folder, stage="reward")
         if not identity:
             recipe = found.record.recipe
@@ -76,7 +79,11 @@ def load(folders: Sequence[Path], combine: CombineSection | None = None) -> Rewa
         record.require_same_tokenizer(found, identity[0].tokenizer)
         return found
 
-    members = read_members(folders, read)
+    return read_members(folders, one)
+
+
+def load_weights(members: dict[str, Found], combine: CombineSection | None = None) -> RewardModel:
+    """What `read` has found, on one base."""
     recipe = members[FIRST].record.recipe
     section, chat = BaseSection.model_validate(recipe["base"]), ChatSection.model_validate(recipe["chat"])
     base = bases.load(section, chat)
@@ -97,27 +104,26 @@ def evaluate(
 ) -> dict[str, Any]:
     """The report of a finished stage, or of several as an ensemble, as report.json and figures in `out`.
 
-    rankings: in place of the (first) recipe's held-out ones.
+    rankings: in place of the (first) recipe's held-out ones. Prompts that a further member was trained on are left out:
+    on those the ensemble would know the answers. DataError when none is left.
     """
     from evaluation import reward_plots  # matplotlib, which the reward stage has no use for
 
     require_outside(out, *folders)
-    model = load(folders, combine)
-    recipe = model.recipe
+    members = read(folders)
+    recipe = members[FIRST].record.recipe
     seed, limiter = recipe["seed"], Limiter(LimitsSection.model_validate(recipe["limits"]))
-
-    def sources(given: Sequence[Any]) -> list[Source]:
-        return [Source.model_validate(one) for one in given]
-
     held_out = load_records(rankings or sources(recipe["evaluation"]["rankings"]), Ranking, seed=seed)
+    others = [found.record.recipe for name, found in members.items() if name != FIRST]
+    fresh = untrained(held_out.records, [training_of(one).training for one in others])
     demonstrations = load_records(sources(recipe["evaluation"]["demonstrations"]), Demonstration, seed=seed)
-    section = LabelersSection.model_validate(recipe.get("labelers", {}))
-    divided = divide(load_records(sources(recipe["data"]), Ranking, seed=seed).records, section)
+    section, divided = labelers_of(recipe), training_of(recipe)
+    model = load_weights(members, combine)
     _, report = measure(
         model.roles,
-        encode_rankings(model.chat, held_out.records, limiter),
+        encode_rankings(model.chat, fresh, limiter),
         encode_demonstrations(model.chat, demonstrations.records, limiter),
-        divided.training,
+        [one.ranking for one in encode_rankings(model.chat, divided.training, limiter)],
         tokens_per_microbatch=model.tokens_per_microbatch,
         seed=seed,
         ensemble=model.ensemble,
@@ -125,13 +131,41 @@ def evaluate(
         labelers=section,
         left_out=[] if rankings else encode_left_out(model.chat, divided.held_out, limiter),
     )
+    if limiter.dropped:
+        say(f"eval reward: rows left out: {limiter.said}.")
     report |= {"data": [one.model_dump() for one in held_out.identities], "stage_sha256": model.found.sha256}
     if len(model.members) > 1:
+        report["ensemble"]["rankings_of_trained_prompts"] = len(held_out.records) - len(fresh)
         report["ensemble"]["stages_sha256"] = {name: found.sha256 for name, found in model.members.items()}
     out.mkdir(parents=True, exist_ok=True)
     record.replace_file(out / "report.json", record.canonical(report))
     reward_plots.write(report, out)
     return report
+
+
+def sources(given: Sequence[Any]) -> list[Source]:
+    return [Source.model_validate(one) for one in given]
+
+
+def labelers_of(recipe: Mapping[str, Any]) -> LabelersSection:
+    return LabelersSection.model_validate(recipe.get("labelers", {}))
+
+
+def training_of(recipe: Mapping[str, Any]) -> Divided:
+    """What a finished stage learned from, read again."""
+    return divide(load_records(sources(recipe["data"]), Ranking, seed=recipe["seed"]).records, labelers_of(recipe))
+
+
+def untrained(rankings: Sequence[Ranking], trained: Sequence[Sequence[Ranking]]) -> list[Ranking]:
+    """Those of prompts that are in none of the training sets."""
+    seen = {one.prompt.messages for part in trained for one in part}
+    fresh = [one for one in rankings if one.prompt.messages not in seen]
+    if rankings and not fresh:
+        raise DataError(
+            f"eval reward: all {len(rankings)} held-out rankings are of prompts that a member of the ensemble was "
+            "trained on. Pass others with --data."
+        )
+    return fresh
 
 
 def require_outside(out: Path | None, *folders: Path) -> None:
@@ -175,7 +209,7 @@ def measure(
     others = LeftOut(
         section=labelers,
         rankings=score_rankings(left_out, scores_of),
-        trained_prompts={one.prompt.user_text for one in training},
+        trained_prompts={conversation_of(one.prompt) for one in training},
     )
     simple = {
         "longer wins": baselines.longer_wins(scored),
@@ -196,6 +230,7 @@ def score_rankings(rankings: Sequence[EncodedRanking], scores_of: ScoresOf) -> l
     return [
         ScoredRanking(
             prompt=one.ranking.prompt.user_text,
+            conversation=conversation_of(one.ranking.prompt),
             responses=one.ranking.responses,
             tiers=one.ranking.tiers,
             scores=tuple(own.scores),
@@ -208,6 +243,11 @@ def score_rankings(rankings: Sequence[EncodedRanking], scores_of: ScoresOf) -> l
         )
         for one, own in zip(rankings, scores, strict=True)
     ]
+
+
+def conversation_of(prompt: Prompt) -> str:
+    """A prompt's whole text, in which two different ones differ."""
+    return json.dumps([[message.role, message.content] for message in prompt.messages], ensure_ascii=False)
 
 
 def task_named_by(ranking: Ranking) -> str | None:

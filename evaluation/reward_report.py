@@ -46,7 +46,8 @@ def build(
     pairs = pairs_of(rankings)
     return {
         "schema_version": SCHEMA,
-        "prompts": len(rankings),
+        "prompts": len({one.asked for one in rankings}),
+        "rankings": len(rankings),
         "responses": sum(len(one.tiers) for one in rankings),
         "pairs": len(pairs),
         "accuracy": cell(pairs, seed=seed),

@@ -71,7 +71,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     yield (f"calibration: log loss {interval(calibration['log_loss'])} (of no use: 0.69), ECE {calibration['ece']:.3f}")
     correlation = report["length"]["correlation_with_score"]
     yield "correlation of score and length: " + ", ".join(
-        f"{name.replace('_', ' ')} {value if isinstance(value, Mapping) else format(value, '+.2f')}"
+        f"{name.replace('_', ' ')} {value['no_data'] if isinstance(value, Mapping) else format(value, '+.2f')}"
         for name, value in correlation.items()
     )
     yield f"Kendall's tau-b {interval(agreement['kendall_tau_b'])}, best response first {interval(agreement['top_1'])}"

@@ -87,11 +87,15 @@ def scored(model: RewardModel, path: Path, *, best: bool) -> Iterator[dict[str, 
         raise DataError(f"{path}: no rows. The file is empty.")
 
 
+def require_file(path: Path) -> None:
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file. Pass a .jsonl file of {{prompt, response}} rows.")
+
+
 def read_rows(path: Path, chat: Chat, *, longest: int, added: Sequence[str]) -> Iterator[Row]:
     """Rows as tokens. longest: tokens of prompt and response together that the model has positions for. added: keys
     that the rows will get."""
-    if not path.is_file():
-        raise DataError(f"{path}: there is no such file. Pass a .jsonl file of {{prompt, response}} rows.")
+    require_file(path)
     for line, content in read_jsonl(path):
         origin = Origin(str(path), line)
         if not isinstance(content, dict):

@@ -28,16 +28,16 @@ class Slots(Cache):
         self._values: list[Tensor] = []
         self._filling: list[tuple[int, Tensor]] = []
         self._positions: Tensor | None = None
+        self._rows, self._reach = torch.arange(0), 0
 
     def fill(self, columns: Sequence[tuple[int, Tensor]]) -> None:
         """The next forward is a packed row of prompts: (slot, where its tokens stand in the row), for each."""
         self._filling, self._positions = list(columns), None
 
-    def step(self, positions: Int[Tensor, " N"]) -> None:
-        """The next forward is one token of each of the first N slots, at these positions."""
-        self._filling, self._positions = [], positions
+    def step(self, positions: Int[Tensor, " N"], reach: int) -> None:
+        """The next forward is one token of each of the first N slots, at these positions, all below `reach`."""
+        self._filling, self._positions, self._reach = [], positions, reach
         self._rows = torch.arange(len(positions), device=positions.device)
-        self._reach = int(positions.max()) + 1
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         """Called by each layer: keeps its new keys and values, and gives it those that it attends to."""
@@ -103,15 +103,22 @@ class Decoder:
     def run(self) -> "Decoder":
         """Until every prompt has its response."""
         while self._waiting or self._active:
-            free = self._count - len(self._active)
-            # A prefill for every slot that falls free would be many small ones.
-            if self._waiting and (not self._active or 4 * free >= self._count):
+            if self._fills:
                 with self._clock.part("rollout_prefill"):
-                    self._fill(min(free, len(self._waiting)))
-            else:
-                with self._clock.part("rollout_decode"):
+                    self._fill(min(self._free_slots, len(self._waiting)))
+            with self._clock.part("rollout_decode"):
+                while self._active and not self._fills:
                     self._step()
         return self
+
+    @property
+    def _free_slots(self) -> int:
+        return self._count - len(self._active)
+
+    @property
+    def _fills(self) -> bool:
+        """Whether prompts are next. A prefill for every slot that falls free would be many small ones."""
+        return bool(self._waiting) and (not self._active or 4 * self._free_slots >= self._count)
 
     def _fill(self, count: int) -> None:
         first = len(self._active)
@@ -125,12 +132,14 @@ class Decoder:
         self._emit(range(first, first + count), states[torch.tensor([one[-1] for one in columns], device=device)])
 
     def _step(self) -> None:
-        device = self._roles.base.device
-        episodes = torch.tensor(self._active, device=device)
-        last = torch.tensor([self.lengths[episode] - 1 for episode in self._active], device=device)
-        positions = last + torch.tensor([len(self._prompts[episode]) for episode in self._active], device=device)
-        self._cache.step(positions)
-        states = self._roles.decoding_states(self.tokens[episodes, last].unsqueeze(1), positions, self._cache)
+        last = [self.lengths[episode] - 1 for episode in self._active]
+        places = [len(self._prompts[episode]) + own for episode, own in zip(self._active, last, strict=True)]
+        # One copy to the device, and nothing read back from it before the tokens that were drawn.
+        episodes, newest, positions = torch.tensor([self._active, last, places], device=self._roles.base.device)
+        reach = max(places) + 1
+        self._cache.step(positions, reach)
+        tokens = self.tokens[episodes, newest].unsqueeze(1)
+        states = self._roles.decoding_states(tokens, positions, self._cache, reach=reach)
         self._emit(range(len(self._active)), states)
 
     def _emit(self, slots: range, states: Float[Tensor, "N H"]) -> None:

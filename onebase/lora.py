@@ -3,9 +3,9 @@
     y = W x + s B A x
 
 PEFT adds the branch in passes of their own over tensors as large as the activations (scale, add, and an add for the
-gradient). Here the scale goes into the rank-r product, both sums happen inside a matrix product (`addmm`), and products
-with frozen weights are those of `onebase.products`. It is used where everything is fp32 and nothing is cast or dropped;
-anything else takes PEFT's own forward.
+gradient). Here scale and sums are part of a matrix product (`addmm`), and products with frozen weights are those of
+`onebase.products`. It is used where everything is fp32 and nothing is cast or dropped; anything else takes PEFT's own
+forward.
 """
 
 from typing import Any, cast
@@ -35,12 +35,12 @@ class FusedLinear(peft_layer.Linear):
     """On a base of fp32 weights."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        role, base = _plain_role(self, x), cast(nn.Linear, self.base_layer)
+        branch, base = _plain_branch(self, x), cast(nn.Linear, self.base_layer)
         # No gradient is computed for W: a base that learned would stand still without a word.
         frozen_single = base.weight.dtype == torch.float32 and not base.weight.requires_grad
-        if args or kwargs or role is None or not frozen_single:
+        if args or kwargs or branch is None or not frozen_single:
             return super().forward(x, *args, **kwargs)
-        return _both(self, role, x)
+        return _both(base, branch, x)
 
 
 class FusedLinear4bit(Linear4bit):
@@ -48,52 +48,50 @@ class FusedLinear4bit(Linear4bit):
     with W stays bitsandbytes' own."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        role, base = _plain_role(self, x), cast(FourBits, self.base_layer)
-        if args or kwargs or role is None:
+        branch, base = _plain_branch(self, x), cast(FourBits, self.base_layer)
+        if args or kwargs or branch is None:
             return super().forward(x, *args, **kwargs)
         if x.device.type == "cpu" and base.compute_dtype == torch.float32:
-            return _both(self, role, x)
-        a, b = _low_rank(self, role)
-        return _AddLora.apply(base(x), x, a, b, self.scaling[role])
+            return _both(base, branch, x)
+        return _AddLora.apply(base(x), x, *branch)
 
 
-def _both(layer: Any, role: str, x: Tensor) -> Tensor:
+Branch = tuple[Tensor, Tensor, float]
+"""A [r, K], B [N, r], and s."""
+
+
+def _both(base: nn.Linear, branch: Branch, x: Tensor) -> Tensor:
     """W x + bias + s B A x."""
-    weight, bias, (a, b) = layer.base_layer.weight, layer.base_layer.bias, _low_rank(layer, role)
     if torch.is_grad_enabled():
-        return _FusedLinear.apply(x, weight, bias, a, b, layer.scaling[role])
+        return _FusedLinear.apply(x, base.weight, base.bias, *branch)
     # A decoding step has hundreds of these, and autograd's way costs more than some of the products.
-    _, y = _forward(x.reshape(-1, x.shape[-1]), weight, bias, a, b, layer.scaling[role])
+    _, y = _forward(x.reshape(-1, x.shape[-1]), base.weight, base.bias, *branch)
     return y.view(*x.shape[:-1], -1)
 
 
-def _plain_role(layer: Any, x: Tensor) -> str | None:
-    """The one adapter that is active, where it is LoRA as published, in fp32, and nothing is dropped or cast."""
+def _plain_branch(layer: Any, x: Tensor) -> Branch | None:
+    """That of the one active adapter, where it is LoRA as published, in fp32, and nothing is dropped or cast."""
     active = layer.active_adapters
     if len(active) != 1 or layer.disable_adapters or layer.merged:
         return None
     (role,) = active
     if role not in layer.lora_A or role in layer.lora_variant:
         return None
-    dropout, a, b = layer.lora_dropout[role], layer.lora_A[role], layer.lora_B[role]
-    dropped = layer.training and not isinstance(dropout, nn.Identity)
-    single = x.dtype == a.weight.dtype == b.weight.dtype == torch.float32
-    if dropped or not single or b.bias is not None or torch.is_autocast_enabled(x.device.type):
+    dropped = layer.training and not isinstance(layer.lora_dropout[role], nn.Identity)
+    second = layer.lora_B[role]
+    a, b = layer.lora_A[role].weight, second.weight
+    single = x.dtype == a.dtype == b.dtype == torch.float32
+    if dropped or not single or second.bias is not None or torch.is_autocast_enabled(x.device.type):
         return None
-    return role
-
-
-def _low_rank(layer: Any, role: str) -> tuple[Tensor, Tensor]:
-    """A: [r, K], B: [N, r]."""
-    return layer.lora_A[role].weight, layer.lora_B[role].weight
+    return a, b, layer.scaling[role]
 
 
 def _forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """s A x, and the layer's output."""
-    low = product(x, a).mul_(scale)
-    y = product(x, _in_full(weight)).addmm_(low, b.t())
+    """A x, and the layer's output."""
+    low = product(x, a)
+    y = product(x, _in_full(weight)).addmm_(low, b.t(), alpha=scale)
     return low, y if bias is None else y.add_(bias)
 
 
@@ -132,8 +130,8 @@ class _AddLora(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, result: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        low = product(flat, a).mul_(scale)
-        y = torch.addmm(result.reshape(-1, result.shape[-1]), low, b.t())
+        low = product(flat, a)
+        y = torch.addmm(result.reshape(-1, result.shape[-1]), low, b.t(), alpha=scale)
         _keep(ctx, flat, low, a, b, scale)
         return y.view(result.shape)
 
@@ -161,12 +159,12 @@ def _keep(ctx: Any, x: Tensor, low: Tensor, a: Tensor, b: Tensor, scale: float, 
 def _branch_gradients(
     ctx: Any, grad: Tensor, x: Tensor | None, low: Tensor | None, b: Tensor
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Of s A x, A and B: with l = s A x and g the gradient of y,
+    """Of l = A x, A and B: with g the gradient of y,
 
-    dl = s B' g,   dA = dl x',   dB = g l'
+    dl = s B' g,   dA = dl x',   dB = s g l'
     """
     grad_low = product(grad, b.t()).mul_(ctx.scale)
     if not ctx.learns:
         return grad_low, None, None
     assert x is not None and low is not None
-    return grad_low, product(grad_low.t(), x.t()), grad.t() @ low
+    return grad_low, product(grad_low.t(), x.t()), (grad.t() @ low).mul_(ctx.scale)

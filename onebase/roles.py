@@ -20,13 +20,14 @@ import torch
 from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from onebase.base import Base
-from onebase.errors import RecordError
+from onebase.errors import BaseError, RecordError
 from onebase.lora import fuse
 from onebase.lower import Below, LowerStates, Stack, find_stack, lower_half
 from onebase.products import freeze_linear
@@ -136,6 +137,12 @@ class Roles:
 
     def _attach(self, role: str, config: LoraConfig) -> None:
         assert role not in self.names, f"role {role} exists already"
+        head = next(name for name, module in self.base.model.named_modules() if module is self.lm_head)
+        if config.target_modules != "all-linear" and check_target_module_exists(config, head):
+            raise BaseError(
+                f"role {role}: its adapter sits on the LM head, which all roles share. Leave the head out of "
+                "adapter.targets."
+            )
         if self.peft is None:
             self.peft = PeftModel(self.base.model, config, adapter_name=role, autocast_adapter_dtype=True)
             self.peft.eval()
@@ -245,15 +252,18 @@ class Roles:
             ).last_hidden_state[0]
 
     def decoding_states(
-        self, tokens: Int[Tensor, "B 1"], positions: Int[Tensor, " B"], cache: Cache
+        self, tokens: Int[Tensor, "B 1"], positions: Int[Tensor, " B"], cache: Cache, *, reach: int
     ) -> Float[Tensor, "B H"]:
-        """The active role's last hidden states of one token a sequence, each with a cache from its own position 0."""
-        reach = torch.arange(int(positions.max()) + 1, device=tokens.device)
+        """The active role's last hidden states of one token a sequence, each with a cache from its own position 0.
+
+        reach: of the cache, one more than the last position.
+        """
+        columns = torch.arange(reach, device=tokens.device)
         with self.base.autocast():
             return self.trunk(
                 input_ids=tokens,
                 position_ids=positions.unsqueeze(1),
-                attention_mask=(reach <= positions.unsqueeze(1))[:, None, None],
+                attention_mask=(columns <= positions.unsqueeze(1))[:, None, None],
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state[:, 0]

@@ -91,6 +91,7 @@ def score(
 
         folders = [record, *(others or ())]
         reward_eval.require_outside(out, *folders)
+        score_file.require_file(file)  # before the weights, which take seconds
         model = reward_eval.load(folders, combine_section(combine, spread_weight, others))
         count = score_file.write_scores(model, file, out, best=best)
         command.say(f"{count} rows scored by {record}")
@@ -128,11 +129,10 @@ def best_of_n(
 
         folders = [record, *(others or ())]
         reward_eval.require_outside(out, policy, *folders)
-        source = Source(source=prompts, split=split, rows=rows)
+        asked = best.begun(best.prompts_of(Source(source=prompts, split=split, rows=rows), seed=seed))
         model = reward_eval.load(folders, combine_section(combine, spread_weight, others))
         best.add_policy(model, policy)
         sampling = best.Sampling(n=n, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch, seed=seed)
-        asked = best.prompts_of(source, seed=seed)
         count = score_file.write_lines(best.answered(model, asked, sampling, keep_all=keep_all), out)
         command.say(f"{count} prompts answered by {policy}, best of {n} by {record}")
 

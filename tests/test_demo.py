@@ -15,7 +15,7 @@ from onebase.generation import sample
 from onebase.rankings import candidate_scores
 from onebase.recipes import AdapterSection, BaseSection, ChatSection, LimitsSection
 from onebase.roles import Roles
-from onebase.scoring import logprobs
+from onebase.scoring import logprobs, states_at
 from onebase.seeding import generator
 from pipeline import stages
 
@@ -81,10 +81,12 @@ def test_sft_on_the_demos_model_lowers_the_loss_on_held_out_rows(tmp_path: Path)
     assert losses[-1] < losses[0]
 
 
-def test_packed_rankings_equal_separate_ones_on_the_demos_model() -> None:
-    """Scores and gradients of built-in rankings with 9 responses, their prompt once against once for each."""
+@pytest.mark.parametrize("quantization", ["fp32", "nf4"])
+def test_packed_rankings_equal_separate_ones_on_the_demos_model(quantization: str) -> None:
+    """Hidden states, scores and gradients of built-in rankings with 9 and with 2 responses, their prompt once against
+    once for each."""
     chat_section = ChatSection(system=SYSTEM)
-    base = bases.load(section("fp32"), chat_section, device=torch.device("cpu"))
+    base = bases.load(section(quantization), chat_section, device=torch.device("cpu"))
     roles = Roles(base).add("reward", AdapterSection(), generator=generator(0, "adapter"))
     for parameter in roles.parameters("reward"):
         parameter.data.add_(0.01 * torch.randn(parameter.shape, generator=generator(0, "noise", parameter.numel())))
@@ -93,8 +95,12 @@ def test_packed_rankings_equal_separate_ones_on_the_demos_model() -> None:
     roles.train("reward")
     assert roles.packs
     chat = Chat.of(base, chat_section)
-    groups = [chat.ranking(one).candidates for one in generate.rankings("reward", 2, 0, responses=(9, 9))]
-    found = {}
+    groups = [
+        chat.ranking(one).candidates
+        for count in (9, 2)
+        for one in generate.rankings("reward", 1, 0, responses=(count, count))
+    ]
+    found, states = {}, {}
     for packed in (True, False):
         roles.packs = packed
         for parameter in roles.parameters("reward"):
@@ -103,7 +109,15 @@ def test_packed_rankings_equal_separate_ones_on_the_demos_model() -> None:
         scores.sin().sum().backward()
         gradients = [parameter.grad.clone() for parameter in roles.parameters("reward") if parameter.grad is not None]
         found[packed] = scores.detach(), gradients
-    assert len(found[True][0]) == 18
+        with torch.no_grad():
+            states[packed] = torch.cat(
+                [
+                    states_at(roles, "reward", group.sequences, [range(len(one)) for one in group.sequences])
+                    for group in groups
+                ]
+            )
+    assert len(found[True][0]) == 11
+    assert float((states[True] - states[False]).abs().max()) <= 1e-4 * float(states[False].abs().max())
     assert torch.allclose(found[True][0], found[False][0], atol=1e-4)
     largest = max(float(gradient.abs().max()) for gradient in found[False][1])
     assert largest > 0

@@ -1,5 +1,6 @@
 """The reward report on rankings small enough to reckon by hand, and the laws its numbers must keep."""
 
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -20,12 +21,14 @@ from evaluation.reward_report import ScoredDemonstration, best_of_n, build, kend
 from evaluation.statistics import bootstrap
 from onebase import record
 
+NUMBERS = itertools.count()
+
 
 def scored(
     scores: Sequence[float], tiers: Sequence[int], lengths: Sequence[int] | None = None, **known: Any
 ) -> ScoredRanking:
     return ScoredRanking(
-        prompt=known.pop("prompt", "q"),
+        prompt=known.pop("prompt", None) or f"question {next(NUMBERS)}",
         responses=tuple(f"answer {index}" for index in range(len(scores))),
         scores=tuple(scores),
         tiers=tuple(tiers),
@@ -52,6 +55,26 @@ def sigmoid(x: float) -> float:
 
 
 # --- accuracy and its groups
+
+
+def test_two_people_who_rank_one_prompt_are_one_prompt() -> None:
+    twice = [
+        scored([1.0, 0.0], [0, 1], prompt="q", labeler="a"),
+        scored([1.0, 0.0], [1, 0], prompt="q", labeler="b"),
+        scored([1.0, 0.0], [0, 1], prompt="r", labeler="a"),
+    ]
+    found = report(twice)
+    assert (found["prompts"], found["rankings"]) == (2, 3)
+    assert found["accuracy"]["mean"] == pytest.approx((0.5 + 1.0) / 2)
+    assert found["accuracy"]["prompts"] == 2
+    # Over two prompts, of 0.5 and 1.0: whichever are drawn, no mean is below 0.5.
+    assert found["accuracy"]["low"] >= 0.5
+    assert sum(one["pairs"] for one in found["calibration"]["bins"]) == 3
+
+
+def test_conversations_that_end_alike_are_two_prompts() -> None:
+    apart = [scored([1.0, 0.0], [0, 1], prompt="q", conversation=text) for text in ("hi q", "ho q")]
+    assert report(apart)["prompts"] == 2 == report(apart)["accuracy"]["prompts"]
 
 
 def test_a_prompt_counts_as_one_however_many_pairs_it_has() -> None:
@@ -160,7 +183,7 @@ def test_calibration_by_hand() -> None:
 
 def test_a_model_that_is_right_as_often_as_it_says_has_no_calibration_error() -> None:
     margin = math.log(3)  # confidence 3/4
-    rankings = [scored([margin, 0.0], [0, 1])] * 3 + [scored([0.0, margin], [0, 1])]
+    rankings = [*(scored([margin, 0.0], [0, 1]) for _ in range(3)), scored([0.0, margin], [0, 1])]
     found = calibration(pairs_of(rankings), seed=0)
     assert found["ece"] == pytest.approx(0.0, abs=1e-6)
 
@@ -252,7 +275,7 @@ def test_longer_and_shorter_wins_are_each_others_mirror() -> None:
 
 
 def test_random_scores_are_right_half_of_the_time_and_the_same_for_a_seed() -> None:
-    many = [scored([0.0, 0.0], [0, 1])] * 2000
+    many = [scored([0.0, 0.0], [0, 1]) for _ in range(2000)]
     found = accuracy(pairs_of(many, baselines.random_scores(many, seed=1)), seed=0)
     assert found.low < 0.5 < found.high
     assert baselines.random_scores(TWO, seed=1) == baselines.random_scores(TWO, seed=1)

@@ -130,7 +130,7 @@ def test_a_slot_that_moves_keeps_its_own_keys() -> None:
     slots.fill([(0, torch.tensor([0])), (2, torch.tensor([1, 2]))])
     assert torch.equal(slots.update(states, states + 10, 0)[0], states)
     slots.move(2, 1, 2)
-    slots.step(torch.tensor([1, 2]))
+    slots.step(torch.tensor([1, 2]), reach=3)
     new = torch.tensor([7.0, 8.0]).reshape(2, 1, 1, 1)
     keys, values = slots.update(new, new + 10, 0)
     expected: Tensor = torch.tensor([[0.0, 7.0, 0.0], [1.0, 2.0, 8.0]])

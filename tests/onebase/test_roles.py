@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from onebase.errors import RecordError
+from onebase.base import Base
+from onebase.errors import BaseError, RecordError
+from onebase.recipes import AdapterSection
 from onebase.roles import HEAD, WEIGHTS, Roles
 
 IDS = torch.tensor([[5, 9, 40, 7, 300, 2]])
@@ -136,3 +138,9 @@ def test_recomputed_activations_see_the_role_of_their_forward(make_roles: Callab
 
     for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
         torch.testing.assert_close(plain, recomputed)
+
+
+def test_an_adapter_on_the_lm_head_that_all_roles_share_is_refused(load_base: Callable[[str], Base]) -> None:
+    section = AdapterSection(targets=("q_proj", "lm_head"))
+    with pytest.raises(BaseError, match=r"sits on the LM head.*Leave the head out of adapter\.targets"):
+        Roles(load_base("fp32")).add("policy", section, generator=torch.Generator())
