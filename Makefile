@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 # How long threads spin for the next operation before they sleep (onebase/threads.py says why this long).
+ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 1000
+endif
 
 .PHONY: demo test prove check lint types layers mutants faults clean
 

@@ -102,6 +102,14 @@ def by_prompt(pairs: Iterable[Pair], value: Callable[[Pair], float]) -> dict[int
     return {index: math.fsum(values) / len(values) for index, values in sorted(found.items())}
 
 
+def of_each_prompt(rankings: Iterable[ScoredRanking], value: Callable[[ScoredRanking], float]) -> list[float]:
+    """The mean of `value` over the rankings of each prompt."""
+    found: dict[str, list[float]] = {}
+    for one in rankings:
+        found.setdefault(one.asked, []).append(value(one))
+    return [math.fsum(values) / len(values) for values in found.values()]
+
+
 def accuracy(pairs: Sequence[Pair], *, seed: int) -> Estimate:
     """Share of pairs whose better response scores higher (there must be one pair at least)."""
     return bootstrap(list(by_prompt(pairs, lambda pair: pair.right).values()), seed=seed)

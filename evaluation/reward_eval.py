@@ -104,8 +104,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """The report of a finished stage, or of several as an ensemble, as report.json and figures in `out`.
 
-    rankings: in place of the (first) recipe's held-out ones. Prompts that a further member was trained on are left out:
-    on those the ensemble would know the answers. DataError when none is left.
+    rankings: in place of the (first) recipe's held-out ones. Of these, prompts that any member was trained on are left
+    out, and of the recipe's own those that a further member was trained on: it would know the answers. DataError when
+    none is left.
     """
     from evaluation import reward_plots  # matplotlib, which the reward stage has no use for
 
@@ -114,28 +115,32 @@ def evaluate(
     recipe = members[FIRST].record.recipe
     seed, limiter = recipe["seed"], Limiter(LimitsSection.model_validate(recipe["limits"]))
     held_out = load_records(rankings or sources(recipe["evaluation"]["rankings"]), Ranking, seed=seed)
-    others = [found.record.recipe for name, found in members.items() if name != FIRST]
-    fresh = untrained(held_out.records, [training_of(one).training for one in others])
+    divided = {name: training_of(found.record.recipe) for name, found in members.items()}
+    # The first one's own held-out rankings may be another person's of a prompt that it was trained on: its stage
+    # reports them, and so does this.
+    seen = [one.training for name, one in divided.items() if name != FIRST or rankings]
+    fresh = untrained(held_out.records, seen)
     demonstrations = load_records(sources(recipe["evaluation"]["demonstrations"]), Demonstration, seed=seed)
-    section, divided = labelers_of(recipe), training_of(recipe)
     model = load_weights(members, combine)
     _, report = measure(
         model.roles,
         encode_rankings(model.chat, fresh, limiter),
         encode_demonstrations(model.chat, demonstrations.records, limiter),
-        [one.ranking for one in encode_rankings(model.chat, divided.training, limiter)],
+        [one.ranking for one in encode_rankings(model.chat, divided[FIRST].training, Limiter(limiter.limits))],
         tokens_per_microbatch=model.tokens_per_microbatch,
         seed=seed,
         ensemble=model.ensemble,
         log_odds=model.log_odds,
-        labelers=section,
-        left_out=[] if rankings else encode_left_out(model.chat, divided.held_out, limiter),
+        labelers=labelers_of(recipe),
+        left_out=[] if rankings else encode_left_out(model.chat, divided[FIRST].held_out, limiter),
     )
     if limiter.dropped:
         say(f"eval reward: rows left out: {limiter.said}.")
     report |= {"data": [one.model_dump() for one in held_out.identities], "stage_sha256": model.found.sha256}
+    report["rankings_of_trained_prompts"] = len(held_out.records) - len(fresh)
+    if len(fresh) < len(held_out.records):
+        say(f"eval reward: rankings left out, for their prompts were trained on: {len(held_out.records) - len(fresh)}.")
     if len(model.members) > 1:
-        report["ensemble"]["rankings_of_trained_prompts"] = len(held_out.records) - len(fresh)
         report["ensemble"]["stages_sha256"] = {name: found.sha256 for name, found in model.members.items()}
     out.mkdir(parents=True, exist_ok=True)
     record.replace_file(out / "report.json", record.canonical(report))
@@ -162,8 +167,8 @@ def untrained(rankings: Sequence[Ranking], trained: Sequence[Sequence[Ranking]])
     fresh = [one for one in rankings if one.prompt.messages not in seen]
     if rankings and not fresh:
         raise DataError(
-            f"eval reward: all {len(rankings)} held-out rankings are of prompts that a member of the ensemble was "
-            "trained on. Pass others with --data."
+            f"eval reward: all {len(rankings)} held-out rankings are of prompts that were trained on. Pass others with "
+            "--data."
         )
     return fresh
 

@@ -15,10 +15,20 @@ import numpy as np
 from evaluation.calibration import calibration
 from evaluation.ensemble_report import ensemble
 from evaluation.labeler_report import LeftOut, between_labelers, held_out_labelers
-from evaluation.pairs import Pair, ScoredRanking, accuracy, by_prompt, cell, cells_by, no_data, pairs_of
+from evaluation.pairs import (
+    Pair,
+    ScoredRanking,
+    accuracy,
+    by_prompt,
+    cell,
+    cells_by,
+    no_data,
+    of_each_prompt,
+    pairs_of,
+)
 from evaluation.statistics import bootstrap, paired_difference
 
-SCHEMA = 1
+SCHEMA = 2
 EXAMPLES = 5
 
 
@@ -145,8 +155,8 @@ def agreement(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair], *, seed:
     """
     labelers = cells_by(pairs, lambda pair: rankings[pair.ranking].labeler, seed=seed)
     return {
-        "kendall_tau_b": bootstrap([kendall_tau_b(one) for one in rankings], seed=seed).as_dict(),
-        "top_1": bootstrap([_top_1(one) for one in rankings], seed=seed).as_dict(),
+        "kendall_tau_b": bootstrap(of_each_prompt(rankings, kendall_tau_b), seed=seed).as_dict(),
+        "top_1": bootstrap(of_each_prompt(rankings, _top_1), seed=seed).as_dict(),
         "by_labeler": labelers or no_data("the prompts do not say who ranked them"),
         "between_labelers": between_labelers(rankings, seed=seed),
     }
@@ -183,15 +193,15 @@ def best_of_n(rankings: Sequence[ScoredRanking], *, seed: int) -> list[dict[str,
     rows = []
     for n in range(1, max(len(one.tiers) for one in rankings) + 1):
         enough = [one for one in rankings if len(one.tiers) >= n]
-        chosen = [_best_of(one.scores, quality(one), n) for one in enough]
-        possible = [_best_of(quality(one), quality(one), n) for one in enough]
+        chosen = of_each_prompt(enough, lambda one, n=n: _best_of(one.scores, quality(one), n))
+        possible = of_each_prompt(enough, lambda one, n=n: _best_of(quality(one), quality(one), n))
         rows.append(
             {
                 "n": n,
                 **bootstrap(chosen, seed=seed).as_dict(),
                 "best_possible": round(statistics.fmean(possible), 6),
                 "kl": round(math.log(n) - (n - 1) / n, 6),
-                "prompts": len(enough),
+                "prompts": len(chosen),
             }
         )
     return rows
@@ -292,7 +302,7 @@ def examples(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair]) -> dict[s
     def first(some: Sequence[Pair]) -> list[dict[str, Any]]:
         kept: dict[int, Pair] = {}
         for pair in sorted(some, key=lambda pair: (pair.margin, pair.ranking, pair.better, pair.worse)):
-            kept.setdefault(pair.ranking, pair)
+            kept.setdefault(pair.prompt, pair)
         return [shown(pair) for pair in list(kept.values())[:EXAMPLES]]
 
     return {

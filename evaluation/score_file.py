@@ -83,19 +83,20 @@ def scored(model: RewardModel, path: Path, *, best: bool) -> Iterator[dict[str, 
         for row, own in zip(block, scores, strict=True):
             yield with_best(row, own, several=several) if best else with_scores(row, own, several=several)
         done += len(block)
-    if not done:
-        raise DataError(f"{path}: no rows. The file is empty.")
 
 
-def require_file(path: Path) -> None:
+def require_rows(path: Path) -> None:
+    """DataError unless there is a file with a row in it."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file. Pass a .jsonl file of {{prompt, response}} rows.")
+    if next(iter(read_jsonl(path)), None) is None:
+        raise DataError(f"{path}: no rows. The file is empty.")
 
 
 def read_rows(path: Path, chat: Chat, *, longest: int, added: Sequence[str]) -> Iterator[Row]:
     """Rows as tokens. longest: tokens of prompt and response together that the model has positions for. added: keys
     that the rows will get."""
-    require_file(path)
+    require_rows(path)
     for line, content in read_jsonl(path):
         origin = Origin(str(path), line)
         if not isinstance(content, dict):

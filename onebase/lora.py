@@ -97,7 +97,7 @@ def _forward(
 
 def _in_full(weight: Tensor) -> Tensor:
     """[N, K] fp32, of four bits each or of fp32 itself."""
-    return dequantize_4bit(weight, weight.quant_state) if isinstance(weight, Params4bit) else weight
+    return dequantize_4bit(weight, weight.quant_state).float() if isinstance(weight, Params4bit) else weight
 
 
 class _FusedLinear(torch.autograd.Function):

@@ -5,7 +5,8 @@ instructions oneDNN, that comes with torch as well, is more than twice as fast, 
 so. Both compute in fp32 throughout. torch has no switch for it (`torch.compile` replaces linear layers by the same
 operator); `torch.backends.mkldnn.flags(enabled=False)` turns it off here as well.
 
-Which of the two is taken depends on shapes and machine alone, so that a resumed run computes the same bits.
+Which of the two is taken depends on shapes and machine alone, so that a resumed run computes the same bits; but where
+oneDNN fails, for want of memory, torch's own way is tried.
 """
 
 import contextlib
@@ -51,7 +52,7 @@ class FrozenLinear(nn.Linear):
     """A linear layer that does not learn, such as the LM head of a base. Its input may have a gradient."""
 
     def forward(self, input: Tensor) -> Tensor:
-        learns = self.weight.requires_grad
+        learns = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
         if learns or self.weight.dtype != torch.float32 or torch.is_autocast_enabled(input.device.type):
             return super().forward(input)
         if not torch.is_grad_enabled():

@@ -91,7 +91,7 @@ def score(
 
         folders = [record, *(others or ())]
         reward_eval.require_outside(out, *folders)
-        score_file.require_file(file)  # before the weights, which take seconds
+        score_file.require_rows(file)  # before the weights, which take seconds
         model = reward_eval.load(folders, combine_section(combine, spread_weight, others))
         count = score_file.write_scores(model, file, out, best=best)
         command.say(f"{count} rows scored by {record}")

@@ -21,7 +21,7 @@ from data.records import Demonstration, Ranking
 from data.sources import Loaded
 from data.sources import load as load_records
 from evaluation import reward_eval
-from evaluation.pairs import accuracy, pairs_of
+from evaluation.pairs import accuracy, of_each_prompt, pairs_of
 from evaluation.reward_eval import encode_left_out
 from onebase import base as bases
 from onebase import record, stages
@@ -250,7 +250,9 @@ def evaluate(roles: Roles, data: Data, recipe: RewardRecipe, scale: float) -> tu
     right = accuracy(pairs_of(scored), seed=recipe.seed)
     metrics = {
         "reward/eval_loss": statistics.fmean(
-            float(loss_of(scale * torch.tensor(one.scores), torch.tensor(one.tiers))) for one in scored
+            of_each_prompt(
+                scored, lambda one: float(loss_of(scale * torch.tensor(one.scores), torch.tensor(one.tiers)))
+            )
         ),
         "reward/eval_accuracy": right.mean,
         "reward/eval_accuracy_low": right.low,

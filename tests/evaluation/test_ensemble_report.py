@@ -1,5 +1,6 @@
 """What the report says of an ensemble and of labelers, on rankings small enough to reckon by hand."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,13 @@ from evaluation.labeler_report import LeftOut, between_labelers, held_out_labele
 from evaluation.pairs import ScoredRanking, pairs_of
 from evaluation.reward_report import build
 
+NUMBERS = itertools.count()
+
 
 def scored(scores: Sequence[float], tiers: Sequence[int], **known: Any) -> ScoredRanking:
     responses = known.pop("responses", tuple(f"answer {index}" for index in range(len(scores))))
     return ScoredRanking(
-        prompt=known.pop("prompt", "q"),
+        prompt=known.pop("prompt", None) or f"question {next(NUMBERS)}",
         responses=tuple(responses),
         scores=tuple(scores),
         tiers=tuple(tiers),

@@ -70,6 +70,9 @@ def test_two_people_who_rank_one_prompt_are_one_prompt() -> None:
     # Over two prompts, of 0.5 and 1.0: whichever are drawn, no mean is below 0.5.
     assert found["accuracy"]["low"] >= 0.5
     assert sum(one["pairs"] for one in found["calibration"]["bins"]) == 3
+    assert found["agreement"]["kendall_tau_b"]["mean"] == pytest.approx((0.0 + 1.0) / 2)
+    assert found["best_of_n"][1]["prompts"] == 2
+    assert [one["prompt"] for one in found["examples"]["underconfident"]] == ["q", "r"]
 
 
 def test_conversations_that_end_alike_are_two_prompts() -> None:

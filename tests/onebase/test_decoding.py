@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from onebase.decoding import Slots, draw
+from onebase.decoding import Slots, _invert, draw
 from onebase.generation import Sample, sample
 from onebase.roles import Roles
 from onebase.scoring import token_values
@@ -161,6 +161,15 @@ def test_no_number_draws_a_token_that_cannot_come(allowed: list[int]) -> None:
     tokens, _ = draw(logits, temperature=1.0, uniform=uniform)
     assert set(tokens.tolist()) <= set(allowed)
     assert (tokens[0], tokens[2]) == (allowed[0], allowed[-1])
+
+
+def test_rounding_between_blocks_draws_no_token_that_cannot_come() -> None:
+    """The number falls between the end of a block's sum and the same sum taken from its start."""
+    probabilities = torch.zeros(1, 768)
+    for token, probability in ((255, 0.5 - 2**-25), (300, 2**-25), (301, 1.25 * 2**-54), (600, 0.5)):
+        probabilities[0, token] = probability
+    token = _invert(probabilities, torch.tensor([0.5 - 2**-25], dtype=torch.float64))
+    assert probabilities[0, int(token)] > 0
 
 
 def test_logits_that_are_no_numbers_give_a_token_and_leave_the_rest_to_the_guards() -> None:

@@ -14,6 +14,7 @@ from data.sources import Source, load
 from data.tasks import generate
 from data.writing import row_of
 from evaluation import best_of_n, reward_eval
+from onebase import record
 from onebase.ensemble import CombineSection
 from onebase.generation import sample
 from onebase.scoring import score
@@ -271,3 +272,19 @@ def test_a_temperature_near_zero_draws_the_likeliest_response_every_time(
     assert code == 0
     assert all(len(set(row["responses"])) == 1 for row in lines_of(out))
     assert torch.tensor([row["scores"] for row in lines_of(out)]).std(dim=1).max() < 1e-3
+
+
+def test_prompts_that_a_further_member_was_trained_on_are_not_in_the_report(
+    onebase: Command, other_rewards: list[Path], tmp_path: Path
+) -> None:
+    (trained, *_) = reward_eval.training_of(record.read(other_rewards[1]).record.recipe).training
+    path = put(tmp_path / "rankings.jsonl", *map(row_of, [*generate.rankings("heldout", 3, 7), trained]))
+    options = ["--with", other_rewards[1], "--data", path, "--out", tmp_path / "out"]
+    code, _, err = onebase("eval", "reward", other_rewards[0], *options)
+    assert code == 0 and "rankings left out, for their prompts were trained on: 1." in err, err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["rankings_of_trained_prompts"], report["rankings"]) == (1, 3)
+    alone = put(tmp_path / "trained.jsonl", row_of(trained))
+    code, _, err = onebase("eval", "reward", other_rewards[1], "--data", alone, "--out", tmp_path / "none")
+    assert code == 2 and "all 1 held-out rankings are of prompts that were trained on" in err
+    assert not (tmp_path / "none").exists()
