@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-SMALLEST = 1_000_000
-"""Multiplications of a product below which calling oneDNN costs more than it saves."""
+SMALLEST = 250_000
+"""Multiplications of a product below which calling oneDNN costs more than it saves: LoRA's of a few rows."""
 
 
 def product(x: Float[Tensor, "M K"], weight: Float[Tensor, "N K"]) -> Float[Tensor, "M N"]:

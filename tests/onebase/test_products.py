@@ -63,7 +63,7 @@ def test_rows_with_gaps_between_them(kind: str) -> None:
 @needs_one_dnn
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")
 def test_one_dnn_multiplies_what_is_large_enough() -> None:
-    for rows, calls in ((999, 0), (1000, 1)):
+    for rows, calls in ((249, 0), (250, 1)):
         with Operators() as seen:
             product(numbers(rows, 20), numbers(50, 20))
         assert seen.one_dnn == calls, rows
