@@ -7,14 +7,12 @@ from evaluation.reward_eval import conversation_of, untrained
 from onebase.errors import DataError
 
 
-def ranking(*messages: tuple[str, str]) -> Ranking:
-    said = tuple(Message(role, content) for role, content in messages)  # type: ignore[arg-type]
-    return Ranking(Prompt(said, Origin("here", 1)), ("yes", "no"), (0, 1))
+def ranking(*messages: Message) -> Ranking:
+    return Ranking(Prompt(messages, Origin("here", 1)), ("yes", "no"), (0, 1))
 
 
-ASKED = ranking(("user", "Why?"))
-OTHER = ranking(("user", "How?"))
-LATER = ranking(("user", "How?"), ("assistant", "So."), ("user", "Why?"))
+WHY, HOW = Message("user", "Why?"), Message("user", "How?")
+ASKED, OTHER, LATER = ranking(WHY), ranking(HOW), ranking(HOW, Message("assistant", "So."), WHY)
 
 
 def test_prompts_that_a_member_was_trained_on_are_left_out() -> None:
