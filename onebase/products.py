@@ -6,7 +6,7 @@ so. Both compute in fp32 throughout. torch has no switch for it (`torch.compile`
 operator); `torch.backends.mkldnn.flags(enabled=False)` turns it off here as well.
 
 Which of the two is taken depends on shapes and machine alone, so that a resumed run computes the same bits; but where
-oneDNN fails, for want of memory, torch's own way is tried.
+oneDNN fails, because memory is all but used up, torch's own way is taken.
 """
 
 import contextlib
@@ -25,10 +25,15 @@ SMALLEST = 250_000
 def product(x: Float[Tensor, "M K"], weight: Float[Tensor, "N K"]) -> Float[Tensor, "M N"]:
     """x W', without gradients. Either may be transposed in memory."""
     if _takes_one_dnn(x, weight):
-        # oneDNN does not say when it is memory that it lacks: the other way either has enough, or names the bytes.
+        # oneDNN compiles for each shape and fails where that finds no memory ("could not create a primitive"), for a
+        # single row too: smaller micro-batches are no help. torch's own way fits, or says how many bytes it lacks.
         with contextlib.suppress(RuntimeError):
-            return torch.ops.mkldnn._linear_pointwise.default(x, weight, None, "none", [], "")
+            return _by_one_dnn(x, weight)
     return x @ weight.t()
+
+
+def _by_one_dnn(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, None, "none", [], "")
 
 
 def _takes_one_dnn(x: Tensor, weight: Tensor) -> bool:

@@ -104,7 +104,7 @@ def test_a_section_of_labelers_without_data_says_so() -> None:
 
 def test_two_labelers_agree_on_the_share_of_pairs_that_both_order_alike() -> None:
     def said(labeler: str, tiers: Sequence[int], order: Sequence[str] = "abc") -> ScoredRanking:
-        return scored([0.0] * len(tiers), tiers, labeler=labeler, responses=tuple(order))
+        return scored([0.0] * len(tiers), tiers, labeler=labeler, responses=tuple(order), prompt="q")
 
     # a > b > c against a > c > b, its responses in another order: a over b and a over c alike, b and c not.
     assert between_labelers([said(IN, [0, 1, 2]), said(OUT, [0, 1, 2], "acb")], seed=0)["mean"] == pytest.approx(2 / 3)

@@ -73,6 +73,16 @@ def test_one_dnn_multiplies_what_is_large_enough() -> None:
 
 
 @needs_one_dnn
+def test_where_one_dnn_fails_torchs_own_product_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Tensor) -> Tensor:
+        raise RuntimeError("could not create a primitive")
+
+    monkeypatch.setattr(products, "_by_one_dnn", fail)
+    x, weight = numbers(1000, 20), numbers(500, 20)
+    assert torch.equal(product(x, weight), x @ weight.t())
+
+
+@needs_one_dnn
 def test_doubles_are_multiplied_as_doubles() -> None:
     x, weight = numbers(1000, 20).double(), numbers(50, 20).double()
     assert torch.equal(product(x, weight), x @ weight.t())
