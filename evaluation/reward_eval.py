@@ -137,9 +137,9 @@ def evaluate(
     if limiter.dropped:
         say(f"eval reward: rows left out: {limiter.said}.")
     report |= {"data": [one.model_dump() for one in held_out.identities], "stage_sha256": model.found.sha256}
-    report["rankings_of_trained_prompts"] = len(held_out.records) - len(fresh)
-    if len(fresh) < len(held_out.records):
-        say(f"eval reward: rankings left out, for their prompts were trained on: {len(held_out.records) - len(fresh)}.")
+    trained = report["rankings_of_trained_prompts"] = len(held_out.records) - len(fresh)
+    if trained:
+        say(f"eval reward: rankings left out, for their prompts were trained on: {trained}.")
     if len(model.members) > 1:
         report["ensemble"]["stages_sha256"] = {name: found.sha256 for name, found in model.members.items()}
     out.mkdir(parents=True, exist_ok=True)
@@ -163,8 +163,8 @@ def training_of(recipe: Mapping[str, Any]) -> Divided:
 
 def untrained(rankings: Sequence[Ranking], trained: Sequence[Sequence[Ranking]]) -> list[Ranking]:
     """Those of prompts that are in none of the training sets."""
-    seen = {one.prompt.messages for part in trained for one in part}
-    fresh = [one for one in rankings if one.prompt.messages not in seen]
+    seen = {conversation_of(one.prompt) for part in trained for one in part}
+    fresh = [one for one in rankings if conversation_of(one.prompt) not in seen]
     if rankings and not fresh:
         raise DataError(
             f"eval reward: all {len(rankings)} held-out rankings are of prompts that were trained on. Pass others with "

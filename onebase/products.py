@@ -1,9 +1,9 @@
 """Matrix products with frozen weights on a CPU: oneDNN's where torch would take MKL's.
 
-torch multiplies fp32 matrices with MKL, which uses AVX-512 on Intel's processors only: on AMD's of the same
-instructions oneDNN, that comes with torch as well, is more than twice as fast, and on a decoding step's few rows more
-so. Both compute in fp32 throughout. torch has no switch for it (`torch.compile` replaces linear layers by the same
-operator); `torch.backends.mkldnn.flags(enabled=False)` turns it off here as well.
+torch multiplies fp32 matrices with MKL, which uses AVX-512 on Intel's processors only: on an AMD one with the same
+instructions oneDNN, that comes with torch as well, is about twice as fast, and 1.4 to 1.6 times on a decoding step's
+few rows (benchmarks/products.py). Both compute in fp32 throughout. torch has no switch for it (`torch.compile` replaces
+linear layers by the same operator); `torch.backends.mkldnn.flags(enabled=False)` turns it off here as well.
 
 Which of the two is taken depends on shapes and machine alone, so that a resumed run computes the same bits; but where
 oneDNN fails, because memory is all but used up, torch's own way is taken.
@@ -17,6 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+HAS_ONE_DNN = (
+    platform.machine() in ("x86_64", "AMD64")
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
 
 SMALLEST = 250_000
 """Multiplications of a product below which calling oneDNN costs more than it saves: LoRA's of a few rows."""
@@ -44,13 +50,6 @@ def _takes_one_dnn(x: Tensor, weight: Tensor) -> bool:
         and torch.backends.mkldnn.enabled
         and HAS_ONE_DNN
     )
-
-
-HAS_ONE_DNN = (
-    platform.machine() in ("x86_64", "AMD64")
-    and torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-)
 
 
 class FrozenLinear(nn.Linear):
