@@ -187,6 +187,7 @@ def measure_memory(common: dict[str, Any], threads: int) -> dict[str, Any]:
         "ours, 8 at once, value shared": ("ours", {**eight, "value": "shared"}),
         "ours, 256 tokens at once": ("ours", budget),
         "ours, 256 tokens at once, checkpointing": ("ours", {**budget, "checkpointing": True}),
+        "ours, 128 tokens at once": ("ours", {**eight, "tokens": 128}),
         "ours, 8 at once, nf4": ("ours", eight | four_bits),
         "our SFT, 8 at once": ("sft", eight),
         "our SFT, 8 at once, nf4": ("sft", eight | four_bits),
@@ -200,7 +201,8 @@ def measure_memory(common: dict[str, Any], threads: int) -> dict[str, Any]:
             "ours, 256 tokens at once",
             "trl, 8 at once, value model trained whole",
         ),
-        "to trl's smallest": ("ours, 256 tokens at once", "trl, smallest"),
+        "smallest micro-batches to trl with 8": ("ours, 128 tokens at once", "trl, 8 at once"),
+        "to trl's smallest": ("ours, 128 tokens at once", "trl, smallest"),
         "to our SFT": ("ours, 8 at once", "our SFT, 8 at once"),
         "to our SFT, nf4": ("ours, 8 at once, nf4", "our SFT, 8 at once, nf4"),
     }
