@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-STAGES = ("sft", "reward", "ppo", "dpo", "compare")
 METRICS = ("correctness", "form", "check", "reward", "sampled_check", "sampled_reward", "kl_to_sft")
 WORST = 3
 """Flaw classes that are shown by name: those that the reward model ranks worst."""
@@ -36,14 +35,14 @@ def main() -> int:
                 return code
     found = {seed: json.loads((folder / "summary.json").read_text("utf-8")) for seed, folder in folders.items()}
     print("\n".join([*provenance(found), "", *models(found), "", *differences(found)]))
-    print("\n".join(["", *rewards(folders), "", *costs(found)]))
+    print("\n".join(["", *language(found), *rewards(folders), "", *costs(found)]))
     return 0
 
 
 def run(recipes: Path, seed: int, folder: Path) -> int:
     """All stages with one seed; the exit code."""
-    present = [stage for stage in STAGES if (recipes / f"{stage}.yaml").is_file()]
-    overrides = [f"name={folder.name}", f"runs_dir={folder.parent}", *(f"{stage}.seed={seed}" for stage in present)]
+    present = sorted(path.stem for path in recipes.glob("*.yaml"))
+    overrides = [f"name={folder.name}", f"runs_dir={folder.parent}", *(f"{name}.seed={seed}" for name in present)]
     return subprocess.run([sys.executable, "-m", "pipeline", "run", str(recipes), *overrides]).returncode
 
 
@@ -79,6 +78,18 @@ def differences(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
                 yield f"| {'all' if source is None else short(source)} | {seed} | {name} | {cells} |"
 
 
+def language(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
+    """Loss of texts that are no tasks, where the comparison has some."""
+    rows = [
+        f"| {seed} | {model} | {cell(row['lm_loss'], digits=3)} | "
+        f"{cell(one['differences'].get(f'{model} over sft', {}).get('lm_loss'), sign=True, digits=3)} |"
+        for seed, one in found.items()
+        for model, row in one["models"].items()
+        if "lm_loss" in row
+    ]
+    return ["| seed | model | LM loss, nats a token | over SFT |", "|---|---|---|---|", *rows, ""] if rows else []
+
+
 def rewards(folders: Mapping[int, Path]) -> Iterable[str]:
     """The reward models: accuracy on held-out pairs, the classes of flaws that they rank worst, and the baselines."""
     yield "| seed | reward accuracy | lowest classes of flaws | longer wins | bag of words |"
@@ -111,11 +122,11 @@ def short(source: str) -> str:
     return source.rpartition("/")[2]
 
 
-def cell(estimate: Mapping[str, float] | None, *, sign: bool = False) -> str:
+def cell(estimate: Mapping[str, float] | None, *, sign: bool = False, digits: int = 2) -> str:
     if estimate is None:
         return ""
-    form = "{:+.2f} [{:+.2f}, {:+.2f}]" if sign else "{:.2f} [{:.2f}, {:.2f}]"
-    text = form.format(estimate["mean"], estimate["low"], estimate["high"])
+    form = "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]" if sign else "{:.{d}f} [{:.{d}f}, {:.{d}f}]"
+    text = form.format(estimate["mean"], estimate["low"], estimate["high"], d=digits)
     return f"**{text}**" if sign and (estimate["low"] > 0 or estimate["high"] < 0) else text
 
 

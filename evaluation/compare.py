@@ -1,4 +1,4 @@
-"""The comparison at the end of a run: base, SFT, PPO and DPO answer the same held-out prompts.
+"""The comparison at the end of a run: base, SFT, PPO, DPO and others answer the same held-out prompts.
 
 Responses are judged by the task's own check where the prompt has one, and by the reward model: greedy ones, and ones
 sampled at temperature 1, which is the policy that PPO optimises; these give the KL to the SFT policy too. Every number
@@ -7,7 +7,7 @@ has a 95 % interval over prompts.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,16 @@ from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.records import Prompt
 from data.sources import load as load_records
 from data.tasks.checks import grade, has_check
+from data.texts import Piece, load_pieces
 from evaluation import run_plots, summary
+from evaluation.language import as_episodes, piece_losses
 from evaluation.recipe import CompareRecipe
 from evaluation.responses import Responder, texts
 from evaluation.statistics import Estimate, bootstrap, paired_difference
 from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
+from onebase.errors import RecordError
 from onebase.record import DataIdentity, Found, replace_file
 from onebase.roles import WEIGHTS, Roles
 from onebase.scoring import kl_between, score
@@ -29,7 +32,7 @@ from onebase.stages import Stopwatch
 from onebase.tracking import Tracker
 
 POLICIES = ("sft", "ppo", "dpo")
-"""Stages whose adapter is a policy, in the order of the table."""
+"""Stages whose adapter is a policy, in the order of the table; other policies follow in the recipe's order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +43,16 @@ class Answers:
     texts: list[str]
     metrics: dict[str, list[float]]
     """correctness, form and their mean (check) in [0, 1], reward, kl_to_sft in nats, length in tokens, stop_rate."""
+    text_losses: list[float] = field(default_factory=list)
+    """Of each text that is not an answer to anything, in nats a token: one entry a text, not a prompt."""
+
+    @property
+    def measured(self) -> dict[str, list[float]]:
+        """All of it, of whatever it is measured on."""
+        return self.metrics | ({"lm_loss": self.text_losses} if self.text_losses else {})
 
     def only(self, rows: Sequence[int]) -> "Answers":
-        """To these prompts."""
+        """To these prompts. Texts belong to none of them."""
         metrics = {name: [values[row] for row in rows] for name, values in self.metrics.items()}
         return Answers(name=self.name, texts=[self.texts[row] for row in rows], metrics=metrics)
 
@@ -70,14 +80,14 @@ class Comparison:
     def estimates(self, seed: int) -> dict[str, dict[str, Estimate]]:
         """Mean and interval of every metric, by model."""
         return {
-            one.name: {name: bootstrap(values, seed=seed) for name, values in one.metrics.items()}
+            one.name: {name: bootstrap(values, seed=seed) for name, values in one.measured.items()}
             for one in self.answers
         }
 
     def differences(self, seed: int) -> dict[str, dict[str, Estimate]]:
-        """Paired by prompt: SFT over base, PPO and DPO over SFT."""
-        by_name = {one.name: one.metrics for one in self.answers}
-        pairs = [("sft", "base"), ("ppo", "sft"), ("dpo", "sft")]
+        """Paired by prompt: SFT over base, and every other policy over SFT."""
+        by_name = {one.name: one.measured for one in self.answers}
+        pairs = [("sft", "base"), *((name, "sft") for name in by_name if name not in ("base", "sft"))]
         return {
             f"{after} over {before}": {
                 name: paired_difference(values, by_name[before][name], seed=seed)
@@ -93,7 +103,7 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
     """Let every model answer, judge the answers, write summary.json and lineage.json; returns the summary."""
     watch = Stopwatch()
     parents = read_parents(recipe)
-    chat, prompts, identities = read_data(recipe)
+    chat, prompts, pieces, identities = read_data(recipe)
     base = bases.load(recipe.base, recipe.chat)
     roles = load_roles(base, parents)
     folder = recipe.out / "evaluation"
@@ -106,8 +116,8 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
         batch=recipe.sampling.batch,
         seed=recipe.seed,
     )
-    models = {"base": None, **{name: parents[name] for name in POLICIES if name in parents}}
-    answers = [judge(roles, name, found, respond, chat, prompts, recipe) for name, found in models.items()]
+    models = {"base": None, **{name: parents[name] for name in (*POLICIES, *recipe.policies) if name in parents}}
+    answers = [judge(roles, name, found, respond, chat, prompts, pieces, recipe) for name, found in models.items()]
     comparison = Comparison(prompts=prompts, answers=answers, identities=identities)
     content = summary.build(
         run=recipe.out.resolve().name,
@@ -128,7 +138,8 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
     write_answers(comparison, folder / "answers.jsonl")
     replace_file(recipe.out / "lineage.json", record.canonical(summary.lineage(parents, recipe.out)))
     replace_file(recipe.out / "summary.json", record.canonical(content))
-    run_plots.write(content, {name: found.folder for name, found in parents.items()}, recipe.out / "plots")
+    folders = {name: (found.record.stage, found.folder) for name, found in parents.items()}
+    run_plots.write(content, folders, recipe.out / "plots")
     log(comparison, content, recipe, folder)
     return content
 
@@ -139,16 +150,23 @@ def read_parents(recipe: CompareRecipe) -> dict[str, Found]:
     stage = recipe.parents
     given = {"sft": stage.sft, "reward": stage.reward, "ppo": stage.ppo, "dpo": stage.dpo}
     found = {name: stages.read_parent(path, name, identity) for name, path in given.items() if path is not None}
+    for name, path in recipe.policies.items():
+        found[name] = stages.read_parent(path, None, identity)
+        stage = found[name].record.stage
+        if stage not in ("ppo", "dpo"):
+            raise RecordError(f"policies.{name}: {path} is a finished stage '{stage}'; expected one of ppo or dpo.")
     for name, one in found.items():
         if name != "sft":
             record.require_descends(one, "sft", found["sft"])
     return found
 
 
-def read_data(recipe: CompareRecipe) -> tuple[Chat, list[EncodedPrompt], list[DataIdentity]]:
+def read_data(recipe: CompareRecipe) -> tuple[Chat, list[EncodedPrompt], list[Piece], list[DataIdentity]]:
     chat = Chat(*bases.load_tokenizer(recipe.base, recipe.chat), recipe.chat)
     loaded = load_records(recipe.data, Prompt, seed=recipe.seed)
-    return chat, encode_prompts(chat, loaded.records, Limiter(recipe.limits)), loaded.identities
+    pieces, identities = load_pieces(recipe.texts, chat, tokens=recipe.text_tokens, seed=recipe.seed)
+    prompts = encode_prompts(chat, loaded.records, Limiter(recipe.limits))
+    return chat, prompts, pieces, [*loaded.identities, *identities]
 
 
 def load_roles(base: Base, parents: Mapping[str, Found]) -> Roles:
@@ -166,6 +184,7 @@ def judge(
     respond: Responder,
     chat: Chat,
     prompts: Sequence[EncodedPrompt],
+    pieces: Sequence[Piece],
     recipe: CompareRecipe,
 ) -> Answers:
     """One model's answers with everything that is measured of them. found: None for the bare base."""
@@ -187,7 +206,8 @@ def judge(
     metrics["length"] = greedy.mask.sum(dim=1).float().tolist()
     stop_ids = roles.base.stop_ids
     metrics["stop_rate"] = [float(sequence[-1] in stop_ids) for sequence in greedy.sequences]
-    return Answers(name=name, texts=answers, metrics=metrics)
+    losses = piece_losses(roles, role, as_episodes(pieces, roles), tokens_per_microbatch=budget) if pieces else []
+    return Answers(name=name, texts=answers, metrics=metrics, text_losses=losses)
 
 
 def check(prompts: Sequence[EncodedPrompt], answers: Sequence[str]) -> dict[str, list[float]]:

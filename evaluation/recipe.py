@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from data.sources import Source
+from data.texts import TextSource
 from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, TrackSection
 
 
@@ -33,7 +34,13 @@ class CompareRecipe(Section):
     base: BaseSection
     chat: ChatSection = ChatSection()
     parents: ParentsSection
+    policies: dict[str, Path] = Field(default_factory=dict)
+    """Further policies under names of your choice: finished ppo or dpo stages, `best/` and `ema/` among them."""
     data: tuple[Source, ...] = Field(min_length=1)
+    texts: tuple[TextSource, ...] = ()
+    """Texts or demonstrations whose loss under each model is measured: what tuning costs the language model."""
+    text_tokens: PositiveInt = 256
+    """Tokens of a piece into which longer texts are cut."""
     limits: LimitsSection = LimitsSection()
     sampling: SamplingSection = SamplingSection()
     shown: PositiveInt = 3
@@ -42,3 +49,11 @@ class CompareRecipe(Section):
     seed: int = 0
     out: Path = Path("runs/compare")
     """The run's folder: summary.json, lineage.json and evaluation/ are written there."""
+
+    @field_validator("policies")
+    @classmethod
+    def _names_are_free(cls, policies: dict[str, Path]) -> dict[str, Path]:
+        taken = sorted({"base", *ParentsSection.model_fields} & set(policies))
+        if taken:
+            raise ValueError(f"'{taken[0]}' is the name of another model of the table. Choose another")
+        return policies

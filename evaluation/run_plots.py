@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from evaluation.figures import COLOURS, GREY, save
+from evaluation.frontier import frontier
 from evaluation.reward_plots import reliability
 from onebase.tracking import METRICS
 
@@ -20,25 +21,30 @@ CURVES: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 """What each stage's curves show: metrics in the same tuple share a figure. Names a stage did not log are left out."""
 
+MARKERS = "osD^v*PX"
+"""Of the models of one stage."""
 
-def write(summary: Mapping[str, Any], stages: Mapping[str, Path], folder: Path) -> list[Path]:
+
+def write(summary: Mapping[str, Any], stages: Mapping[str, tuple[str, Path]], folder: Path) -> list[Path]:
     """All figures that there are numbers for; returns the files.
 
-    summary: the content of summary.json. stages: folder of each finished stage, by name.
+    summary: the content of summary.json. stages: by name, which stage each finished one is a run of, and its folder.
     """
     written = []
-    logged = {stage: read_metrics(path) for stage, path in stages.items()}
-    for stage, rows in logged.items():
+    logged = {name: read_metrics(path) for name, (_, path) in stages.items()}
+    for name, rows in logged.items():
+        stage, _ = stages[name]
         for together in CURVES.get(stage, ()):
-            names = [name for name in together if any(name in row for row in rows)]
-            if names:
-                target = folder / f"{names[0].replace('/', '_')}.svg"
-                written.append(save(partial(learning_curve, rows=rows, names=names), target))
+            shown = [metric for metric in together if any(metric in row for row in rows)]
+            if shown:
+                target = folder / f"{shown[0].replace(stage, name, 1).replace('/', '_')}.svg"
+                written.append(save(partial(learning_curve, rows=rows, names=shown), target))
     models = {name: row for name, row in summary["models"].items() if {"reward", "kl_to_sft"} <= set(row)}
     if models:
-        draw = partial(reward_against_kl, models=models, trajectory=logged.get("ppo", []))
+        kinds = {name: stages[name][0] if name in stages else name for name in models}
+        draw = partial(reward_against_kl, models=models, kinds=kinds, trajectory=logged.get("ppo", []))
         written.append(save(draw, folder / "reward_against_kl.svg"))
-    report = stages["reward"] / "report.json" if "reward" in stages else None
+    report = stages["reward"][1] / "report.json" if "reward" in stages else None
     if report is not None and report.is_file():
         content = json.loads(report.read_text(encoding="utf-8"))
         written.append(save(partial(reliability, report=content), folder / "reward_reliability.svg"))
@@ -62,19 +68,47 @@ def learning_curve(axes: Axes, *, rows: list[dict[str, Any]], names: list[str]) 
 
 
 def reward_against_kl(
-    axes: Axes, *, models: Mapping[str, Mapping[str, Mapping[str, float]]], trajectory: list[dict[str, Any]]
+    axes: Axes,
+    *,
+    models: Mapping[str, Mapping[str, Mapping[str, float]]],
+    kinds: Mapping[str, str],
+    trajectory: list[dict[str, Any]],
 ) -> None:
-    """Where each model ended on held-out prompts, with 95 % intervals; in grey PPO's way there, on training prompts."""
+    """Where each model ended on held-out prompts, responses sampled at temperature 1, with 95 % intervals.
+
+    Of several models of one stage (kinds: the stage of each) a line joins those that no other of them beats in both:
+    the stage's frontier, which begins at the SFT policy. In grey PPO's way there, on training prompts.
+    """
     way = [(row["ppo/kl"], row["ppo/score"]) for row in trajectory if "ppo/kl" in row and "ppo/score" in row]
     if way:
         axes.plot([kl for kl, _ in way], [score for _, score in way], color=GREY, linewidth=1, label="ppo in training")
-    for (name, row), colour in zip(models.items(), COLOURS, strict=False):
-        reward, kl = row["reward"], row["kl_to_sft"]
-        axes.errorbar(
-            kl["mean"], reward["mean"], xerr=_bars(kl), yerr=_bars(reward), color=colour, marker="o", label=name
-        )
+    reward = "sampled_reward" if all("sampled_reward" in row for row in models.values()) else "reward"
+    points = {name: (row["kl_to_sft"]["mean"], row[reward]["mean"]) for name, row in models.items()}
+    for place, (stage, names) in enumerate(_by_stage(kinds).items()):
+        colour = COLOURS[place % len(COLOURS)]
+        for number, name in enumerate(names):
+            axes.errorbar(
+                *points[name],
+                xerr=_bars(models[name]["kl_to_sft"]),
+                yerr=_bars(models[name][reward]),
+                color=colour,
+                marker=MARKERS[number % len(MARKERS)],
+                linestyle="none",
+                label=name,
+            )
+        if len(names) > 1:
+            reached = [points[name] for name in (*names, "sft") if name in points]
+            kl, rewards = zip(*frontier(reached, lambda point: point), strict=True)
+            axes.plot(kl, rewards, color=colour, linewidth=1, linestyle="--", label=f"{stage}, frontier")
     axes.set(xlabel="KL to SFT, nats a response", ylabel="reward")
     axes.legend(frameon=False)
+
+
+def _by_stage(kinds: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, stage in kinds.items():
+        found.setdefault(stage, []).append(name)
+    return found
 
 
 def _bars(estimate: Mapping[str, float]) -> list[list[float]]:

@@ -34,7 +34,8 @@ SAMPLED = {
     "sampled_reward": "reward",
     "kl_to_sft": "KL to SFT",
 }
-"""Metrics in the order of the two tables, and their headings."""
+"""Metrics in the order of the tables, and their headings; LM loss is there where the recipe names texts."""
+LANGUAGE = {"lm_loss": "LM loss, nats a token"}
 COLUMNS = GREEDY | SAMPLED
 
 
@@ -120,6 +121,7 @@ def show(content: Mapping[str, Any]) -> None:
     title = f"{content['run']}: {content['prompts']} held-out prompts, mean [95 % interval]"
     _show_table(console, f"{title}; likeliest responses", content["models"], GREEDY)
     _show_table(console, "responses sampled at temperature 1", content["models"], SAMPLED)
+    _show_table(console, "texts that are no tasks", content["models"], LANGUAGE)
     if "reward_model" in content:
         console.print(f"reward model: held-out pair accuracy {_cell('', content['reward_model']['pair_accuracy'])}")
     _show_differences(console, content["differences"])
@@ -157,11 +159,11 @@ def _show_table(
 
 def _show_differences(console: "Console", differences: Mapping[str, Any]) -> None:
     for comparison, row in differences.items():
-        for manner, columns in (("likeliest", GREEDY), ("sampled", SAMPLED)):
+        for manner, columns in (("likeliest", GREEDY), ("sampled", SAMPLED), ("texts", LANGUAGE)):
             shown = [
                 f"{heading} {_cell(name, row[name], sign=True)}"
                 for name, heading in columns.items()
-                if name in row and heading in ("correctness", "form", "check", "reward")
+                if name in row and heading in ("correctness", "form", "check", "reward", *LANGUAGE.values())
             ]
             if shown:
                 console.print(f"{comparison}, {manner}, paired: {', '.join(shown)}")

@@ -72,8 +72,8 @@ def identify(recipe: ModelRecipe) -> Identity:
     return Identity(base=base, tokenizer=tokenizer)
 
 
-def read_parent(folder: Path, stage: str, identity: Identity) -> Found:
-    """A finished stage that was trained on this very base with these very tokens; RecordError otherwise."""
+def read_parent(folder: Path, stage: str | None, identity: Identity) -> Found:
+    """A finished stage (None: any) that was trained on this very base with these very tokens; RecordError otherwise."""
     found = record.read(folder, stage=stage)
     record.require_same_base(found, identity.base)
     record.require_same_tokenizer(found, identity.tokenizer)

@@ -2,6 +2,9 @@
 
 Every recipe is read and checked before the first stage starts, so that a typo in the last one does not cost the hours
 of the others. Parents and folders are filled in: what a stage reads is what this run wrote.
+
+A folder may hold variants of a stage: `ppo-rloo.yaml` beside `ppo.yaml` is a PPO stage too, reads what that one reads,
+is written to `ppo-rloo/` and compared under that name.
 """
 
 import signal
@@ -26,6 +29,8 @@ class Step:
     """One process of a run."""
 
     stage: str
+    name: str
+    """Of the recipe's file and of the folder it writes to: the stage, and behind a dash the variant."""
     recipe: Path
     overrides: tuple[str, ...]
     out: Path
@@ -36,23 +41,42 @@ def plan(folder: Path, overrides: Sequence[str]) -> list[Step]:
 
     overrides: `name=` and `runs_dir=` of the run itself, all others with their stage first (ppo.train.clip=0.1).
     """
-    present = [stage for stage in stages.ORDER if (folder / f"{stage}.yaml").is_file()]
+    present = [name for stage in stages.ORDER for name in _recipes_of(folder, stage)]
     if not present:
         known = ", ".join(f"{stage}.yaml" for stage in stages.ORDER)
         raise RecipeError(f"{folder}: expected a folder with recipes ({known}), found none of them.")
-    own, by_stage = _sort_overrides(overrides, [*present, COMPARE])
-    name = own.get("name") or folder.resolve().name
-    home = Path(own.get("runs_dir", "runs")) / name
+    own, by_name = _sort_overrides(overrides, [*present, COMPARE])
+    run_name = own.get("name") or folder.resolve().name
+    home = Path(own.get("runs_dir", "runs")) / run_name
     steps = []
-    for stage in present:
-        own_lists = _listed_parents(folder / f"{stage}.yaml", stage, by_stage[stage])
+    for name in present:
+        stage = stage_of(name)
+        own_lists = _listed_parents(folder / f"{name}.yaml", stage, by_name[name])
         parents = [parent for parent in stages.PARENTS[stage] if parent in present and parent not in own_lists]
-        filled = [f"out={home / stage}", *(f"parents.{parent}={home / parent}" for parent in parents)]
-        steps.append(_step(stage, folder, home / stage, [*by_stage[stage], *filled, f"track.group={name}"]))
+        filled = [f"out={home / name}", *(f"parents.{parent}={home / parent}" for parent in parents)]
+        steps.append(_step(name, folder, home / name, [*by_name[name], *filled, f"track.group={run_name}"]))
     if (folder / f"{COMPARE}.yaml").is_file():
-        filled = [f"out={home}", *(f"parents.{one}={home / one}" for one in present), f"track.group={name}"]
-        steps.append(_step(COMPARE, folder, home, [*by_stage[COMPARE], *filled]))
+        kinds = {name: "parents" if name in stages.ORDER else "policies" for name in present}
+        filled = [f"{kinds[name]}.{name}={home / name}" for name in present if _is_compared(name)]
+        filled = [f"out={home}", *filled, f"track.group={run_name}"]
+        steps.append(_step(COMPARE, folder, home, [*by_name[COMPARE], *filled]))
     return steps
+
+
+def stage_of(name: str) -> str:
+    """The stage of a recipe's name: what stands before a dash."""
+    return name.partition("-")[0]
+
+
+def _recipes_of(folder: Path, stage: str) -> list[str]:
+    """A stage's recipes in the folder, by name: its own first, then its variants by the alphabet."""
+    own = [stage] if (folder / f"{stage}.yaml").is_file() else []
+    return own + sorted(path.stem for path in folder.glob(f"{stage}-*.yaml"))
+
+
+def _is_compared(name: str) -> bool:
+    """Stages are; of variants those whose adapter is a policy and comes after SFT."""
+    return name in stages.ORDER or stage_of(name) in ("ppo", "dpo")
 
 
 def _listed_parents(path: Path, stage: str, overrides: Sequence[str]) -> set[str]:
@@ -64,43 +88,43 @@ def _listed_parents(path: Path, stage: str, overrides: Sequence[str]) -> set[str
     return {name for name, given in recipe.get("parents", {}).items() if isinstance(given, list)}
 
 
-def _step(stage: str, folder: Path, out: Path, overrides: Sequence[str]) -> Step:
-    path = folder / f"{stage}.yaml"
+def _step(name: str, folder: Path, out: Path, overrides: Sequence[str]) -> Step:
+    path, stage = folder / f"{name}.yaml", stage_of(name)
     recipe_class = _load(stage)()[0]
     recipes.read(path, recipe_class, overrides)
-    return Step(stage=stage, recipe=path, overrides=tuple(overrides), out=out)
+    return Step(stage=stage, name=name, recipe=path, overrides=tuple(overrides), out=out)
 
 
 def _sort_overrides(overrides: Sequence[str], known: Sequence[str]) -> tuple[dict[str, str], dict[str, list[str]]]:
     own: dict[str, str] = {}
-    by_stage: dict[str, list[str]] = {stage: [] for stage in known}
+    by_name: dict[str, list[str]] = {name: [] for name in known}
     for override in overrides:
         key, separator, value = override.partition("=")
-        stage, dot, rest = key.partition(".")
+        name, dot, rest = key.partition(".")
         if separator and key in RUN_KEYS:
             own[key] = value
-        elif separator and dot and stage in by_stage:
-            by_stage[stage].append(f"{rest}={value}")
+        elif separator and dot and name in by_name:
+            by_name[name].append(f"{rest}={value}")
         else:
             raise RecipeError(
                 f"override '{override}': expected {' or '.join(RUN_KEYS)}, or a stage first, such as "
                 f"{known[0]}.{key if separator else 'seed'}={value or 1}. Stages here: {', '.join(known)}."
             )
-    return own, by_stage
+    return own, by_name
 
 
 def run(folder: Path, overrides: Sequence[str], *, restart: bool) -> int:
     """Run the steps; the exit code of the first that fails, else 0. A finished, verified stage is not run again."""
     steps = plan(folder, overrides)
     for number, step in enumerate(steps, start=1):
-        say(f"[{number}/{len(steps)}] {step.stage}: {step.recipe} -> {step.out}")
+        say(f"[{number}/{len(steps)}] {step.name}: {step.recipe} -> {step.out}")
         command = [sys.executable, "-m", "pipeline", step.stage, str(step.recipe), *step.overrides]
         if restart and step.stage != COMPARE:
             command.append("--restart")
         code = _run_child(command)
         if code:
             say(
-                f"{step.stage} ended with exit code {code}; nothing after it was run. "
+                f"{step.name} ended with exit code {code}; nothing after it was run. "
                 "The same command goes on from here."
             )
             return code if code > 0 else 128 - code

@@ -13,6 +13,7 @@ from data.records import Prompt
 from data.sources import load as load_records
 from data.tasks.checks import grade, has_check
 from data.texts import Piece, load_pieces
+from evaluation.language import as_episodes, lm_loss
 from evaluation.responses import texts
 from onebase.episodes import Episodes
 from onebase.errors import DataError
@@ -21,7 +22,6 @@ from onebase.record import DataIdentity
 from onebase.roles import Roles
 from onebase.scoring import in_microbatches, kl_between, token_scores
 from onebase.seeding import generator
-from ppo.pretraining import as_episodes, lm_loss
 from ppo.recipe import PpoRecipe
 from ppo.scores import Asked, score_episodes
 

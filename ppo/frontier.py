@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from evaluation import figures
 from evaluation.figures import BLUE, GREY, ORANGE
+from evaluation.frontier import frontier
 
 COLORS = {"policy": BLUE, "ema": ORANGE}
 CURVES = {"reward": "reward, held out", "check": "check, held out", "kl": "KL to SFT, nats", "lm_loss": "LM loss, nats"}
@@ -44,11 +45,7 @@ def best_of(points: Sequence[Point], *, kl_budget: float) -> Point | None:
 
 def frontier_of(points: Sequence[Point]) -> list[Point]:
     """Those for which no other has at least the reward at less KL, by rising KL."""
-    found: list[Point] = []
-    for one in sorted(points, key=lambda point: (point.kl, -point.reward)):
-        if not found or one.reward > found[-1].reward:
-            found.append(one)
-    return found
+    return frontier(points, lambda point: (point.kl, point.reward))
 
 
 def write(points: Sequence[Point], best: Point | None, folder: Path, *, kl_budget: float) -> list[Path]:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 import torch
 
 from data.texts import Piece
+from evaluation.language import as_episodes
 from onebase.episodes import Episodes
 from onebase.roles import Roles
-from onebase.scoring import batches_of, logprobs, token_scores
+from onebase.scoring import batches_of, token_scores
 from onebase.seeding import generator
 from ppo.recipe import PpoRecipe
 from ppo.steering_recipe import PretrainingSection
@@ -73,15 +74,3 @@ def backward(roles: Roles, texts: Episodes, *, weight: float, tokens_per_microba
             (weight * loss).backward()
         total += loss.item()
     return total
-
-
-def lm_loss(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_microbatch: int) -> float:
-    """The role's mean loss a predicted token, in nats, without gradients (None: the bare base)."""
-    found = logprobs(roles, role, texts, temperature=1.0, tokens_per_microbatch=tokens_per_microbatch)
-    return -float(found.double().sum()) / int(texts.mask.sum())
-
-
-def as_episodes(pieces: Sequence[Piece], roles: Roles) -> Episodes:
-    """What is given as prompts, and what is predicted as responses."""
-    given, predicted = zip(*pieces, strict=True)
-    return Episodes.of(given, predicted, pad_id=roles.base.pad_id)

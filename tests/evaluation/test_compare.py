@@ -50,7 +50,50 @@ def test_figures_are_drawn_of_what_was_logged_and_twice_alike(tmp_path: Path) ->
     (stage / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     cell = {"mean": 0.4, "low": 0.2, "high": 0.5}
     summary = {"models": {"base": {"form": cell}, "ppo": {"reward": cell, "kl_to_sft": cell}}}
-    drawn = run_plots.write(summary, {"ppo": stage, "dpo": tmp_path / "none"}, tmp_path / "plots")
+    stages = {"ppo": ("ppo", stage), "dpo": ("dpo", tmp_path / "none")}
+    drawn = run_plots.write(summary, stages, tmp_path / "plots")
     assert {path.name for path in drawn} == {"ppo_score.svg", "ppo_kl.svg", "reward_against_kl.svg"}
     first = [path.read_bytes() for path in drawn]
-    assert [path.read_bytes() for path in run_plots.write(summary, {"ppo": stage}, tmp_path / "plots")] == first
+    assert [path.read_bytes() for path in run_plots.write(summary, stages, tmp_path / "plots")] == first
+
+
+def point(kl: float, reward: float) -> dict[str, dict[str, float]]:
+    estimates = {"kl_to_sft": kl, "sampled_reward": reward}
+    return {name: {"mean": value, "low": value - 0.1, "high": value + 0.1} for name, value in estimates.items()}
+
+
+def test_models_of_one_stage_share_a_frontier_that_leaves_out_what_another_beats() -> None:
+    from matplotlib.figure import Figure
+
+    models = {
+        "sft": point(0.0, 0.0),
+        "ppo": point(1.0, 0.5),
+        "ppo-hot": point(4.0, 0.4),
+        "ppo-long": point(6.0, 0.9),
+        "dpo": point(2.0, 0.3),
+    }
+    axes = Figure().add_subplot()
+    kinds = {name: name.partition("-")[0] for name in models}
+    run_plots.reward_against_kl(axes, models=models, kinds=kinds, trajectory=[])
+    lines = {str(line.get_label()): line for line in axes.get_lines()}
+    assert lines["ppo, frontier"].get_xydata() == pytest.approx([(0.0, 0.0), (1.0, 0.5), (6.0, 0.9)])
+    assert "dpo, frontier" not in lines  # one model is no frontier
+    _, labels = axes.get_legend_handles_labels()
+    assert {*models} <= {*labels}
+
+
+def test_a_loss_of_texts_has_an_interval_over_texts_and_no_source_of_prompts() -> None:
+    found = comparison()
+    for one, losses in zip(found.answers, ([2.0, 4.0], [1.0, 2.0]), strict=True):
+        one.text_losses.extend(losses)
+    assert found.estimates(0)["base"]["lm_loss"].mean == pytest.approx(3.0)
+    assert found.differences(0)["sft over base"]["lm_loss"].mean == pytest.approx(-1.5)
+    assert all("lm_loss" not in part.estimates(0)["sft"] for part in found.by_source().values())
+
+
+def test_every_further_policy_is_measured_against_sft() -> None:
+    found = comparison()
+    extra = Answers(name="mine", texts=list("uvwxyz"), metrics={"form": [0.2] * 6})
+    differences = Comparison(prompts=found.prompts, answers=[*found.answers, extra], identities=[]).differences(0)
+    assert set(differences) == {"sft over base", "mine over sft"}
+    assert differences["mine over sft"]["form"].mean == pytest.approx(0.2 - 1.9 / 6)

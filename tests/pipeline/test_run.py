@@ -1,15 +1,21 @@
 """The whole chain on a tiny model, through `onebase run`, in fp32 and in NF4."""
 
 import json
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from onebase import record
+from evaluation.compare import run as run_comparison
+from evaluation.recipe import CompareRecipe
+from onebase import recipes, record
 from onebase.command import main as stage_main
+from onebase.errors import RecipeError, RecordError
+from pipeline import chain
 
 STAGES = ("sft", "reward", "ppo", "dpo")
 
@@ -168,3 +174,41 @@ def test_wandb_runs_hold_the_same_numbers_as_metrics_jsonl(finished_run: Path) -
     last = rows_of(finished_run / "ppo" / "metrics.jsonl")[-1]
     for name in ("ppo/score", "ppo/kl", "ppo/entropy", "ppo/value_loss"):
         assert shown[name] == pytest.approx(last[name])
+
+
+def test_a_variant_of_a_stage_is_run_after_it_with_its_parents_and_compared_by_its_name(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree("recipes/smoke", tmp_path / "recipes"))
+    (folder / "ppo-rloo.yaml").write_text((folder / "ppo.yaml").read_text())
+    (folder / "reward-small.yaml").write_text((folder / "reward.yaml").read_text())
+    steps = {step.name: step for step in chain.plan(folder, ["runs_dir=r", "name=n", "ppo-rloo.train.clip=0.1"])}
+    assert list(steps) == ["sft", "reward", "reward-small", "ppo", "ppo-rloo", "dpo", "compare"]
+    variant = steps["ppo-rloo"]
+    assert (variant.stage, variant.out) == ("ppo", Path("r/n/ppo-rloo"))
+    assert {"train.clip=0.1", "parents.sft=r/n/sft", "parents.reward=r/n/reward"} <= {*variant.overrides}
+    assert "train.clip=0.1" not in steps["ppo"].overrides
+    compared = {one for one in steps["compare"].overrides if one.startswith(("parents.", "policies."))}
+    assert compared == {f"parents.{stage}=r/n/{stage}" for stage in STAGES} | {"policies.ppo-rloo=r/n/ppo-rloo"}
+    (folder / "dpo-x.yaml").write_text("bse: {}\n")
+    with pytest.raises(RecipeError, match=r"dpo-x\.yaml:1: unknown key 'bse'"):
+        chain.plan(folder, [])
+
+
+def test_further_policies_and_texts_are_compared(finish_run: Callable[[str], Path], tmp_path: Path) -> None:
+    home = finish_run("fp32")
+    parents = [f"parents.{stage}={home / stage}" for stage in STAGES]
+    model = record.read(home / "sft").record.base.model
+    given = [f"base.model={model}", f"out={tmp_path / 'out'}", "track.wandb=off", *parents]
+    given.append("texts=[{source: builtin:python-manual, text: text, split: heldout, rows: 1}]")
+    recipe = Path("recipes/smoke/compare.yaml")
+    content = run_comparison(recipes.read(recipe, CompareRecipe, [*given, f"policies.again={home / 'ppo'}"]))
+    models = content["models"]
+    assert list(models) == ["base", "sft", "ppo", "dpo", "again"]
+    assert models["again"] == models["ppo"] != models["dpo"]
+    assert content["differences"]["again over sft"] == content["differences"]["ppo over sft"]
+    losses = [models[name]["lm_loss"]["mean"] for name in ("base", "sft", "ppo", "dpo")]
+    assert len(set(losses)) == 4 and all(0 < loss < 12 for loss in losses)
+    assert {"again_score.svg", "ppo_score.svg"} <= {path.name for path in (tmp_path / "out" / "plots").iterdir()}
+    with pytest.raises(RecordError, match=r"policies.again: .* is a finished stage 'reward'"):
+        run_comparison(recipes.read(recipe, CompareRecipe, [*given, f"policies.again={home / 'reward'}"]))
+    with pytest.raises(RecipeError, match="'sft' is the name of another model"):
+        recipes.read(recipe, CompareRecipe, [*given, f"policies.sft={home / 'ppo'}"])

@@ -9,12 +9,13 @@ import torch
 from torch.optim.lr_scheduler import ConstantLR
 
 from data.chat import Chat
-from data.texts import TextSource, cut, load_pieces
+from data.texts import MANUAL, TextSource, cut, load_pieces
+from evaluation.language import as_episodes, lm_loss, piece_losses
 from onebase.episodes import Episodes
 from onebase.errors import DataError
 from onebase.recipes import ChatSection
 from onebase.roles import Roles
-from ppo.pretraining import Pretraining, as_episodes, backward, lm_loss
+from ppo.pretraining import Pretraining, backward
 from ppo.recipe import PpoRecipe
 from ppo.steering_recipe import PretrainingSection
 from ppo.update import Batch, Learner, Tally, gradients_of
@@ -73,6 +74,8 @@ def test_the_loss_is_the_mean_over_predicted_tokens(roles: Roles) -> None:
     assert lm_loss(roles, "policy", texts, tokens_per_microbatch=100) == pytest.approx(expected, abs=1e-5)
     assert backward(roles, texts, weight=3.0, tokens_per_microbatch=5) == pytest.approx(expected, abs=1e-5)
     assert lm_loss(roles, "other", texts, tokens_per_microbatch=100) != pytest.approx(expected, abs=1e-3)
+    alone = piece_losses(roles, "policy", texts, tokens_per_microbatch=5)
+    assert alone == pytest.approx([loss_by_definition(roles, [piece]).item() for piece in PIECES], abs=1e-5)
 
 
 @pytest.mark.parametrize("budget", [1, 100])
@@ -179,6 +182,19 @@ def test_plain_texts_come_from_any_file_by_their_key(chat: Chat, tmp_path: Path)
         for split in ("heldout", "train")
     )
     assert held and train and held | train == {*pieces} and not held & train
+
+
+def test_the_manual_of_the_language_is_there_without_a_file(chat: Chat) -> None:
+    source = {"source": MANUAL, "text": "text"}
+    parts = {
+        split: load_pieces([TextSource.model_validate(source | {"split": split})], chat, tokens=128, seed=0)
+        for split in (None, "train", "heldout")
+    }
+    kept = {split: identities[0].kept for split, (_, identities) in parts.items()}
+    assert kept["train"] + kept["heldout"] == kept[None] and kept["heldout"] >= 2
+    assert {*parts["train"][0]} | {*parts["heldout"][0]} == {*parts[None][0]}
+    with pytest.raises(DataError, match="builtin:python-manual has no split 'test'"):
+        load_pieces([TextSource.model_validate(source | {"split": "test"})], chat, tokens=128, seed=0)
 
 
 def test_a_row_without_a_text_is_named(chat: Chat, tmp_path: Path) -> None:

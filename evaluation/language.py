@@ -1,0 +1,26 @@
+"""The language-model loss of texts: what tuning towards a reward costs the model elsewhere."""
+
+from collections.abc import Sequence
+
+from data.texts import Piece
+from onebase.episodes import Episodes
+from onebase.roles import Roles
+from onebase.scoring import logprobs
+
+
+def as_episodes(pieces: Sequence[Piece], roles: Roles) -> Episodes:
+    """What is given as prompts, and what is predicted as responses."""
+    given, predicted = zip(*pieces, strict=True)
+    return Episodes.of(given, predicted, pad_id=roles.base.pad_id)
+
+
+def lm_loss(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_microbatch: int) -> float:
+    """The role's mean loss a predicted token, in nats, without gradients (None: the bare base)."""
+    found = logprobs(roles, role, texts, temperature=1.0, tokens_per_microbatch=tokens_per_microbatch)
+    return -float(found.double().sum()) / int(texts.mask.sum())
+
+
+def piece_losses(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_microbatch: int) -> list[float]:
+    """The same of each text alone, by its own tokens: B numbers."""
+    found = logprobs(roles, role, texts, temperature=1.0, tokens_per_microbatch=tokens_per_microbatch)
+    return (-found.double().sum(dim=1) / texts.mask.sum(dim=1)).tolist()
