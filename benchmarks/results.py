@@ -41,7 +41,8 @@ def main() -> int:
 
 def run(recipes: Path, seed: int, folder: Path) -> int:
     """All stages with one seed; the exit code."""
-    present = sorted(path.stem for path in recipes.glob("*.yaml"))
+    kinds = ("sft", "reward", "ppo", "dpo", "compare")
+    present = sorted(path.stem for path in recipes.glob("*.yaml") if path.stem.partition("-")[0] in kinds)
     overrides = [f"name={folder.name}", f"runs_dir={folder.parent}", *(f"{name}.seed={seed}" for name in present)]
     return subprocess.run([sys.executable, "-m", "pipeline", "run", str(recipes), *overrides]).returncode
 

@@ -152,9 +152,9 @@ def read_parents(recipe: CompareRecipe) -> dict[str, Found]:
     found = {name: stages.read_parent(path, name, identity) for name, path in given.items() if path is not None}
     for name, path in recipe.policies.items():
         found[name] = stages.read_parent(path, None, identity)
-        stage = found[name].record.stage
-        if stage not in ("ppo", "dpo"):
-            raise RecordError(f"policies.{name}: {path} is a finished stage '{stage}'; expected one of ppo or dpo.")
+        kind = found[name].record.stage
+        if kind not in ("ppo", "dpo"):
+            raise RecordError(f"policies.{name}: {path} is a finished stage '{kind}'; expected one of ppo or dpo.")
     for name, one in found.items():
         if name != "sft":
             record.require_descends(one, "sft", found["sft"])
@@ -173,8 +173,13 @@ def load_roles(base: Base, parents: Mapping[str, Found]) -> Roles:
     """All adapters on one base, each under its stage's name, none trained."""
     roles = Roles(base)
     for name, found in parents.items():
-        roles.load(name, found.adapter)
+        roles.load(role_of(name), found.adapter)
     return roles.train()
+
+
+def role_of(name: str) -> str:
+    """Stages go by their own names. PEFT's modules have attributes that a user may choose as a name, such as `keys`."""
+    return name if name in ("reward", *POLICIES) else f"compared-{name}"
 
 
 def judge(
@@ -188,7 +193,7 @@ def judge(
     recipe: CompareRecipe,
 ) -> Answers:
     """One model's answers with everything that is measured of them. found: None for the bare base."""
-    role = None if found is None else name
+    role = None if found is None else role_of(name)
     sha256 = None if found is None else found.record.files[f"adapter/{WEIGHTS}"]
     budget = recipe.sampling.tokens_per_microbatch
     greedy = respond(role, adapter_sha256=sha256, temperature=0.0)

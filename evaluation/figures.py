@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 
 from onebase.record import replace_file
 
-BLUE, GREY, ORANGE, GREEN = "#3465a4", "#8a8a8a", "#c4660a", "#3a7d34"
-COLOURS = (BLUE, ORANGE, GREEN, GREY)
+BLUE, GREY, ORANGE, GREEN, PURPLE = "#3465a4", "#8a8a8a", "#c4660a", "#3a7d34", "#7a4f9a"
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+"""Of things side by side. Grey is for what is behind them."""
 
 
 def save(draw: Callable[[Axes], None], target: Path) -> Path:

@@ -21,6 +21,7 @@ def lm_loss(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_micro
 
 
 def piece_losses(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_microbatch: int) -> list[float]:
-    """The same of each text alone, by its own tokens: B numbers."""
+    """What each of B texts brings: its summed loss over the mean number of tokens of a text, so that their mean is
+    `lm_loss`."""
     found = logprobs(roles, role, texts, temperature=1.0, tokens_per_microbatch=tokens_per_microbatch)
-    return (-found.double().sum(dim=1) / texts.mask.sum(dim=1)).tolist()
+    return (-found.double().sum(dim=1) * len(texts) / texts.mask.sum()).tolist()

@@ -1,5 +1,6 @@
 """What a recipe of the comparison may say: `recipes/demo/compare.yaml` is an example."""
 
+import re
 from pathlib import Path
 
 from pydantic import Field, PositiveInt, field_validator
@@ -35,7 +36,8 @@ class CompareRecipe(Section):
     chat: ChatSection = ChatSection()
     parents: ParentsSection
     policies: dict[str, Path] = Field(default_factory=dict)
-    """Further policies under names of your choice: finished ppo or dpo stages, `best/` and `ema/` among them."""
+    """Further policies under names of your choice: finished ppo or dpo stages from the same SFT stage, such as `best/`
+    and `ema/`."""
     data: tuple[Source, ...] = Field(min_length=1)
     texts: tuple[TextSource, ...] = ()
     """Texts or demonstrations whose loss under each model is measured: what tuning costs the language model."""
@@ -53,7 +55,10 @@ class CompareRecipe(Section):
     @field_validator("policies")
     @classmethod
     def _names_are_free(cls, policies: dict[str, Path]) -> dict[str, Path]:
-        taken = sorted({"base", *ParentsSection.model_fields} & set(policies))
+        taken = sorted({"base", "compare", "prompt", "family", *ParentsSection.model_fields} & set(policies))
         if taken:
-            raise ValueError(f"'{taken[0]}' is the name of another model of the table. Choose another")
+            raise ValueError(f"'{taken[0]}' is the name of another column or model of the tables. Choose another")
+        odd = next((name for name in policies if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name)), None)
+        if odd is not None:
+            raise ValueError(f"'{odd}': a name is made of letters, digits, _ and -. Choose another")
         return policies

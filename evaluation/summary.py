@@ -173,5 +173,5 @@ def _cell(name: str, estimate: Mapping[str, float] | None, *, sign: bool = False
     if estimate is None:
         return ""
     form = "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]" if sign else "{:.{d}f} [{:.{d}f}, {:.{d}f}]"
-    digits = 1 if name == "length" else 2
+    digits = {"length": 1, "lm_loss": 3}.get(name, 2)
     return form.format(estimate["mean"], estimate["low"], estimate["high"], d=digits)

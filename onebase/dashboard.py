@@ -37,6 +37,7 @@ class Dashboard:
     ) -> None:
         """folder: the stage's. recipe: the resolved one, for the dashboard's config."""
         self.stage = stage
+        self._name = run_name(folder, stage)
         self._run: Any = _start_wandb(folder, stage, track, recipe, offline=offline)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
@@ -55,7 +56,8 @@ class Dashboard:
         self._try(lambda: self._send(step, {f"{self.stage}/{name}": table}), waits=True)
 
     def artifact(self, adapter: Path, *, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
-        """The stage's adapter; online its parents are linked, so that W&B draws the lineage."""
+        """The stage's adapter; online its parents are linked, so that W&B draws the lineage. parents: hashes of their
+        records, by `run_name`."""
         self._try(lambda: self._log_artifact(adapter, parents, details), waits=True)
 
     def _log_artifact(self, adapter: Path, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
@@ -63,11 +65,11 @@ class Dashboard:
 
         group = self._run.group or "onebase"
         metadata = {**details, "parents": dict(parents)}
-        artifact = wandb.Artifact(f"{group}-{self.stage}", type="adapter", metadata=metadata)
+        artifact = wandb.Artifact(f"{group}-{self._name}", type="adapter", metadata=metadata)
         artifact.add_dir(str(adapter))
         if not self._run.offline:
-            for stage in parents:
-                self._run.use_artifact(f"{group}-{stage}:latest")
+            for name in parents:
+                self._run.use_artifact(f"{group}-{name}:latest")
         self._run.log_artifact(artifact)
 
     def summarise(self, values: Mapping[str, float]) -> None:
@@ -93,6 +95,12 @@ class Dashboard:
             _end_wandb()
             said = (str(error).splitlines() or ["no reason given"])[0]
             raise DashboardLostError(f"{type(error).__name__}: {said}") from error
+
+
+def run_name(folder: Path, stage: str) -> str:
+    """A variant's runs and adapters go by the name of its folder (ppo-rloo), all others by their stage's."""
+    own = folder.resolve().name
+    return own if own.startswith(f"{stage}-") else stage
 
 
 def while_it_answers(work: Callable[[], object], url: str) -> None:
@@ -160,7 +168,7 @@ def _start_wandb(folder: Path, stage: str, track: TrackSection, recipe: Mapping[
         return wandb.init(
             project=track.project,
             group=track.group or folder.resolve().parent.name,
-            name=stage,
+            name=run_name(folder, stage),
             job_type=stage,
             dir=str(folder),
             config=dict(recipe),

@@ -18,6 +18,7 @@ from onebase import base as bases
 from onebase import record
 from onebase.base import Base
 from onebase.checkpoint import CheckpointSection
+from onebase.dashboard import run_name
 from onebase.disk import sync
 from onebase.errors import InputError
 from onebase.recipes import BaseSection, ChatSection, Section, TrackSection
@@ -162,7 +163,7 @@ def finish(
     tracker.summarise(metrics)
     tracker.artifact(
         recipe.out / "adapter",
-        parents={name: parent.sha256 for name, parent in parents.items()},
+        parents={run_name(one.folder, one.record.stage): one.sha256 for one in parents.values()},
         details={"stage": stage, "base": base.identity.model},
     )
     record.write(recipe.out, finished)

@@ -7,6 +7,7 @@ A folder may hold variants of a stage: `ppo-rloo.yaml` beside `ppo.yaml` is a PP
 is written to `ppo-rloo/` and compared under that name.
 """
 
+import re
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from pipeline import stages
 
 COMPARE = "compare"
 RUN_KEYS = ("name", "runs_dir")
+POLICIES = ("ppo", "dpo")
+"""Stages whose adapter is a policy that is compared with SFT's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +54,17 @@ def plan(folder: Path, overrides: Sequence[str]) -> list[Step]:
     steps = []
     for name in present:
         stage = stage_of(name)
-        own_lists = _listed_parents(folder / f"{name}.yaml", stage, by_name[name])
-        parents = [parent for parent in stages.PARENTS[stage] if parent in present and parent not in own_lists]
+        settled = _settled_parents(folder / f"{name}.yaml", stage, by_name[name])
+        parents = [parent for parent in stages.PARENTS[stage] if parent in present and parent not in settled]
         filled = [f"out={home / name}", *(f"parents.{parent}={home / parent}" for parent in parents)]
         steps.append(_step(name, folder, home / name, [*by_name[name], *filled, f"track.group={run_name}"]))
     if (folder / f"{COMPARE}.yaml").is_file():
         kinds = {name: "parents" if name in stages.ORDER else "policies" for name in present}
         filled = [f"{kinds[name]}.{name}={home / name}" for name in present if _is_compared(name)]
+        # What this run does not train is not compared: the recipe's own path would be that of another run.
+        absent = [f"parents.{stage}=" for stage in POLICIES if stage not in present]
         filled = [f"out={home}", *filled, f"track.group={run_name}"]
-        steps.append(_step(COMPARE, folder, home, [*by_name[COMPARE], *filled]))
+        steps.append(_step(COMPARE, folder, home, [*absent, *by_name[COMPARE], *filled]))
     return steps
 
 
@@ -71,21 +76,29 @@ def stage_of(name: str) -> str:
 def _recipes_of(folder: Path, stage: str) -> list[str]:
     """A stage's recipes in the folder, by name: its own first, then its variants by the alphabet."""
     own = [stage] if (folder / f"{stage}.yaml").is_file() else []
-    return own + sorted(path.stem for path in folder.glob(f"{stage}-*.yaml"))
+    variants = sorted(path.stem for path in folder.glob(f"{stage}-*.yaml"))
+    odd = next((name for name in variants if not re.fullmatch(r"[\w-]+", name)), None)
+    if odd is not None:
+        raise RecipeError(
+            f"{folder / odd}.yaml: the name of a variant is made of letters, digits, _ and -, found '{odd}'. Rename it."
+        )
+    return own + variants
 
 
 def _is_compared(name: str) -> bool:
     """Stages are; of variants those whose adapter is a policy and comes after SFT."""
-    return name in stages.ORDER or stage_of(name) in ("ppo", "dpo")
+    return name in stages.ORDER or stage_of(name) in POLICIES
 
 
-def _listed_parents(path: Path, stage: str, overrides: Sequence[str]) -> set[str]:
-    """Parents that are an ensemble: one stage of this run could not stand in for several, so they stay as they are."""
+def _settled_parents(path: Path, stage: str, overrides: Sequence[str]) -> set[str]:
+    """Parents that stay as they are: those given on the command line; ensembles, for which one stage of this run could
+    not stand in; and those that the recipe does without, such as a PPO whose rewards are functions."""
+    given = {key.removeprefix("parents.") for key in (one.partition("=")[0] for one in overrides) if "parents." in key}
     try:
         recipe = recipes.read(path, _load(stage)()[0], overrides).model_dump(mode="json")
     except RecipeError:  # said when the step is read with its parents filled in
-        return set()
-    return {name for name, given in recipe.get("parents", {}).items() if isinstance(given, list)}
+        return given
+    return given | {name for name, one in recipe.get("parents", {}).items() if one is None or isinstance(one, list)}
 
 
 def _step(name: str, folder: Path, out: Path, overrides: Sequence[str]) -> Step:

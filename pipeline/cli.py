@@ -49,7 +49,7 @@ def run(
     """Run all stages of a recipe folder in order, then compare what came out.
 
     Every recipe is checked before the first stage starts. A stage that is finished is verified and not run again, so
-    the same command goes on after an interruption.
+    the same command goes on after an interruption. Variants such as ppo-rloo.yaml are stages of their own.
 
     Writes runs/NAME/{sft,reward,ppo,dpo}/, runs/NAME/summary.json and runs/NAME/lineage.json.
     """
@@ -96,7 +96,7 @@ def compare(
     overrides: Overrides = None,
     print_config: PrintConfig = False,
 ) -> None:
-    """Let base, SFT, PPO and DPO answer the same held-out prompts and print one table with 95 % intervals.
+    """Let base, SFT, PPO, DPO and others answer the same held-out prompts and print tables with 95 % intervals.
 
     Responses are kept by content: a model that has not changed does not answer again.
     """

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from onebase.dashboard import answers, while_it_answers
+from onebase.dashboard import answers, run_name, while_it_answers
 
 STEPS = 20
 
@@ -184,3 +184,11 @@ def test_only_something_that_comes_back_is_an_answer(server: Server) -> None:
     assert answers(server.url)
     server.silent.set()
     assert not answers(server.url)
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("runs/mine/ppo", "ppo"), ("runs/mine/ppo-rloo", "ppo-rloo"), ("runs/profiled", "ppo"), ("runs/ppoish", "ppo")],
+)
+def test_a_variant_goes_by_its_own_name(folder: str, name: str) -> None:
+    assert run_name(Path(folder), "ppo") == name

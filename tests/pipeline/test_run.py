@@ -191,6 +191,31 @@ def test_a_variant_of_a_stage_is_run_after_it_with_its_parents_and_compared_by_i
     (folder / "dpo-x.yaml").write_text("bse: {}\n")
     with pytest.raises(RecipeError, match=r"dpo-x\.yaml:1: unknown key 'bse'"):
         chain.plan(folder, [])
+    (folder / "dpo-x.yaml").rename(folder / "dpo-0.05.yaml")
+    with pytest.raises(RecipeError, match=r"dpo-0\.05\.yaml: the name of a variant is made of letters"):
+        chain.plan(folder, [])
+
+
+def parents_of(step: chain.Step) -> set[str]:
+    return {one for one in step.overrides if one.startswith("parents.")}
+
+
+def test_a_run_fills_in_the_parents_that_are_left_to_it(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree("recipes/smoke", tmp_path / "recipes"))
+    text = (folder / "ppo.yaml").read_text()
+    own = text.replace(", reward: runs/smoke/reward", "").replace("{kind: adapter}", "{kind: shared}")
+    rewards = own.replace("{kind: adapter, weight: 1.0}", '{kind: function, function: "brevity:reward"}')
+    (folder / "ppo-function.yaml").write_text(rewards)
+    given = ["name=n", "runs_dir=r", "ppo.parents.reward=elsewhere"]
+    steps = {step.name: step for step in chain.plan(folder, given)}
+    assert parents_of(steps["ppo-function"]) == {"parents.sft=r/n/sft"}
+    assert parents_of(steps["ppo"]) == {"parents.sft=r/n/sft", "parents.reward=elsewhere"}
+    for gone in ("ppo", "dpo"):
+        (folder / f"{gone}.yaml").unlink()
+    compare = {step.name: step for step in chain.plan(folder, ["name=n", "runs_dir=r"])}["compare"]
+    recipe = recipes.read(compare.recipe, CompareRecipe, compare.overrides)
+    assert (recipe.parents.ppo, recipe.parents.dpo) == (None, None)
+    assert recipe.policies == {"ppo-function": Path("r/n/ppo-function")}
 
 
 def test_further_policies_and_texts_are_compared(finish_run: Callable[[str], Path], tmp_path: Path) -> None:
@@ -200,15 +225,16 @@ def test_further_policies_and_texts_are_compared(finish_run: Callable[[str], Pat
     given = [f"base.model={model}", f"out={tmp_path / 'out'}", "track.wandb=off", *parents]
     given.append("texts=[{source: builtin:python-manual, text: text, split: heldout, rows: 1}]")
     recipe = Path("recipes/smoke/compare.yaml")
-    content = run_comparison(recipes.read(recipe, CompareRecipe, [*given, f"policies.again={home / 'ppo'}"]))
+    content = run_comparison(recipes.read(recipe, CompareRecipe, [*given, f"policies.keys={home / 'ppo'}"]))
     models = content["models"]
-    assert list(models) == ["base", "sft", "ppo", "dpo", "again"]
-    assert models["again"] == models["ppo"] != models["dpo"]
-    assert content["differences"]["again over sft"] == content["differences"]["ppo over sft"]
+    assert list(models) == ["base", "sft", "ppo", "dpo", "keys"]
+    assert models["keys"] == models["ppo"] != models["dpo"]
+    assert content["differences"]["keys over sft"] == content["differences"]["ppo over sft"]
     losses = [models[name]["lm_loss"]["mean"] for name in ("base", "sft", "ppo", "dpo")]
     assert len(set(losses)) == 4 and all(0 < loss < 12 for loss in losses)
-    assert {"again_score.svg", "ppo_score.svg"} <= {path.name for path in (tmp_path / "out" / "plots").iterdir()}
+    assert {"keys_score.svg", "ppo_score.svg"} <= {path.name for path in (tmp_path / "out" / "plots").iterdir()}
     with pytest.raises(RecordError, match=r"policies.again: .* is a finished stage 'reward'"):
         run_comparison(recipes.read(recipe, CompareRecipe, [*given, f"policies.again={home / 'reward'}"]))
-    with pytest.raises(RecipeError, match="'sft' is the name of another model"):
-        recipes.read(recipe, CompareRecipe, [*given, f"policies.sft={home / 'ppo'}"])
+    for name, said in (("sft", "'sft' is the name of another"), ("ä b", "a name is made of letters, digits")):
+        with pytest.raises(RecipeError, match=said):
+            recipes.read(recipe, CompareRecipe, [*given, f"policies.{name}={home / 'ppo'}"])

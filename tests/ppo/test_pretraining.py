@@ -75,7 +75,11 @@ def test_the_loss_is_the_mean_over_predicted_tokens(roles: Roles) -> None:
     assert backward(roles, texts, weight=3.0, tokens_per_microbatch=5) == pytest.approx(expected, abs=1e-5)
     assert lm_loss(roles, "other", texts, tokens_per_microbatch=100) != pytest.approx(expected, abs=1e-3)
     alone = piece_losses(roles, "policy", texts, tokens_per_microbatch=5)
-    assert alone == pytest.approx([loss_by_definition(roles, [piece]).item() for piece in PIECES], abs=1e-5)
+    lengths = [len(predicted) for _, predicted in PIECES]
+    assert len(set(lengths)) > 1, "else it would not matter what a mean is over"
+    own = [loss_by_definition(roles, [piece]).item() * length for piece, length in zip(PIECES, lengths, strict=True)]
+    assert alone == pytest.approx([one * len(own) / sum(lengths) for one in own], abs=1e-5)
+    assert sum(alone) / len(alone) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("budget", [1, 100])
@@ -187,12 +191,15 @@ def test_plain_texts_come_from_any_file_by_their_key(chat: Chat, tmp_path: Path)
 def test_the_manual_of_the_language_is_there_without_a_file(chat: Chat) -> None:
     source = {"source": MANUAL, "text": "text"}
     parts = {
-        split: load_pieces([TextSource.model_validate(source | {"split": split})], chat, tokens=128, seed=0)
+        split: load_pieces([TextSource.model_validate(source | {"split": split})], chat, tokens=100_000, seed=0)
         for split in (None, "train", "heldout")
     }
     kept = {split: identities[0].kept for split, (_, identities) in parts.items()}
-    assert kept["train"] + kept["heldout"] == kept[None] and kept["heldout"] >= 2
-    assert {*parts["train"][0]} | {*parts["heldout"][0]} == {*parts[None][0]}
+    assert kept["train"] + kept["heldout"] == kept[None] and kept["heldout"] >= 50
+    train, held = ({*parts[split][0]} for split in ("train", "heldout"))
+    assert train | held == {*parts[None][0]} and not train & held
+    with pytest.raises(ValueError, match="holds plain texts: say `text: text`"):
+        TextSource.model_validate({"source": MANUAL})
     with pytest.raises(DataError, match="builtin:python-manual has no split 'test'"):
         load_pieces([TextSource.model_validate(source | {"split": "test"})], chat, tokens=128, seed=0)
 
