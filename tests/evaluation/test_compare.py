@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from data.chat import EncodedPrompt
@@ -76,7 +77,7 @@ def test_models_of_one_stage_share_a_frontier_that_leaves_out_what_another_beats
     kinds = {name: name.partition("-")[0] for name in models}
     run_plots.reward_against_kl(axes, models=models, kinds=kinds, trajectory=[])
     lines = {str(line.get_label()): line for line in axes.get_lines()}
-    assert lines["ppo, frontier"].get_xydata().tolist() == [[0.0, 0.0], [1.0, 0.5], [6.0, 0.9]]
+    assert np.asarray(lines["ppo, frontier"].get_xydata()).tolist() == [[0.0, 0.0], [1.0, 0.5], [6.0, 0.9]]
     assert "dpo, frontier" not in lines  # one model is no frontier
     _, labels = axes.get_legend_handles_labels()
     assert {*models} <= {*labels}
