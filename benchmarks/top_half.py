@@ -6,10 +6,10 @@ Speed and peak memory of PPO: both start from fresh adapters of the same rank, s
 process of its own, in turn (A B A B A B), and ratios are taken within a round. The workloads are those of
 `ppo_vs_trl.py`, and like there the first step of a run is not counted.
 
-What it costs in quality: SFT and the reward model of recipes/demo as they are, trained for each seed with both. Loss of
-SFT on held-out demonstrations, and accuracy of the reward model on rankings of held-out families, where the difference
-is paired by ranking, each the mean over the seeds, with a 95 % bootstrap interval. Finished stages are kept in --out
-and not trained again.
+What it costs in quality: SFT and the reward model of recipes/demo, with so many rows, trained for each seed with both.
+Loss of SFT on held-out demonstrations, and accuracy of the reward model on rankings of held-out families, where the
+difference is paired by ranking, each the mean over the seeds, with a 95 % bootstrap interval. Finished stages are kept in
+--out and not trained again.
 """
 
 import argparse
