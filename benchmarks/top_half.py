@@ -8,8 +8,8 @@ process of its own, in turn (A B A B A B), and ratios are taken within a round. 
 
 What it costs in quality: SFT and the reward model of recipes/demo, with so many rows, trained for each seed with both.
 Loss of SFT on held-out demonstrations, and accuracy of the reward model on rankings of held-out families, where the
-difference is paired by ranking, each the mean over the seeds, with a 95 % bootstrap interval. Finished stages are kept in
---out and not trained again.
+difference is paired by ranking, each the mean over the seeds, with a 95 % bootstrap interval. Finished stages are kept
+in --out and not trained again.
 """
 
 import argparse
