@@ -15,6 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline import chain
+
 METRICS = ("correctness", "form", "check", "reward", "sampled_check", "sampled_reward", "kl_to_sft")
 WORST = 3
 """Flaw classes that are shown by name: those that the reward model ranks worst."""
@@ -41,9 +43,8 @@ def main() -> int:
 
 def run(recipes: Path, seed: int, folder: Path) -> int:
     """All stages with one seed; the exit code."""
-    kinds = ("sft", "reward", "ppo", "dpo", "compare")
-    present = sorted(path.stem for path in recipes.glob("*.yaml") if path.stem.partition("-")[0] in kinds)
-    overrides = [f"name={folder.name}", f"runs_dir={folder.parent}", *(f"{name}.seed={seed}" for name in present)]
+    seeds = [f"{step.name}.seed={seed}" for step in chain.plan(recipes, [])]
+    overrides = [f"name={folder.name}", f"runs_dir={folder.parent}", *seeds]
     return subprocess.run([sys.executable, "-m", "pipeline", "run", str(recipes), *overrides]).returncode
 
 

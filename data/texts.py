@@ -128,8 +128,8 @@ def _rows(source: TextSource, dropped: Dropped) -> Iterator[tuple[int, Any]]:
     path = Path(source.source)
     read = reader_of(path)
     if _is_split_by_hash(source) and source.split is not None and source.split not in FILE_SPLITS:
-        what, known = (path if read else MANUAL), ", ".join(FILE_SPLITS)
-        raise DataError(f"data: {what} has no split '{source.split}'. Give one of: {known}, or none.")
+        known = ", ".join(FILE_SPLITS)
+        raise DataError(f"data: {source.source} has no split '{source.split}'. Give one of: {known}, or none.")
     if source.source == MANUAL:
         return enumerate(({source.text: one} for one in _paragraphs()), start=1)
     if read is not None:

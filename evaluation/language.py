@@ -1,6 +1,7 @@
 """The language-model loss of texts: what tuning towards a reward costs the model elsewhere."""
 
 from collections.abc import Sequence
+from statistics import fmean
 
 from data.texts import Piece
 from onebase.episodes import Episodes
@@ -16,8 +17,7 @@ def as_episodes(pieces: Sequence[Piece], roles: Roles) -> Episodes:
 
 def lm_loss(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_microbatch: int) -> float:
     """The role's mean loss a predicted token, in nats, without gradients (None: the bare base)."""
-    found = logprobs(roles, role, texts, temperature=1.0, tokens_per_microbatch=tokens_per_microbatch)
-    return -float(found.double().sum()) / int(texts.mask.sum())
+    return fmean(piece_losses(roles, role, texts, tokens_per_microbatch=tokens_per_microbatch))
 
 
 def piece_losses(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_microbatch: int) -> list[float]:

@@ -93,7 +93,8 @@ def _is_compared(name: str) -> bool:
 def _settled_parents(path: Path, stage: str, overrides: Sequence[str]) -> set[str]:
     """Parents that stay as they are: those given on the command line; ensembles, for which one stage of this run could
     not stand in; and those that the recipe does without, such as a PPO whose rewards are functions."""
-    given = {key.removeprefix("parents.") for key in (one.partition("=")[0] for one in overrides) if "parents." in key}
+    keys = [override.partition("=")[0] for override in overrides]
+    given = {key.removeprefix("parents.") for key in keys if key.startswith("parents.")}
     try:
         recipe = recipes.read(path, _load(stage)()[0], overrides).model_dump(mode="json")
     except RecipeError:  # said when the step is read with its parents filled in
