@@ -1,23 +1,24 @@
 """Run a folder of recipes with several seeds, unchanged otherwise, and print the tables of docs/results.md.
 
-    python benchmarks/results.py recipes/demo --seeds 0 1 2
+    python benchmarks/results.py recipes/demo --seeds 0 1 2 [OVERRIDES]
 
 Each seed is a run of its own (runs/NAME-SEED). A finished stage is not run again and a stopped one goes on, so the
-command can be repeated; --report prints what there is and runs nothing. Every figure comes out of the runs'
-summary.json and the reward stages' report.json.
+command can be repeated; --report prints what there is and runs nothing. OVERRIDES go to `onebase run`: such as
+'compare.data=[{source: builtin:tasks, split: heldout, rows: 208}]' for narrower intervals. Every figure comes out of
+the runs' summary.json and the reward stages' report.json.
 """
 
 import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import chain
 
-METRICS = ("correctness", "form", "check", "reward", "sampled_check", "sampled_reward", "kl_to_sft")
+METRICS = ("correctness", "form", "check", "reward", "sampled_check", "sampled_reward", "kl_to_sft", "length")
 WORST = 3
 """Flaw classes that are shown by name: those that the reward model ranks worst."""
 
@@ -28,11 +29,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--report", action="store_true", help="run nothing")
-    given = parser.parse_args()
+    parser.add_argument("overrides", nargs="*", help="such as compare.sampling.batch=16")
+    given = parser.parse_intermixed_args()
     folders = {seed: given.runs_dir / f"{given.recipes.name}-{seed}" for seed in given.seeds}
     for seed, folder in folders.items():
         if not given.report:
-            code = run(given.recipes, seed, folder)
+            code = subprocess.run(command(given.recipes, seed, folder, given.overrides)).returncode
             if code:
                 return code
     found = {seed: json.loads((folder / "summary.json").read_text("utf-8")) for seed, folder in folders.items()}
@@ -41,11 +43,11 @@ def main() -> int:
     return 0
 
 
-def run(recipes: Path, seed: int, folder: Path) -> int:
-    """All stages with one seed; the exit code."""
+def command(recipes: Path, seed: int, folder: Path, overrides: Sequence[str] = ()) -> list[str]:
+    """Runs all stages with one seed."""
     seeds = [f"{step.name}.seed={seed}" for step in chain.plan(recipes, [])]
-    overrides = [f"name={folder.name}", f"runs_dir={folder.parent}", *seeds]
-    return subprocess.run([sys.executable, "-m", "pipeline", "run", str(recipes), *overrides]).returncode
+    own = [f"name={folder.name}", f"runs_dir={folder.parent}", *seeds]
+    return [sys.executable, "-m", "pipeline", "run", str(recipes), *own, *overrides]
 
 
 def provenance(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
@@ -69,7 +71,7 @@ def models(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
 
 def differences(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
     """Paired by prompt; bold where the interval does not hold 0."""
-    shown = [name for name in METRICS if name != "kl_to_sft"]
+    shown = [name for name in METRICS if name not in ("kl_to_sft", "length")]
     yield f"| prompts | seed | paired difference | {' | '.join(shown)} |"
     yield "|---|---|---|" + "---|" * len(shown)
     for source in [None, *sorted({source for one in found.values() for source in one["by_source"]})]:

@@ -197,15 +197,15 @@ def judge(
     sha256 = None if found is None else found.record.files[f"adapter/{WEIGHTS}"]
     budget = recipe.sampling.tokens_per_microbatch
     greedy = respond(role, adapter_sha256=sha256, temperature=0.0)
+    sampled = respond(role, adapter_sha256=sha256, temperature=1.0)
     answers = texts(chat, greedy)
     metrics = check(prompts, answers)
-    if "reward" in roles.names:
-        metrics["reward"] = score(roles, "reward", greedy.sequences, tokens_per_microbatch=budget).tolist()
-    sampled = respond(role, adapter_sha256=sha256, temperature=1.0)
     metrics |= {f"sampled_{name}": values for name, values in check(prompts, texts(chat, sampled)).items()}
     if "reward" in roles.names:
-        rewards = score(roles, "reward", sampled.sequences, tokens_per_microbatch=budget)
-        metrics["sampled_reward"] = rewards.tolist()
+        # In one go: the prompt that both have in common is read once.
+        both = [*greedy.sequences, *sampled.sequences]
+        rewards = score(roles, "reward", both, tokens_per_microbatch=budget).tolist()
+        metrics["reward"], metrics["sampled_reward"] = rewards[: len(prompts)], rewards[len(prompts) :]
     kl = kl_between(roles, role, "sft", sampled, temperature=1.0, tokens_per_microbatch=budget)
     metrics["kl_to_sft"] = kl.sum(dim=1).tolist()
     metrics["length"] = greedy.mask.sum(dim=1).float().tolist()

@@ -63,6 +63,7 @@ def plan(folder: Path, overrides: Sequence[str]) -> list[Step]:
         filled = [f"{kinds[name]}.{name}={home / name}" for name in present if _is_compared(name)]
         # What this run does not train is not compared: the recipe's own path would be that of another run.
         absent = [f"parents.{stage}=" for stage in POLICIES if stage not in present]
+        filled = [one for one in filled if one.partition("=")[0] not in _keys(by_name[COMPARE])]
         filled = [f"out={home}", *filled, f"track.group={run_name}"]
         steps.append(_step(COMPARE, folder, home, [*absent, *by_name[COMPARE], *filled]))
     return steps
@@ -93,13 +94,16 @@ def _is_compared(name: str) -> bool:
 def _settled_parents(path: Path, stage: str, overrides: Sequence[str]) -> set[str]:
     """Parents that stay as they are: those given on the command line; ensembles, for which one stage of this run could
     not stand in; and those that the recipe does without, such as a PPO whose rewards are functions."""
-    keys = [override.partition("=")[0] for override in overrides]
-    given = {key.removeprefix("parents.") for key in keys if key.startswith("parents.")}
+    given = {key.removeprefix("parents.") for key in _keys(overrides) if key.startswith("parents.")}
     try:
         recipe = recipes.read(path, _load(stage)()[0], overrides).model_dump(mode="json")
     except RecipeError:  # said when the step is read with its parents filled in
         return given
     return given | {name for name, one in recipe.get("parents", {}).items() if one is None or isinstance(one, list)}
+
+
+def _keys(overrides: Sequence[str]) -> set[str]:
+    return {override.partition("=")[0] for override in overrides}
 
 
 def _step(name: str, folder: Path, out: Path, overrides: Sequence[str]) -> Step:

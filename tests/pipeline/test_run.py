@@ -210,6 +210,8 @@ def test_a_run_fills_in_the_parents_that_are_left_to_it(tmp_path: Path) -> None:
     steps = {step.name: step for step in chain.plan(folder, given)}
     assert parents_of(steps["ppo-function"]) == {"parents.sft=r/n/sft"}
     assert parents_of(steps["ppo"]) == {"parents.sft=r/n/sft", "parents.reward=elsewhere"}
+    compared = {step.name: step for step in chain.plan(folder, [*given, "compare.parents.ppo=r/n/ppo/best"])}["compare"]
+    assert {one for one in parents_of(compared) if one.startswith("parents.ppo=")} == {"parents.ppo=r/n/ppo/best"}
     for gone in ("ppo", "dpo"):
         (folder / f"{gone}.yaml").unlink()
     compare = {step.name: step for step in chain.plan(folder, ["name=n", "runs_dir=r"])}["compare"]

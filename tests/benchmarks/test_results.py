@@ -1,0 +1,84 @@
+"""What the tables of docs/results.md are made of."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture
+def results(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    return importlib.import_module("results")
+
+
+def estimate(mean: float, spread: float = 0.1) -> dict[str, float]:
+    return {"mean": mean, "low": mean - spread, "high": mean + spread}
+
+
+def part(gain: float) -> dict[str, Any]:
+    models = {"sft": {"check": estimate(0.5), "lm_loss": estimate(3.0)}, "ppo": {"check": estimate(0.5 + gain)}}
+    return {"models": models, "differences": {"ppo over sft": {"check": estimate(gain), "kl_to_sft": estimate(2.0)}}}
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two seeds as two runs left them; the second gained nothing, and its tree was changed by hand."""
+    for seed, gain in ((0, 0.25), (1, 0.05)):
+        summary = {
+            **part(gain),
+            "by_source": {"builtin:tasks/heldout-families": part(-gain)},
+            "git": {"commit": "abcdef0123", "dirty": seed == 1},
+            "machine": {"cores": 2, "device": "cpu"},
+            "prompts": 208,
+            "stages": {"sft": {"seconds": 61.4, "peak_rss_bytes": 3 * 2**30}},
+        }
+        folder = tmp_path / f"demo-{seed}"
+        folder.mkdir()
+        (folder / "summary.json").write_text(json.dumps(summary))
+    report = {
+        "accuracy": estimate(0.8),
+        "by_label": {
+            "right": {"mean_score": 1.0},
+            **{f"flaw {n}": {"put_below_a_better_one": estimate(n / 10)} for n in (9, 6, 8, 7)},
+        },
+        "baselines": {"longer wins": {"accuracy": estimate(0.5)}, "bag of words": {"accuracy": estimate(0.6)}},
+    }
+    (tmp_path / "demo-0" / "reward").mkdir()
+    (tmp_path / "demo-0" / "reward" / "report.json").write_text(json.dumps(report))
+    return tmp_path
+
+
+def test_the_report_shows_every_seed_and_marks_intervals_without_zero(
+    results: ModuleType, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["results.py", "recipes/demo", "--seeds", "0", "1", "--runs-dir", str(runs), "--report"]
+    monkeypatch.setattr("sys.argv", given)
+    assert results.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "Seed 0: commit abcdef0; 2 cores, cpu; 208 held-out prompts." in lines
+    assert "Seed 1: commit abcdef0, with local changes; 2 cores, cpu; 208 held-out prompts." in lines
+
+    def differences(prompts: str, seed: int) -> list[str]:
+        begin = f"| {prompts} | {seed} | ppo over sft |"
+        return [cell.strip() for line in lines if line.startswith(begin) for cell in line.split("|") if "[" in cell]
+
+    assert differences("all", 0) == ["**+0.25 [+0.15, +0.35]**"]
+    assert differences("all", 1) == ["+0.05 [-0.05, +0.15]"]
+    assert differences("heldout-families", 0) == ["**-0.25 [-0.35, -0.15]**"]
+    assert "| 0 | sft | 3.000 [2.900, 3.100] |  |" in lines
+    worst = "flaw 6 0.60, flaw 7 0.70, flaw 8 0.80"
+    assert f"| 0 | 0.80 [0.70, 0.90] | {worst} | 0.50 [0.40, 0.60] | 0.60 [0.50, 0.70] |" in lines
+    assert [line for line in lines if line.endswith("| sft | 61 | 3.00 |")] == [
+        f"| {n} | sft | 61 | 3.00 |" for n in (0, 1)
+    ]
+
+
+def test_a_seed_goes_to_every_stage_and_variant(results: ModuleType, tmp_path: Path) -> None:
+    command = results.command(Path("recipes/builtin-1h"), 7, tmp_path / "builtin-1h-7", ["ppo.kl.weight=1"])
+    stages = ["sft", "reward", "ppo", "ppo-grpo", "ppo-ptx", "ppo-rloo", "dpo", "compare"]
+    given = ["name=builtin-1h-7", f"runs_dir={tmp_path}", *(f"{stage}.seed=7" for stage in stages), "ppo.kl.weight=1"]
+    assert command[command.index("recipes/builtin-1h") + 1 :] == given
