@@ -1,11 +1,10 @@
 """Run a folder of recipes with several seeds, unchanged otherwise, and print the tables of docs/results.md.
 
-    python benchmarks/results.py recipes/demo --seeds 0 1 2 [OVERRIDES]
+    python benchmarks/results.py recipes/demo --seeds 0 1 2 --override compare.sampling.batch=16
 
 Each seed is a run of its own (runs/NAME-SEED). A finished stage is not run again and a stopped one goes on, so the
-command can be repeated; --report prints what there is and runs nothing. OVERRIDES go to `onebase run`: such as
-'compare.data=[{source: builtin:tasks, split: heldout, rows: 208}]' for narrower intervals. Every figure comes out of
-the runs' summary.json and the reward stages' report.json.
+command can be repeated; --report prints what there is and runs nothing. Every figure comes out of the runs'
+summary.json and the reward stages' report.json.
 """
 
 import argparse
@@ -29,12 +28,12 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--report", action="store_true", help="run nothing")
-    parser.add_argument("overrides", nargs="*", help="such as compare.sampling.batch=16")
-    given = parser.parse_intermixed_args()
+    parser.add_argument("--override", action="append", default=[], help="given to `onebase run`; may be repeated")
+    given = parser.parse_args()
     folders = {seed: given.runs_dir / f"{given.recipes.name}-{seed}" for seed in given.seeds}
     for seed, folder in folders.items():
         if not given.report:
-            code = subprocess.run(command(given.recipes, seed, folder, given.overrides)).returncode
+            code = subprocess.run(command(given.recipes, seed, folder, given.override)).returncode
             if code:
                 return code
     found = {seed: json.loads((folder / "summary.json").read_text("utf-8")) for seed, folder in folders.items()}
@@ -104,12 +103,12 @@ def rewards(folders: Mapping[int, Path]) -> Iterable[str]:
             continue
         report = json.loads(path.read_text("utf-8"))
         classes = {
-            label: one["put_below_a_better_one"]["mean"]
+            label: one["put_below_a_better_one"]
             for label, one in report["by_label"].items()
             if isinstance(one, Mapping) and "mean" in one.get("put_below_a_better_one", {})
         }
-        worst = sorted(classes, key=lambda label: classes[label])[:WORST]
-        named = ", ".join(f"{label} {classes[label]:.2f}" for label in worst)
+        worst = sorted(classes, key=lambda label: classes[label]["mean"])[:WORST]
+        named = ", ".join(f"{label} {cell(classes[label])}" for label in worst)
         baselines = [cell(report["baselines"][name].get("accuracy")) for name in ("longer wins", "bag of words")]
         yield f"| {seed} | {cell(report['accuracy'])} | {named} | {' | '.join(baselines)} |"
 

@@ -14,9 +14,9 @@ from typing import Any
 from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.records import Prompt
 from data.sources import load as load_records
-from data.tasks.checks import grade, has_check
 from data.texts import Piece, load_pieces
 from evaluation import run_plots, summary
+from evaluation.grades import check
 from evaluation.language import as_episodes, piece_losses
 from evaluation.recipe import CompareRecipe
 from evaluation.responses import Responder, texts
@@ -213,18 +213,6 @@ def judge(
     metrics["stop_rate"] = [float(sequence[-1] in stop_ids) for sequence in greedy.sequences]
     losses = piece_losses(roles, role, as_episodes(pieces, roles), tokens_per_microbatch=budget) if pieces else []
     return Answers(name=name, texts=answers, metrics=metrics, text_losses=losses)
-
-
-def check(prompts: Sequence[EncodedPrompt], answers: Sequence[str]) -> dict[str, list[float]]:
-    """Correctness and form by each task's own check, and the mean of the two; nothing where prompts bring none."""
-    if not all(has_check(one.prompt) for one in prompts):
-        return {}
-    grades = [grade(one.prompt, answer) for one, answer in zip(prompts, answers, strict=True)]
-    return {
-        "correctness": [one.correctness for one in grades],
-        "form": [one.form for one in grades],
-        "check": [one.mean for one in grades],
-    }
 
 
 def samples(comparison: Comparison, shown: int) -> list[dict[str, str]]:

@@ -8,7 +8,8 @@ T = TypeVar("T")
 
 
 def frontier(items: Iterable[T], at: Callable[[T], tuple[float, float]]) -> list[T]:
-    """Those for which no other has at least the reward at no more KL, by rising KL. at: KL and reward of an item."""
+    """Those for which no other has at least the reward at no more KL, by rising KL; one of several at one place. at: KL
+    and reward of an item."""
     found: list[T] = []
     for one in sorted(items, key=lambda item: (at(item)[0], -at(item)[1])):
         if not found or at(one)[1] > at(found[-1])[1]:

@@ -21,6 +21,9 @@ CURVES: Mapping[str, tuple[tuple[str, ...], ...]] = {
 }
 """What each stage's curves show: metrics in the same tuple share a figure. Names a stage did not log are left out."""
 
+TRAINED = "ppo/reward/reward_model"
+"""The reward model's own score of what is trained on, without weight or other terms."""
+
 MARKERS = "osD^v*PX"
 """Of the models of one stage."""
 
@@ -77,9 +80,10 @@ def reward_against_kl(
     """Where each model ended on held-out prompts, responses sampled at temperature 1, with 95 % intervals.
 
     Of several models of one stage (kinds: the stage of each) a line joins those that no other of them beats in both:
-    the stage's frontier, which begins at the SFT policy. In grey PPO's way there, on training prompts.
+    the stage's frontier, which begins at the SFT policy. In grey PPO's way there, on training prompts, where the reward
+    model was a term of its reward.
     """
-    way = [(row["ppo/kl"], row["ppo/score"]) for row in trajectory if "ppo/kl" in row and "ppo/score" in row]
+    way = [(row["ppo/kl"], row[TRAINED]) for row in trajectory if "ppo/kl" in row and TRAINED in row]
     if way:
         axes.plot([kl for kl, _ in way], [score for _, score in way], color=GREY, linewidth=1, label="ppo in training")
     reward = "sampled_reward" if all("sampled_reward" in row for row in models.values()) else "reward"

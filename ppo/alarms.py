@@ -17,6 +17,7 @@ Alarm = Callable[[Rows, AlarmsSection], str | None]
 
 EVALUATED = "ppo/eval/reward"
 CHECKED = "ppo/eval/check"
+JUDGED = "ppo/eval/judge"
 WATCHED = (
     "ppo/kl",
     "ppo/ratio_max",
@@ -26,6 +27,7 @@ WATCHED = (
     "ppo/explained_variance",
     EVALUATED,
     CHECKED,
+    JUDGED,
 )
 """What the alarms read."""
 
@@ -45,8 +47,10 @@ def kl_above_budget(rows: Rows, section: AlarmsSection) -> str | None:
 
 
 def reward_up_check_down(rows: Rows, section: AlarmsSection) -> str | None:
-    """Over-optimisation: what the reward model sees rises while what is checked falls (Gao et al. 2022)."""
-    both = [(row[EVALUATED], row[CHECKED]) for row in rows if EVALUATED in row and CHECKED in row]
+    """Over-optimisation: what the reward model sees rises while what is checked falls (Gao et al. 2022). The recipe's
+    judge comes before the tasks' own checks."""
+    name, gold = ("judge", JUDGED) if any(JUDGED in row for row in rows) else ("check", CHECKED)
+    both = [(row[EVALUATED], row[gold]) for row in rows if EVALUATED in row and gold in row]
     if len(both) < 2:
         return None
     reward, check = both[-1]
@@ -54,9 +58,9 @@ def reward_up_check_down(rows: Rows, section: AlarmsSection) -> str | None:
     if reward <= best_reward or check >= best_check - section.check_fall:
         return None
     return (
-        f"held out, the reward has risen from {best_reward:.3g} to {reward:.3g} while the check has fallen from "
-        f"{best_check:.3g} to {check:.3g}: the policy exploits what the reward model gets wrong. Stop here and use "
-        "`best/`, raise kl.weight, or give parents.reward several models with reward.terms.0.combine."
+        f"held out, the reward has risen from {best_reward:.3g} to {reward:.3g} while the {name} has "
+        f"fallen from {best_check:.3g} to {check:.3g}: the policy exploits what the reward model gets wrong. Stop here "
+        "and use `best/`, raise kl.weight, or give parents.reward several models with reward.terms.0.combine."
     )
 
 

@@ -11,8 +11,8 @@ from typing import Any
 from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.records import Prompt
 from data.sources import load as load_records
-from data.tasks.checks import grade, has_check
 from data.texts import Piece, load_pieces
+from evaluation.grades import check
 from evaluation.language import as_episodes, lm_loss
 from evaluation.responses import texts
 from onebase.episodes import Episodes
@@ -23,7 +23,7 @@ from onebase.roles import Roles
 from onebase.scoring import in_microbatches, kl_between, token_scores
 from onebase.seeding import generator
 from ppo.recipe import PpoRecipe
-from ppo.scores import Asked, score_episodes
+from ppo.scores import Asked, RewardFunction, load_function, score_episodes, scores_of
 
 COLUMNS = ("role", "prompt", "response", "reward", "kl", "check")
 """Of the table of samples."""
@@ -36,6 +36,7 @@ class HeldOut:
     chat: Chat
     prompts: list[EncodedPrompt]
     pieces: list[Piece]
+    judge: RewardFunction | None
     identities: list[DataIdentity]
 
 
@@ -45,16 +46,17 @@ class Evaluation:
 
     metrics: dict[str, float]
     """Without prefix: reward, kl, response_length, stop_rate, distinct_1, distinct_2, entropy; check, correctness and
-    form where all prompts bring a check; lm_loss where there are texts."""
+    form where all prompts bring a check; judge where there is one; lm_loss where there are texts."""
     rows: list[list[Any]]
     """Of the table of samples."""
 
 
 def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPrompt]) -> HeldOut | None:
-    """Prompts and texts of the evaluation; DataError where a prompt is also trained on."""
+    """Prompts, texts and judge of the evaluation; DataError where a prompt is also trained on."""
     section = recipe.evaluation
     if section is None:
         return None
+    judge = None if section.judge is None else load_function(section.judge, "evaluation.judge")
     loaded = load_records(section.prompts, Prompt, seed=recipe.seed)
     prompts = encode_prompts(chat, loaded.records, Limiter(recipe.limits))
     trained = {one.ids for one in training}
@@ -65,7 +67,7 @@ def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPromp
             f"{both[0].prompt.origin}: what is measured on them says nothing. Give another split or source."
         )
     pieces, identities = load_pieces(section.texts, chat, tokens=section.text_tokens, seed=recipe.seed)
-    return HeldOut(chat=chat, prompts=prompts, pieces=pieces, identities=[*loaded.identities, *identities])
+    return HeldOut(chat=chat, prompts=prompts, pieces=pieces, judge=judge, identities=[*loaded.identities, *identities])
 
 
 def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> Evaluation:
@@ -101,6 +103,9 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
         "entropy": float(entropies.sum() / mask.sum()),
         **{name: sum(values) / len(values) for name, values in checks.items()},
     }
+    if held_out.judge is not None:
+        judged = scores_of(held_out.judge, recipe.evaluation.judge, episodes, asked, what="judge")
+        metrics["judge"] = float(judged.mean())
     if held_out.pieces:
         metrics["lm_loss"] = lm_loss(roles, role, as_episodes(held_out.pieces, roles), tokens_per_microbatch=budget)
     rows = [
@@ -115,18 +120,6 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
         for row in range(min(recipe.evaluation.shown, len(answers)))
     ]
     return Evaluation(metrics=metrics, rows=rows)
-
-
-def check(prompts: Sequence[EncodedPrompt], answers: Sequence[str]) -> dict[str, list[float]]:
-    """Each answer by its task's own check; nothing where not every prompt brings one."""
-    if not all(has_check(one.prompt) for one in prompts):
-        return {}
-    grades = [grade(one.prompt, answer) for one, answer in zip(prompts, answers, strict=True)]
-    return {
-        "check": [one.mean for one in grades],
-        "correctness": [one.correctness for one in grades],
-        "form": [one.form for one in grades],
-    }
 
 
 def distinct(episodes: Episodes, n: int) -> float:

@@ -10,7 +10,7 @@ from onebase.checkpoint import CheckpointSection
 from onebase.ensemble import CombineSection
 from onebase.memory import halved
 from onebase.recipes import BaseSection, ChatSection, LimitsSection, Schedule, Section, TrackSection
-from ppo.steering_recipe import Steered
+from ppo.steering_recipe import DOTTED, Steered
 
 
 class ParentsSection(Section):
@@ -47,7 +47,7 @@ class RewardTerm(Section):
     """adapter: the reward model; with several in parents.reward all of them, combined. function: Python."""
     weight: float = 1.0
     combine: CombineSection = CombineSection()
-    function: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
+    function: Annotated[str, Field(pattern=DOTTED)] | None = None
     """package.module:name of a function of (Prompt, response text) that returns a number."""
     name: str | None = None
     """What its own scores are logged as (ppo/reward/NAME); None: reward_model, or the function's name."""

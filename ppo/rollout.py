@@ -159,8 +159,9 @@ def require_zero_kl(roles: Roles, rollout: Rollout, recipe: PpoRecipe) -> float:
     """Before the first update policy and reference are the same adapter, so their KL is 0; returns decoding's error.
 
     Exactly: one function over the same micro-batches must give equal bits. And the log-probs kept from decoding, which
-    come out of other matrix shapes, must agree within a tolerance. Anything else means that dropout is on, that padding
-    leaks, or that the wrong adapter is active; such a run would optimise a wrong objective, so it ends here.
+    come out of other matrix shapes, must agree within a tolerance, unless they are recomputed. Anything else means that
+    dropout is on, that padding leaks, or that the wrong adapter is active; such a run would optimise a wrong objective,
+    so it ends here.
     """
     policy = logprobs(
         roles,
@@ -175,11 +176,11 @@ def require_zero_kl(roles: Roles, rollout: Rollout, recipe: PpoRecipe) -> float:
             f"KL(policy, reference) is not 0 before the first update: a token differs by {worst:.3g} nats. "
             "Policy and reference must start as the same adapter; this run would optimise the wrong objective."
         )
-    error = (policy - rollout.logprobs).abs().max().item()
+    error = (policy - (rollout.logprobs if rollout.sampled is None else rollout.sampled)).abs().max().item()
     stored = roles.base.identity.quantization
     half = stored == "bf16" or (roles.base.device.type == "cuda" and stored == "nf4")
     tolerance = DECODING_TOLERANCE["bfloat16" if half else "float32"]
-    if error > tolerance:
+    if error > tolerance and rollout.sampled is None:
         raise RuntimeError(
             f"Log-probs from decoding differ from those of a training forward by up to {error:.3g} nats a token "
             f"(allowed: {tolerance:g}). Pass train.old_logprobs=recomputed to go on without them."

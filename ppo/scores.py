@@ -11,7 +11,6 @@ arguments alone, or a run that is killed would not go on to the same bits.
 """
 
 import importlib
-import math
 import os
 import sys
 import traceback
@@ -29,11 +28,13 @@ from onebase.ensemble import member_names, member_scores
 from onebase.episodes import Episodes
 from onebase.errors import InputError, RecipeError
 from onebase.roles import Roles
-from ppo.recipe import PpoRecipe, RewardTerm
+from ppo.recipe import PpoRecipe
 
 RewardFunction = Callable[[Prompt, str], Any]
 """Of the prompt and the response; its result should be a number, and is not trusted to be one."""
 
+
+LARGEST = torch.finfo(torch.float32).max
 
 MEND = "Mend the function; the same command goes on from the last checkpoint."
 
@@ -84,7 +85,7 @@ def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: A
     terms = {
         term.named(index): term.combine.combination(said)
         if term.kind == "adapter"
-        else scores_of(load_function(term), term, episodes, asked)
+        else scores_of(load_function(term.function), term.function, episodes, asked)
         for index, term in enumerate(recipe.reward.terms)
     }
     weights = [term.weight for term in recipe.reward.terms]
@@ -93,9 +94,17 @@ def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: A
 
 
 def scores_of(
-    function: RewardFunction, term: RewardTerm, episodes: Episodes, asked: Asked | None
+    function: RewardFunction,
+    name: str | None,
+    episodes: Episodes,
+    asked: Asked | None,
+    *,
+    what: str = "reward function",
 ) -> Float[Tensor, " B"]:
-    """What a function says of each response; RewardError naming the episode where that is no finite number."""
+    """What a function says of each response; RewardError naming the episode where that is no finite number.
+
+    name, what: how errors call the function.
+    """
     assert asked is not None, "a function needs texts"
     found = []
     for row, one in enumerate(asked.prompts):
@@ -105,18 +114,27 @@ def scores_of(
         except Exception as error:  # whatever a user's function raises
             frame = traceback.extract_tb(error.__traceback__)[-1]
             raise RewardError(
-                f"reward function '{term.function}' raised {type(error).__name__} ({error}) at {frame.filename}:"
+                f"{what} '{name}' raised {type(error).__name__} ({error}) at {frame.filename}:"
                 f"{frame.lineno}, {asked.episode(row, episodes)}. {MEND}"
             ) from error
-        # bool is a number in Python, and what a checker returns; numpy's and torch's scalars have `item`.
-        number = value.item() if hasattr(value, "item") else value
-        if not isinstance(number, (int, float)) or not math.isfinite(number):
+        number = as_number(value)
+        if number is None:
             raise RewardError(
-                f"reward function '{term.function}' returned {value!r} where a finite number is expected, "
+                f"{what} '{name}' returned {value!r} where a finite number is expected, "
                 f"{asked.episode(row, episodes)}. {MEND}"
             )
-        found.append(float(number))
+        found.append(number)
     return torch.tensor(found)
+
+
+def as_number(value: object) -> float | None:
+    """A number that fp32 can hold, or None where it is none. bool is a number in Python, and what a checker returns."""
+    try:
+        number: object = value.item() if hasattr(value, "item") else value  # type: ignore[union-attr]  # numpy, torch
+    except (ValueError, RuntimeError):  # several numbers
+        return None
+    # NaN compares with nothing.
+    return float(number) if isinstance(number, int | float) and -LARGEST <= number <= LARGEST else None
 
 
 def require_finite(scores: Float[Tensor, " B"], role: str, episodes: Episodes, asked: Asked | None) -> None:
@@ -129,24 +147,27 @@ def require_finite(scores: Float[Tensor, " B"], role: str, episodes: Episodes, a
         )
 
 
-def load_function(term: RewardTerm) -> RewardFunction:
-    """The function that a term names, from an installed package or the folder that the command runs in."""
-    assert term.function is not None, "the recipe has checked it"
-    module_name, _, name = term.function.partition(":")
+def load_function(dotted: str | None, key: str = "reward.terms") -> RewardFunction:
+    """The function of that name, from an installed package or the folder that the command runs in.
+
+    dotted: package.module:name. key: of the recipe, where it stands.
+    """
+    assert dotted is not None, "the recipe has checked it"
+    module_name, _, name = dotted.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever a user's module raises while it is imported
         raise RecipeError(
-            f"reward.terms: the module '{module_name}' of '{term.function}' cannot be imported "
+            f"{key}: the module '{module_name}' of '{dotted}' cannot be imported "
             f"({type(error).__name__}: {error}). It is looked for in the folder that the command runs in and among "
             "installed packages."
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
         found = "has nothing of that name" if function is None else f"has a {type(function).__name__} there"
-        raise RecipeError(f"reward.terms: '{term.function}' should name a function, and {module_name} {found}.")
+        raise RecipeError(f"{key}: '{dotted}' should name a function, and {module_name} {found}.")
     return function
 
 

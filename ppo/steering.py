@@ -15,7 +15,7 @@ All of its state is in the checkpoint. It changes between `session.changing()` a
 step that is interrupted before can be repeated.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ import torch
 from data.chat import Chat, EncodedPrompt
 from data.texts import Piece, load_pieces
 from onebase.clock import Clock
+from onebase.errors import DataError
 from onebase.learning import restore_weights
 from onebase.memory import Halving
 from onebase.record import DataIdentity
@@ -61,8 +62,21 @@ def read_steering_data(recipe: PpoRecipe, chat: Chat, training: list[EncodedProm
     if recipe.pretraining is not None:
         section = recipe.pretraining
         pieces, identities = load_pieces(section.data, chat, tokens=section.tokens, seed=recipe.seed)
+        if recipe.evaluation is not None and held_out is not None:
+            _require_apart(held_out.pieces, pieces, tokens=min(section.tokens, recipe.evaluation.text_tokens))
     held = [] if held_out is None else held_out.identities
     return SteeringData(held_out=held_out, pieces=pieces, identities=[*held, *identities])
+
+
+def _require_apart(held_out: Sequence[Piece], training: Sequence[Piece], *, tokens: int) -> None:
+    """DataError where a held-out text begins with the same tokens as one that is trained on."""
+    trained = {(given + predicted)[:tokens] for given, predicted in training}
+    both = sum((given + predicted)[:tokens] in trained for given, predicted in held_out)
+    if both:
+        raise DataError(
+            f"evaluation.texts: {both} of {len(held_out)} pieces of text are in pretraining.data as well: the loss "
+            "that is measured on them says nothing. Give another split or source."
+        )
 
 
 class Steering:

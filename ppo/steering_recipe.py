@@ -8,6 +8,9 @@ from data.sources import Source
 from data.texts import TextSource
 from onebase.recipes import Section
 
+DOTTED = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
+"""The name of a function, package.module:name."""
+
 
 class EvaluationSection(Section):
     """Held-out prompts, answered every few steps with the same random numbers."""
@@ -16,6 +19,9 @@ class EvaluationSection(Section):
     """Sources of prompts that are not trained on."""
     texts: tuple[TextSource, ...] = ()
     """Texts or demonstrations whose loss under the policy is measured: what PPO costs the language model."""
+    judge: Annotated[str, Field(pattern=DOTTED)] | None = None
+    """package.module:name of a function of (Prompt, response text) that returns a number, as those of `reward.terms`:
+    what the reward stands for, where prompts bring no check of their own. The alarm listens to it."""
     text_tokens: PositiveInt = 256
     """Tokens of a piece into which longer texts are cut."""
     every: PositiveInt = 10

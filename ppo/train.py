@@ -172,7 +172,7 @@ def read_parents(recipe: PpoRecipe) -> dict[str, Found]:
     """The SFT and reward stages, verified; every reward model must come from this very SFT stage."""
     for term in recipe.reward.terms:
         if term.kind == "function":
-            load_function(term)  # refused before a weight is loaded
+            load_function(term.function)  # refused before a weight is loaded
     identity = stages.identify(recipe)
     sft = stages.read_parent(recipe.parents.sft, "sft", identity)
     rewards = read_members(recipe.parents.rewards, lambda folder: stages.read_parent(folder, "reward", identity))
@@ -214,12 +214,16 @@ def start_learner(roles: Roles, recipe: PpoRecipe) -> Learner:
     rates = {"policy": recipe.train.learning_rate, "value": value_rate}
     groups = [{"params": parameters, "lr": rates[role]} for role, parameters in trained.items()]
     optimizer = torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: learning_rate_factor(
-            step, recipe.optimizer_steps, recipe.train.warmup_steps, recipe.train.schedule
-        ),
-    )
+    # While the value function learns alone, the policy's own warm-up has not begun.
+    alone = recipe.value.warmup_steps * recipe.optimizer_steps // recipe.steps
+    warmup, kind = recipe.train.warmup_steps, recipe.train.schedule
+
+    def after(waits: int) -> Callable[[int], float]:
+        total = recipe.optimizer_steps - waits
+        return lambda step: learning_rate_factor(max(0, step - waits), total, warmup, kind)
+
+    factors = [after(alone if role == "policy" else 0) for role in trained]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
     return Learner(optimizer=optimizer, schedule=schedule, trained=trained)
 
 

@@ -55,8 +55,8 @@ def runs(tmp_path: Path) -> Path:
 def test_the_report_shows_every_seed_and_marks_intervals_without_zero(
     results: ModuleType, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["results.py", "recipes/demo", "--seeds", "0", "1", "--runs-dir", str(runs), "--report"]
-    monkeypatch.setattr("sys.argv", given)
+    given = ["results.py", "recipes/demo", "--seeds", "0", "1", "--override", "sft.seed=1", "--report"]
+    monkeypatch.setattr("sys.argv", [*given, "--runs-dir", str(runs)])
     assert results.main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert "Seed 0: commit abcdef0; 2 cores, cpu; 208 held-out prompts." in lines
@@ -70,7 +70,7 @@ def test_the_report_shows_every_seed_and_marks_intervals_without_zero(
     assert differences("all", 1) == ["+0.05 [-0.05, +0.15]"]
     assert differences("heldout-families", 0) == ["**-0.25 [-0.35, -0.15]**"]
     assert "| 0 | sft | 3.000 [2.900, 3.100] |  |" in lines
-    worst = "flaw 6 0.60, flaw 7 0.70, flaw 8 0.80"
+    worst = "flaw 6 0.60 [0.50, 0.70], flaw 7 0.70 [0.60, 0.80], flaw 8 0.80 [0.70, 0.90]"
     assert f"| 0 | 0.80 [0.70, 0.90] | {worst} | 0.50 [0.40, 0.60] | 0.60 [0.50, 0.70] |" in lines
     assert [line for line in lines if line.endswith("| sft | 61 | 3.00 |")] == [
         f"| {n} | sft | 61 | 3.00 |" for n in (0, 1)

@@ -1,5 +1,6 @@
 """Tables of a comparison by hand: each source of prompts alone, and the mean of both grades."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,8 @@ def test_the_check_is_the_mean_of_correctness_and_form() -> None:
 def test_figures_are_drawn_of_what_was_logged_and_twice_alike(tmp_path: Path) -> None:
     stage = tmp_path / "ppo"
     stage.mkdir()
-    lines = ['{"step": 1, "ppo/score": 0.1, "ppo/kl": 0.0}', '{"step": 2, "ppo/score": 0.4, "ppo/kl": 0.3}']
+    rows = [{"step": step, "ppo/kl": 0.1 * step, "ppo/score": 2.0 * step} for step in (1, 2)]
+    lines = [json.dumps(row | {run_plots.TRAINED: row["step"] / 5}) for row in rows]
     (stage / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     cell = {"mean": 0.4, "low": 0.2, "high": 0.5}
     summary = {"models": {"base": {"form": cell}, "ppo": {"reward": cell, "kl_to_sft": cell}}}
@@ -56,6 +58,17 @@ def test_figures_are_drawn_of_what_was_logged_and_twice_alike(tmp_path: Path) ->
     assert {path.name for path in drawn} == {"ppo_score.svg", "ppo_kl.svg", "reward_against_kl.svg"}
     first = [path.read_bytes() for path in drawn]
     assert [path.read_bytes() for path in run_plots.write(summary, stages, tmp_path / "plots")] == first
+
+
+def test_the_way_of_ppo_is_that_of_the_reward_model_alone() -> None:
+    """Not of the score that PPO optimises, which has weights and other terms: the axis is the model's own reward."""
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    trajectory = [{"ppo/kl": kl, "ppo/score": 10 * kl, run_plots.TRAINED: 2 * kl} for kl in (0.0, 1.0)]
+    run_plots.reward_against_kl(axes, models={"ppo": point(1.0, 0.5)}, kinds={"ppo": "ppo"}, trajectory=trajectory)
+    (way,) = (line for line in axes.get_lines() if line.get_label() == "ppo in training")
+    assert way.get_xydata().tolist() == [[0.0, 0.0], [1.0, 2.0]]
 
 
 def point(kl: float, reward: float) -> dict[str, dict[str, float]]:

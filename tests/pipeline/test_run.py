@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
+from evaluation import compare
 from evaluation.compare import run as run_comparison
 from evaluation.recipe import CompareRecipe
+from evaluation.responses import Responder
+from onebase import base as bases
 from onebase import recipes, record
 from onebase.command import main as stage_main
 from onebase.errors import RecipeError, RecordError
+from onebase.scoring import score
 from pipeline import chain
 
 STAGES = ("sft", "reward", "ppo", "dpo")
@@ -214,10 +218,29 @@ def test_a_run_fills_in_the_parents_that_are_left_to_it(tmp_path: Path) -> None:
     assert {one for one in parents_of(compared) if one.startswith("parents.ppo=")} == {"parents.ppo=r/n/ppo/best"}
     for gone in ("ppo", "dpo"):
         (folder / f"{gone}.yaml").unlink()
-    compare = {step.name: step for step in chain.plan(folder, ["name=n", "runs_dir=r"])}["compare"]
-    recipe = recipes.read(compare.recipe, CompareRecipe, compare.overrides)
+    last = {step.name: step for step in chain.plan(folder, ["name=n", "runs_dir=r"])}["compare"]
+    recipe = recipes.read(last.recipe, CompareRecipe, last.overrides)
     assert (recipe.parents.ppo, recipe.parents.dpo) == (None, None)
     assert recipe.policies == {"ppo-function": Path("r/n/ppo-function")}
+
+
+def test_likeliest_and_sampled_answers_are_scored_as_if_each_stood_alone(finish_run: Callable[[str], Path]) -> None:
+    home = finish_run("fp32")
+    given = [f"base.model={record.read(home / 'sft').record.base.model}", f"out={home}"]
+    parents = [f"parents.{stage}={home / stage}" for stage in STAGES]
+    recipe = recipes.read(Path("recipes/smoke/compare.yaml"), CompareRecipe, [*given, *parents])
+    found = compare.read_parents(recipe)
+    chat, prompts, _, _ = compare.read_data(recipe)
+    roles = compare.load_roles(bases.load(recipe.base, recipe.chat), found)
+    sizes = {"max_new_tokens": recipe.sampling.max_new_tokens, "batch": recipe.sampling.batch, "seed": recipe.seed}
+    respond = Responder(roles, [one.ids for one in prompts], home / "evaluation" / "responses", **sizes)
+    answers = compare.judge(roles, "ppo", found["ppo"], respond, chat, prompts, [], recipe)
+    sha256 = found["ppo"].record.files["adapter/adapter_model.safetensors"]
+    for name, temperature in (("reward", 0.0), ("sampled_reward", 1.0)):
+        episodes = respond("ppo", adapter_sha256=sha256, temperature=temperature)
+        expected = score(roles, "reward", episodes.sequences, tokens_per_microbatch=64)
+        assert answers.metrics[name] == pytest.approx(expected.tolist(), abs=1e-4)
+    assert answers.metrics["reward"] != answers.metrics["sampled_reward"]
 
 
 def test_further_policies_and_texts_are_compared(finish_run: Callable[[str], Path], tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def gae_by_definition(rewards: list[float], values: list[float], discount: float
     return [sum((discount * trace) ** (k - t) * delta[k] for k in range(t, n)) for t in range(n)]
 
 
-@settings(deadline=None, derandomize=True, max_examples=80)
+@settings(deadline=None, derandomize=True, max_examples=200)
 @given(EPISODES, JUNK, st.floats(0.1, 1), st.floats(0, 1))
 def test_gae_matches_its_definition_whatever_the_padding_holds(
     episodes: list[list[tuple[float, float]]], junk: float, discount: float, trace: float
@@ -65,7 +65,7 @@ def test_nothing_is_bootstrapped_past_the_end() -> None:
     torch.testing.assert_close(returns, torch.tensor([[1.0, 0.0]]))
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, derandomize=True, max_examples=200)
 @given(EPISODES, st.floats(0.1, 1))
 def test_with_trace_one_a_return_is_the_discounted_sum_of_rewards_whatever_the_values(
     episodes: list[list[tuple[float, float]]], discount: float

@@ -10,7 +10,7 @@ import pytest
 
 from onebase.recipes import TrackSection
 from onebase.tracking import Tracker
-from ppo.alarms import ALARMS, CHECKED, EVALUATED, remember, ringing
+from ppo.alarms import ALARMS, CHECKED, EVALUATED, JUDGED, remember, ringing
 from ppo.steering_recipe import AlarmsSection
 
 SECTION = AlarmsSection(window=2)
@@ -84,6 +84,13 @@ def test_what_is_compared_with_the_start_is_silent_until_the_start_is_over(name:
 
 def test_a_check_that_falls_with_the_reward_is_no_exploit() -> None:
     assert ringing(evaluated((1, 0.7), (0.5, 0.3)), SECTION) == {}
+
+
+def test_the_judge_of_the_recipe_comes_before_the_tasks_own_checks() -> None:
+    judged = [row | {JUDGED: judge} for row, judge in zip(evaluated((0, 0.5), (1, 0.5)), (0.9, 0.2), strict=True)]
+    assert "the judge has fallen from 0.9 to 0.2" in ringing(judged, SECTION)["reward up, check down"]
+    silent = [row | {JUDGED: 0.9} for row in evaluated((0, 0.5), (1, 0.2))]
+    assert ringing(silent, SECTION) == {}
 
 
 def test_the_check_is_compared_with_its_best_and_not_with_the_start() -> None:

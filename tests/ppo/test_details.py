@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,15 @@ import torch
 from onebase import base as bases
 from onebase import recipes
 from onebase.decoding import draw
+from onebase.interruption import Interrupted
 from onebase.memory import Halving
 from onebase.roles import Roles
 from onebase.scoring import token_values
 from onebase.seeding import generator
+from ppo import train
 from ppo.recipe import PpoRecipe
-from ppo.rollout import Rollout, collect, compute_targets
-from ppo.train import batches, read_data, read_parents, start_learner, start_roles
+from ppo.rollout import Rollout, Targets, collect, compute_targets
+from ppo.train import batches, read_data, read_parents, run, start_learner, start_roles
 from ppo.update import update
 
 ROOT = Path(__file__).parents[2]
@@ -158,6 +161,68 @@ def test_the_first_steps_of_the_optimiser_by_hand(make_recipe: MakeRecipe) -> No
             # g is as large as eps: half of a step, which eps 1e-8 would make a whole one.
             torch.testing.assert_close(parameter.data, torch.full_like(parameter, 3.0 - rate / 3 * 0.5))
             parameter.grad = None
+
+
+def test_the_policys_warm_up_begins_when_it_begins_to_learn(make_recipe: MakeRecipe) -> None:
+    """Two steps of the value function alone are eight optimiser steps; the fall to 0 begins after both warm-ups."""
+    sizes = ("train.batch=8", "train.minibatch=4", "train.inner_epochs=2", "train.episodes=32")
+    given = ("value.warmup_steps=2", "train.warmup_steps=3", "train.schedule=linear", "train.learning_rate=1")
+    recipe = make_recipe(*sizes, *given)
+    learner = start_learner(start(recipe), recipe)
+    rates = []
+    for _ in range(recipe.optimizer_steps):
+        rates.append([group["lr"] for group in learner.optimizer.param_groups])
+        learner.optimizer.step()
+        learner.schedule.step()
+    policy, value = zip(*rates, strict=True)
+    assert policy[8:12] == value[:4] == pytest.approx((0.25, 0.5, 0.75, 1.0))
+    assert policy[12:] == pytest.approx((0.8, 0.6, 0.4, 0.2))
+    assert value[12] == pytest.approx(1 - 9 / 13)
+
+
+def test_a_weight_that_adapts_follows_the_logged_kl_and_is_what_the_next_step_pays(
+    make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The price of each step as `compute_targets` was told it, a restart in the middle included."""
+    given = ("kl={weight: 0.5, adaptive: {target: 0.5, horizon: 40}}", "train.episodes=32", "checkpoint.every_steps=1")
+    paid = list[float]()
+
+    def watched(*arguments: Any, kl_weight: float, **named: Any) -> Targets:
+        if len(paid) == 2 and not interrupted:
+            interrupted.append(1)
+            raise Interrupted(15)
+        paid.append(kl_weight)
+        return compute_targets(*arguments, kl_weight=kl_weight, **named)
+
+    interrupted = list[int]()
+    monkeypatch.setattr(train, "compute_targets", watched)
+    recipe = make_recipe(*given, "train.learning_rate=1e-2")
+    with pytest.raises(Interrupted):
+        run(recipe)
+    run(recipe)
+    rows = [json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()]
+    expected = [0.5]
+    for row in rows[1:]:
+        error = max(-0.2, min(0.2, (row["ppo/kl"] - 0.5) / 0.5))
+        expected.append(expected[-1] * (1 + error * 8 / 40))
+    assert interrupted and len(paid) == 4
+    assert paid == pytest.approx(expected[:-1])
+    assert len(set(paid)) == 4
+    assert rows[-1]["ppo/next_kl_weight"] == pytest.approx(expected[-1])
+
+
+def test_recomputed_log_probs_are_weighed_and_decodings_error_is_still_its_own(make_recipe: MakeRecipe) -> None:
+    sampled, recomputed = (make_recipe(), make_recipe("train.old_logprobs=recomputed", "train.importance_cap=2"))
+    logged = []
+    for recipe in (sampled, recomputed):
+        run(recipe)
+        logged.append([json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()])
+        shutil.rmtree(recipe.out)
+    plain, weighed = logged
+    assert plain[0]["ppo/decoding_error"] == weighed[0]["ppo/decoding_error"] > 0
+    assert "ppo/importance" not in plain[1]
+    # Decoding in fp32 is exact to rounding, so the weights are 1 to rounding, and they were there.
+    assert weighed[1]["ppo/importance"] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_no_role_has_dropout_whatever_its_adapter_was_trained_with(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_the_clip_takes_gains_and_never_losses(ratio: float, advantage: float, l
     torch.testing.assert_close(logprob.grad, one(slope))
 
 
-@settings(deadline=None, derandomize=True, max_examples=80)
+@settings(deadline=None, derandomize=True, max_examples=200)
 @given(EPISODES, JUNK, st.floats(0.05, 0.9))
 def test_policy_loss_matches_its_definition_whatever_the_padding_holds(
     episodes: list[tuple[tuple[float, float, float], ...]], junk: float, clip: float
@@ -150,7 +150,7 @@ def test_a_value_stops_following_once_it_has_moved_by_the_clip(
     torch.testing.assert_close(moved.grad, one(slope))
 
 
-@settings(deadline=None, derandomize=True, max_examples=80)
+@settings(deadline=None, derandomize=True, max_examples=200)
 @given(EPISODES, JUNK, st.floats(0.05, 2))
 def test_value_loss_matches_its_definition_whatever_the_padding_holds(
     episodes: list[tuple[tuple[float, float, float], ...]], junk: float, clip: float
@@ -172,7 +172,7 @@ def test_value_loss_matches_its_definition_whatever_the_padding_holds(
 # --- what tells whether an update was sane ---------------------------------------------------------------------------
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, derandomize=True, max_examples=200)
 @given(EPISODES, JUNK)
 def test_ratios_are_quotients_of_probabilities_and_one_outside_the_mask(
     episodes: list[tuple[tuple[float, float, float], ...]], junk: float
@@ -212,7 +212,7 @@ def test_kl_from_old_is_on_average_the_kl_of_the_old_policy_to_the_new() -> None
     assert sum(p * k for p, k in zip(OLD, found[0].tolist(), strict=True)) == pytest.approx(exact, rel=1e-12)
 
 
-@settings(deadline=None, derandomize=True, max_examples=40)
+@settings(deadline=None, derandomize=True, max_examples=200)
 @given(EPISODES, JUNK)
 def test_kl_from_old_is_never_negative_and_zero_in_the_padding(
     episodes: list[tuple[tuple[float, float, float], ...]], junk: float
@@ -239,7 +239,7 @@ def test_explained_variance_in_closed_form(values: list[float], explained: float
     torch.testing.assert_close(found, torch.tensor(explained))
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=200)
 @given(EPISODES.filter(lambda rows: sum(map(len, rows)) > 1), JUNK)
 def test_explained_variance_matches_its_definition_whatever_the_padding_holds(
     episodes: list[tuple[tuple[float, float, float], ...]], junk: float

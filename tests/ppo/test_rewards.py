@@ -41,7 +41,7 @@ def test_kl_is_on_average_the_kl_of_the_policy_to_the_reference() -> None:
     assert sum(p * k for p, k in zip(policy, found, strict=True)) == pytest.approx(exact, rel=1e-12)
 
 
-@settings(deadline=None, derandomize=True, max_examples=60)
+@settings(deadline=None, derandomize=True, max_examples=200)
 @given(EPISODES, JUNK)
 def test_a_policy_equal_to_its_reference_pays_nothing(episodes: list[tuple[float, list[float]]], junk: float) -> None:
     rows = [tokens for _, tokens in episodes]
@@ -49,7 +49,7 @@ def test_a_policy_equal_to_its_reference_pays_nothing(episodes: list[tuple[float
     assert kl_to_reference(logprobs, logprobs, mask_of(rows)).eq(0).all()
 
 
-@settings(deadline=None, derandomize=True, max_examples=80)
+@settings(deadline=None, derandomize=True, max_examples=200)
 @given(EPISODES, JUNK, st.floats(0, 2))
 def test_token_rewards_match_their_definition_whatever_the_padding_holds(
     episodes: list[tuple[float, list[float]]], junk: float, weight: float

@@ -20,7 +20,7 @@ from onebase.episodes import Episodes
 from onebase.errors import RecipeError
 from onebase.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.roles import WEIGHTS, Roles
-from ppo.recipe import PpoRecipe, RewardTerm
+from ppo.recipe import PpoRecipe
 from ppo.scores import Asked, RewardError, load_function, overlong_penalty, score_episodes, scores_of
 from ppo.train import run
 
@@ -112,12 +112,11 @@ def asked_of(tiny_base_folder: Path) -> tuple[Asked, Episodes]:
     return Asked(chat=chat, prompts=[encoded]), Episodes.of([encoded.ids], [response], pad_id=0)
 
 
-@pytest.mark.parametrize("result", [None, float("inf"), "good", [1.0], torch.ones(2).tolist()])
+@pytest.mark.parametrize("result", [None, float("inf"), "good", [1.0], torch.ones(2), numpy.ones(2), 10**400, -1e39])
 def test_what_is_no_number_is_refused_with_prompt_and_response(tiny_base_folder: Path, result: object) -> None:
     asked, episodes = asked_of(tiny_base_folder)
-    term = RewardTerm(kind="function", function="mine:reward")
     with pytest.raises(RewardError, match=r"'mine:reward' returned .* where a finite number is expected") as caught:
-        scores_of(lambda prompt, response: result, term, episodes, asked)
+        scores_of(lambda prompt, response: result, "mine:reward", episodes, asked)
     said, prompt = str(caught.value), asked.prompts[0].prompt
     assert "the lamp" in said
     assert str(prompt.origin) in said
@@ -127,9 +126,8 @@ def test_what_is_no_number_is_refused_with_prompt_and_response(tiny_base_folder:
 def test_what_a_function_raises_is_said_with_its_line_and_its_episode(tiny_base_folder: Path, here: Path) -> None:
     asked, episodes = asked_of(tiny_base_folder)
     (here / "raising.py").write_text("def reward(prompt, response):\n    half = 1\n    return half / 0\n")
-    term = RewardTerm(kind="function", function="raising:reward")
     with pytest.raises(RewardError, match=r"raised ZeroDivisionError .division by zero. at .*raising.py:3") as caught:
-        scores_of(load_function(term), term, episodes, asked)
+        scores_of(load_function("raising:reward"), "raising:reward", episodes, asked)
     assert str(asked.prompts[0].prompt.origin) in str(caught.value)
     assert "the lamp" in str(caught.value)
 
@@ -156,8 +154,7 @@ def test_a_reward_model_that_gives_no_number_is_refused_with_the_episode(
 @pytest.mark.parametrize("result", [1, True, torch.tensor(1.0), numpy.float32(1)])
 def test_whatever_python_counts_as_a_number_is_one(tiny_base_folder: Path, result: object) -> None:
     asked, episodes = asked_of(tiny_base_folder)
-    term = RewardTerm(kind="function", function="mine:reward")
-    assert scores_of(lambda prompt, response: result, term, episodes, asked).tolist() == [1.0]
+    assert scores_of(lambda prompt, response: result, "mine:reward", episodes, asked).tolist() == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -202,9 +199,9 @@ def test_terms_that_make_no_sense_are_refused(
 
 def test_a_function_is_found_in_a_package_and_beside_the_command(here: Path) -> None:
     (here / "mine.py").write_text("def reward(prompt, response):\n    return 7\n")
-    found = load_function(RewardTerm(kind="function", function="mine:reward"))
+    found = load_function("mine:reward")
     assert found(load([Source(source="builtin:tasks", split="rl", rows=1)], Prompt, seed=0).records[0], "x") == 7
-    assert load_function(RewardTerm(kind="function", function="os.path:basename")).__name__ == "basename"
+    assert load_function("os.path:basename").__name__ == "basename"
 
 
 def test_the_penalty_for_length_rises_over_the_buffer() -> None:

@@ -177,6 +177,34 @@ def test_prompts_that_are_trained_on_are_not_held_out(make_recipe: MakeRecipe) -
     assert not recipe.out.exists()
 
 
+def test_texts_that_are_trained_on_are_not_held_out(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    """Whatever the sizes of the pieces that the same text is cut into."""
+    bodies = (f"Story {number}: {' '.join(map(str, range(100 * number, 100 * number + 9)))}" for number in range(9))
+    (tmp_path / "news.jsonl").write_text("".join(json.dumps({"body": body}) + "\n" for body in bodies))
+    source = f"{{source: {tmp_path / 'news.jsonl'}, text: body}}"
+    mix = f"pretraining={{data: [{source}], tokens: 16}}"
+    recipe = make_recipe("run", f"evaluation={{prompts: [{HELD_OUT}], texts: [{source}], text_tokens: 24}}", mix)
+    with pytest.raises(DataError, match=r"evaluation\.texts: 9 of \d+ pieces of text are in pretraining\.data as well"):
+        run(recipe)
+    assert not recipe.out.exists()
+
+
+def test_a_judge_of_ones_own_is_asked_at_every_evaluation(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "brief.py").write_text("def judge(prompt, response):\n    return -len(response)\n")
+    judged = STEERED[0].replace("every: 2", "every: 2, judge: 'brief:judge'")
+    recipe = make_recipe("run", judged, "train.episodes=16")
+    run(recipe)
+    last, samples = rows_of(recipe.out)[-1], rows_of(recipe.out, "evaluation_samples")
+    lengths = [len(row["response"]) for row in samples if row["step"] == 2]
+    assert len(lengths) == 6
+    assert last["ppo/eval/judge"] == pytest.approx(-sum(lengths) / 6)
+    with pytest.raises(RecipeError, match=r"evaluation\.judge: the module 'nobody' of 'nobody:judge' cannot"):
+        run(make_recipe("none", judged.replace("brief:", "nobody:")))
+
+
 def test_an_average_that_nobody_reads_is_refused(make_recipe: MakeRecipe) -> None:
     with pytest.raises(RecipeError, match="nothing would ever read it"):
         make_recipe("run", "ema={exported: false}")

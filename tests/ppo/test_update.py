@@ -115,6 +115,16 @@ def test_gradients_are_those_of_the_objective_whatever_the_micro_batches(
     require_equal(gradients(roles), expected, kind)
 
 
+@pytest.mark.parametrize("kind", ["adapter", "shared"])
+def test_gradients_do_not_depend_on_the_order_of_the_episodes(make_roles: Callable[..., Roles], kind: str) -> None:
+    roles = start(make_roles, kind)
+    batch = batch_near(roles, kind)
+    backward(roles, batch, recipe_of(kind, 16))
+    expected = gradients(roles)
+    backward(roles, batch.select([2, 0, 3, 1]), recipe_of(kind, 16))
+    require_equal(gradients(roles), expected, kind)
+
+
 def require_equal(found: dict[str, list[Tensor | None]], expected: dict[str, list[Tensor | None]], kind: str) -> None:
     for role, wanted_of in expected.items():
         largest = max((float(wanted.abs().max()) for wanted in wanted_of if wanted is not None), default=0.0)
@@ -283,12 +293,14 @@ def test_advantages_are_standardised_over_the_whole_rollout_and_returns_are_not(
         episodes=episodes,
         stopped=torch.tensor([True, False]),
         logprobs=-rows,
-        reference=-rows,
+        sampled=-3 * rows,
+        reference=-2 * rows,
         values=rows / 2,
         scores=torch.zeros(2),
     )
     targets = Targets(advantages=rows, returns=2 * rows, kl=torch.zeros(2, 2), rewards=rows)
     batch = to_batch(rollout, targets, torch.device("cpu"), recipe_of("adapter", 16))
+    assert batch.reference is None and batch.importance is None
     # Mean 4, variance (9 + 1 + 16) / 3.
     deviation = (26 / 3) ** 0.5
     torch.testing.assert_close(batch.advantages, torch.tensor([[-3.0, -1.0], [4.0, 0.0]]).div(deviation))
