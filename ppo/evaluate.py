@@ -17,13 +17,14 @@ from evaluation.language import as_episodes, lm_loss
 from evaluation.responses import texts
 from onebase.episodes import Episodes
 from onebase.errors import DataError
+from onebase.functions import load_function
 from onebase.generation import sample
 from onebase.record import DataIdentity
 from onebase.roles import Roles
 from onebase.scoring import in_microbatches, kl_between, token_scores
 from onebase.seeding import generator
 from ppo.recipe import PpoRecipe
-from ppo.scores import Asked, RewardFunction, load_function, score_episodes, scores_of
+from ppo.scores import Asked, RewardFunction, score_episodes, scores_of
 
 COLUMNS = ("role", "prompt", "response", "reward", "kl", "check")
 """Of the table of samples."""
@@ -103,7 +104,7 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
         "entropy": float(entropies.sum() / mask.sum()),
         **{name: sum(values) / len(values) for name, values in checks.items()},
     }
-    if held_out.judge is not None:
+    if held_out.judge is not None and recipe.evaluation.judge is not None:
         judged = scores_of(held_out.judge, recipe.evaluation.judge, episodes, asked, what="judge")
         metrics["judge"] = float(judged.mean())
     if held_out.pieces:

@@ -8,9 +8,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
 from onebase.ensemble import CombineSection
+from onebase.functions import DOTTED
 from onebase.memory import halved
 from onebase.recipes import BaseSection, ChatSection, LimitsSection, Schedule, Section, TrackSection
-from ppo.steering_recipe import DOTTED, Steered
+from ppo.steering_recipe import Steered
 
 
 class ParentsSection(Section):
@@ -38,6 +39,9 @@ class SamplingSection(Section):
     responses_per_prompt: PositiveInt = 1
     batch: PositiveInt = 32
     """Episodes decoded at once, each in a slot that the next prompt takes when it ends. Decides memory, not results."""
+    engine: Annotated[str, Field(pattern=DOTTED)] | None = None
+    """package.module:name of what draws the responses (`onebase.generation.Engine`); None: this process. Another one's
+    log-probabilities are not quite those of training: see train.old_logprobs and train.importance_cap."""
 
 
 class RewardTerm(Section):

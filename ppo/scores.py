@@ -10,9 +10,6 @@ It is called once an episode, and may use anything: a checker, a compiler, `prom
 arguments alone, or a run that is killed would not go on to the same bits.
 """
 
-import importlib
-import os
-import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,13 +23,17 @@ from data.chat import Chat, EncodedPrompt
 from data.records import Prompt
 from onebase.ensemble import member_names, member_scores
 from onebase.episodes import Episodes
-from onebase.errors import InputError, RecipeError
+from onebase.errors import InputError
+from onebase.functions import load_function
 from onebase.roles import Roles
 from ppo.recipe import PpoRecipe
 
 RewardFunction = Callable[[Prompt, str], Any]
 """Of the prompt and the response; its result should be a number, and is not trusted to be one."""
 
+
+TERMS = "reward.terms"
+"""The recipe's key of what a score is made of."""
 
 LARGEST = torch.finfo(torch.float32).max
 
@@ -84,8 +85,8 @@ def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: A
             require_finite(scores, name, episodes, asked)
     terms = {
         term.named(index): term.combine.combination(said)
-        if term.kind == "adapter"
-        else scores_of(load_function(term.function), term.function, episodes, asked)
+        if term.function is None
+        else scores_of(load_function(term.function, TERMS), term.function, episodes, asked)
         for index, term in enumerate(recipe.reward.terms)
     }
     weights = [term.weight for term in recipe.reward.terms]
@@ -95,7 +96,7 @@ def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: A
 
 def scores_of(
     function: RewardFunction,
-    name: str | None,
+    name: str,
     episodes: Episodes,
     asked: Asked | None,
     *,
@@ -145,30 +146,6 @@ def require_finite(scores: Float[Tensor, " B"], role: str, episodes: Episodes, a
             f"the reward model '{role}' scores {scores[row].item()} where a finite number is expected, {episode}. "
             "Look at report.json in its stage folder, and whether the base overflows in half precision."
         )
-
-
-def load_function(dotted: str | None, key: str = "reward.terms") -> RewardFunction:
-    """The function of that name, from an installed package or the folder that the command runs in.
-
-    dotted: package.module:name. key: of the recipe, where it stands.
-    """
-    assert dotted is not None, "the recipe has checked it"
-    module_name, _, name = dotted.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module raises while it is imported
-        raise RecipeError(
-            f"{key}: the module '{module_name}' of '{dotted}' cannot be imported "
-            f"({type(error).__name__}: {error}). It is looked for in the folder that the command runs in and among "
-            "installed packages."
-        ) from error
-    function = getattr(module, name, None)
-    if not callable(function):
-        found = "has nothing of that name" if function is None else f"has a {type(function).__name__} there"
-        raise RecipeError(f"{key}: '{dotted}' should name a function, and {module_name} {found}.")
-    return function
 
 
 def overlong_penalty(lengths: Float[Tensor, " B"], *, limit: int, buffer: int) -> Float[Tensor, " B"]:

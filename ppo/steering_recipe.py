@@ -6,10 +6,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from data.sources import Source
 from data.texts import TextSource
+from onebase.functions import DOTTED
 from onebase.recipes import Section
-
-DOTTED = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
-"""The name of a function, package.module:name."""
 
 
 class EvaluationSection(Section):

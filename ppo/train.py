@@ -23,6 +23,8 @@ from onebase import record, stages
 from onebase.base import Base
 from onebase.clock import Clock
 from onebase.ensemble import FIRST, load_members, read_members, spread_of
+from onebase.functions import load_function
+from onebase.generation import Engine, sample
 from onebase.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
 from onebase.profiling import profiled
 from onebase.progress import track
@@ -35,7 +37,7 @@ from onebase.tracking import Tracker, peak_rss_bytes
 from ppo.kl_control import next_weight
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets, collect, compute_targets, require_zero_kl
-from ppo.scores import Asked, load_function
+from ppo.scores import TERMS, Asked
 from ppo.side_stages import Origin
 from ppo.steering import Steering, read_steering_data
 from ppo.update import Learner, update
@@ -146,9 +148,16 @@ def roll_out(roles: Roles, asked: Asked, recipe: PpoRecipe, step: int, session: 
             asked,
             clock,
             with_values=with_values,
+            engine=engine_of(recipe),
         ),
         size=recipe.largest,
     )
+
+
+def engine_of(recipe: PpoRecipe) -> Engine:
+    """What draws the responses: the recipe's own, or this process."""
+    name = recipe.sampling.engine
+    return sample if name is None else load_function(name, "sampling.engine")
 
 
 def guard(session: Session, step: int, rollout: Rollout) -> Callable[[Sequence[float], Sequence[int]], bool]:
@@ -171,8 +180,9 @@ def restore(session: Session, roles: Roles, learner: Learner, steering: Steering
 def read_parents(recipe: PpoRecipe) -> dict[str, Found]:
     """The SFT and reward stages, verified; every reward model must come from this very SFT stage."""
     for term in recipe.reward.terms:
-        if term.kind == "function":
-            load_function(term.function)  # refused before a weight is loaded
+        if term.function is not None:
+            load_function(term.function, TERMS)  # refused before a weight is loaded
+    engine_of(recipe)
     identity = stages.identify(recipe)
     sft = stages.read_parent(recipe.parents.sft, "sft", identity)
     rewards = read_members(recipe.parents.rewards, lambda folder: stages.read_parent(folder, "reward", identity))

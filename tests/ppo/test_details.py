@@ -14,6 +14,7 @@ import torch
 from onebase import base as bases
 from onebase import recipes
 from onebase.decoding import draw
+from onebase.errors import RecipeError
 from onebase.interruption import Interrupted
 from onebase.memory import Halving
 from onebase.roles import Roles
@@ -223,6 +224,28 @@ def test_recomputed_log_probs_are_weighed_and_decodings_error_is_still_its_own(m
     assert "ppo/importance" not in plain[1]
     # Decoding in fp32 is exact to rounding, so the weights are 1 to rounding, and they were there.
     assert weighed[1]["ppo/importance"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_another_engine_draws_the_responses_and_what_it_is_off_by_is_weighed(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its log-probabilities are 0.3 nats too high: each token counts exp(-0.3)."""
+    (tmp_path / "server.py").write_text(
+        "from dataclasses import replace\n"
+        "from onebase.generation import sample\n\n"
+        "def draw(*given, **named):\n"
+        "    drawn = sample(*given, **named)\n"
+        "    return replace(drawn, logprobs=(drawn.logprobs + 0.3) * drawn.episodes.mask)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    engine = "sampling.engine=server:draw"
+    recipe = make_recipe(engine, "train.old_logprobs=recomputed", "train.importance_cap=2", "train.episodes=8")
+    run(recipe)
+    start, step = (json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines())
+    assert start["ppo/decoding_error"] == pytest.approx(0.3, abs=1e-3)
+    assert step["ppo/importance"] == pytest.approx(0.7408182, abs=1e-3)
+    with pytest.raises(RecipeError, match=r"sampling\.engine: 'server:nothing' should name a function"):
+        run(make_recipe("sampling.engine=server:nothing"))
 
 
 def test_no_role_has_dropout_whatever_its_adapter_was_trained_with(make_recipe: MakeRecipe, tmp_path: Path) -> None:

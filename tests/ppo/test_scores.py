@@ -18,10 +18,11 @@ from onebase import base as bases
 from onebase import recipes
 from onebase.episodes import Episodes
 from onebase.errors import RecipeError
+from onebase.functions import load_function
 from onebase.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.roles import WEIGHTS, Roles
 from ppo.recipe import PpoRecipe
-from ppo.scores import Asked, RewardError, load_function, overlong_penalty, score_episodes, scores_of
+from ppo.scores import Asked, RewardError, overlong_penalty, score_episodes, scores_of
 from ppo.train import run
 
 MakeRecipe = Callable[..., PpoRecipe]
@@ -127,7 +128,7 @@ def test_what_a_function_raises_is_said_with_its_line_and_its_episode(tiny_base_
     asked, episodes = asked_of(tiny_base_folder)
     (here / "raising.py").write_text("def reward(prompt, response):\n    half = 1\n    return half / 0\n")
     with pytest.raises(RewardError, match=r"raised ZeroDivisionError .division by zero. at .*raising.py:3") as caught:
-        scores_of(load_function("raising:reward"), "raising:reward", episodes, asked)
+        scores_of(load_function("raising:reward", "reward.terms"), "raising:reward", episodes, asked)
     assert str(asked.prompts[0].prompt.origin) in str(caught.value)
     assert "the lamp" in str(caught.value)
 
@@ -199,9 +200,9 @@ def test_terms_that_make_no_sense_are_refused(
 
 def test_a_function_is_found_in_a_package_and_beside_the_command(here: Path) -> None:
     (here / "mine.py").write_text("def reward(prompt, response):\n    return 7\n")
-    found = load_function("mine:reward")
+    found = load_function("mine:reward", "reward.terms")
     assert found(load([Source(source="builtin:tasks", split="rl", rows=1)], Prompt, seed=0).records[0], "x") == 7
-    assert load_function("os.path:basename").__name__ == "basename"
+    assert load_function("os.path:basename", "reward.terms").__name__ == "basename"
 
 
 def test_the_penalty_for_length_rises_over_the_buffer() -> None:
