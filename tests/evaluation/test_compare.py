@@ -68,7 +68,7 @@ def test_the_way_of_ppo_is_that_of_the_reward_model_alone() -> None:
     trajectory = [{"ppo/kl": kl, "ppo/score": 10 * kl, run_plots.TRAINED: 2 * kl} for kl in (0.0, 1.0)]
     run_plots.reward_against_kl(axes, models={"ppo": point(1.0, 0.5)}, kinds={"ppo": "ppo"}, trajectory=trajectory)
     (way,) = (line for line in axes.get_lines() if line.get_label() == "ppo in training")
-    assert way.get_xydata().tolist() == [[0.0, 0.0], [1.0, 2.0]]
+    assert np.asarray(way.get_xydata()).tolist() == [[0.0, 0.0], [1.0, 2.0]]
 
 
 def point(kl: float, reward: float) -> dict[str, dict[str, float]]:
