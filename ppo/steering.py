@@ -42,6 +42,9 @@ from ppo.side_stages import Origin
 PREFIXES = {"policy": "ppo/eval", "ema": "ppo/eval_ema"}
 """Of the metrics of each role that is evaluated."""
 
+SHORTEST_OVERLAP = 16
+"""Tokens: what two texts have in common in less than that, such as the last words of a piece, is chance."""
+
 Mix = Callable[[int, PpoRecipe], None]
 """Adds gradients to those of a mini-batch: (its number in the step, the recipe with micro-batches that fit)."""
 
@@ -70,8 +73,11 @@ def read_steering_data(recipe: PpoRecipe, chat: Chat, training: list[EncodedProm
 
 def _require_apart(held_out: Sequence[Piece], training: Sequence[Piece], *, tokens: int) -> None:
     """DataError where a held-out text begins with the same tokens as one that is trained on."""
+    least = min(tokens, SHORTEST_OVERLAP)
     trained = {(given + predicted)[:tokens] for given, predicted in training}
-    both = sum((given + predicted)[:tokens] in trained for given, predicted in held_out)
+    both = sum(
+        len(given + predicted) >= least and (given + predicted)[:tokens] in trained for given, predicted in held_out
+    )
     if both:
         raise DataError(
             f"evaluation.texts: {both} of {len(held_out)} pieces of text are in pretraining.data as well: the loss "
