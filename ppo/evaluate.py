@@ -24,10 +24,13 @@ from onebase.roles import Roles
 from onebase.scoring import in_microbatches, kl_between, token_scores
 from onebase.seeding import generator
 from ppo.recipe import PpoRecipe
-from ppo.scores import Asked, RewardFunction, score_episodes, scores_of
+from ppo.scores import Asked, score_episodes, scores_of
 
 COLUMNS = ("role", "prompt", "response", "reward", "kl", "check")
 """Of the table of samples."""
+
+JUDGE = "evaluation.judge"
+"""The recipe's key of a function of one's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,6 @@ class HeldOut:
     chat: Chat
     prompts: list[EncodedPrompt]
     pieces: list[Piece]
-    judge: RewardFunction | None
     identities: list[DataIdentity]
 
 
@@ -57,7 +59,8 @@ def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPromp
     section = recipe.evaluation
     if section is None:
         return None
-    judge = None if section.judge is None else load_function(section.judge, "evaluation.judge")
+    if section.judge is not None:
+        load_function(section.judge, JUDGE)  # refused before a weight is loaded
     loaded = load_records(section.prompts, Prompt, seed=recipe.seed)
     prompts = encode_prompts(chat, loaded.records, Limiter(recipe.limits))
     trained = {one.ids for one in training}
@@ -68,7 +71,7 @@ def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPromp
             f"{both[0].prompt.origin}: what is measured on them says nothing. Give another split or source."
         )
     pieces, identities = load_pieces(section.texts, chat, tokens=section.text_tokens, seed=recipe.seed)
-    return HeldOut(chat=chat, prompts=prompts, pieces=pieces, judge=judge, identities=[*loaded.identities, *identities])
+    return HeldOut(chat=chat, prompts=prompts, pieces=pieces, identities=[*loaded.identities, *identities])
 
 
 def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> Evaluation:
@@ -104,9 +107,9 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
         "entropy": float(entropies.sum() / mask.sum()),
         **{name: sum(values) / len(values) for name, values in checks.items()},
     }
-    if held_out.judge is not None and recipe.evaluation.judge is not None:
-        judged = scores_of(held_out.judge, recipe.evaluation.judge, episodes, asked, what="judge")
-        metrics["judge"] = float(judged.mean())
+    judge = recipe.evaluation.judge
+    if judge is not None:
+        metrics["judge"] = float(scores_of(load_function(judge, JUDGE), judge, episodes, asked, what="judge").mean())
     if held_out.pieces:
         metrics["lm_loss"] = lm_loss(roles, role, as_episodes(held_out.pieces, roles), tokens_per_microbatch=budget)
     rows = [

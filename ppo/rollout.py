@@ -181,8 +181,9 @@ def require_zero_kl(roles: Roles, rollout: Rollout, recipe: PpoRecipe) -> float:
     stored = roles.base.identity.quantization
     half = stored == "bf16" or (roles.base.device.type == "cuda" and stored == "nf4")
     tolerance = DECODING_TOLERANCE["bfloat16" if half else "float32"]
-    # Recomputed ones stand in for what decoding says, which has to be numbers all the same.
-    if not (error <= tolerance if rollout.sampled is None else math.isfinite(error)):
+    if not math.isfinite(error):
+        raise RuntimeError("Log-probs from decoding are not all numbers: what drew the responses is broken.")
+    if error > tolerance and rollout.sampled is None:
         raise RuntimeError(
             f"Log-probs from decoding differ from those of a training forward by up to {error:.3g} nats a token "
             f"(allowed: {tolerance:g}). Pass train.old_logprobs=recomputed to go on without them."

@@ -31,11 +31,11 @@ from ppo.recipe import PpoRecipe
 RewardFunction = Callable[[Prompt, str], Any]
 """Of the prompt and the response; its result should be a number, and is not trusted to be one."""
 
-
 TERMS = "reward.terms"
 """The recipe's key of what a score is made of."""
 
 LARGEST = torch.finfo(torch.float32).max
+"""Of the numbers that a score may be: scores are fp32."""
 
 MEND = "Mend the function; the same command goes on from the last checkpoint."
 

@@ -244,6 +244,10 @@ def test_another_engine_draws_the_responses_and_what_it_is_off_by_is_weighed(
     start, step = (json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines())
     assert start["ppo/decoding_error"] == pytest.approx(0.3, abs=1e-3)
     assert step["ppo/importance"] == pytest.approx(0.7408182, abs=1e-3)
+    shutil.rmtree(recipe.out)
+    (tmp_path / "broken.py").write_text((tmp_path / "server.py").read_text().replace("+ 0.3", "* float('nan')"))
+    with pytest.raises(RuntimeError, match="decoding are not all numbers"):
+        run(make_recipe("sampling.engine=broken:draw", "train.old_logprobs=recomputed"))
     with pytest.raises(RecipeError, match=r"sampling\.engine: 'server:nothing' should name a function"):
         run(make_recipe("sampling.engine=server:nothing"))
 
