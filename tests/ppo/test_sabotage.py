@@ -1,9 +1,11 @@
-"""Three deliberate sabotages of a run, each caught by the guard that is meant for it, and a clean twin on which every
-guard is silent. Real runs: a policy that has learned to stop, 20 steps of PPO, all stages trained here."""
+"""Deliberate sabotages of a run, each caught by the guard that is meant for it, and a clean twin on which every guard
+is silent. Real runs: a policy that has learned to stop, 20 steps of PPO, held-out prompts and a judge, all stages
+trained here."""
 
 import dataclasses
 import itertools
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,29 @@ from onebase.roles import WEIGHTS, Roles
 from ppo.alarms import AlarmError
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout
+from ppo.scores import RewardError
 
 Sabotage = Callable[[Rollout, int], Rollout]
+SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"
 WORDS = ("pear", "apple", "fig", "cold", "Paris", "red", "seven", "Anna")
+REWARDS = """
+import math
+import pathlib
+
+calls = []
+
+def longer(prompt, response):
+    return len(response) / 16
+
+def broken_once(prompt, response):
+    calls.append(response)
+    mended = pathlib.Path("mended").exists()
+    return math.nan if len(calls) == 60 and not mended else brief(prompt, response)
+
+def brief(prompt, response):
+    return 16 / (len(response) + 16)
+"""
+"""Functions as a person might write them, in a file beside the command."""
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +54,16 @@ def parents(tmp_path_factory: pytest.TempPathFactory, tiny_base_folder: Path) ->
     from sft.recipe import SftRecipe
 
     home = tmp_path_factory.mktemp("short")
+    for name, said in (("texts", "Say {} to {}."), ("heldout", "{}, say it to {}.")):
+        rows = [{"prompt": said.format(a, b), "response": a} for a, b in itertools.product(WORDS, WORDS)]
+        (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts = home / "texts.jsonl"
-    pairs = itertools.product(WORDS, WORDS)
-    texts.write_text("".join(json.dumps({"prompt": f"Say {a} to {b}.", "response": a}) + "\n" for a, b in pairs))
     common = [f"base.model={tiny_base_folder}", "base.quantization=fp32", "track.wandb=off"]
     demonstrations = [f"data=[{{source: {texts}}}]", f"evaluation.demonstrations=[{{source: {texts}, rows: 4}}]"]
     sizes = ["trl.learning_rate=5e-3", "trl.max_steps=20", f"out={home / 'sft'}"]
-    sft.train.run(recipes.read("recipes/smoke/sft.yaml", SftRecipe, [*common, *demonstrations, *sizes]))
+    sft.train.run(recipes.read(SMOKE / "sft.yaml", SftRecipe, [*common, *demonstrations, *sizes]))
     given = [f"parents.sft={home / 'sft'}", f"out={home / 'reward'}"]
-    reward.train.run(recipes.read("recipes/smoke/reward.yaml", RewardRecipe, [*common, *given]))
+    reward.train.run(recipes.read(SMOKE / "reward.yaml", RewardRecipe, [*common, *given]))
     return home
 
 
@@ -48,23 +71,36 @@ def parents(tmp_path_factory: pytest.TempPathFactory, tiny_base_folder: Path) ->
 def train(
     parents: Path, tiny_base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Path]:
-    def run(*overrides: str, sabotage: Sabotage = lambda rollout, step: rollout) -> Path:
+    """A run with a judge that likes short responses. reward: the function that is paid for beside the model."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "rewards.py").write_text(REWARDS)
+    monkeypatch.delitem(sys.modules, "rewards", raising=False)
+
+    def run(
+        *overrides: str, reward: str = "brief", sabotage: Sabotage = lambda rollout, step: rollout, out: str = "ppo"
+    ) -> Path:
         roll_out = stage.roll_out
 
         def sabotaged(roles: Roles, prompts: Any, recipe: PpoRecipe, step: int, *rest: Any) -> Rollout:
             return sabotage(roll_out(roles, prompts, recipe, step, *rest), step)
 
+        judged = [
+            f"evaluation.prompts=[{{source: {parents / 'heldout.jsonl'}, rows: 16}}]",
+            "evaluation.judge=rewards:brief",
+        ]
         given = [
-            *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path}/ppo", "track.wandb=off"),
+            *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / out}", "track.wandb=off"),
             *(f"parents.{name}={parents / name}" for name in ("sft", "reward")),
+            f"reward.terms=[{{kind: adapter, weight: 1}}, {{kind: function, function: 'rewards:{reward}', weight: 4}}]",
             *(f"data=[{{source: {parents / 'texts.jsonl'}}}]", "sampling.max_new_tokens=40", "alarms.window=5"),
             *("train.batch=32", "train.minibatch=16", "train.inner_epochs=1", "train.episodes=640"),
-            *("train.learning_rate=3e-4", "value.learning_rate=1e-2", "value.clip=10"),
+            *("train.learning_rate=3e-4", "value.learning_rate=1e-2", "value.clip=10", "evaluation.every=5", *judged),
         ]
         with monkeypatch.context() as patch:
             patch.setattr(stage, "roll_out", sabotaged)
-            stage.run(recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides]))
-        return tmp_path / "ppo"
+            stage.run(recipes.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, *overrides]))
+        return tmp_path / out
 
     return run
 
@@ -76,15 +112,36 @@ def alarms(folder: Path) -> dict[str, int]:
     return {row["title"]: row["step"] for row in reversed(rows)}
 
 
+def rows_of(folder: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_every_guard_is_silent_on_the_clean_twin(train: Callable[..., Path]) -> None:
     folder = train()
     assert alarms(folder) == {}
     assert not (folder / "nonfinite").exists()
+    judged = [row["ppo/eval/judge"] for row in rows_of(folder) if "ppo/eval/judge" in row]
+    assert len(judged) == 5
+    assert judged[-1] > judged[0]
 
 
-def test_a_reward_that_is_not_a_number_once_is_skipped_and_kept_and_the_run_goes_on(
-    train: Callable[..., Path],
+def test_a_function_that_returns_nan_once_ends_the_run_by_name_and_mended_it_ends_as_the_clean_twin(
+    train: Callable[..., Path], tmp_path: Path
 ) -> None:
+    """Calls: 32 of step 1, 16 held out, then those of step 2."""
+    with pytest.raises(RewardError, match=r"'rewards:broken_once' returned nan .* for the prompt .*texts\.jsonl:\d+ "):
+        train("checkpoint.every_steps=1", "train.episodes=128", reward="broken_once", out="broken")
+    assert rows_of(tmp_path / "broken")[-1]["step"] == 1
+    (tmp_path / "mended").touch()
+    broken = train("checkpoint.every_steps=1", "train.episodes=128", reward="broken_once", out="broken")
+    clean = train("train.episodes=128")
+    one, other = (load_file(folder / "adapter" / WEIGHTS) for folder in (broken, clean))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_scores_that_are_not_numbers_once_are_skipped_and_kept_and_the_run_goes_on(train: Callable[..., Path]) -> None:
+    """Past the scores' own guard: what a loss makes of them is refused before it reaches a weight."""
+
     def once(rollout: Rollout, step: int) -> Rollout:
         return dataclasses.replace(rollout, scores=rollout.scores * float("nan")) if step == 2 else rollout
 
@@ -92,8 +149,7 @@ def test_a_reward_that_is_not_a_number_once_is_skipped_and_kept_and_the_run_goes
     kept = sorted(path.name for path in (folder / "nonfinite").iterdir())
     assert kept == ["step-00000002-1.json", "step-00000002-2.json"]
     assert all(torch.isfinite(tensor).all() for tensor in load_file(folder / "adapter" / WEIGHTS).values())
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows if row.get("ppo/policy_loss") is not None] == [1, *range(3, 21)]
+    assert [row["step"] for row in rows_of(folder) if row.get("ppo/policy_loss") is not None] == [1, *range(3, 21)]
     assert alarms(folder) == {}
 
 
@@ -104,12 +160,9 @@ def test_a_learning_rate_a_thousand_times_too_high_is_told_at_once(train: Callab
 
 
 def test_a_reward_that_pays_for_length_is_told(train: Callable[..., Path]) -> None:
-    def longer(rollout: Rollout, step: int) -> Rollout:
-        return dataclasses.replace(rollout, scores=rollout.episodes.mask.sum(dim=1).float() / 4)
-
-    found = alarms(train(sabotage=longer))
-    assert found.keys() <= {"length drift", "stop rate falling"}
-    assert "length drift" in found
+    found = alarms(train(reward="longer"))
+    assert found.keys() >= {"length drift", "reward up, check down"}
+    assert found.keys() <= {"length drift", "reward up, check down", "stop rate falling"}
 
 
 def test_an_alarm_may_end_the_run(train: Callable[..., Path], tmp_path: Path) -> None:
