@@ -7,56 +7,34 @@ value      a copy of the reward role, trained; or with `value.kind: shared` a he
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from data.card import write_card
-from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
-from data.records import Prompt
-from data.sources import Loaded
-from data.sources import load as load_records
-from onebase import base as bases
-from onebase import record, stages
-from onebase.base import Base
+from data.chat import Chat, EncodedPrompt
+from onebase import stages
 from onebase.clock import Clock
-from onebase.ensemble import FIRST, load_members, read_members, spread_of
-from onebase.functions import load_function
-from onebase.generation import Engine, sample
-from onebase.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
+from onebase.ensemble import spread_of
+from onebase.learning import learning_state, restore_learning, state_bytes
 from onebase.profiling import profiled
 from onebase.progress import track
-from onebase.record import DataIdentity, Found, StageRecord
+from onebase.record import StageRecord
 from onebase.roles import Roles
-from onebase.seeding import generator, seed_everything
+from onebase.seeding import generator
 from onebase.session import Session
-from onebase.stages import Stopwatch
 from onebase.tracking import Tracker, peak_rss_bytes
 from ppo.kl_control import next_weight
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets, collect, compute_targets, require_zero_kl
-from ppo.scores import TERMS, Asked
-from ppo.side_stages import Origin
-from ppo.steering import Steering, read_steering_data
-from ppo.update import Learner, update
+from ppo.scores import Asked
+from ppo.start import Started, batches, engine_of, start
+from ppo.update import update
 from ppo.whitening import Seen
 
 NEXT_KL_WEIGHT = "ppo/next_kl_weight"
 """The metric that the next step's KL weight is, where it adapts; a resumed run reads it from its checkpoint."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    chat: Chat
-    prompts: list[EncodedPrompt]
-    loaded: Loaded[Prompt]
-    """The prompts as they were read, for the data card."""
-
-    @property
-    def identities(self) -> list[DataIdentity]:
-        return self.loaded.identities
 
 
 def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
@@ -64,76 +42,59 @@ def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
 
     profile: look into a few steps with torch.profiler on the way (`onebase.profiling`).
     """
-    watch = Stopwatch()
     stages.require_one_process("ppo")
-    parents = read_parents(recipe)
-    data = read_data(recipe)
-    steered = read_steering_data(recipe, data.chat, data.prompts)
-    identities = [*data.identities, *steered.identities]
-    seed_everything(recipe.seed)
-    base = bases.load(recipe.base, recipe.chat)
-    roles = start_roles(base, parents, recipe)
-    learner = start_learner(roles, recipe)
-    origin = Origin(recipe=recipe, base=base, parents=parents, data=identities, watch=watch)
-    steering = Steering(roles, steered, origin, learner.optimizer)
-    size = state_bytes(roles, list(learner.trained)) + steering.state_bytes
-    with stages.open_session(recipe, "ppo", recipe, parents=parents, data=identities, state_bytes=size) as session:
+    started = start(recipe)
+    data, roles, steering = started.data, started.roles, started.steering
+    with open_session(started) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
-        tracker, metrics = session.tracker, restore(session, roles, learner, steering)
-        kl_weight, seen = metrics.get(NEXT_KL_WEIGHT, recipe.kl.weight), Seen.of(metrics)
-        steps = range(session.first_step, recipe.steps + 1)
-        prompts_of = itertools.islice(batches(data, recipe), session.first_step - 1, None)
+        tracker, metrics = session.tracker, restore(session, started)
+
+        def last() -> dict[str, float]:
+            return metrics
 
         def state() -> dict[str, Any]:
-            return learning_state(roles, tuple(learner.trained), learner.optimizer, learner.schedule) | {
-                "metrics": metrics,
-                "steering": steering.state(),
-            }
+            return state_of(started, metrics)
 
-        work = track(zip(steps, prompts_of, strict=True), total=len(steps), description="ppo")
-        if profile:
-            work = profiled(work, total=len(steps), folder=recipe.out / "profile", logged=lambda: metrics)
-        for step, prompts in work:
+        for step, prompts in steps_of(started, session, profiled_by=last if profile else None):
             with session.step(step, state, total=recipe.steps), roles.shared_lower():
-                clock = Clock(base.device)
+                clock = Clock(roles.base.device)
                 rollout = roll_out(roles, Asked(chat=data.chat, prompts=prompts), recipe, step, session, clock)
                 if step == 1:
-                    smaller = recipe.halved(session.halving.count)
-                    tracker.log(0, {"ppo/decoding_error": require_zero_kl(roles, rollout, smaller)})
-                    steering.measure_start(tracker, clock)
-                seen = seen.with_more(rollout.scores)
+                    measure_start(started, rollout, session, clock)
+                kl_weight = metrics.get(NEXT_KL_WEIGHT, recipe.kl.weight)
+                seen = Seen.of(metrics).with_more(rollout.scores)
                 targets = compute_targets(rollout, recipe, kl_weight=kl_weight, seen=seen)
                 session.changing()
-                draw = generator(recipe.seed, "update", step)
-                accept = guard(session, step, rollout)
-                waits = {"value_only": step <= recipe.value.warmup_steps}
-                mix = steering.mix(step, clock)
-                learned = update(
-                    roles, rollout, targets, learner, recipe, draw, accept, session.halving, mix, clock=clock, **waits
-                )
+                learned = learn(started, rollout, targets, step, session, clock)
                 metrics = describe(rollout, targets, learned) | steering.after(step, tracker, clock)
-                kl_weight = next_weight(kl_weight, metrics["ppo/kl"], recipe)
-                metrics |= {} if recipe.kl.adaptive is None else {NEXT_KL_WEIGHT: kl_weight}
-                metrics |= seen.metrics if recipe.reward.whiten else {}
-                metrics |= clock.seconds("ppo/time/")
+                metrics |= to_next_step(metrics, kl_weight, seen, recipe) | clock.seconds("ppo/time/")
                 tracker.log(step, metrics)
                 steering.watch(step, metrics, tracker)
                 if step in (1, recipe.steps):
                     show_samples(data.chat, prompts, rollout, targets, tracker, step)
         steering.finish()
-        return stages.finish(
-            stage="ppo",
-            recipe=recipe,
-            config=recipe,
-            base=base,
-            roles=roles,
-            role="policy",
-            parents=parents,
-            data=identities,
-            metrics={name: value for name, value in metrics.items() if "/time/" not in name},
-            watch=watch,
-            tracker=tracker,
-        )
+        return finish(started, metrics, tracker)
+
+
+def open_session(started: Started) -> Session:
+    """From here on there is something to lose."""
+    origin, recipe = started.origin, started.origin.recipe
+    size = state_bytes(started.roles, list(started.learner.trained)) + started.steering.state_bytes
+    return stages.open_session(recipe, "ppo", recipe, parents=origin.parents, data=origin.data, state_bytes=size)
+
+
+def steps_of(
+    started: Started, session: Session, *, profiled_by: Callable[[], Mapping[str, float]] | None
+) -> Iterator[tuple[int, list[EncodedPrompt]]]:
+    """The number and the prompts of every step that is left, with a progress bar. profiled_by: the metrics of the last
+    step, where some are to be profiled."""
+    recipe, first = started.origin.recipe, session.first_step
+    steps = range(first, recipe.steps + 1)
+    prompts = itertools.islice(batches(started.data, recipe), first - 1, None)
+    work = track(zip(steps, prompts, strict=True), total=len(steps), description="ppo")
+    if profiled_by is None:
+        return work
+    return profiled(work, total=len(steps), folder=recipe.out / "profile", logged=profiled_by)
 
 
 def roll_out(roles: Roles, asked: Asked, recipe: PpoRecipe, step: int, session: Session, clock: Clock) -> Rollout:
@@ -154,10 +115,32 @@ def roll_out(roles: Roles, asked: Asked, recipe: PpoRecipe, step: int, session: 
     )
 
 
-def engine_of(recipe: PpoRecipe) -> Engine:
-    """What draws the responses: the recipe's own, or this process."""
-    name = recipe.sampling.engine
-    return sample if name is None else load_function(name, "sampling.engine")
+def measure_start(started: Started, rollout: Rollout, session: Session, clock: Clock) -> None:
+    """Before the first update: that policy and reference are the same, and what the policy is worth held out."""
+    smaller = started.origin.recipe.halved(session.halving.count)
+    error = require_zero_kl(started.roles, rollout, smaller)
+    session.tracker.log(0, {"ppo/decoding_error": error})
+    started.steering.measure_start(session.tracker, clock)
+
+
+def learn(
+    started: Started, rollout: Rollout, targets: Targets, step: int, session: Session, clock: Clock
+) -> dict[str, float]:
+    """The update on one rollout, in an order drawn by (seed, step) alone."""
+    recipe = started.origin.recipe
+    return update(
+        started.roles,
+        rollout,
+        targets,
+        started.learner,
+        recipe,
+        generator(recipe.seed, "update", step),
+        guard(session, step, rollout),
+        session.halving,
+        started.steering.mix(step, clock),
+        value_only=step <= recipe.value.warmup_steps,
+        clock=clock,
+    )
 
 
 def guard(session: Session, step: int, rollout: Rollout) -> Callable[[Sequence[float], Sequence[int]], bool]:
@@ -166,87 +149,46 @@ def guard(session: Session, step: int, rollout: Rollout) -> Callable[[Sequence[f
     return lambda norms, rows: session.is_finite(step, *norms, batch=[sequences[row] for row in rows])
 
 
-def restore(session: Session, roles: Roles, learner: Learner, steering: Steering) -> dict[str, float]:
+def to_next_step(metrics: Mapping[str, float], kl_weight: float, seen: Seen, recipe: PpoRecipe) -> dict[str, float]:
+    """What the next step reads from this one's metrics, where the recipe has it: the KL weight, the scores so far."""
+    adapted = {} if recipe.kl.adaptive is None else {NEXT_KL_WEIGHT: next_weight(kl_weight, metrics["ppo/kl"], recipe)}
+    return adapted | (seen.metrics if recipe.reward.whiten else {})
+
+
+def state_of(started: Started, metrics: Mapping[str, float]) -> dict[str, Any]:
+    """All of a run between two steps."""
+    learner, steering = started.learner, started.steering
+    learning = learning_state(started.roles, tuple(learner.trained), learner.optimizer, learner.schedule)
+    return learning | {"metrics": metrics, "steering": steering.state()}
+
+
+def restore(session: Session, started: Started) -> dict[str, float]:
     """Go on from the session's checkpoint, where there is one; returns the metrics of its step."""
     if session.resumed is None:
         return {}
-    found = session.resumed.state["stage"]
-    restore_learning(found, roles, tuple(learner.trained), learner.optimizer, learner.schedule)
-    steering.restore(found["steering"])
+    found, learner = session.resumed.state["stage"], started.learner
+    restore_learning(found, started.roles, tuple(learner.trained), learner.optimizer, learner.schedule)
+    started.steering.restore(found["steering"])
     session.restore_random()
     return dict(found["metrics"])
 
 
-def read_parents(recipe: PpoRecipe) -> dict[str, Found]:
-    """The SFT and reward stages, verified; every reward model must come from this very SFT stage."""
-    for term in recipe.reward.terms:
-        if term.function is not None:
-            load_function(term.function, TERMS)  # refused before a weight is loaded
-    engine_of(recipe)
-    identity = stages.identify(recipe)
-    sft = stages.read_parent(recipe.parents.sft, "sft", identity)
-    rewards = read_members(recipe.parents.rewards, lambda folder: stages.read_parent(folder, "reward", identity))
-    for reward in rewards.values():
-        record.require_descends(reward, "sft", sft)
-    return {"sft": sft, **rewards}
-
-
-def read_data(recipe: PpoRecipe) -> Data:
-    chat = Chat(*bases.load_tokenizer(recipe.base, recipe.chat), recipe.chat)
-    limiter = Limiter(recipe.limits)
-    loaded = load_records(recipe.data, Prompt, seed=recipe.seed)
-    return Data(chat=chat, prompts=encode_prompts(chat, loaded.records, limiter), loaded=loaded)
-
-
-def start_roles(base: Base, parents: dict[str, Found], recipe: PpoRecipe) -> Roles:
-    """All of them, each from its file. LoRA dropout is 0 for every one, whatever SFT used."""
-    roles = Roles(base)
-    roles.load("policy", parents["sft"].adapter)
-    roles.load("reference", parents["sft"].adapter)
-    load_members(roles, {name: found for name, found in parents.items() if name != "sft"})
-    if not recipe.has_value:
-        roles.train("policy")
-    elif recipe.value.kind == "adapter":
-        roles.copy(FIRST, "value").train("policy", "value")
-    else:
-        # A head of zeros: it predicts 0, the mean score of demonstrations, until it has learned better.
-        roles.add_head("policy")
-        roles.train("policy")
-    if recipe.train.activation_checkpointing:
-        roles.enable_checkpointing()
-    return roles
-
-
-def start_learner(roles: Roles, recipe: PpoRecipe) -> Learner:
-    """AdamW over the trained roles; eps 1e-5 as in OpenAI baselines, for second moments are tiny at the start."""
-    trained = {role: roles.parameters(role) for role in ("policy", "value") if role in roles.names}
-    value_rate = recipe.value.learning_rate or recipe.train.learning_rate
-    rates = {"policy": recipe.train.learning_rate, "value": value_rate}
-    groups = [{"params": parameters, "lr": rates[role]} for role, parameters in trained.items()]
-    optimizer = torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0, fused=True)
-    # While the value function learns alone, the policy's own warm-up has not begun.
-    alone = recipe.value.warmup_steps * recipe.optimizer_steps // recipe.steps
-    warmup, kind = recipe.train.warmup_steps, recipe.train.schedule
-
-    def after(waits: int) -> Callable[[int], float]:
-        total = recipe.optimizer_steps - waits
-        return lambda step: learning_rate_factor(max(0, step - waits), total, warmup, kind)
-
-    factors = [after(alone if role == "policy" else 0) for role in trained]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
-    return Learner(optimizer=optimizer, schedule=schedule, trained=trained)
-
-
-def batches(data: Data, recipe: PpoRecipe) -> Iterator[list[EncodedPrompt]]:
-    """Prompts of each step, each one repeated for its responses. All prompts are seen before one comes again."""
-    queue: list[int] = []
-    passes = itertools.count()
-    for _ in range(recipe.steps):
-        while len(queue) < recipe.prompts_per_step:
-            order = generator(recipe.seed, "prompts", next(passes))
-            queue += torch.randperm(len(data.prompts), generator=order).tolist()
-        chosen, queue = queue[: recipe.prompts_per_step], queue[recipe.prompts_per_step :]
-        yield [data.prompts[index] for index in chosen for _ in range(recipe.sampling.responses_per_prompt)]
+def finish(started: Started, metrics: Mapping[str, float], tracker: Tracker) -> StageRecord:
+    """The policy's adapter, and its record last."""
+    origin = started.origin
+    return stages.finish(
+        stage="ppo",
+        recipe=origin.recipe,
+        config=origin.recipe,
+        base=origin.base,
+        roles=started.roles,
+        role="policy",
+        parents=origin.parents,
+        data=origin.data,
+        metrics={name: value for name, value in metrics.items() if "/time/" not in name},
+        watch=origin.watch,
+        tracker=tracker,
+    )
 
 
 def describe(rollout: Rollout, targets: Targets, learned: dict[str, float]) -> dict[str, float]:

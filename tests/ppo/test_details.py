@@ -23,7 +23,8 @@ from onebase.seeding import generator
 from ppo import train
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets, collect, compute_targets
-from ppo.train import batches, read_data, read_parents, run, start_learner, start_roles
+from ppo.start import batches, read_data, read_parents, start_learner, start_roles
+from ppo.train import run
 from ppo.update import update
 
 ROOT = Path(__file__).parents[2]

@@ -20,7 +20,8 @@ from pipeline import chain
 from ppo import train as ppo_train
 from ppo.recipe import PpoRecipe
 from ppo.rollout import collect
-from ppo.train import read_data, read_parents, run, start_roles
+from ppo.start import read_data, read_parents, start_roles
+from ppo.train import run
 
 MakeRecipe = Callable[..., PpoRecipe]
 RULES = {

@@ -20,7 +20,8 @@ from onebase.interruption import Interrupted
 from onebase.roles import WEIGHTS, Roles
 from ppo import steering, train
 from ppo.recipe import PpoRecipe
-from ppo.train import read_parents, run, start_roles
+from ppo.start import read_parents, start_roles
+from ppo.train import run
 
 MakeRecipe = Callable[..., PpoRecipe]
 

@@ -20,7 +20,7 @@ from onebase.seeding import generator
 from ppo import train
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, collect, require_zero_kl
-from ppo.train import read_data, read_parents, start_roles
+from ppo.start import read_data, read_parents, start_roles
 
 MakeRecipe = Callable[..., PpoRecipe]
 

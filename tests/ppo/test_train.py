@@ -18,7 +18,8 @@ from onebase.scoring import score
 from onebase.seeding import generator
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, collect, compute_targets, require_zero_kl
-from ppo.train import read_data, read_parents, run, start_learner, start_roles
+from ppo.start import read_data, read_parents, start_learner, start_roles
+from ppo.train import run
 from ppo.update import backward, minibatches, to_batch, update
 
 MakeRecipe = Callable[..., PpoRecipe]

@@ -21,7 +21,7 @@ from onebase.errors import InputError
 from onebase.roles import HEAD, WEIGHTS, Roles
 from onebase.scoring import score
 from ppo.recipe import PpoRecipe
-from ppo.train import read_parents, start_roles
+from ppo.start import read_parents, start_roles
 from reward.recipe import RewardRecipe
 from reward.scale import rescale
 from reward.train import read_data, run

@@ -1,0 +1,145 @@
+"""What a PPO run starts from: parents and data, read and verified, four roles on one base, and the optimiser."""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+
+from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
+from data.records import Prompt
+from data.sources import Loaded
+from data.sources import load as load_records
+from onebase import base as bases
+from onebase import record, stages
+from onebase.base import Base
+from onebase.ensemble import FIRST, load_members, read_members
+from onebase.functions import load_function
+from onebase.generation import Engine, sample
+from onebase.learning import learning_rate_factor
+from onebase.record import DataIdentity, Found
+from onebase.roles import Roles
+from onebase.seeding import generator, seed_everything
+from onebase.stages import Stopwatch
+from ppo.recipe import PpoRecipe
+from ppo.scores import TERMS
+from ppo.side_stages import Origin
+from ppo.steering import Steering, read_steering_data
+from ppo.update import Learner
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    chat: Chat
+    prompts: list[EncodedPrompt]
+    loaded: Loaded[Prompt]
+    """The prompts as they were read, for the data card."""
+
+    @property
+    def identities(self) -> list[DataIdentity]:
+        return self.loaded.identities
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """A run before its first step: all that it was given is read and verified, all roles are loaded."""
+
+    origin: Origin
+    data: Data
+    roles: Roles
+    learner: Learner
+    steering: Steering
+
+
+def start(recipe: PpoRecipe) -> Started:
+    """What can be refused is refused before a weight is loaded."""
+    watch = Stopwatch()
+    parents = read_parents(recipe)
+    data = read_data(recipe)
+    steered = read_steering_data(recipe, data.chat, data.prompts)
+    seed_everything(recipe.seed)
+    base = bases.load(recipe.base, recipe.chat)
+    roles = start_roles(base, parents, recipe)
+    learner = start_learner(roles, recipe)
+    identities = [*data.identities, *steered.identities]
+    origin = Origin(recipe=recipe, base=base, parents=parents, data=identities, watch=watch)
+    steering = Steering(roles, steered, origin, learner.optimizer)
+    return Started(origin=origin, data=data, roles=roles, learner=learner, steering=steering)
+
+
+def read_parents(recipe: PpoRecipe) -> dict[str, Found]:
+    """The SFT and reward stages, verified; every reward model must come from this very SFT stage."""
+    for term in recipe.reward.terms:
+        if term.function is not None:
+            load_function(term.function, TERMS)  # refused before a weight is loaded
+    engine_of(recipe)
+    identity = stages.identify(recipe)
+    sft = stages.read_parent(recipe.parents.sft, "sft", identity)
+    rewards = read_members(recipe.parents.rewards, lambda folder: stages.read_parent(folder, "reward", identity))
+    for reward in rewards.values():
+        record.require_descends(reward, "sft", sft)
+    return {"sft": sft, **rewards}
+
+
+def read_data(recipe: PpoRecipe) -> Data:
+    chat = Chat(*bases.load_tokenizer(recipe.base, recipe.chat), recipe.chat)
+    limiter = Limiter(recipe.limits)
+    loaded = load_records(recipe.data, Prompt, seed=recipe.seed)
+    return Data(chat=chat, prompts=encode_prompts(chat, loaded.records, limiter), loaded=loaded)
+
+
+def start_roles(base: Base, parents: dict[str, Found], recipe: PpoRecipe) -> Roles:
+    """All of them, each from its file. LoRA dropout is 0 for every one, whatever SFT used."""
+    roles = Roles(base)
+    roles.load("policy", parents["sft"].adapter)
+    roles.load("reference", parents["sft"].adapter)
+    load_members(roles, {name: found for name, found in parents.items() if name != "sft"})
+    if not recipe.has_value:
+        roles.train("policy")
+    elif recipe.value.kind == "adapter":
+        roles.copy(FIRST, "value").train("policy", "value")
+    else:
+        # A head of zeros: it predicts 0, the mean score of demonstrations, until it has learned better.
+        roles.add_head("policy")
+        roles.train("policy")
+    if recipe.train.activation_checkpointing:
+        roles.enable_checkpointing()
+    return roles
+
+
+def start_learner(roles: Roles, recipe: PpoRecipe) -> Learner:
+    """AdamW over the trained roles; eps 1e-5 as in OpenAI baselines, for second moments are tiny at the start."""
+    trained = {role: roles.parameters(role) for role in ("policy", "value") if role in roles.names}
+    value_rate = recipe.value.learning_rate or recipe.train.learning_rate
+    rates = {"policy": recipe.train.learning_rate, "value": value_rate}
+    groups = [{"params": parameters, "lr": rates[role]} for role, parameters in trained.items()]
+    optimizer = torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0, fused=True)
+    # While the value function learns alone, the policy's own warm-up has not begun.
+    alone = recipe.value.warmup_steps * recipe.optimizer_steps // recipe.steps
+    warmup, kind = recipe.train.warmup_steps, recipe.train.schedule
+
+    def after(waits: int) -> Callable[[int], float]:
+        total = recipe.optimizer_steps - waits
+        return lambda step: learning_rate_factor(max(0, step - waits), total, warmup, kind)
+
+    factors = [after(alone if role == "policy" else 0) for role in trained]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
+    return Learner(optimizer=optimizer, schedule=schedule, trained=trained)
+
+
+def engine_of(recipe: PpoRecipe) -> Engine:
+    """What draws the responses: the recipe's own, or this process."""
+    name = recipe.sampling.engine
+    return sample if name is None else load_function(name, "sampling.engine")
+
+
+def batches(data: Data, recipe: PpoRecipe) -> Iterator[list[EncodedPrompt]]:
+    """Prompts of each step, each one repeated for its responses. All prompts are seen before one comes again."""
+    queue: list[int] = []
+    passes = itertools.count()
+    for _ in range(recipe.steps):
+        while len(queue) < recipe.prompts_per_step:
+            order = generator(recipe.seed, "prompts", next(passes))
+            queue += torch.randperm(len(data.prompts), generator=order).tolist()
+        chosen, queue = queue[: recipe.prompts_per_step], queue[recipe.prompts_per_step :]
+        yield [data.prompts[index] for index in chosen for _ in range(recipe.sampling.responses_per_prompt)]
