@@ -62,6 +62,8 @@ class Comparison:
     prompts: list[EncodedPrompt]
     answers: list[Answers]
     identities: list[DataIdentity]
+    variants: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Policies beside the run's own, and which of the run's own each is a variant of."""
 
     def by_source(self) -> dict[str, "Comparison"]:
         """The same of each source of prompts alone, by its name; of built-in tasks, by split."""
@@ -73,6 +75,7 @@ class Comparison:
                 prompts=[self.prompts[row] for row in own],
                 answers=[one.only(own) for one in self.answers],
                 identities=self.identities,
+                variants=self.variants,
             )
             for source, own in sorted(rows.items())
         }
@@ -85,9 +88,10 @@ class Comparison:
         }
 
     def differences(self, seed: int) -> dict[str, dict[str, Estimate]]:
-        """Paired by prompt: SFT over base, and every other policy over SFT."""
+        """Paired by prompt: SFT over base, every other policy over SFT, and a variant over what it varies."""
         by_name = {one.name: one.measured for one in self.answers}
-        pairs = [("sft", "base"), *((name, "sft") for name in by_name if name not in ("base", "sft"))]
+        over_sft = [(name, "sft") for name in by_name if name not in ("base", "sft")]
+        pairs = [("sft", "base"), *over_sft, *self.variants.items()]
         return {
             f"{after} over {before}": {
                 name: paired_difference(values, by_name[before][name], seed=seed)
@@ -118,7 +122,9 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
     )
     models = {"base": None, **{name: parents[name] for name in (*POLICIES, *recipe.policies) if name in parents}}
     answers = [judge(roles, name, found, respond, chat, prompts, pieces, recipe) for name, found in models.items()]
-    comparison = Comparison(prompts=prompts, answers=answers, identities=identities)
+    stage_of = {name: parents[name].record.stage for name in recipe.policies}
+    variants = {name: stage for name, stage in stage_of.items() if stage in models}
+    comparison = Comparison(prompts=prompts, answers=answers, identities=identities, variants=variants)
     content = summary.build(
         run=recipe.out.resolve().name,
         recipe=recipe.model_dump(mode="json"),

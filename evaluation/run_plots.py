@@ -80,15 +80,20 @@ def reward_against_kl(
     """Where each model ended on held-out prompts, responses sampled at temperature 1, with 95 % intervals.
 
     Of several models of one stage (kinds: the stage of each) a line joins those that no other of them beats in both:
-    the stage's frontier, which begins at the SFT policy. In grey PPO's way there, on training prompts, where the reward
-    model was a term of its reward.
+    the stage's frontier, which begins at the SFT policy; the bare base is then left out, for it is so far from all of
+    them that they would lie in a corner. In grey PPO's way there, on training prompts, where the reward model was a
+    term of its reward.
     """
+    stages = _by_stage(kinds)
+    if any(len(names) > 1 for names in stages.values()):
+        stages.pop("base", None)
+        models = {name: row for name, row in models.items() if name != "base"}
     way = [(row["ppo/kl"], row[TRAINED]) for row in trajectory if "ppo/kl" in row and TRAINED in row]
     if way:
         axes.plot([kl for kl, _ in way], [score for _, score in way], color=GREY, linewidth=1, label="ppo in training")
     reward = "sampled_reward" if all("sampled_reward" in row for row in models.values()) else "reward"
     points = {name: (row["kl_to_sft"]["mean"], row[reward]["mean"]) for name, row in models.items()}
-    for place, (stage, names) in enumerate(_by_stage(kinds).items()):
+    for place, (stage, names) in enumerate(stages.items()):
         colour = COLOURS[place % len(COLOURS)]
         for number, name in enumerate(names):
             axes.errorbar(

@@ -80,6 +80,7 @@ def test_models_of_one_stage_share_a_frontier_that_leaves_out_what_another_beats
     from matplotlib.figure import Figure
 
     models = {
+        "base": point(9.0, -3.0),
         "sft": point(0.0, 0.0),
         "ppo": point(1.0, 0.5),
         "ppo-hot": point(4.0, 0.4),
@@ -93,7 +94,7 @@ def test_models_of_one_stage_share_a_frontier_that_leaves_out_what_another_beats
     assert np.asarray(lines["ppo, frontier"].get_xydata()).tolist() == [[0.0, 0.0], [1.0, 0.5], [6.0, 0.9]]
     assert "dpo, frontier" not in lines  # one model is no frontier
     _, labels = axes.get_legend_handles_labels()
-    assert {*models} <= {*labels}
+    assert {*labels} == {*models, "ppo, frontier"} - {"base"}  # which is far from all the others
 
 
 def test_a_loss_of_texts_has_an_interval_over_texts_and_no_source_of_prompts() -> None:
@@ -105,9 +106,14 @@ def test_a_loss_of_texts_has_an_interval_over_texts_and_no_source_of_prompts() -
     assert all("lm_loss" not in part.estimates(0)["sft"] for part in found.by_source().values())
 
 
-def test_every_further_policy_is_measured_against_sft() -> None:
+def test_every_further_policy_is_measured_against_sft_and_against_what_it_varies() -> None:
     found = comparison()
+    main = Answers(name="ppo", texts=list("opqrst"), metrics={"form": [0.5] * 6})
     extra = Answers(name="mine", texts=list("uvwxyz"), metrics={"form": [0.2] * 6})
-    differences = Comparison(prompts=found.prompts, answers=[*found.answers, extra], identities=[]).differences(0)
-    assert set(differences) == {"sft over base", "mine over sft"}
-    assert differences["mine over sft"]["form"].mean == pytest.approx(0.2 - 1.9 / 6)
+    answers = [*found.answers, main, extra]
+    whole = Comparison(prompts=found.prompts, answers=answers, identities=[], variants={"mine": "ppo"})
+    for part in (whole, *whole.by_source().values()):
+        differences = part.differences(0)
+        assert set(differences) == {"sft over base", "ppo over sft", "mine over sft", "mine over ppo"}
+        assert differences["mine over ppo"]["form"].mean == pytest.approx(-0.3)
+    assert whole.differences(0)["mine over sft"]["form"].mean == pytest.approx(0.2 - 1.9 / 6)

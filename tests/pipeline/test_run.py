@@ -255,6 +255,7 @@ def test_further_policies_and_texts_are_compared(finish_run: Callable[[str], Pat
     assert list(models) == ["base", "sft", "ppo", "dpo", "keys"]
     assert models["keys"] == models["ppo"] != models["dpo"]
     assert content["differences"]["keys over sft"] == content["differences"]["ppo over sft"]
+    assert {one["mean"] for one in content["differences"]["keys over ppo"].values()} == {0.0}
     losses = [models[name]["lm_loss"]["mean"] for name in ("base", "sft", "ppo", "dpo")]
     assert len(set(losses)) == 4 and all(0 < loss < 12 for loss in losses)
     assert {"keys_score.svg", "ppo_score.svg"} <= {path.name for path in (tmp_path / "out" / "plots").iterdir()}
