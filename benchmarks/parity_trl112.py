@@ -35,9 +35,10 @@ from torch import Tensor
 
 from onebase.scoring import in_microbatches, logprobs, score, token_values
 from ppo.advantages import gae
+from ppo.batch import to_batch
 from ppo.rollout import Rollout, Targets, compute_targets
 from ppo.scores import score_episodes
-from ppo.update import backward, to_batch
+from ppo.update import backward
 
 TOLERANCE = 1e-5
 

@@ -15,10 +15,11 @@ from onebase.episodes import Episodes
 from onebase.errors import DataError
 from onebase.recipes import ChatSection
 from onebase.roles import Roles
+from ppo.batch import Batch, Tally
 from ppo.pretraining import Pretraining, backward
 from ppo.recipe import PpoRecipe
 from ppo.steering_recipe import PretrainingSection
-from ppo.update import Batch, Learner, Tally, gradients_of
+from ppo.update import Learner, gradients_of
 
 PIECES = [((5,), (9, 40, 7)), ((60, 61), (2,)), ((11,), (12, 13, 14, 15, 16)), ((8,), (3, 4))]
 TOKENS = 11

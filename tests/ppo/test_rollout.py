@@ -12,9 +12,9 @@ from torch import Tensor
 from onebase.episodes import Episodes
 from onebase.generation import Sample, sample
 from onebase.roles import Roles
+from ppo.batch import to_batch
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, collect, compute_targets
-from ppo.update import to_batch
 
 PROMPTS = ([5, 9, 40], [7, 300, 22, 11, 8], [60], [5, 9, 41, 33])
 

@@ -16,11 +16,12 @@ from onebase.memory import Halving
 from onebase.roles import WEIGHTS, Roles
 from onebase.scoring import score
 from onebase.seeding import generator
+from ppo.batch import minibatches, to_batch
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, collect, compute_targets, require_zero_kl
 from ppo.start import read_data, read_parents, start_learner, start_roles
 from ppo.train import run
-from ppo.update import backward, minibatches, to_batch, update
+from ppo.update import backward, update
 
 MakeRecipe = Callable[..., PpoRecipe]
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from onebase.clock import Clock
 from onebase.episodes import Episodes
 from onebase.roles import Roles
+from ppo.batch import Batch, Tally, to_batch
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets
-from ppo.update import Batch, Tally, backward, learn_values, to_batch
+from ppo.update import backward, learn_values
 
 PROMPTS = ([5, 9, 40], [7, 300, 22, 11, 8], [60], [5, 9, 41, 33])
 RESPONSES = ([100, 2], [17, 18, 19, 20, 2], [44, 45, 46], [9])
