@@ -122,8 +122,7 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
     )
     models = {"base": None, **{name: parents[name] for name in (*POLICIES, *recipe.policies) if name in parents}}
     answers = [judge(roles, name, found, respond, chat, prompts, pieces, recipe) for name, found in models.items()]
-    stage_of = {name: parents[name].record.stage for name in recipe.policies}
-    variants = {name: stage for name, stage in stage_of.items() if stage in models}
+    variants = {name: parents[name].record.stage for name in recipe.policies}
     comparison = Comparison(prompts=prompts, answers=answers, identities=identities, variants=variants)
     content = summary.build(
         run=recipe.out.resolve().name,

@@ -50,6 +50,10 @@ class Started:
     learner: Learner
     steering: Steering
 
+    @property
+    def recipe(self) -> PpoRecipe:
+        return self.origin.recipe
+
 
 def start(recipe: PpoRecipe) -> Started:
     """What can be refused is refused before a weight is loaded."""

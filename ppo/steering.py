@@ -1,6 +1,6 @@
 """What watches and steers a PPO run: evaluation, the best adapter so far, the moving average, ptx, and alarms.
 
-`ppo/train.py` calls it at these places:
+`ppo/start.py`, for the first two, and `ppo/train.py` call it at these places:
 
     held = read_steering_data(recipe, ...)          before a weight is loaded
     steering = Steering(roles, held, ...)           when the roles stand

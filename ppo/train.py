@@ -34,7 +34,8 @@ from ppo.update import update
 from ppo.whitening import Seen
 
 NEXT_KL_WEIGHT = "ppo/next_kl_weight"
-"""The metric that the next step's KL weight is, where it adapts; a resumed run reads it from its checkpoint."""
+"""The metric that the next step's KL weight is, where it adapts: each step reads it from the last one's metrics, a
+resumed run from its checkpoint's."""
 
 
 def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
@@ -49,13 +50,13 @@ def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, metrics = session.tracker, restore(session, started)
 
-        def last() -> dict[str, float]:
+        def last_metrics() -> dict[str, float]:
             return metrics
 
         def state() -> dict[str, Any]:
             return state_of(started, metrics)
 
-        for step, prompts in steps_of(started, session, profiled_by=last if profile else None):
+        for step, prompts in steps_of(started, session, logged=last_metrics if profile else None):
             with session.step(step, state, total=recipe.steps), roles.shared_lower():
                 clock = Clock(roles.base.device)
                 rollout = roll_out(roles, Asked(chat=data.chat, prompts=prompts), recipe, step, session, clock)
@@ -67,7 +68,7 @@ def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
                 session.changing()
                 learned = learn(started, rollout, targets, step, session, clock)
                 metrics = describe(rollout, targets, learned) | steering.after(step, tracker, clock)
-                metrics |= to_next_step(metrics, kl_weight, seen, recipe) | clock.seconds("ppo/time/")
+                metrics |= carried_over(metrics, kl_weight, seen, recipe) | clock.seconds("ppo/time/")
                 tracker.log(step, metrics)
                 steering.watch(step, metrics, tracker)
                 if step in (1, recipe.steps):
@@ -77,24 +78,24 @@ def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
 
 
 def open_session(started: Started) -> Session:
-    """From here on there is something to lose."""
-    origin, recipe = started.origin, started.origin.recipe
+    """Told how large a checkpoint is, steering's part included."""
+    origin, recipe = started.origin, started.recipe
     size = state_bytes(started.roles, list(started.learner.trained)) + started.steering.state_bytes
     return stages.open_session(recipe, "ppo", recipe, parents=origin.parents, data=origin.data, state_bytes=size)
 
 
 def steps_of(
-    started: Started, session: Session, *, profiled_by: Callable[[], Mapping[str, float]] | None
+    started: Started, session: Session, *, logged: Callable[[], Mapping[str, float]] | None
 ) -> Iterator[tuple[int, list[EncodedPrompt]]]:
-    """The number and the prompts of every step that is left, with a progress bar. profiled_by: the metrics of the last
-    step, where some are to be profiled."""
-    recipe, first = started.origin.recipe, session.first_step
+    """The number and the prompts of every step that is left, with a progress bar. logged: says the metrics of the
+    last step, where some are to be profiled."""
+    recipe, first = started.recipe, session.first_step
     steps = range(first, recipe.steps + 1)
     prompts = itertools.islice(batches(started.data, recipe), first - 1, None)
     work = track(zip(steps, prompts, strict=True), total=len(steps), description="ppo")
-    if profiled_by is None:
+    if logged is None:
         return work
-    return profiled(work, total=len(steps), folder=recipe.out / "profile", logged=profiled_by)
+    return profiled(work, total=len(steps), folder=recipe.out / "profile", logged=logged)
 
 
 def roll_out(roles: Roles, asked: Asked, recipe: PpoRecipe, step: int, session: Session, clock: Clock) -> Rollout:
@@ -117,7 +118,7 @@ def roll_out(roles: Roles, asked: Asked, recipe: PpoRecipe, step: int, session: 
 
 def measure_start(started: Started, rollout: Rollout, session: Session, clock: Clock) -> None:
     """Before the first update: that policy and reference are the same, and what the policy is worth held out."""
-    smaller = started.origin.recipe.halved(session.halving.count)
+    smaller = started.recipe.halved(session.halving.count)
     error = require_zero_kl(started.roles, rollout, smaller)
     session.tracker.log(0, {"ppo/decoding_error": error})
     started.steering.measure_start(session.tracker, clock)
@@ -127,7 +128,7 @@ def learn(
     started: Started, rollout: Rollout, targets: Targets, step: int, session: Session, clock: Clock
 ) -> dict[str, float]:
     """The update on one rollout, in an order drawn by (seed, step) alone."""
-    recipe = started.origin.recipe
+    recipe = started.recipe
     return update(
         started.roles,
         rollout,
@@ -149,7 +150,7 @@ def guard(session: Session, step: int, rollout: Rollout) -> Callable[[Sequence[f
     return lambda norms, rows: session.is_finite(step, *norms, batch=[sequences[row] for row in rows])
 
 
-def to_next_step(metrics: Mapping[str, float], kl_weight: float, seen: Seen, recipe: PpoRecipe) -> dict[str, float]:
+def carried_over(metrics: Mapping[str, float], kl_weight: float, seen: Seen, recipe: PpoRecipe) -> dict[str, float]:
     """What the next step reads from this one's metrics, where the recipe has it: the KL weight, the scores so far."""
     adapted = {} if recipe.kl.adaptive is None else {NEXT_KL_WEIGHT: next_weight(kl_weight, metrics["ppo/kl"], recipe)}
     return adapted | (seen.metrics if recipe.reward.whiten else {})
@@ -178,8 +179,8 @@ def finish(started: Started, metrics: Mapping[str, float], tracker: Tracker) -> 
     origin = started.origin
     return stages.finish(
         stage="ppo",
-        recipe=origin.recipe,
-        config=origin.recipe,
+        recipe=started.recipe,
+        config=started.recipe,
         base=origin.base,
         roles=started.roles,
         role="policy",

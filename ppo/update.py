@@ -5,6 +5,8 @@ mini-batch's: every loss is a sum over tokens divided by the tokens of the whole
 
 Where a rollout has one optimiser step, the value function's forward of the update is that of the rollout: it gives the
 values, they give the targets of their own episodes, and the value function learns from them at once (`learn_values`).
+
+Shapes: B = episodes, T = longest response, in tokens.
 """
 
 from collections.abc import Callable, Sequence

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 COUNT, MEAN, VARIANCE = "ppo/score_seen", "ppo/score_running_mean", "ppo/score_running_variance"
-"""The metrics that the state is; a resumed run reads it from its checkpoint."""
+"""The metrics that the state is: each step reads it from those of the last one, a resumed run from its checkpoint's."""
 
 
 @dataclass(frozen=True, kw_only=True)

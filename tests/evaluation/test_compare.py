@@ -95,6 +95,10 @@ def test_models_of_one_stage_share_a_frontier_that_leaves_out_what_another_beats
     assert "dpo, frontier" not in lines  # one model is no frontier
     _, labels = axes.get_legend_handles_labels()
     assert {*labels} == {*models, "ppo, frontier"} - {"base"}  # which is far from all the others
+    axes = Figure().add_subplot()
+    single = {name: models[name] for name in ("base", "sft", "ppo", "dpo")}
+    run_plots.reward_against_kl(axes, models=single, kinds={name: name for name in single}, trajectory=[])
+    assert {*axes.get_legend_handles_labels()[1]} == {*single}
 
 
 def test_a_loss_of_texts_has_an_interval_over_texts_and_no_source_of_prompts() -> None:

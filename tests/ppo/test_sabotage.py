@@ -34,10 +34,10 @@ calls = []
 def longer(prompt, response):
     return len(response) / 16
 
-def broken_once(prompt, response):
+def broken(prompt, response):
     calls.append(response)
     mended = pathlib.Path("mended").exists()
-    return math.nan if len(calls) == 60 and not mended else brief(prompt, response)
+    return math.nan if len(calls) >= 60 and not mended else brief(prompt, response)
 
 def brief(prompt, response):
     return 16 / (len(response) + 16)
@@ -125,17 +125,19 @@ def test_every_guard_is_silent_on_the_clean_twin(train: Callable[..., Path]) -> 
     assert judged[-1] > judged[0]
 
 
-def test_a_function_that_returns_nan_once_ends_the_run_by_name_and_mended_it_ends_as_the_clean_twin(
-    train: Callable[..., Path], tmp_path: Path
+def test_a_function_that_returns_nan_ends_the_run_by_name_and_mended_it_ends_as_the_clean_twin(
+    train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Calls: 32 of step 1, 16 held out, then those of step 2."""
-    with pytest.raises(RewardError, match=r"'rewards:broken_once' returned nan .* for the prompt .*texts\.jsonl:\d+ "):
-        train("checkpoint.every_steps=1", "train.episodes=128", reward="broken_once", out="broken")
+    """Calls: 32 of step 1, 16 held out, then those of step 2, of which the twelfth is the first that is NaN."""
+    with pytest.raises(RewardError, match=r"'rewards:broken' returned nan .* for the prompt .*texts\.jsonl:\d+ "):
+        train("checkpoint.every_steps=1", "train.episodes=128", reward="broken", out="broken")
     assert rows_of(tmp_path / "broken")[-1]["step"] == 1
     (tmp_path / "mended").touch()
-    broken = train("checkpoint.every_steps=1", "train.episodes=128", reward="broken_once", out="broken")
+    broken = train("checkpoint.every_steps=1", "train.episodes=128", reward="broken", out="broken")
+    assert "ppo: going on after step 1" in capsys.readouterr().err
     clean = train("train.episodes=128")
     one, other = (load_file(folder / "adapter" / WEIGHTS) for folder in (broken, clean))
+    assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
