@@ -64,7 +64,7 @@ def models(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
     yield "|---|---|---|" + "---|" * len(METRICS)
     for source in sorted({source for one in found.values() for source in one["by_source"]}):
         for seed, one in found.items():
-            for model, row in one["by_source"].get(source, {"models": {}})["models"].items():
+            for model, row in in_order(one["by_source"].get(source, {"models": {}})["models"]):
                 yield f"| {short(source)} | {seed} | {model} | {' | '.join(cell(row.get(name)) for name in METRICS)} |"
 
 
@@ -82,15 +82,20 @@ def differences(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
 
 
 def language(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
-    """Loss of texts that are no tasks, where the comparison has some."""
+    """Loss of texts that are no tasks, where the comparison has some; paired over SFT and, of a variant, over PPO."""
     rows = [
-        f"| {seed} | {model} | {cell(row['lm_loss'], digits=3)} | "
-        f"{cell(one['differences'].get(f'{model} over sft', {}).get('lm_loss'), sign=True, digits=3)} |"
+        f"| {seed} | {model} | {cell(row['lm_loss'], digits=3)} | {' | '.join(_losses_over(one, model))} |"
         for seed, one in found.items()
-        for model, row in one["models"].items()
+        for model, row in in_order(one["models"])
         if "lm_loss" in row
     ]
-    return ["| seed | model | LM loss, nats a token | over SFT |", "|---|---|---|---|", *rows, ""] if rows else []
+    head = ["| seed | model | LM loss, nats a token | over SFT | over PPO |", "|---|---|---|---|---|"]
+    return [*head, *rows, ""] if rows else []
+
+
+def _losses_over(one: Mapping[str, Any], model: str) -> Iterable[str]:
+    for before in ("sft", "ppo"):
+        yield cell(one["differences"].get(f"{model} over {before}", {}).get("lm_loss"), sign=True, digits=3)
 
 
 def rewards(folders: Mapping[int, Path]) -> Iterable[str]:
@@ -119,6 +124,12 @@ def costs(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
     for seed, one in found.items():
         for stage, cost in one["stages"].items():
             yield f"| {seed} | {stage} | {cost['seconds']:.0f} | {cost['peak_rss_bytes'] / 2**30:.2f} |"
+
+
+def in_order(models: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The base, SFT, then what came out of it by name."""
+    first = {"base": 0, "sft": 1}
+    return sorted(models.items(), key=lambda item: (first.get(item[0], len(first)), item[0]))
 
 
 def short(source: str) -> str:

@@ -20,8 +20,19 @@ def estimate(mean: float, spread: float = 0.1) -> dict[str, float]:
 
 
 def part(gain: float) -> dict[str, Any]:
-    models = {"sft": {"check": estimate(0.5), "lm_loss": estimate(3.0)}, "ppo": {"check": estimate(0.5 + gain)}}
-    return {"models": models, "differences": {"ppo over sft": {"check": estimate(gain), "kl_to_sft": estimate(2.0)}}}
+    """With names in the order of a summary's, which is the alphabet's."""
+    models = {
+        "base": {},
+        "ppo": {"check": estimate(0.5 + gain)},
+        "ppo-ptx": {"lm_loss": estimate(2.5)},
+        "sft": {"check": estimate(0.5), "lm_loss": estimate(3.0)},
+    }
+    differences = {
+        "ppo over sft": {"check": estimate(gain), "kl_to_sft": estimate(2.0)},
+        "ppo-ptx over sft": {"lm_loss": estimate(-0.5)},
+        "ppo-ptx over ppo": {"lm_loss": estimate(-0.05)},
+    }
+    return {"models": models, "differences": differences}
 
 
 @pytest.fixture
@@ -69,7 +80,11 @@ def test_the_report_shows_every_seed_and_marks_intervals_without_zero(
     assert differences("all", 0) == ["**+0.25 [+0.15, +0.35]**"]
     assert differences("all", 1) == ["+0.05 [-0.05, +0.15]"]
     assert differences("heldout-families", 0) == ["**-0.25 [-0.35, -0.15]**"]
-    assert "| 0 | sft | 3.000 [2.900, 3.100] |  |" in lines
+    place = lines.index("| 0 | sft | 3.000 [2.900, 3.100] |  |  |")
+    ptx = "| 0 | ppo-ptx | 2.500 [2.400, 2.600] | **-0.500 [-0.600, -0.400]** | -0.050 [-0.150, +0.050] |"
+    assert lines[place + 1] == ptx
+    named = [line.split("|")[3].strip() for line in lines if line.startswith("| heldout-families | 0 |")]
+    assert named[:4] == ["base", "sft", "ppo", "ppo-ptx"]
     worst = "flaw 6 0.60 [0.50, 0.70], flaw 7 0.70 [0.60, 0.80], flaw 8 0.80 [0.70, 0.90]"
     assert f"| 0 | 0.80 [0.70, 0.90] | {worst} | 0.50 [0.40, 0.60] | 0.60 [0.50, 0.70] |" in lines
     assert [line for line in lines if line.endswith("| sft | 61 | 3.00 |")] == [
