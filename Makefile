@@ -13,7 +13,7 @@ endif
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Onebase needs Python 3.11 or newer; pass one with make PYTHON=python3.11")'
-	@echo "Setting up $(VENV): about 2 minutes and 2 GB, once."
+	@echo "Setting up $(VENV), once: about 2 minutes and 2 GB with torch for the CPU, several GB more with CUDA's."
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)

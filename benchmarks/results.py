@@ -17,7 +17,17 @@ from typing import Any
 
 from pipeline import chain
 
-METRICS = ("correctness", "form", "check", "reward", "sampled_check", "sampled_reward", "kl_to_sft", "length")
+METRICS = (
+    "correctness",
+    "form",
+    "check",
+    "reward",
+    "sampled_check",
+    "sampled_reward",
+    "kl_to_sft",
+    "length",
+    "lm_loss",
+)
 WORST = 3
 """Flaw classes that are shown by name: those that the reward model ranks worst."""
 
@@ -37,8 +47,10 @@ def main() -> int:
             if code:
                 return code
     found = {seed: json.loads((folder / "summary.json").read_text("utf-8")) for seed, folder in folders.items()}
-    print("\n".join([*provenance(found), "", *models(found), "", *differences(found)]))
-    print("\n".join(["", *language(found), *rewards(folders), "", *costs(found)]))
+    print("\n".join([*provenance(found), "", *models(found, None), "", *differences(found, None), ""]))
+    for source in sorted({source for one in found.values() for source in one["by_source"]}):
+        print("\n".join([*models(found, source), "", *differences(found, source), ""]))
+    print("\n".join([*language(found), *rewards(folders), "", *costs(found)]))
     return 0
 
 
@@ -58,27 +70,29 @@ def provenance(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
         )
 
 
-def models(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
-    """Every model of every seed, by source of prompts."""
-    yield f"| prompts | seed | model | {' | '.join(METRICS)} |"
-    yield "|---|---|---|" + "---|" * len(METRICS)
-    for source in sorted({source for one in found.values() for source in one["by_source"]}):
-        for seed, one in found.items():
-            for model, row in in_order(one["by_source"].get(source, {"models": {}})["models"]):
-                yield f"| {short(source)} | {seed} | {model} | {' | '.join(cell(row.get(name)) for name in METRICS)} |"
+def models(found: Mapping[int, Mapping[str, Any]], source: str | None) -> Iterable[str]:
+    """Every model of every seed, on all prompts (None) or on those of a source."""
+    rows = [(seed, name, row) for seed, one in found.items() for name, row in in_order(part(one, source)["models"])]
+    shown = [metric for metric in METRICS if any(metric in row for *_, row in rows)]
+    yield f"| prompts | seed | model | {' | '.join(shown)} |"
+    yield "|---|---|---|" + "---|" * len(shown)
+    for seed, name, row in rows:
+        yield f"| {short(source)} | {seed} | {name} | {' | '.join(cell(row.get(metric)) for metric in shown)} |"
 
 
-def differences(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
+def differences(found: Mapping[int, Mapping[str, Any]], source: str | None) -> Iterable[str]:
     """Paired by prompt; bold where the interval does not hold 0."""
-    shown = [name for name in METRICS if name not in ("kl_to_sft", "length")]
+    shown = [name for name in METRICS if name not in ("kl_to_sft", "length", "lm_loss")]
     yield f"| prompts | seed | paired difference | {' | '.join(shown)} |"
     yield "|---|---|---|" + "---|" * len(shown)
-    for source in [None, *sorted({source for one in found.values() for source in one["by_source"]})]:
-        for seed, one in found.items():
-            part = one if source is None else one["by_source"].get(source, {"differences": {}})
-            for name, row in part["differences"].items():
-                cells = " | ".join(cell(row.get(metric), sign=True) for metric in shown)
-                yield f"| {'all' if source is None else short(source)} | {seed} | {name} | {cells} |"
+    for seed, one in found.items():
+        for name, row in part(one, source)["differences"].items():
+            cells = " | ".join(cell(row.get(metric), sign=True) for metric in shown)
+            yield f"| {short(source)} | {seed} | {name} | {cells} |"
+
+
+def part(one: Mapping[str, Any], source: str | None) -> Mapping[str, Any]:
+    return one if source is None else one["by_source"].get(source, {"models": {}, "differences": {}})
 
 
 def language(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
@@ -132,8 +146,8 @@ def in_order(models: Mapping[str, Any]) -> list[tuple[str, Any]]:
     return sorted(models.items(), key=lambda item: (first.get(item[0], len(first)), item[0]))
 
 
-def short(source: str) -> str:
-    return source.rpartition("/")[2]
+def short(source: str | None) -> str:
+    return "all" if source is None else source.rpartition("/")[2]
 
 
 def cell(estimate: Mapping[str, float] | None, *, sign: bool = False, digits: int = 2) -> str:

@@ -5,8 +5,10 @@ assistant's turn, which is always learned. Nothing follows that token: templates
 for the next turn.
 """
 
+import hashlib
+import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -15,9 +17,11 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from data.records import Demonstration, Message, Prompt, Ranking
 from onebase.base import Base
+from onebase.command import say
 from onebase.errors import DataError
 from onebase.rankings import Candidates
 from onebase.recipes import ChatSection, LimitsSection
+from onebase.record import DataIdentity
 
 T = TypeVar("T")
 
@@ -143,6 +147,8 @@ class Limiter:
     def __init__(self, limits: LimitsSection) -> None:
         self.limits = limits
         self.dropped: Counter[str] = Counter()
+        self.kept = 0
+        """Rows."""
 
     def fits(self, prompt: Prompt, kind: Literal["prompt", "response"], tokens: int) -> bool:
         limit = self.limits.prompt_tokens if kind == "prompt" else self.limits.response_tokens
@@ -156,15 +162,36 @@ class Limiter:
         self.dropped[f"{kind} over {limit} tokens"] += 1
         return False
 
-    @property
-    def said(self) -> str:
-        """What was left out and why, for the log; empty when nothing was."""
-        return ", ".join(f"{count} with a {reason}" for reason, count in self.dropped.items())
+    def settle(self, who: str) -> list[DataIdentity]:
+        """Say what was left out, and count it for the record, beside the sources, whose rows were counted as they were
+        read; nothing where all fitted. who: the stage, for the message."""
+        if not self.dropped:
+            return []
+        limits, dropped = self.limits.model_dump(mode="json"), dict(self.dropped)
+        told = ", ".join(f"{count} with a {reason}" for reason, count in dropped.items())
+        say(f"{who}: rows left out: {told}; {self.kept} are within the limits.")
+        content = json.dumps([limits, dropped, self.kept], sort_keys=True)
+        sha256 = hashlib.sha256(content.encode()).hexdigest()
+        return [
+            DataIdentity(source="limits", split=None, revision=None, kept=self.kept, dropped=dropped, sha256=sha256)
+        ]
 
 
 def encode_prompts(chat: Chat, prompts: Sequence[Prompt], limiter: Limiter) -> list[EncodedPrompt]:
     encoded = (EncodedPrompt(prompt, chat.prompt_ids(prompt)) for prompt in prompts)
     return _some([one for one in encoded if limiter.fits(one.prompt, "prompt", len(one.ids))], limiter)
+
+
+def require_room(prompts: Iterable[EncodedPrompt], *, positions: int | None, new_tokens: int, key: str) -> None:
+    """DataError at the first prompt that leaves no room for a response of `new_tokens`. positions: of the model, where
+    it has a limit. key: what the user calls new_tokens."""
+    for one in prompts if positions is not None else ():
+        if len(one.ids) + new_tokens > positions:
+            raise DataError(
+                f"{one.prompt.origin}: the prompt is {len(one.ids)} tokens; with {key} {new_tokens} it may be "
+                f"{positions - new_tokens}, for the model has {positions} positions. Shorten or remove it, or lower "
+                f"{key}."
+            )
 
 
 def encode_demonstrations(
@@ -200,4 +227,5 @@ def _some(kept: list[T], limiter: Limiter) -> list[T]:
             f"data: no row is within the limits: {dict(limiter.dropped)}. "
             "Raise limits.prompt_tokens or limits.response_tokens."
         )
+    limiter.kept += len(kept)
     return kept

@@ -138,7 +138,7 @@ def read_data(recipe: DpoRecipe) -> Data:
         training=encode_rankings(chat, training.records, limiter),
         held_out=encode_rankings(chat, held_out.records, limiter),
         loaded=training,
-        identities=[*training.identities, *held_out.identities],
+        identities=[*training.identities, *held_out.identities, *limiter.settle("dpo")],
     )
 
 

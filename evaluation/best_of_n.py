@@ -17,7 +17,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from data.chat import EncodedPrompt
+from data.chat import EncodedPrompt, require_room
 from data.dropped import Dropped
 from data.records import Prompt
 from data.sources import BUILTIN, Source, load, records_of
@@ -89,19 +89,12 @@ def answered(
 ) -> Iterator[dict[str, Any]]:
     """A row for each prompt, in order. DataError, with its place, at a prompt that leaves no room for an answer."""
     positions = model.roles.base.model.config.get_text_config().max_position_embeddings
-    room = positions - sampling.max_new_tokens
-    if room < 1:
+    if positions <= sampling.max_new_tokens:
         raise DataError(f"--max-new-tokens {sampling.max_new_tokens}: the model has {positions} positions. Lower it.")
     number = 0
     while block := list(islice(prompts, sampling.prompts)):
         encoded = [EncodedPrompt(prompt, model.chat.prompt_ids(prompt)) for prompt in block]
-        for one in encoded:
-            if len(one.ids) > room:
-                raise DataError(
-                    f"{one.prompt.origin}: the prompt is {len(one.ids)} tokens; with --max-new-tokens "
-                    f"{sampling.max_new_tokens} it may be {room}, for the model has {positions} positions. "
-                    "Shorten or remove it, or lower --max-new-tokens."
-                )
+        require_room(encoded, positions=positions, new_tokens=sampling.max_new_tokens, key="--max-new-tokens")
         yield from _answer(model, encoded, sampling, number, keep_all=keep_all)
         number += 1
 

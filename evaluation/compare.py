@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
+from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts, require_room
 from data.records import Prompt
 from data.sources import load as load_records
 from data.texts import Piece, load_pieces
@@ -29,7 +29,7 @@ from onebase.record import DataIdentity, Found, replace_file
 from onebase.roles import WEIGHTS, Roles
 from onebase.scoring import kl_between, score
 from onebase.stages import Stopwatch
-from onebase.tracking import Tracker
+from onebase.tracking import METRICS, Tracker
 
 POLICIES = ("sft", "ppo", "dpo")
 """Stages whose adapter is a policy, in the order of the table; other policies follow in the recipe's order."""
@@ -170,8 +170,15 @@ def read_data(recipe: CompareRecipe) -> tuple[Chat, list[EncodedPrompt], list[Pi
     chat = Chat(*bases.load_tokenizer(recipe.base, recipe.chat), recipe.chat)
     loaded = load_records(recipe.data, Prompt, seed=recipe.seed)
     pieces, identities = load_pieces(recipe.texts, chat, tokens=recipe.text_tokens, seed=recipe.seed)
-    prompts = encode_prompts(chat, loaded.records, Limiter(recipe.limits))
-    return chat, prompts, pieces, [*loaded.identities, *identities]
+    limiter = Limiter(recipe.limits)
+    prompts = encode_prompts(chat, loaded.records, limiter)
+    require_room(
+        prompts,
+        positions=bases.positions_of(recipe.base),
+        new_tokens=recipe.sampling.max_new_tokens,
+        key="sampling.max_new_tokens",
+    )
+    return chat, prompts, pieces, [*loaded.identities, *limiter.settle("compare"), *identities]
 
 
 def load_roles(base: Base, parents: Mapping[str, Found]) -> Roles:
@@ -254,6 +261,8 @@ def log(comparison: Comparison, content: Mapping[str, Any], recipe: CompareRecip
         for model, estimates in content["models"].items()
         for name, estimate in estimates.items()
     }
+    for name in (METRICS, "samples.jsonl"):  # of a comparison that was made before
+        (folder / name).unlink(missing_ok=True)
     with Tracker(folder, "compare", track, recipe.model_dump(mode="json")) as tracker:
         tracker.log(0, values)
         rows = [

@@ -134,9 +134,8 @@ def evaluate(
         labelers=labelers_of(recipe),
         left_out=[] if rankings else encode_left_out(model.chat, divided[FIRST].held_out, limiter),
     )
-    if limiter.dropped:
-        say(f"eval reward: rows left out: {limiter.said}.")
-    report |= {"data": [one.model_dump() for one in held_out.identities], "stage_sha256": model.found.sha256}
+    identities = [*held_out.identities, *limiter.settle("eval reward")]
+    report |= {"data": [one.model_dump() for one in identities], "stage_sha256": model.found.sha256}
     trained = report["rankings_of_trained_prompts"] = len(held_out.records) - len(fresh)
     if trained:
         say(f"eval reward: rankings left out, for their prompts were trained on: {trained}.")

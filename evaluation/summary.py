@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.statistics import Estimate
-from onebase import record
-from onebase.record import DataIdentity, Found
+from onebase import record, stages
+from onebase.record import DataIdentity, Found, Resources
 from onebase.tracking import peak_rss_bytes
 
 if TYPE_CHECKING:
@@ -75,7 +75,9 @@ def build(
         "samples": [dict(one) for one in samples],
         "stages": {
             **{name: found.record.resources.model_dump() for name, found in parents.items()},
-            "compare": {"seconds": round(seconds, 1), "peak_rss_bytes": peak_rss_bytes()},
+            "compare": Resources(
+                seconds=round(seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=stages.peak_gpu_bytes()
+            ).model_dump(),
         },
     }
     if "reward" in parents:
@@ -135,8 +137,10 @@ def show(content: Mapping[str, Any]) -> None:
             console.print(Text(f"{name:>7}  ", style="bold") + Text(text.replace("\n", "\n         ")))
     console.print()
     for stage, resources in content["stages"].items():
+        on_gpu = resources.get("peak_gpu_bytes", 0)
         console.print(
             f"{stage:>8}: {resources['seconds']:7.1f} s, peak memory {resources['peak_rss_bytes'] / 2**30:.2f} GiB"
+            + (f", on the GPU {on_gpu / 2**30:.2f} GiB" if on_gpu else "")
         )
 
 

@@ -29,6 +29,8 @@ PAD_TOKENS = (
     "<pad>",
     "[PAD]",
     "<|pad|>",
+    "<|vision_pad|>",
+    "<|fim_pad|>",
     "<unk>",
     "<|reserved_special_token_0|>",
 )
@@ -54,11 +56,15 @@ class Base:
     def pad_id(self) -> int:
         return self.tokenizer_identity.pad_id
 
+    @property
+    def computes_in_bf16(self) -> bool:
+        """Where the base is bf16 or nf4 on a GPU that has bf16; plain fp32 elsewhere."""
+        return self.device.type == "cuda" and self.identity.quantization != "fp32" and has_fast_bf16(self.device)
+
     @contextlib.contextmanager
     def autocast(self) -> Iterator[None]:
-        """bf16 arithmetic where the base is bf16 or nf4 on CUDA; plain fp32 elsewhere. Adapters stay fp32 masters."""
-        enabled = self.device.type == "cuda" and self.identity.quantization != "fp32"
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled):
+        """bf16 arithmetic where the base computes in it. Adapters stay fp32 masters."""
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.computes_in_bf16):
             yield
 
 
@@ -117,6 +123,12 @@ def load_tokenizer(section: BaseSection, chat: ChatSection) -> tuple[PreTrainedT
     folder = resolve(section.model, section.revision)
     tokenizer = _load_tokenizer(folder, chat)
     return tokenizer, frozenset(_find_stop_ids(tokenizer, folder))
+
+
+def positions_of(section: BaseSection) -> int | None:
+    """How many tokens, prompt and response, the base was made for; None where its config does not say."""
+    config = AutoConfig.from_pretrained(resolve(section.model, section.revision))
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None = None) -> Base:

@@ -225,13 +225,13 @@ def recipe_hash(recipe: Mapping[str, Any]) -> str:
 
 
 def random_state() -> dict[str, Any]:
-    """The global random number generators of python, numpy and torch (and CUDA), as a tree for `save`."""
+    """The global random number generators of python, numpy, torch and the GPU that computes, as a tree for `save`."""
     kind, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
         "numpy": (str(kind), torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
 
 
@@ -241,8 +241,8 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     kind, keys, position, has_gauss, gauss = state["numpy"]
     numpy.random.set_state((kind, keys.numpy().astype(numpy.uint32), position, has_gauss, gauss))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+    for own in state["cuda"][:1] if torch.cuda.is_available() else ():
+        torch.cuda.set_rng_state(own)
 
 
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

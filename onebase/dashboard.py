@@ -7,6 +7,7 @@ while the server answers and given up soon after it does not.
 import contextlib
 import netrc
 import os
+import re
 import sys
 import threading
 import urllib.error
@@ -37,7 +38,7 @@ class Dashboard:
     ) -> None:
         """folder: the stage's. recipe: the resolved one, for the dashboard's config."""
         self.stage = stage
-        self._name = run_name(folder, stage)
+        self._artifact = artifact_name(folder, stage, track.group)
         self._run: Any = _start_wandb(folder, stage, track, recipe, offline=offline)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
@@ -55,22 +56,25 @@ class Dashboard:
         # A table is an artifact, for which the server is asked.
         self._try(lambda: self._send(step, {f"{self.stage}/{name}": table}), waits=True)
 
-    def artifact(self, adapter: Path, *, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
-        """The stage's adapter; online its parents are linked, so that W&B draws the lineage. parents: hashes of their
-        records, by `run_name`."""
-        self._try(lambda: self._log_artifact(adapter, parents, details), waits=True)
+    def artifact(self, adapter: Path, *, version: str, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
+        """The stage's adapter; online its parents are linked, so that W&B draws the lineage.
 
-    def _log_artifact(self, adapter: Path, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
+        version: `version_of` the stage's record. parents: by role, `artifact_name:version` of each.
+        """
+        self._try(lambda: self._log_artifact(adapter, version, parents, details), waits=True)
+
+    def _log_artifact(
+        self, adapter: Path, version: str, parents: Mapping[str, str], details: Mapping[str, Any]
+    ) -> None:
         import wandb
 
-        group = self._run.group or "onebase"
-        metadata = {**details, "parents": dict(parents)}
-        artifact = wandb.Artifact(f"{group}-{self._name}", type="adapter", metadata=metadata)
+        artifact = wandb.Artifact(self._artifact, type="adapter", metadata={**details, "parents": dict(parents)})
         artifact.add_dir(str(adapter))
-        if not self._run.offline:
-            for name in parents:
-                self._run.use_artifact(f"{group}-{name}:latest")
-        self._run.log_artifact(artifact)
+        for name in () if self._run.offline else parents.values():
+            # A parent that was trained offline is not there. A server that is gone is told by what follows.
+            with contextlib.suppress(Exception):
+                self._run.use_artifact(name)
+        self._run.log_artifact(artifact, aliases=["latest", version])
 
     def summarise(self, values: Mapping[str, float]) -> None:
         """Final numbers, as the run's summary."""
@@ -101,6 +105,20 @@ def run_name(folder: Path, stage: str) -> str:
     """A variant's runs and adapters go by the name of its folder (ppo-rloo), all others by their stage's."""
     own = folder.resolve().name
     return own if own.startswith(f"{stage}-") else stage
+
+
+def artifact_name(folder: Path, stage: str, group: str | None) -> str:
+    """Of a stage's adapter, in letters that W&B takes. group: the recipe's `track.group`."""
+    return re.sub(r"[^\w.-]", "-", f"{group_of(folder, group)}-{run_name(folder, stage)}")
+
+
+def version_of(sha256: str) -> str:
+    """The alias of an adapter's artifact: by the hash of its stage record, so that a link is to this very one."""
+    return f"stage-{sha256[:12]}"
+
+
+def group_of(folder: Path, group: str | None) -> str:
+    return group or folder.resolve().parent.name
 
 
 def while_it_answers(work: Callable[[], object], url: str) -> None:
@@ -167,7 +185,7 @@ def _start_wandb(folder: Path, stage: str, track: TrackSection, recipe: Mapping[
     def start(mode: Literal["online", "offline"]) -> Any:
         return wandb.init(
             project=track.project,
-            group=track.group or folder.resolve().parent.name,
+            group=group_of(folder, track.group),
             name=run_name(folder, stage),
             job_type=stage,
             dir=str(folder),

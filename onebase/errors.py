@@ -17,5 +17,9 @@ class RecordError(InputError):
     """A stage record, or an adapter that does not fit it."""
 
 
+class EndedError(InputError):
+    """Raised at the end of a step to end the run there: what the step came to stands, and is saved."""
+
+
 class BaseError(InputError):
     """The base model, its tokenizer, or the hardware for it."""

@@ -6,6 +6,7 @@ loads a weight: files by hash, base and tokenizer by fingerprint, grandparents a
 
 import hashlib
 import json
+import math
 import os
 import subprocess
 from collections.abc import Iterable, Mapping
@@ -125,8 +126,17 @@ def write(folder: Path, record: StageRecord) -> Path:
         raise RecordError(
             f"{target}: exists already. A finished stage is never overwritten; use --restart to move it aside."
         )
-    replace_file(target, canonical(record.model_dump(mode="json")))
+    replace_file(target, _text_of(record))
     return target
+
+
+def _text_of(record: StageRecord) -> str:
+    return canonical(record.model_dump(mode="json"))
+
+
+def sha256_of(record: StageRecord) -> str:
+    """Of the `stage.json` that it is written to."""
+    return hashlib.sha256(_text_of(record).encode()).hexdigest()
 
 
 def replace_file(target: Path, text: str) -> None:
@@ -177,9 +187,14 @@ def create(
         data=list(data),
         git=git_state(),
         versions={name: metadata.version(name) for name in LIBRARIES},
-        metrics=dict(metrics),
+        metrics=finite(metrics),
         resources=resources,
     )
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """What a record can say: the last step's loss may be NaN where its update was skipped, and JSON has none."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def read(folder: Path, *, stage: str | None = None) -> Found:

@@ -7,8 +7,9 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from onebase import stages
 from onebase.progress import track
-from onebase.tracking import Tracker, peak_rss_bytes
+from onebase.tracking import Tracker
 
 
 class Report(TrainerCallback):
@@ -64,7 +65,7 @@ class Report(TrainerCallback):
             values["tokens_per_second"] = (seen - self._tokens) / (now - self._last)
             self._tokens, self._last = seen, now
         rows = {f"{self._tracker.stage}/{name}": value for name, value in values.items()}
-        self._tracker.log(state.global_step, {**rows, "memory/peak": float(peak_rss_bytes())})
+        self._tracker.log(state.global_step, {**rows, **stages.peaks()})
         self.latest.update(rows)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from onebase.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
 from onebase.disk import as_disk_error
-from onebase.errors import InputError
+from onebase.errors import EndedError, InputError
 from onebase.interruption import Interrupted
 from onebase.memory import Halving
 from onebase.recipes import TrackSection
@@ -145,14 +145,19 @@ class Session:
 
     @contextlib.contextmanager
     def step(self, number: int, state: Callable[[], State], *, total: int) -> Iterator[None]:
-        """One step. Saved when it is due or the last; when a signal comes before `changing()`, as it was before it."""
+        """One step. Saved when it is due or the last; when a signal or a user's mistake ends the run before
+        `changing()`, as it was before the step; when EndedError does, as it is behind it."""
         self._changed = False
         # What is logged within the step must not survive where the step is repeated.
         before, random, strikes = self.tracker.sizes(), random_state(), self.strikes
         try:
             yield
-        except Interrupted:
-            if not self._changed:
+        except EndedError:
+            self.save(number, state())
+            raise
+        except (Interrupted, InputError) as error:
+            # Of a mistake in the first step there is nothing to save yet, and another recipe may mend it.
+            if not self._changed and (isinstance(error, Interrupted) or number > self.first_step):
                 self.strikes = strikes  # the step that is repeated counts its own
                 self.save(number - 1, state(), random=random, files=before)
             raise

@@ -18,7 +18,7 @@ from onebase import base as bases
 from onebase import record
 from onebase.base import Base
 from onebase.checkpoint import CheckpointSection
-from onebase.dashboard import run_name
+from onebase.dashboard import artifact_name, version_of
 from onebase.disk import sync
 from onebase.errors import InputError
 from onebase.recipes import BaseSection, ChatSection, Section, TrackSection
@@ -163,11 +163,24 @@ def finish(
     tracker.summarise(metrics)
     tracker.artifact(
         recipe.out / "adapter",
-        parents={run_name(one.folder, one.record.stage): one.sha256 for one in parents.values()},
+        version=version_of(record.sha256_of(finished)),
+        parents={role: _artifact_of(one) for role, one in parents.items()},
         details={"stage": stage, "base": base.identity.model},
     )
     record.write(recipe.out, finished)
     return finished
+
+
+def _artifact_of(found: Found) -> str:
+    """A parent's adapter, as its own run has told W&B of it."""
+    group = found.record.recipe.get("track", {}).get("group")
+    return f"{artifact_name(found.folder, found.record.stage, group)}:{version_of(found.sha256)}"
+
+
+def peaks() -> dict[str, float]:
+    """What a step logs of memory, in bytes, at most so far: of the process, and of torch's allocator on a GPU."""
+    own = {"memory/peak": float(peak_rss_bytes())}
+    return own | ({"memory/cuda_peak": float(peak_gpu_bytes())} if torch.cuda.is_available() else {})
 
 
 def peak_gpu_bytes() -> int:

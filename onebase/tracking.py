@@ -118,9 +118,10 @@ class Tracker:
                 stream.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
         self._tell(lambda dashboard: dashboard.table(name, columns, rows, step))
 
-    def artifact(self, adapter: Path, *, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
-        """Show the stage's adapter, and where it comes from, on the dashboard."""
-        self._artifact = functools.partial(Dashboard.artifact, adapter=adapter, parents=parents, details=details)
+    def artifact(self, adapter: Path, *, version: str, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
+        """Show the stage's adapter, and where it comes from, on the dashboard (see `Dashboard.artifact`)."""
+        given: dict[str, Any] = {"version": version, "parents": parents, "details": details}
+        self._artifact = functools.partial(Dashboard.artifact, adapter=adapter, **given)
         self._tell(self._artifact)
 
     def alert(self, title: str, text: str, *, step: int) -> None:

@@ -104,13 +104,12 @@ def _validatable(hint: Any) -> Any:
 
 def configure(config: Callable[..., Any], section: TrlSection, roles: Roles, *, folder: Any, seed: int) -> Any:
     """TRL's config: the recipe's block, and what follows from base and hardware; RecipeError where TRL refuses."""
-    half = roles.base.device.type == "cuda" and roles.base.identity.quantization != "fp32"
     own = {
         "output_dir": str(folder),
         "seed": seed,
         "data_seed": seed,
         # TRL defaults to bf16, which AVX2 CPUs emulate 25 times slower than fp32.
-        "bf16": half,
+        "bf16": roles.base.computes_in_bf16,
         "fp16": False,
         "use_cpu": roles.base.device.type == "cpu",
         "report_to": "none",

@@ -63,6 +63,8 @@ def plan(folder: Path, overrides: Sequence[str]) -> list[Step]:
         filled = [f"{kinds[name]}.{name}={home / name}" for name in present if _is_compared(name)]
         # What this run does not train is not compared: the recipe's own path would be that of another run.
         absent = [f"parents.{stage}=" for stage in POLICIES if stage not in present]
+        if "sft" in present and "reward" not in present:  # and a reward model would come from another SFT stage
+            absent.append("parents.reward=")
         filled = [one for one in filled if one.partition("=")[0] not in _keys(by_name[COMPARE])]
         filled = [f"out={home}", *filled, f"track.group={run_name}"]
         steps.append(_step(COMPARE, folder, home, [*absent, *by_name[COMPARE], *filled]))
@@ -143,7 +145,7 @@ def run(folder: Path, overrides: Sequence[str], *, restart: bool) -> int:
         if code:
             say(
                 f"{step.name} ended with exit code {code}; nothing after it was run. "
-                "The same command goes on from here."
+                f"The same command{' without --restart' if restart else ''} goes on from here."
             )
             return code if code > 0 else 128 - code
     return 0

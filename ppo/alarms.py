@@ -9,7 +9,7 @@ was skipped) are passed over.
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from onebase.errors import InputError
+from onebase.errors import EndedError
 from ppo.steering_recipe import AlarmsSection
 
 Rows = Sequence[Mapping[str, float]]
@@ -138,7 +138,7 @@ ALARMS: dict[str, Alarm] = {
 }
 
 
-class AlarmError(InputError):
+class AlarmError(EndedError):
     """An alarm rang, and the recipe says that the run ends then."""
 
 

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
+from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts, require_room
 from data.records import Prompt
 from data.sources import load as load_records
 from data.texts import Piece, load_pieces
 from evaluation.grades import check
 from evaluation.language import as_episodes, lm_loss
 from evaluation.responses import texts
+from onebase import base as bases
 from onebase.episodes import Episodes
 from onebase.errors import DataError
 from onebase.functions import load_function
@@ -62,7 +63,14 @@ def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPromp
     if section.judge is not None:
         load_function(section.judge, JUDGE)  # refused before a weight is loaded
     loaded = load_records(section.prompts, Prompt, seed=recipe.seed)
-    prompts = encode_prompts(chat, loaded.records, Limiter(recipe.limits))
+    limiter = Limiter(recipe.limits)
+    prompts = encode_prompts(chat, loaded.records, limiter)
+    require_room(
+        prompts,
+        positions=bases.positions_of(recipe.base),
+        new_tokens=recipe.sampling.max_new_tokens,
+        key="sampling.max_new_tokens",
+    )
     trained = {one.ids for one in training}
     both = [one for one in prompts if one.ids in trained]
     if both:
@@ -71,7 +79,8 @@ def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPromp
             f"{both[0].prompt.origin}: what is measured on them says nothing. Give another split or source."
         )
     pieces, identities = load_pieces(section.texts, chat, tokens=section.text_tokens, seed=recipe.seed)
-    return HeldOut(chat=chat, prompts=prompts, pieces=pieces, identities=[*loaded.identities, *identities])
+    identities = [*loaded.identities, *limiter.settle("ppo, evaluation"), *identities]
+    return HeldOut(chat=chat, prompts=prompts, pieces=pieces, identities=identities)
 
 
 def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> Evaluation:

@@ -1,9 +1,7 @@
 """A KL weight that is steered towards a target."""
 
 from ppo.recipe import PpoRecipe
-
-MOST = 0.2
-"""Relative error that counts at most."""
+from ppo.reward_recipe import MOST
 
 
 def adapted(weight: float, kl: float, *, target: float, horizon: int, episodes: int) -> float:

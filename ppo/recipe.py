@@ -7,10 +7,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
-from onebase.ensemble import CombineSection
 from onebase.functions import DOTTED
 from onebase.memory import halved
 from onebase.recipes import BaseSection, ChatSection, LimitsSection, Schedule, Section, TrackSection
+from ppo.reward_recipe import MOST, KlSection, RewardSection
 from ppo.steering_recipe import Steered
 
 
@@ -42,88 +42,6 @@ class SamplingSection(Section):
     engine: Annotated[str, Field(pattern=DOTTED)] | None = None
     """package.module:name of what draws the responses (`onebase.generation.Engine`); None: this process. Another one's
     log-probabilities are not quite those of training: see train.old_logprobs and train.importance_cap."""
-
-
-class RewardTerm(Section):
-    """One part of the reward, multiplied by its weight."""
-
-    kind: Literal["adapter", "function"] = "adapter"
-    """adapter: the reward model; with several in parents.reward all of them, combined. function: Python."""
-    weight: float = 1.0
-    combine: CombineSection = CombineSection()
-    function: Annotated[str, Field(pattern=DOTTED)] | None = None
-    """package.module:name of a function of (Prompt, response text) that returns a number."""
-    name: str | None = None
-    """What its own scores are logged as (ppo/reward/NAME); None: reward_model, or the function's name."""
-
-    def named(self, index: int) -> str:
-        own = "reward_model" if self.function is None else self.function.rpartition(":")[2]
-        return self.name or (own if index == 0 else f"{own}_{index + 1}")
-
-    @model_validator(mode="after")
-    def _only_what_the_kind_reads(self) -> "RewardTerm":
-        if self.kind == "function" and self.function is None:
-            raise ValueError("'function' is missing: name one as package.module:name")
-        if self.kind == "function" and self.combine != CombineSection():
-            raise ValueError("'combine' is read by kind: adapter only; remove it")
-        if self.kind == "adapter" and self.function is not None:
-            raise ValueError("'function' is read by kind: function only; set kind: function, or remove it")
-        return self
-
-
-class OverlongSection(Section):
-    """A penalty that grows over the last tokens before the limit."""
-
-    buffer: PositiveInt
-    """Tokens before sampling.max_new_tokens at which it begins."""
-    weight: PositiveFloat = 1.0
-    """Taken off at the limit."""
-
-
-class RewardSection(Section):
-    """What an episode's score is made of."""
-
-    terms: tuple[RewardTerm, ...] = (RewardTerm(),)
-    eos_penalty: float = Field(default=1.0, ge=0)
-    """Taken off the score of a response that was cut at max_new_tokens."""
-    whiten: bool = False
-    """Whether the sum of the terms is standardised by the mean and variance of every score of the run so far."""
-    clip: PositiveFloat | None = None
-    """That is kept between minus this and this, before penalties."""
-    overlong: OverlongSection | None = None
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> "RewardSection":
-        names = [term.named(index) for index, term in enumerate(self.terms)]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"terms: expected one at least, each with a name of its own, found {names}")
-        return self
-
-
-class AdaptiveKl(Section):
-    """A KL weight that is steered towards a KL (Ziegler et al. 2019)."""
-
-    target: PositiveFloat
-    """Nats a response."""
-    horizon: PositiveInt = 10_000
-    """Episodes: the larger, the slower the weight follows."""
-
-
-class KlSection(Section):
-    """The price of leaving the SFT policy."""
-
-    weight: float = Field(default=0.05, ge=0)
-    """Reward lost per nat of KL to the SFT policy; where it adapts, only the first one."""
-    estimator: Literal["k1", "k3"] = "k1"
-    """k1: log pi - log pi_ref of the sampled token, in the reward, as InstructGPT. k3: a term of the loss, as GRPO."""
-    adaptive: AdaptiveKl | None = None
-    """None: the weight is constant, as in InstructGPT."""
-
-    @model_validator(mode="after")
-    def _weight_can_grow(self) -> "KlSection":
-        if self.adaptive is not None and self.weight == 0:
-            raise ValueError("kl.adaptive multiplies the weight, which is 0 and stays 0. Start with kl.weight=0.05")
-        return self
 
 
 class ValueSection(Section):
@@ -261,11 +179,34 @@ class PpoRecipe(Steered):
         return self
 
     @model_validator(mode="after")
-    def _value_rate_is_used(self) -> "PpoRecipe":
+    def _every_option_has_its_effect(self) -> "PpoRecipe":
+        train, adaptive, overlong = self.train, self.kl.adaptive, self.reward.overlong
         if self.value.kind == "shared" and self.value.learning_rate is not None:
             raise ValueError(
                 "value.learning_rate has no effect with value.kind=shared: the head is trained with the policy. "
                 "Remove it, or use value.kind=adapter"
+            )
+        if train.target_kl is not None and train.inner_epochs == 1:
+            raise ValueError(
+                "train.target_kl ends inner epochs early, and train.inner_epochs=1 leaves none to end. Remove it, or "
+                "raise train.inner_epochs"
+            )
+        defaults = TrainSection()
+        if not self.has_value and (train.discount, train.trace) != (defaults.discount, defaults.trace):
+            raise ValueError(
+                f"train.discount and train.trace are read by advantages.kind=gae only, found {self.advantages.kind}. "
+                "Remove them"
+            )
+        if adaptive is not None and adaptive.horizon <= MOST * train.batch:
+            raise ValueError(
+                f"kl.adaptive.horizon={adaptive.horizon} counts episodes, and a step has train.batch={train.batch}: "
+                f"the weight could turn negative. Choose more than {MOST * train.batch:g}, such as ten steps' "
+                f"{10 * train.batch}"
+            )
+        if overlong is not None and overlong.buffer > self.sampling.max_new_tokens:
+            raise ValueError(
+                f"reward.overlong.buffer={overlong.buffer}: a response has sampling.max_new_tokens="
+                f"{self.sampling.max_new_tokens} tokens at most, so every one would pay. Choose a smaller buffer"
             )
         return self
 
@@ -311,4 +252,9 @@ class PpoRecipe(Steered):
                 raise ValueError(
                     f"{larger}={value} is not a multiple of {smaller}={by}: choose {value - value % by or by}"
                 )
+        if self.value.warmup_steps >= self.steps:
+            raise ValueError(
+                f"value.warmup_steps={self.value.warmup_steps}: the run has {self.steps} steps (train.episodes / "
+                "train.batch), and the policy would learn in none of them. Choose fewer"
+            )
         return self

@@ -21,7 +21,7 @@ from onebase.disk import sync
 from onebase.errors import RecordError
 from onebase.record import DataIdentity, Found, Resources
 from onebase.roles import Roles
-from onebase.stages import Stopwatch
+from onebase.stages import Stopwatch, peak_gpu_bytes
 from onebase.tracking import peak_rss_bytes
 from ppo.recipe import PpoRecipe
 
@@ -40,8 +40,10 @@ class Origin:
 def write(name: str, roles: Roles, role: str, origin: Origin, metrics: Mapping[str, float]) -> Path:
     """Make `<stage>/<name>` the finished stage of this role as it is now, in place of an earlier one."""
     target = origin.recipe.out / name
-    temporary = target.with_name(f".{name}.{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary, aside = target.with_name(f".{name}.{os.getpid()}"), target.with_name(f".{name}.old")
+    for half in target.parent.glob(f".{name}.*"):  # of processes that were killed in here
+        if half != aside:
+            shutil.rmtree(half, ignore_errors=True)
     temporary.mkdir(parents=True)
     files = roles.save(role, temporary / "adapter")
     origin.base.tokenizer.save_pretrained(temporary / "tokenizer")
@@ -58,14 +60,13 @@ def write(name: str, roles: Roles, role: str, origin: Origin, metrics: Mapping[s
         recipe=origin.recipe,
         data=origin.data,
         metrics=metrics,
-        resources=Resources(seconds=seconds, peak_rss_bytes=peak_rss_bytes()),
+        resources=Resources(seconds=seconds, peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=peak_gpu_bytes()),
     )
     for path in files:
         sync(path)
     for folder in {path.parent for path in files}:
         sync(folder)
     record.write(temporary, made)
-    aside = target.with_name(f".{name}.old")
     shutil.rmtree(aside, ignore_errors=True)
     if target.exists():
         os.rename(target, aside)
@@ -78,7 +79,7 @@ def write(name: str, roles: Roles, role: str, origin: Origin, metrics: Mapping[s
 def stands(folder: Path, metrics: Mapping[str, float]) -> bool:
     """Whether a finished stage with these very metrics is there, and verifies."""
     try:
-        return record.read(folder, stage="ppo").record.metrics == dict(metrics)
+        return record.read(folder, stage="ppo").record.metrics == record.finite(metrics)
     except RecordError:
         return False
 

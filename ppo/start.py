@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
+from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts, require_room
 from data.records import Prompt
 from data.sources import Loaded
 from data.sources import load as load_records
@@ -34,10 +34,7 @@ class Data:
     prompts: list[EncodedPrompt]
     loaded: Loaded[Prompt]
     """The prompts as they were read, for the data card."""
-
-    @property
-    def identities(self) -> list[DataIdentity]:
-        return self.loaded.identities
+    identities: list[DataIdentity]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +86,15 @@ def read_data(recipe: PpoRecipe) -> Data:
     chat = Chat(*bases.load_tokenizer(recipe.base, recipe.chat), recipe.chat)
     limiter = Limiter(recipe.limits)
     loaded = load_records(recipe.data, Prompt, seed=recipe.seed)
-    return Data(chat=chat, prompts=encode_prompts(chat, loaded.records, limiter), loaded=loaded)
+    prompts = encode_prompts(chat, loaded.records, limiter)
+    require_room(
+        prompts,
+        positions=bases.positions_of(recipe.base),
+        new_tokens=recipe.sampling.max_new_tokens,
+        key="sampling.max_new_tokens",
+    )
+    identities = [*loaded.identities, *limiter.settle("ppo")]
+    return Data(chat=chat, prompts=prompts, loaded=loaded, identities=identities)
 
 
 def start_roles(base: Base, parents: dict[str, Found], recipe: PpoRecipe) -> Roles:

@@ -24,7 +24,7 @@ from onebase.record import StageRecord
 from onebase.roles import Roles
 from onebase.seeding import generator
 from onebase.session import Session
-from onebase.tracking import Tracker, peak_rss_bytes
+from onebase.tracking import Tracker
 from ppo.kl_control import next_weight
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets, collect, compute_targets, require_zero_kl
@@ -205,8 +205,7 @@ def describe(rollout: Rollout, targets: Targets, learned: dict[str, float]) -> d
         **{f"ppo/reward/{name}": float(scores.mean()) for name, scores in rollout.terms.items()},
         **describe_members(rollout),
         **{f"ppo/{name}": value for name, value in learned.items()},
-        "memory/peak": float(peak_rss_bytes()),
-        **({"memory/cuda_peak": float(stages.peak_gpu_bytes())} if torch.cuda.is_available() else {}),
+        **stages.peaks(),
     }
 
 

@@ -104,18 +104,18 @@ def read_data(recipe: RewardRecipe) -> Data:
     held_out = load_records(recipe.evaluation.rankings, Ranking, seed=recipe.seed)
     demonstrations = load_records(recipe.evaluation.demonstrations, Demonstration, seed=recipe.seed)
     divided = divide(training.records, recipe.labelers)
-    data = Data(
+    return Data(
         chat=chat,
         training=encode_rankings(chat, divided.training, limiter),
         held_out=encode_rankings(chat, held_out.records, limiter),
         demonstrations=encode_demonstrations(chat, demonstrations.records, limiter),
         left_out=encode_left_out(chat, divided.held_out, limiter),
         loaded=training,
-        identities=[*training.identities, *held_out.identities, *demonstrations.identities],
+        identities=[
+            *(*training.identities, *held_out.identities, *demonstrations.identities),
+            *limiter.settle("reward"),
+        ],
     )
-    if limiter.dropped:
-        say(f"reward: rows left out: {limiter.said}.")
-    return data
 
 
 def start_roles(base: Base, sft: Found, recipe: RewardRecipe) -> Roles:
@@ -172,6 +172,7 @@ def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe
                 "reward/accuracy": right,
                 "reward/grad_norm": norm.item(),
                 "reward/learning_rate": float(schedule.get_last_lr()[0]),
+                **stages.peaks(),
             }
             session.tracker.log(step, values)
             schedule.step()

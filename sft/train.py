@@ -135,7 +135,7 @@ def read_data(recipe: SftRecipe) -> Data:
         held_out=encode_demonstrations(chat, held_out.records, limiter),
         references=held_out.records,
         loaded=training,
-        identities=[*training.identities, *held_out.identities],
+        identities=[*training.identities, *held_out.identities, *limiter.settle("sft")],
     )
 
 

@@ -11,10 +11,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from onebase.dashboard import answers, run_name, while_it_answers
+from onebase import dashboard
+from onebase.dashboard import Dashboard, answers, run_name, version_of, while_it_answers
+from onebase.recipes import TrackSection
 
 STEPS = 20
 
@@ -184,6 +188,42 @@ def test_only_something_that_comes_back_is_an_answer(server: Server) -> None:
     assert answers(server.url)
     server.silent.set()
     assert not answers(server.url)
+
+
+class Online:
+    """Stands in for W&B's run where artifacts are concerned, which our server knows nothing of."""
+
+    offline = False
+    settings = SimpleNamespace(base_url="http://127.0.0.1:1")
+
+    def __init__(self, there: str) -> None:
+        self.there = there
+        self.used: list[str] = []
+        self.logged: list[tuple[Any, list[str]]] = []
+
+    def use_artifact(self, name: str) -> None:
+        if name != self.there:
+            raise ValueError(f"unable to fetch artifact {name}")
+        self.used.append(name)
+
+    def log_artifact(self, artifact: Any, aliases: list[str]) -> None:
+        self.logged.append((artifact, aliases))
+
+
+def test_a_parent_that_the_dashboard_does_not_know_costs_its_link_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Online(there="demo-reward-2:stage-0123456789ab")
+    monkeypatch.setattr(dashboard, "_start_wandb", lambda *given, **named: run)
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    own = Dashboard(tmp_path, "ppo", TrackSection(group="my run"), {})
+    parents = {"sft": "elsewhere-sft:stage-ffffffffffff", "reward": run.there}
+    own.artifact(tmp_path / "adapter", version=version_of("abc" * 20), parents=parents, details={"stage": "ppo"})
+    assert run.used == [run.there]
+    ((artifact, aliases),) = run.logged
+    assert (artifact.name, aliases) == ("my-run-ppo", ["latest", "stage-abcabcabcabc"])
+    assert artifact.metadata == {"stage": "ppo", "parents": parents}
 
 
 @pytest.mark.parametrize(

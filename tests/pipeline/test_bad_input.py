@@ -41,6 +41,12 @@ def test_wrong_type(run_stage: Stage, tmp_path: Path) -> None:
     refused(result, "override 'train.epochs=several'", "train.epochs", "'several'", out=tmp_path / "out")
 
 
+def test_prompts_that_leave_no_room_for_an_answer(run_stage: Stage, parents: Path, tmp_path: Path) -> None:
+    given = [f"parents.{stage}={parents / stage}" for stage in ("sft", "reward")]
+    result = run_stage("ppo", *given, "sampling.max_new_tokens=500")
+    refused(result, "builtin:tasks", "sampling.max_new_tokens 500", "the model has 512 positions", out=tmp_path / "out")
+
+
 def test_missing_parent(run_stage: Stage, tmp_path: Path) -> None:
     result = run_stage("reward", f"parents.sft={tmp_path / 'nowhere'}")
     refused(result, str(tmp_path / "nowhere"), "there is no such stage folder", out=tmp_path / "out")

@@ -222,6 +222,12 @@ def test_a_run_fills_in_the_parents_that_are_left_to_it(tmp_path: Path) -> None:
     recipe = recipes.read(last.recipe, CompareRecipe, last.overrides)
     assert (recipe.parents.ppo, recipe.parents.dpo) == (None, None)
     assert recipe.policies == {"ppo-function": Path("r/n/ppo-function")}
+    for gone in ("ppo-function", "reward"):
+        (folder / f"{gone}.yaml").unlink()
+    shutil.copy("recipes/smoke/dpo.yaml", folder)
+    last = {step.name: step for step in chain.plan(folder, ["name=n", "runs_dir=r"])}["compare"]
+    parents = recipes.read(last.recipe, CompareRecipe, last.overrides).parents
+    assert (parents.sft, parents.reward, parents.dpo) == (Path("r/n/sft"), None, Path("r/n/dpo"))
 
 
 def test_likeliest_and_sampled_answers_are_scored_as_if_each_stood_alone(finish_run: Callable[[str], Path]) -> None:
@@ -250,8 +256,13 @@ def test_further_policies_and_texts_are_compared(finish_run: Callable[[str], Pat
     given = [f"base.model={model}", f"out={tmp_path / 'out'}", "track.wandb=off", *parents]
     given.append("texts=[{source: builtin:python-manual, text: text, split: heldout, rows: 1}]")
     recipe = Path("recipes/smoke/compare.yaml")
+    folder = tmp_path / "out" / "evaluation"
+    folder.mkdir(parents=True)
+    for name in ("metrics", "samples"):  # of a comparison that was made before
+        (folder / f"{name}.jsonl").write_text('{"step": 0}\n')
     content = run_comparison(recipes.read(recipe, CompareRecipe, [*given, f"policies.keys={home / 'ppo'}"]))
     models = content["models"]
+    assert [len(rows_of(folder / f"{name}.jsonl")) for name in ("metrics", "samples")] == [1, 8]
     assert list(models) == ["base", "sft", "ppo", "dpo", "keys"]
     assert models["keys"] == models["ppo"] != models["dpo"]
     assert content["differences"]["keys over sft"] == content["differences"]["ppo over sft"]

@@ -116,6 +116,12 @@ def test_a_weight_that_does_not_adapt_stays() -> None:
         ({"train": {"importance_cap": 2.0}}, "train.old_logprobs=recomputed"),
         ({"kl": {"weight": 0.0, "adaptive": {"target": 1.0}}}, "which is 0 and stays 0"),
         ({"train": {"dual_clip": 0.5}}, "greater than 1"),
+        ({"train": {"target_kl": 0.1}}, "train.inner_epochs=1 leaves none to end"),
+        ({"advantages": {"kind": "rloo"}, "train": {"discount": 0.99}}, "read by advantages.kind=gae only, found rloo"),
+        ({"kl": {"adaptive": {"target": 5.0, "horizon": 10}}}, "the weight could turn negative. Choose more than 12.8"),
+        ({"reward": {"overlong": {"buffer": 65}}}, "max_new_tokens=64 tokens at most, so every one would pay"),
+        ({"value": {"warmup_steps": 8}}, "the run has 8 steps .* the policy would learn in none"),
+        ({"value": {"kind": "shared", "learning_rate": 1e-5}}, "has no effect with value.kind=shared"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(sections: dict[str, Any], said: str) -> None:

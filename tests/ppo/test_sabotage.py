@@ -169,6 +169,7 @@ def test_a_reward_that_pays_for_length_is_told(train: Callable[..., Path]) -> No
 
 def test_an_alarm_may_end_the_run(train: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(AlarmError, match=r"step 1: ratio too large: .*alarms\.stop=false goes on"):
-        train("train.learning_rate=0.3", "alarms.stop=true", "checkpoint.every_steps=1")
+        train("train.learning_rate=0.3", "alarms.stop=true")
     assert alarms(tmp_path / "ppo").keys() == {"ratio too large"}
+    assert [path.name for path in (tmp_path / "ppo" / "checkpoints").iterdir()] == ["step-00000001"]
     assert not (tmp_path / "ppo" / "stage.json").exists()

@@ -85,7 +85,7 @@ def test_a_function_alone_needs_no_reward_model(make_recipe: MakeRecipe, here: P
 def test_a_killed_run_goes_on_to_the_same_bits_with_a_function(make_recipe: MakeRecipe, here: Path) -> None:
     """The first attempt ends with the function's own error; mended, the same command goes on."""
     term = "reward={terms: [{kind: function, function: 'moody:reward'}]}"
-    given = (term, "value.kind=shared", "checkpoint.every_steps=1", "train.episodes=24")
+    given = (term, "value.kind=shared", "train.episodes=24")
     moody = "import os, pathlib\ncalls = []\ndef reward(prompt, response):\n    calls.append(0)\n"
     moody += (
         "    return float('nan') if len(calls) == 13 and not pathlib.Path('mended').exists() else len(response) / 9\n"
@@ -95,6 +95,7 @@ def test_a_killed_run_goes_on_to_the_same_bits_with_a_function(make_recipe: Make
     with pytest.raises(RewardError, match=r"'moody:reward' returned nan .*, for the prompt builtin:tasks/rl:\d+"):
         run(broken)
     assert rows_of(broken.out)[-1]["step"] == 1
+    assert [path.name for path in (broken.out / "checkpoints").iterdir()] == ["step-00000001"]
     (here / "mended").touch()
     run(broken)
     whole = make_recipe(*given, reward=False, out="whole")

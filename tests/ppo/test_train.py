@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +17,11 @@ from onebase.memory import Halving
 from onebase.roles import WEIGHTS, Roles
 from onebase.scoring import score
 from onebase.seeding import generator
+from ppo import train
 from ppo.batch import minibatches, to_batch
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, collect, compute_targets, require_zero_kl
-from ppo.start import read_data, read_parents, start_learner, start_roles
+from ppo.start import Started, read_data, read_parents, start_learner, start_roles
 from ppo.train import run
 from ppo.update import backward, update
 
@@ -178,14 +180,26 @@ def test_inner_epochs_end_where_the_policy_has_moved_enough(make_recipe: MakeRec
     assert seen == {"null": 3, "1e-9": 1, "1e9": 3}
 
 
-def test_the_policy_waits_while_the_value_function_learns_alone(make_recipe: MakeRecipe, finished_run: Path) -> None:
-    waiting = make_recipe("value.warmup_steps=2", "train.episodes=16", "train.learning_rate=1e-2")
+def test_the_policy_waits_while_the_value_function_learns_alone(
+    make_recipe: MakeRecipe, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waiting = make_recipe("value.warmup_steps=2", "train.episodes=24", "train.learning_rate=1e-2")
+    kept = list[dict[str, torch.Tensor]]()
+    learn = train.learn
+
+    def watched(started: Started, *given: Any) -> dict[str, float]:
+        metrics = learn(started, *given)
+        kept.append({name: tensor.clone() for name, tensor in started.roles.state("policy").items()})
+        return metrics
+
+    monkeypatch.setattr(train, "learn", watched)
     run(waiting)
-    made, before = (load_file(folder / "adapter" / WEIGHTS) for folder in (waiting.out, finished_run / "sft"))
-    assert waiting.steps == 2
-    assert all(torch.equal(tensor, before[name]) for name, tensor in made.items())
+    before = load_file(finished_run / "sft" / "adapter" / WEIGHTS)
+    alike = [all(torch.equal(tensor, before[name]) for name, tensor in state.items()) for state in kept]
+    assert alike == [True, True, False]
     rows = [json.loads(line) for line in (waiting.out / "metrics.jsonl").read_text().splitlines()]
-    assert rows[-1]["ppo/grad_norm/value"] > 0 == rows[-1]["ppo/grad_norm/policy"]
+    assert [row["ppo/grad_norm/policy"] > 0 for row in rows[1:]] == [False, False, True]
+    assert all(row["ppo/grad_norm/value"] > 0 for row in rows[1:])
 
 
 def test_an_update_moves_policy_and_value_and_nothing_else(make_recipe: MakeRecipe, finished_run: Path) -> None:

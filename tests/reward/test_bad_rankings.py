@@ -90,7 +90,8 @@ def test_an_over_long_response_ends_the_stage_or_is_left_out_and_counted(
     rankings = load([Source(source=str(path))], Ranking, seed=0).records
     assert [one.ranking.responses for one in encode_rankings(chat, rankings, limiter)] == [("Paris", "blue")]
     assert dict(limiter.dropped) == {"response over 160 tokens": 1}
-    assert limiter.said == "1 with a response over 160 tokens"
+    (counted,) = limiter.settle("reward")
+    assert (counted.source, counted.kept, counted.dropped) == ("limits", 1, {"response over 160 tokens": 1})
     with pytest.raises(DataError, match="no row is within the limits"):
         encode_rankings(chat, [one for one in rankings if one.responses != ("Paris", "blue")], limiter)
 
@@ -105,4 +106,6 @@ def test_a_run_goes_on_without_bad_rankings_and_says_what_it_left_out(reward: Ru
     assert "reward: rows left out: 1 with a response over 160 tokens" in err
     content = json.loads((tmp_path / "out" / "stage.json").read_text())
     assert sum(content["data"][0]["dropped"].values()) == len(BAD)
+    assert content["data"][-1]["source"] == "limits"
+    assert content["data"][-1]["dropped"] == {"response over 160 tokens": 1}
     assert content["data"][0]["kept"] == 4, "the over-long one is read, and left out by its tokens"
