@@ -148,7 +148,7 @@ class Limiter:
         self.limits = limits
         self.dropped: Counter[str] = Counter()
         self.kept = 0
-        """Rows."""
+        """Rows within the limits, of all sources and splits together."""
 
     def fits(self, prompt: Prompt, kind: Literal["prompt", "response"], tokens: int) -> bool:
         limit = self.limits.prompt_tokens if kind == "prompt" else self.limits.response_tokens
@@ -185,7 +185,9 @@ def encode_prompts(chat: Chat, prompts: Sequence[Prompt], limiter: Limiter) -> l
 def require_room(prompts: Iterable[EncodedPrompt], *, positions: int | None, new_tokens: int, key: str) -> None:
     """DataError at the first prompt that leaves no room for a response of `new_tokens`. positions: of the model, where
     it has a limit. key: what the user calls new_tokens."""
-    for one in prompts if positions is not None else ():
+    if positions is None:
+        return
+    for one in prompts:
         if len(one.ids) + new_tokens > positions:
             raise DataError(
                 f"{one.prompt.origin}: the prompt is {len(one.ids)} tokens; with {key} {new_tokens} it may be "

@@ -33,6 +33,7 @@ class Halving:
         work: does all of it anew with its sizes divided by 2^count. size: the largest of them; TooLargeError when
         even a size of 1 does not fit.
         """
+        before = self.count
         while True:
             try:
                 return work(self.count)
@@ -45,6 +46,7 @@ class Halving:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if size >> self.count <= 1:
+                self.count = before  # what is saved now may be gone on with where there is more memory
                 raise TooLargeError(
                     f"one sequence at a time does not fit into memory ({said[0] if said else 'out of memory'}). "
                     "Turn on activation checkpointing, lower `limits`, or take base.quantization=nf4. "

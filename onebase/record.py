@@ -67,7 +67,7 @@ class DataIdentity(Section):
     dropped: dict[str, int]
     """Rows left out, by reason."""
     sha256: str
-    """Of the kept records, in order."""
+    """Of the kept records, in order; of source `limits`, which counts for all, of what it says."""
 
 
 class GitState(Section):

@@ -145,8 +145,8 @@ class Session:
 
     @contextlib.contextmanager
     def step(self, number: int, state: Callable[[], State], *, total: int) -> Iterator[None]:
-        """One step. Saved when it is due or the last; when a signal or a user's mistake ends the run before
-        `changing()`, as it was before the step; when EndedError does, as it is behind it."""
+        """One step. Saved when it is due or the last. A signal or a user's mistake before `changing()` saves what was
+        before the step, EndedError what the step came to."""
         self._changed = False
         # What is logged within the step must not survive where the step is repeated.
         before, random, strikes = self.tracker.sizes(), random_state(), self.strikes

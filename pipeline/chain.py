@@ -63,7 +63,8 @@ def plan(folder: Path, overrides: Sequence[str]) -> list[Step]:
         filled = [f"{kinds[name]}.{name}={home / name}" for name in present if _is_compared(name)]
         # What this run does not train is not compared: the recipe's own path would be that of another run.
         absent = [f"parents.{stage}=" for stage in POLICIES if stage not in present]
-        if "sft" in present and "reward" not in present:  # and a reward model would come from another SFT stage
+        if "sft" in present and not any(stage_of(name) == "reward" for name in present):
+            # A reward model of another run comes from another SFT stage than this one.
             absent.append("parents.reward=")
         filled = [one for one in filled if one.partition("=")[0] not in _keys(by_name[COMPARE])]
         filled = [f"out={home}", *filled, f"track.group={run_name}"]

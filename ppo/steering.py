@@ -173,7 +173,7 @@ class Steering:
         return own | _metrics(found)
 
     def watch(self, step: int, metrics: Mapping[str, float], tracker: Tracker) -> None:
-        """Tell of every alarm that begins to ring; AlarmError where the recipe says that the run ends then."""
+        """Tell of every alarm that begins to ring; AlarmError where the recipe says that it ends the run."""
         section = self._recipe.alarms
         self._rows = remember(self._rows, metrics)
         said = ringing(self._rows, section)
@@ -181,10 +181,10 @@ class Steering:
         self._ringing = set(said)
         for name in begun:
             tracker.alert(name, said[name], step=step)
-        if begun and section.stop:
+        if said and section.stop:
             raise AlarmError(
-                f"step {step}: {'; '.join(f'{name}: {said[name]}' for name in begun)} The run ends here because of "
-                "alarms.stop=true; what was saved before stands, and the same command with alarms.stop=false goes on."
+                f"step {step}: {'; '.join(f'{name}: {text}' for name, text in said.items())} The run ends here because "
+                "of alarms.stop=true. The step is saved: the same command with alarms.stop=false goes on."
             )
 
     def finish(self) -> None:

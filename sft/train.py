@@ -3,6 +3,7 @@
 Only the response and the token that ends it are learned; `data.chat` hands over tokens and labels.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -164,12 +165,13 @@ def to_rows(demonstrations: Sequence[EncodedDemonstration]) -> list[dict[str, li
 
 def show_samples(roles: Roles, data: Data, recipe: SftRecipe, tracker: Tracker) -> None:
     """Held-out prompts with the likeliest answers of base and adapter, for a person to read."""
-    chosen = data.references[: recipe.evaluation.samples]
-    prompts = [data.chat.prompt_ids(one.prompt) for one in chosen]
+    asked = ((one, data.chat.prompt_ids(one.prompt)) for one in data.references)
+    fitting = ((one, ids) for one, ids in asked if len(ids) <= recipe.limits.prompt_tokens)
+    shown = list(itertools.islice(fitting, recipe.evaluation.samples))
     roles.base.model.eval()
     answers = [
-        likeliest(roles, role, data.chat, prompts, max_new_tokens=recipe.limits.response_tokens)
+        likeliest(roles, role, data.chat, [ids for _, ids in shown], max_new_tokens=recipe.limits.response_tokens)
         for role in (None, ROLE)
     ]
-    rows = [[one.prompt.user_text, one.response, *both] for one, *both in zip(chosen, *answers, strict=True)]
+    rows = [[one.prompt.user_text, one.response, *both] for (one, _), *both in zip(shown, *answers, strict=True)]
     tracker.table("samples", ["prompt", "demonstration", "base", "sft"], rows)

@@ -86,8 +86,10 @@ def test_work_is_done_anew_with_half_of_it_until_it_fits() -> None:
 
 
 def test_what_never_fits_ends_with_what_to_do() -> None:
+    halving = Halving()
     with pytest.raises(TooLargeError, match=r"one sequence at a time .*t allocate memory.* `limits`"):
-        Halving().fit(lambda count: torch.empty(1 << 60), size=4)
+        halving.fit(lambda count: torch.empty(1 << 60), size=4)
+    assert halving.count == 0, "with more memory a later attempt begins as the recipe says"
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:

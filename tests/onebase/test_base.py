@@ -2,12 +2,16 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import AutoTokenizer
 
-from onebase.base import load_tokenizer
+from onebase import base as bases
+from onebase.base import Base, load_tokenizer
 from onebase.errors import BaseError
 from onebase.recipes import BaseSection, ChatSection
 
@@ -30,6 +34,27 @@ def test_where_the_pad_token_ends_responses_too_another_one_pads(
     tokenizer, stop_ids = load_tokenizer(publish(tiny_base_folder, tmp_path / "base", [further]), ChatSection())
     assert tokenizer.pad_token == further
     assert len(stop_ids) == 2 and tokenizer.pad_token_id not in stop_ids
+
+
+@pytest.mark.parametrize(
+    ("quantization", "device", "fast", "half"),
+    [
+        ("nf4", "cuda", True, True),
+        ("nf4", "cuda", False, False),  # a T4: emulated, which is slower than fp32
+        ("fp32", "cuda", True, False),
+        ("nf4", "cpu", True, False),
+    ],
+)
+def test_bf16_is_computed_in_where_the_gpu_has_it(
+    load_base: Callable[[str], Base],
+    monkeypatch: pytest.MonkeyPatch,
+    quantization: str,
+    device: str,
+    fast: bool,
+    half: bool,
+) -> None:
+    monkeypatch.setattr(bases, "has_fast_bf16", lambda device: fast)
+    assert replace(load_base(quantization), device=torch.device(device)).computes_in_bf16 is half
 
 
 def test_a_tokenizer_without_any_other_token_is_refused(tiny_base_folder: Path, tmp_path: Path) -> None:
