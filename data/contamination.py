@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, PositiveInt
 
 from data.dropped import Dropped
-from data.records import Demonstration, Prompt, Ranking, Record, normalised, prompt_of
+from data.records import Demonstration, Prompt, Ranking, Record, conversation_of, normalised, prompt_of
 from onebase.errors import DataError
 from onebase.recipes import Section
 
@@ -28,6 +28,17 @@ K = TypeVar("K", Prompt, Demonstration, Ranking)
 SHINGLE = 3
 """Words of a shingle."""
 PERMUTATIONS = 128
+
+
+def require_apart(key: str, held_out: Sequence[Record], training: Iterable[Record]) -> None:
+    """DataError where a held-out row's prompt is one that is trained on. key: the recipe's, of the held-out rows."""
+    trained = {conversation_of(prompt_of(one)) for one in training}
+    both = [one for one in map(prompt_of, held_out) if conversation_of(one) in trained]
+    if both:
+        raise DataError(
+            f"{key}: {len(both)} of {len(held_out)} prompts are trained on as well, such as {both[0].origin}: what is "
+            "measured on them says nothing. Give another split or source."
+        )
 
 
 class ContaminationSection(Section):

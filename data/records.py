@@ -121,6 +121,11 @@ def prompt_of(record: Record) -> Prompt:
     return record if isinstance(record, Prompt) else record.prompt
 
 
+def conversation_of(prompt: Prompt) -> str:
+    """A prompt's whole text, in which two different ones differ."""
+    return json.dumps([[message.role, message.content] for message in prompt.messages], ensure_ascii=False)
+
+
 def normalised(prompt: Prompt) -> str:
     """The prompt's text with case, width and white space folded: equal for copies that only look different."""
     text = "\n".join(f"{message.role}: {message.content}" for message in prompt.messages)

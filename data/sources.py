@@ -3,6 +3,7 @@
 Everything a source yields becomes a record or is counted as dropped with a reason.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ from onebase.record import DataIdentity
 
 BUILTIN = "builtin:tasks"
 
+FILE_ENDING = re.compile(r"\.(?!v\d)[A-Za-z]\w{0,7}")
+"""What looks like a kind of file. Other dots are versions in the name of a hub's data set."""
+
 MOST_RESPONSES = 9
 """Of a built-in ranking."""
 
@@ -39,7 +43,7 @@ class Source(Section):
     """Name of the rows' format (docs/data.md), with its options behind it; None: recognised by the rows' keys."""
     split: str | None = None
     """Of built-in tasks: sft, reward, rl, heldout ...; of a file: train (90 %) or heldout (10 %), by a stable hash
-    of the prompt; of a hub id: one of its own. None: everything."""
+    of the prompt; of a hub id: one of its own. None: everything, of a hub id `train`."""
     rows: PositiveInt | None = None
     """How many records; None: all there are. With weights: how many at most."""
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
@@ -54,6 +58,8 @@ class Source(Section):
     """Fewest and most responses of a built-in ranking, 2 to 9."""
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Of built-in rankings: probability that the annotator takes two neighbours in the order for each other."""
+    config: str | None = None
+    """Of a hub id that has several: which one."""
     revision: str | None = None
     """Commit or tag of a hub id."""
     longest_line: PositiveInt = LONGEST_LINE
@@ -125,7 +131,8 @@ def _ordered(
 ) -> list[K]:
     """The records that one source gives, in their order."""
     if source.source == BUILTIN:
-        _refuse_settings(source, "built-in tasks", "format", "revision", "per_task", "longest_line", "on_bad_row")
+        foreign = ("format", "config", "revision", "per_task", "longest_line", "on_bad_row")
+        _refuse_settings(source, "built-in tasks", *foreign)
         records = _builtin(source, kind, seed)
         return list(_decontaminated(records, source, evaluated, dropped))
     records: list[K] = []
@@ -183,8 +190,7 @@ def records_of(source: Source, kind: type[K], dropped: Dropped) -> Iterator[K]:
         raise DataError(f"data: '{source.source}' is not known; the built-in source is {BUILTIN}.")
     if reader_of(path) is not None:
         return _from_file(source, kind, dropped)
-    # A last dot with digits behind it is a version in the name of a hub's data set.
-    if path.exists() or (path.suffix and not path.suffix[1:].isdigit()):
+    if path.exists() or FILE_ENDING.fullmatch(path.suffix):
         known = ", ".join(READERS)
         raise DataError(
             f"data: {source.source}: files of this kind are not read. Known: {known}; or a hub id such as org/name."
@@ -218,7 +224,7 @@ def _builtin(source: Source, kind: type[K], seed: int) -> list[K]:
 
 def _from_file(source: Source, kind: type[K], dropped: Dropped) -> Iterator[K]:
     path = Path(source.source)
-    _refuse_settings(source, "a file", "revision", "responses", "noise")
+    _refuse_settings(source, "a file", "config", "revision", "responses", "noise")
     if not path.is_file():
         what = f"{path} is a folder, not a file" if path.is_dir() else f"there is no file {path}"
         raise DataError(f"data: {what}. Check the path; it is relative to where the command runs.")
@@ -235,17 +241,24 @@ def _from_file(source: Source, kind: type[K], dropped: Dropped) -> Iterator[K]:
 
 
 def _from_hub(source: Source, kind: type[K], dropped: Dropped) -> Iterator[K]:
+    _refuse_settings(source, "a hub id", "responses", "noise", "longest_line")
+    return _build_all(rows_of_hub(source), source, kind, dropped)
+
+
+def rows_of_hub(source: Source) -> Iterator[tuple[int, Any]]:
+    """The rows of a data set of the hub with their numbers; DataError where it gives none."""
     import datasets
 
-    _refuse_settings(source, "a hub id", "responses", "noise", "longest_line")
+    settings = {"split": source.split or "train", "revision": source.revision}
     try:
-        rows = datasets.load_dataset(source.source, split=source.split or "train", revision=source.revision)
+        rows = datasets.load_dataset(source.source, source.config, **settings)
     except Exception as error:  # the library raises a dozen kinds; all of them mean that this name gave no data
         raise DataError(
             f"data: '{source.source}' is no file here and the hub gave no data set ({type(error).__name__}: "
-            f"{(str(error).splitlines() or ['no reason given'])[0]}). Check the name, or pass a file."
+            f"{(str(error).splitlines() or ['no reason given'])[0]}). Check the name (and `config`, where it has "
+            "several), or pass a file."
         ) from error
-    return _build_all(enumerate(rows, start=1), source, kind, dropped)
+    return enumerate(rows, start=1)
 
 
 def _build_all(rows: Iterator[tuple[int, Any]], source: Source, kind: type[K], dropped: Dropped) -> Iterator[K]:

@@ -15,9 +15,10 @@ from data.chat import Chat
 from data.dropped import Dropped
 from data.mixing import seeded_order
 from data.readers import READERS, reader_of
-from data.records import Demonstration, Message, Origin, Prompt
-from data.sources import Source, identify, load
+from data.records import Demonstration, Message, Origin, Prompt, fingerprint
+from data.sources import Source, identify, load, rows_of_hub
 from data.splits import FILE_SPLITS, split_of
+from onebase.command import say
 from onebase.errors import DataError
 from onebase.record import DataIdentity
 
@@ -62,8 +63,17 @@ def load_pieces(
         dropped = Dropped()
         if source.text is None:
             loaded = load([source], Demonstration, seed=seed)
-            own = list(_demonstrations(chat, loaded.records, tokens))
-            identities += loaded.identities
+            encoded = [(one, chat.demonstration(one)) for one in loaded.records]
+            fitting = [(one, whole) for one, whole in encoded if len(whole.input_ids) <= tokens]
+            own = [(whole.prompt_ids, whole.response_ids) for _, whole in fitting]
+            (identity,) = loaded.identities
+            left_out = len(encoded) - len(fitting)
+            if left_out:
+                say(f"{source.source}: demonstrations left out, for they are over {tokens} tokens: {left_out}.")
+                kept = {"kept": len(own), "sha256": fingerprint([one for one, _ in fitting])}
+                counted = identity.dropped | {f"over {tokens} tokens": left_out}
+                identity = identity.model_copy(update={**kept, "dropped": counted})
+            identities.append(identity)
         else:
             texts = _texts(source, dropped, seed)
             own = [piece for text in texts for piece in cut(chat, text.user_text, tokens=tokens)]
@@ -81,13 +91,6 @@ def cut(chat: Chat, text: str, *, tokens: int) -> list[Piece]:
     ids = tuple(chat.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
     parts = [ids[start : start + tokens] for start in range(0, len(ids), tokens)]
     return [(part[:1], part[1:]) for part in parts if len(part) > 1]
-
-
-def _demonstrations(chat: Chat, records: Sequence[Demonstration], tokens: int) -> Iterator[Piece]:
-    for one in records:
-        encoded = chat.demonstration(one)
-        if len(encoded.input_ids) <= tokens:
-            yield encoded.prompt_ids, encoded.response_ids
 
 
 def _texts(source: TextSource, dropped: Dropped, seed: int) -> list[Prompt]:
@@ -141,7 +144,7 @@ def _rows(source: TextSource, dropped: Dropped) -> Iterator[tuple[int, Any]]:
             f"data: {source.source}: no plain texts are read from there. Known: {', '.join(READERS)}; {MANUAL}; or a "
             "hub id."
         )
-    return _hub_rows(source)
+    return rows_of_hub(source)
 
 
 def _paragraphs() -> list[str]:
@@ -150,16 +153,3 @@ def _paragraphs() -> list[str]:
 
     parts = (" ".join(part.split()) for name in sorted(topics) for part in topics[name].split("\n\n"))
     return list(dict.fromkeys(part for part in parts if len(part) >= SHORTEST_PARAGRAPH))
-
-
-def _hub_rows(source: TextSource) -> Iterator[tuple[int, Any]]:
-    import datasets
-
-    try:
-        rows = datasets.load_dataset(source.source, split=source.split or "train", revision=source.revision)
-    except Exception as error:  # the library raises a dozen kinds; all of them mean that this name gave no data
-        raise DataError(
-            f"data: '{source.source}' is no file here and the hub gave no data set ({type(error).__name__}: "
-            f"{(str(error).splitlines() or ['no reason given'])[0]}). Check the name, or pass a file."
-        ) from error
-    return enumerate(rows, start=1)

@@ -19,6 +19,9 @@ else:
     )
 
 
+SMOOTHED = {"aot", "aot_unpaired", "exo_pair", "robust"}
+"""TRL's losses that read `label_smoothing`."""
+
 Pairing = Literal["best-worst", "best-random", "all"]
 
 
@@ -65,4 +68,20 @@ class DpoRecipe(Section):
                 f"limits.prompt_tokens + limits.response_tokens = {longest} must fit in trl.max_length={rows}: "
                 "responses cut in the middle would be compared without their ends. Raise trl.max_length"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _every_option_has_its_effect(self) -> "DpoRecipe":
+        """TRL takes these and does nothing with them."""
+        given = self.trl.arguments()
+        losses = given.get("loss_type") or ["sigmoid"]
+        losses = {losses} if isinstance(losses, str) else set(losses)
+        if given.get("label_smoothing") and not losses & SMOOTHED:
+            raise ValueError(
+                f"trl.label_smoothing is read by trl.loss_type {', '.join(sorted(SMOOTHED))} only, found "
+                f"{', '.join(sorted(losses))}. For labels that may be wrong take trl.loss_type=robust"
+            )
+        for key in ("label_smoothing_factor", "padding_free"):
+            if given.get(key):
+                raise ValueError(f"trl.{key} has no effect in DPO. Remove it")
         return self

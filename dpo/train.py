@@ -19,6 +19,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from data.card import write_card
 from data.chat import Chat, EncodedRanking, Limiter, encode_rankings
+from data.contamination import require_apart
 from data.records import Ranking
 from data.sources import Loaded
 from data.sources import load as load_records
@@ -133,6 +134,7 @@ def read_data(recipe: DpoRecipe) -> Data:
     limiter = Limiter(recipe.limits)
     training = load_records(recipe.data, Ranking, seed=recipe.seed)
     held_out = load_records(recipe.evaluation.rankings, Ranking, seed=recipe.seed)
+    require_apart("evaluation.rankings", held_out.records, training.records)
     return Data(
         chat=chat,
         training=encode_rankings(chat, training.records, limiter),
@@ -186,7 +188,9 @@ def to_pairs(rankings: Sequence[EncodedRanking], pairing: Pairing, seed: int) ->
 def require_log_two(metrics: dict[str, float], recipe: DpoRecipe) -> None:
     """Before the first update policy and reference are the same adapter, so that -log sigmoid(0) = log 2."""
     margin, loss = metrics["dpo/eval_margin"], metrics["dpo/eval_loss"]
-    plain = recipe.trl.arguments().get("loss_type", "sigmoid") in ("sigmoid", ["sigmoid"])
+    given = recipe.trl.arguments()
+    plain = given.get("loss_type", "sigmoid") in ("sigmoid", ["sigmoid"])
+    plain = plain and not given.get("use_weighting") and not given.get("loss_weights")
     if abs(margin) > TOLERANCE or (plain and abs(loss - math.log(2)) > TOLERANCE):
         raise RuntimeError(
             f"DPO starts with a loss of {loss:.6g} and a margin of {margin:.3g} where log 2 and 0 are expected: "

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from data.mixing import seeded_order
 from data.records import Ranking
 from evaluation.pairs import ScoredRanking
 
@@ -41,7 +42,9 @@ def bag_of_words(training: Sequence[Ranking], rankings: Sequence[ScoredRanking])
 
     with x the logarithms of 1 + counts. What it gets right needs no understanding of the prompt: it never sees it.
     """
-    training = training[:TRAINING]
+    if len(training) > TRAINING:
+        # From all over, for the sources of a recipe stand one after the other.
+        training = [training[index] for index in seeded_order(len(training), 0)[:TRAINING]]
     words = vocabulary([response for one in training for response in one.responses])
     features = counts([response for one in training for response in one.responses], words)
     better, worse, weights = [], [], []

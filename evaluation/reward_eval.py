@@ -3,7 +3,6 @@
 The reward stage itself ends with the same `measure`, so its own report.json is what this command would write.
 """
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import Any
 from data.chat import Chat, EncodedDemonstration, EncodedRanking, Limiter, encode_demonstrations, encode_rankings
 from data.labelers import Divided, LabelersSection, divide, labeler_of
 from data.mixing import UNNAMED, task_of
-from data.records import Demonstration, Prompt, Ranking
+from data.records import Demonstration, Ranking, conversation_of
 from data.sources import Source
 from data.sources import load as load_records
 from evaluation import baselines, reward_report
@@ -247,11 +246,6 @@ def score_rankings(rankings: Sequence[EncodedRanking], scores_of: ScoresOf) -> l
         )
         for one, own in zip(rankings, scores, strict=True)
     ]
-
-
-def conversation_of(prompt: Prompt) -> str:
-    """A prompt's whole text, in which two different ones differ."""
-    return json.dumps([[message.role, message.content] for message in prompt.messages], ensure_ascii=False)
 
 
 def task_named_by(ranking: Ranking) -> str | None:

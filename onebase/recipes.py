@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 from pydantic_core import ErrorDetails
 
 from onebase.errors import RecipeError
@@ -46,7 +46,7 @@ class AdapterSection(Section):
 
     rank: PositiveInt = 16
     alpha: PositiveInt = 32
-    dropout: float = 0.0
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """While training SFT only; every other stage runs without."""
     targets: str | tuple[str, ...] = "all-linear"
     layers: Literal["all", "top-half"] = "all"

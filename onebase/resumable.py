@@ -47,6 +47,8 @@ class Resumable(Trainer):
     """Token ids of the micro-batches of the optimiser step that is being computed."""
     losses: list[float]
     """Of the same micro-batches."""
+    measured: list[tuple[float, float]]
+    """Weight and loss of each batch of the evaluation that is being made."""
     _share = 1.0
     _boundary: tuple[int, dict[str, Any], dict[str, int], str, dict[str, Any]] | None = None
 
@@ -55,7 +57,9 @@ class Resumable(Trainer):
         own: Any = self
         # What a step adds to while it computes, so that a step cut short leaves nothing behind.
         counted = {"tokens": own._total_train_tokens, "metrics": latest(self)}
-        state = json.dumps(dataclasses.asdict(self.state))
+        # Without its log of every step: nothing reads it, and each save would cost more than the one before.
+        kept = [one.name for one in dataclasses.fields(self.state) if one.name != "log_history"]
+        state = json.dumps({name: getattr(self.state, name) for name in kept})
         self._boundary = (self.state.global_step, random_state(), self.session.tracker.sizes(), state, counted)
         self.changed = False
         self.batch, self.losses = [], []
@@ -108,6 +112,7 @@ class Resumable(Trainer):
 
         def attempt(count: int) -> Any:
             own._metrics["eval"].clear()
+            self.measured = []
             own.args.per_device_eval_batch_size = halved(size, count)
             try:
                 return super(Resumable, self).evaluate(*arguments, **options)
@@ -115,6 +120,22 @@ class Resumable(Trainer):
                 own.args.per_device_eval_batch_size = size
 
         return self.session.halving.fit(attempt, size=size)
+
+    def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        result = super().prediction_step(model, inputs, *arguments, **options)
+        self.measured.append((self.weigh(inputs), float(result[0])))
+        return result
+
+    def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
+        """An evaluation's means are over its rows (SFT: tokens); TRL's are over batches, of which the last is small."""
+        if not self.model.training and "eval_loss" in logs:
+            own: Any = self
+            weights, losses = zip(*self.measured, strict=True)
+            logs["eval_loss"] = _mean(weights, losses)
+            for values in own._metrics["eval"].values():
+                if len(values) == len(weights):
+                    values[:] = [_mean(weights, values)]
+        super().log(logs, *arguments, **options)
 
     def rows_of(self, inputs: Mapping[str, Any]) -> int:
         """Rows of a micro-batch, of which none can be cut."""
@@ -153,8 +174,7 @@ class Resumable(Trainer):
         for name, values in own._metrics["train"].items():
             kept = before.counts.get(name, 0)
             if len(values) == kept + len(weights):
-                pieces = zip(weights, values[kept:], strict=True)
-                values[kept:] = [sum(weight * value for weight, value in pieces) / max(sum(weights), 1.0)]
+                values[kept:] = [_mean(weights, values[kept:])]
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -184,6 +204,10 @@ class Resumable(Trainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             self.session.restore_random()
+
+
+def _mean(weights: Sequence[float], values: Sequence[float]) -> float:
+    return sum(weight * value for weight, value in zip(weights, values, strict=True)) / max(sum(weights), 1.0)
 
 
 class Guard(TrainerCallback):

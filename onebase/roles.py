@@ -121,7 +121,12 @@ class Roles(Forwards):
                 "adapter.targets."
             )
         if self.peft is None:
-            self.peft = PeftModel(self.base.model, config, adapter_name=role, autocast_adapter_dtype=True)
+            try:
+                self.peft = PeftModel(self.base.model, config, adapter_name=role, autocast_adapter_dtype=True)
+            except ValueError as error:
+                raise BaseError(
+                    f"role {role}: PEFT finds no place for its adapter: {error}. See adapter.targets."
+                ) from None
             self.peft.eval()
         else:
             self.peft.add_adapter(role, config)

@@ -36,6 +36,11 @@ MANAGED: Mapping[str, str] = {
     "logging_strategy": "every step is logged",
     "logging_nan_inf_filter": "a loss that is not finite ends the run",
     "save_strategy": "the stage record holds the finished adapter",
+    "save_steps": "the recipe's `checkpoint` says when a run is saved",
+    "save_total_limit": "the recipe's `checkpoint` says how many are kept",
+    "save_only_model": "the recipe's `checkpoint` saves all that a run needs to go on",
+    "load_best_model_at_end": "the adapter of the last step is the stage's",
+    "metric_for_best_model": "the adapter of the last step is the stage's",
     "model_init_kwargs": "`base` says which model, and how it is loaded",
     "trust_remote_code": "code of a model's publisher is never run",
     "chat_template_path": "`chat.template` is used",
@@ -120,9 +125,12 @@ def configure(config: Callable[..., Any], section: TrlSection, roles: Roles, *, 
         "disable_tqdm": True,
     }
     try:
-        return config(**{**own, **section.arguments()})
+        made = config(**{**own, **section.arguments()})
     except (ValueError, TypeError) as error:
         raise RecipeError(f"trl: {config.__name__} refuses these settings: {error}") from error
+    if made.n_gpu > 1:  # one process, one GPU: Trainer would spread the model over all that it sees, which TRL refuses
+        made._n_gpu = 1
+    return made
 
 
 def construct(roles: Roles, make: Callable[[], T], *, session: Session, names: Mapping[str, str]) -> T:
@@ -133,7 +141,10 @@ def construct(roles: Roles, make: Callable[[], T], *, session: Session, names: M
     """
     before = {name: tensor.clone() for name, tensor in roles.state(ROLE).items()}
     roles.train()
-    trainer = make()
+    try:
+        trainer = make()
+    except ValueError as error:
+        raise RecipeError(f"trl: the trainer refuses these settings: {error}") from error
     roles.train(ROLE)
     for name, tensor in roles.state(ROLE).items():
         assert tensor.dtype == torch.float32 and torch.equal(tensor, before[name]), f"TRL's constructor changed {name}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts, require_room
+from data.contamination import require_apart
 from data.records import Prompt
 from data.sources import load as load_records
 from data.texts import Piece, load_pieces
@@ -17,7 +18,6 @@ from evaluation.language import as_episodes, lm_loss
 from evaluation.responses import texts
 from onebase import base as bases
 from onebase.episodes import Episodes
-from onebase.errors import DataError
 from onebase.functions import load_function
 from onebase.generation import sample
 from onebase.record import DataIdentity
@@ -71,13 +71,7 @@ def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPromp
         new_tokens=recipe.sampling.max_new_tokens,
         key="sampling.max_new_tokens",
     )
-    trained = {one.ids for one in training}
-    both = [one for one in prompts if one.ids in trained]
-    if both:
-        raise DataError(
-            f"evaluation.prompts: {len(both)} of {len(prompts)} prompts are trained on as well, such as "
-            f"{both[0].prompt.origin}: what is measured on them says nothing. Give another split or source."
-        )
+    require_apart("evaluation.prompts", loaded.records, [one.prompt for one in training])
     pieces, identities = load_pieces(section.texts, chat, tokens=section.text_tokens, seed=recipe.seed)
     identities = [*loaded.identities, *limiter.settle("ppo, evaluation"), *identities]
     return HeldOut(chat=chat, prompts=prompts, pieces=pieces, identities=identities)

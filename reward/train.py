@@ -16,6 +16,7 @@ from torch import Tensor
 
 from data.card import write_card
 from data.chat import Chat, EncodedDemonstration, EncodedRanking, Limiter, encode_demonstrations, encode_rankings
+from data.contamination import require_apart
 from data.labelers import divide
 from data.records import Demonstration, Ranking
 from data.sources import Loaded
@@ -102,6 +103,7 @@ def read_data(recipe: RewardRecipe) -> Data:
     limiter = Limiter(recipe.limits)
     training = load_records(recipe.data, Ranking, seed=recipe.seed)
     held_out = load_records(recipe.evaluation.rankings, Ranking, seed=recipe.seed)
+    require_apart("evaluation.rankings", held_out.records, training.records)
     demonstrations = load_records(recipe.evaluation.demonstrations, Demonstration, seed=recipe.seed)
     divided = divide(training.records, recipe.labelers)
     return Data(

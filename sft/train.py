@@ -14,6 +14,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from data.card import write_card
 from data.chat import IGNORED, Chat, EncodedDemonstration, Limiter, encode_demonstrations
+from data.contamination import require_apart
 from data.records import Demonstration
 from data.sources import Loaded
 from data.sources import load as load_records
@@ -130,6 +131,7 @@ def read_data(recipe: SftRecipe) -> Data:
     limiter = Limiter(recipe.limits)
     training = load_records(recipe.data, Demonstration, seed=recipe.seed)
     held_out = load_records(recipe.evaluation.demonstrations, Demonstration, seed=recipe.seed)
+    require_apart("evaluation.demonstrations", held_out.records, training.records)
     return Data(
         chat=chat,
         training=encode_demonstrations(chat, training.records, limiter),

@@ -1,15 +1,20 @@
 """Conversations as tokens: what is shown to the model, what is learned, and where a response ends."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from data.chat import IGNORED, Chat, EncodedDemonstration, Limiter, encode_demonstrations
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
-from onebase.base import Base
+from onebase.base import Base, load_tokenizer
 from onebase.errors import DataError
-from onebase.recipes import ChatSection, LimitsSection
+from onebase.recipes import BaseSection, ChatSection, LimitsSection
 
+CHATML = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
 END = 2  # <|im_end|> of the tiny base
 QUESTION = Prompt((Message("user", "Sort: pear, fig."),), Origin("here", 1))
 
@@ -42,6 +47,15 @@ def test_prompts_bring_the_system_message_of_the_recipe_unless_they_have_their_o
             f"<|im_start|>system\n{system}<|im_end|>\n"
             "<|im_start|>user\nSort: pear, fig.<|im_end|>\n<|im_start|>assistant\n"
         )
+
+
+def test_a_template_that_writes_todays_date_gives_the_same_tokens_every_day(base: Base, tmp_path: Path) -> None:
+    """Llama 3.2's does: a run that goes on after midnight would go on with other prompts."""
+    (tmp_path / "dated.jinja").write_text("{{ strftime_now('%d %b %Y') }}\n" + CHATML)
+    section = BaseSection(model=base.identity.model, quantization="fp32")
+    dated = ChatSection(template=tmp_path / "dated.jinja")
+    chat = Chat(*load_tokenizer(section, dated), dated)
+    assert chat.tokenizer.decode(list(chat.prompt_ids(QUESTION))).startswith("26 Jul 2024\n<|im_start|>user")
 
 
 def test_each_response_of_a_ranking_is_joined_to_the_prompt_and_ended(base: Base) -> None:

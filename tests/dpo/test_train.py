@@ -15,6 +15,8 @@ from dpo.recipe import DpoRecipe
 from dpo.train import build_trainer, read_data, require_log_two, to_pairs
 from onebase import base as bases
 from onebase import recipes, stages, trainers
+from onebase.errors import RecipeError
+from onebase.reports import latest
 from onebase.resumable import ROLE
 from onebase.roles import WEIGHTS, Roles
 from onebase.seeding import seed_everything
@@ -73,6 +75,42 @@ def test_the_first_loss_is_log_two_and_the_first_margin_zero(finished_run: Path)
 def test_a_reference_that_is_not_the_policy_ends_the_run(make_recipe: MakeRecipe) -> None:
     with pytest.raises(RuntimeError, match="not the same adapter"):
         require_log_two({"dpo/eval_margin": 0.01, "dpo/eval_loss": math.log(2)}, make_recipe())
+
+
+def test_an_evaluation_is_a_mean_over_pairs_whatever_its_batches(make_recipe: MakeRecipe) -> None:
+    found = {}
+    for size in (4, 1):
+        recipe = make_recipe(f"trl.per_device_eval_batch_size={size}")
+        recipe = recipe.model_copy(update={"out": recipe.out / str(size)})
+        roles = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
+        roles.load(ROLE, recipe.parents.sft / "adapter")
+        with stages.open_session(recipe, "dpo", recipe, parents={}, data=[], state_bytes=1) as session:
+            trainer = build_trainer(roles, read_data(recipe), recipe, session)
+            for parameter in roles.parameters(ROLE):  # else every margin is 0
+                parameter.data.mul_(1.5)
+            with roles.active(ROLE):
+                trainer.evaluate()
+            found[size] = latest(trainer)
+    assert found[4]["dpo/eval_margin"] != 0
+    for name in ("loss", "margin", "accuracy"):
+        assert found[4][f"dpo/eval_{name}"] == pytest.approx(found[1][f"dpo/eval_{name}"], rel=1e-4), name
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("trl.label_smoothing=0.1", "read by trl.loss_type aot, aot_unpaired, exo_pair, robust only, found sigmoid"),
+        ("trl.padding_free=true", "trl.padding_free has no effect in DPO"),
+    ],
+)
+def test_what_trl_would_pass_over_is_refused(make_recipe: MakeRecipe, override: str, said: str) -> None:
+    with pytest.raises(RecipeError, match=said):
+        make_recipe(override)
+    make_recipe("trl.label_smoothing=0.1", "trl.loss_type=[robust]")
+
+
+def test_a_weighted_loss_does_not_start_at_log_two(make_recipe: MakeRecipe) -> None:
+    require_log_two({"dpo/eval_margin": 0.0, "dpo/eval_loss": 0.3}, make_recipe("trl.use_weighting=true"))
 
 
 def test_training_moves_the_policy_and_leaves_the_reference(make_recipe: MakeRecipe) -> None:

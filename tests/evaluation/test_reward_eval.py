@@ -2,8 +2,8 @@
 
 import pytest
 
-from data.records import Message, Origin, Prompt, Ranking
-from evaluation.reward_eval import conversation_of, untrained
+from data.records import Message, Origin, Prompt, Ranking, conversation_of
+from evaluation.reward_eval import untrained
 from onebase.errors import DataError
 
 

@@ -304,6 +304,15 @@ def test_the_bag_of_words_finds_the_words_of_better_responses() -> None:
     assert unknown == 0.0
 
 
+def test_the_bag_of_words_learns_from_all_sources() -> None:
+    """More rankings than it reads, of which the last third alone tells good from bad."""
+    telling = [ranking("good", "bad")] * (baselines.TRAINING - 1)
+    training = [*([ranking("yes", "no")] * (2 * baselines.TRAINING)), *telling]
+    told = ScoredRanking(prompt="q", responses=("bad", "good"), tiers=(1, 0), scores=(0.0,) * 2, lengths=(1, 1))
+    (bad, good) = baselines.bag_of_words(training, [told])[0]
+    assert good > 0 > bad
+
+
 def test_the_fitted_weight_is_where_the_slope_is_zero() -> None:
     """One pair, one word with a difference of x: sigmoid(-x w) x = RIDGE w."""
     features, x = np.array([[1.5], [0.0]]), 1.5

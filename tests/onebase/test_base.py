@@ -14,6 +14,8 @@ from onebase import base as bases
 from onebase.base import Base, load_tokenizer
 from onebase.errors import BaseError
 from onebase.recipes import BaseSection, ChatSection
+from onebase.roles import Roles
+from onebase.trainers import TrlSection, configure
 
 
 def publish(source: Path, folder: Path, further: list[str]) -> BaseSection:
@@ -60,3 +62,18 @@ def test_bf16_is_computed_in_where_the_gpu_has_it(
 def test_a_tokenizer_without_any_other_token_is_refused(tiny_base_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BaseError, match="no pad token apart from its stop tokens"):
         load_tokenizer(publish(tiny_base_folder, tmp_path / "base", ["<|other|>"]), ChatSection())
+
+
+def test_one_process_trains_on_one_gpu_of_several(load_base: Callable[[str], Base]) -> None:
+    """Where Trainer sees two GPUs it would spread the model over both, which TRL refuses."""
+
+    class Config:
+        def __init__(self, **given: object) -> None:
+            self._n_gpu = 2
+
+        @property
+        def n_gpu(self) -> int:
+            return self._n_gpu
+
+    roles = Roles(load_base("fp32"))
+    assert configure(Config, TrlSection(), roles, folder=Path("out"), seed=0).n_gpu == 1

@@ -47,6 +47,36 @@ def test_prompts_that_leave_no_room_for_an_answer(run_stage: Stage, parents: Pat
     refused(result, "builtin:tasks", "sampling.max_new_tokens 500", "the model has 512 positions", out=tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("stage", "key", "row"),
+    [
+        ("sft", "evaluation.demonstrations", {"response": "b"}),
+        ("reward", "evaluation.rankings", {"responses": ["b", "c"], "tiers": [0, 1]}),
+        ("dpo", "evaluation.rankings", {"responses": ["b", "c"], "tiers": [0, 1]}),
+    ],
+)
+def test_held_out_rows_that_are_trained_on(
+    run_stage: Stage, parents: Path, tmp_path: Path, stage: str, key: str, row: dict[str, object]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"prompt": f"question {n}", **row}) + "\n" for n in range(5)))
+    given = [] if stage == "sft" else [f"parents.sft={parents / 'sft'}"]
+    result = run_stage(stage, *given, f"data=[{{source: {path}}}]", f"{key}=[{{source: {path}, rows: 2}}]")
+    refused(result, f"{key}: 2 of 2 prompts are trained on as well, such as {path}:", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("adapter.targets=[q_prj]", "See adapter.targets"),
+        ("trl.loss_type=nlll", "trl: the trainer refuses these settings"),
+    ],
+)
+def test_what_peft_or_trl_refuse(run_stage: Stage, tmp_path: Path, override: str, said: str) -> None:
+    code, text = run_stage("sft", override)
+    assert code == 2 and said in text and "Traceback" not in text
+
+
 def test_missing_parent(run_stage: Stage, tmp_path: Path) -> None:
     result = run_stage("reward", f"parents.sft={tmp_path / 'nowhere'}")
     refused(result, str(tmp_path / "nowhere"), "there is no such stage folder", out=tmp_path / "out")

@@ -217,5 +217,9 @@ def test_demonstrations_are_learned_as_in_sft(chat: Chat) -> None:
     pieces, _ = load_pieces([source], chat, tokens=500, seed=0)
     assert len(pieces) == 3
     assert all(predicted[-1] == chat.end_id for _, predicted in pieces)
+    lengths = sorted(len(given) + len(predicted) for given, predicted in pieces)
+    (shorter, *_), (identity,) = load_pieces([source], chat, tokens=lengths[1], seed=0)
+    assert len(shorter[0]) + len(shorter[1]) <= lengths[1]
+    assert (identity.kept, identity.dropped) == (2, {f"over {lengths[1]} tokens": 1})
     with pytest.raises(DataError, match="no text has 2 to 4 tokens"):
         load_pieces([source], chat, tokens=4, seed=0)

@@ -13,6 +13,7 @@ from data.chat import IGNORED
 from onebase import base as bases
 from onebase import recipes, stages, trainers
 from onebase.errors import RecipeError
+from onebase.reports import latest
 from onebase.resumable import ROLE
 from onebase.roles import WEIGHTS, Roles
 from onebase.seeding import generator, seed_everything
@@ -103,6 +104,22 @@ def test_packed_rows_give_the_loss_of_separate_ones(make_recipe: MakeRecipe) -> 
     assert losses["true"][1] == pytest.approx(losses["false"][1], rel=1e-5)
 
 
+def test_an_evaluation_is_a_mean_over_tokens_whatever_its_batches(make_recipe: MakeRecipe) -> None:
+    """Six demonstrations: TRL's own means would be of batches of 4 and 2, or of 6 of one."""
+    found = {}
+    for size in (4, 1):
+        recipe = make_recipe("trl.packing=false", f"trl.per_device_eval_batch_size={size}")
+        recipe = recipe.model_copy(update={"out": recipe.out / str(size)})
+        roles = start(recipe)
+        with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
+            trainer = build_trainer(roles, read_data(recipe), recipe, session)
+            with roles.active(ROLE):
+                trainer.evaluate()
+            found[size] = latest(trainer)
+    assert found[4]["sft/eval_loss"] == pytest.approx(found[1]["sft/eval_loss"], rel=1e-5)
+    assert found[4]["sft/eval_token_accuracy"] == pytest.approx(found[1]["sft/eval_token_accuracy"], rel=1e-5)
+
+
 def test_one_batch_of_four_moves_the_adapter_like_four_of_one(make_recipe: MakeRecipe) -> None:
     # Plain gradient descent without clipping: the adapter's movement is the gradient.
     plain = ("trl.optim=sgd", "trl.learning_rate=1.0", "trl.max_grad_norm=0", "trl.max_steps=1", "trl.packing=false")
@@ -123,6 +140,8 @@ def test_one_batch_of_four_moves_the_adapter_like_four_of_one(make_recipe: MakeR
         ("trl.bf16=true", "is set by Onebase itself"),
         ("trl.max_length=100", "must fit in trl.max_length=100"),
         ("trl.num_train_epochs=many", "num_train_epochs"),
+        ("trl.save_steps=100", "the recipe's `checkpoint` says when a run is saved"),
+        ("adapter.dropout=1.5", "less than 1"),
     ],
 )
 def test_a_wrong_trl_key_is_refused(make_recipe: MakeRecipe, override: str, said: str) -> None:
