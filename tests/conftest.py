@@ -152,14 +152,24 @@ def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finish_run(shared_folder: Path, tiny_base_folder: Path) -> Callable[[str], Path]:
     """The whole chain of recipes/smoke on the tiny base, through the real command line, once per quantisation."""
 
-    def finish(quantization: str) -> Path:
-        from filelock import FileLock
+    from filelock import FileLock, Timeout
 
-        with FileLock(shared_folder / f"smoke-{quantization}.lock"):
-            home = shared_folder / f"smoke-{quantization}"
-            if not (home / "summary.json").is_file():
-                run_chain(shared_folder, tiny_base_folder, quantization)
-        return home
+    def make(quantization: str, *, timeout: float) -> bool:
+        """Whether it is there now; False where another worker is at it for longer than the timeout in seconds."""
+        try:
+            with FileLock(shared_folder / f"smoke-{quantization}.lock", timeout=timeout):
+                if not (shared_folder / f"smoke-{quantization}" / "summary.json").is_file():
+                    run_chain(shared_folder, tiny_base_folder, quantization)
+        except Timeout:
+            return False
+        return True
+
+    def finish(quantization: str) -> Path:
+        if not make(quantization, timeout=0):
+            # Another worker makes this one, which takes a minute: in it the other one can be made.
+            make("nf4" if quantization == "fp32" else "fp32", timeout=0)
+            make(quantization, timeout=-1)
+        return shared_folder / f"smoke-{quantization}"
 
     return finish
 
