@@ -122,14 +122,14 @@ class Resumable(Trainer):
         return self.session.halving.fit(attempt, size=size)
 
     def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        result = super().prediction_step(model, inputs, *arguments, **options)
+        result: Any = super().prediction_step(model, inputs, *arguments, **options)
         self.measured.append((self.weigh(inputs), float(result[0])))
         return result
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """An evaluation's means are over its rows (SFT: tokens); TRL's are over batches, of which the last is small."""
-        if not self.model.training and "eval_loss" in logs:
-            own: Any = self
+        own: Any = self
+        if not own.model.training and "eval_loss" in logs:
             weights, losses = zip(*self.measured, strict=True)
             logs["eval_loss"] = _mean(weights, losses)
             for values in own._metrics["eval"].values():

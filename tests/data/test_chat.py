@@ -55,7 +55,7 @@ def test_a_template_that_writes_todays_date_gives_the_same_tokens_every_day(base
     section = BaseSection(model=base.identity.model, quantization="fp32")
     dated = ChatSection(template=tmp_path / "dated.jinja")
     chat = Chat(*load_tokenizer(section, dated), dated)
-    assert chat.tokenizer.decode(list(chat.prompt_ids(QUESTION))).startswith("26 Jul 2024\n<|im_start|>user")
+    assert str(chat.tokenizer.decode(list(chat.prompt_ids(QUESTION)))).startswith("26 Jul 2024\n<|im_start|>user")
 
 
 def test_each_response_of_a_ranking_is_joined_to_the_prompt_and_ended(base: Base) -> None:
