@@ -110,7 +110,9 @@ def reward_against_kl(
             kl, rewards = zip(*frontier(reached, lambda point: point), strict=True)
             axes.plot(kl, rewards, color=colour, linewidth=1, linestyle="--", label=f"{stage}, frontier")
     axes.set(xlabel="KL to SFT, nats a response", ylabel="reward")
-    axes.legend(frameon=False)
+    # Many names would cover what they name.
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(models) > 5 else {}
+    axes.legend(frameon=False, **beside)
 
 
 def _by_stage(kinds: Mapping[str, str]) -> dict[str, list[str]]:

@@ -206,7 +206,7 @@ class Resumable(Trainer):
             self.session.restore_random()
 
 
-def _mean(weights: Sequence[float], values: Sequence[float]) -> float:
+def _mean(weights: Sequence[float], values: Sequence[float | int]) -> float:
     return sum(weight * value for weight, value in zip(weights, values, strict=True)) / max(sum(weights), 1.0)
 
 

@@ -57,9 +57,9 @@ def parents(tmp_path_factory: pytest.TempPathFactory, tiny_base_folder: Path) ->
     for name, said in (("texts", "Say {} to {}."), ("heldout", "{}, say it to {}.")):
         rows = [{"prompt": said.format(a, b), "response": a} for a, b in itertools.product(WORDS, WORDS)]
         (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    texts = home / "texts.jsonl"
+    texts, held_out = home / "texts.jsonl", home / "heldout.jsonl"
     common = [f"base.model={tiny_base_folder}", "base.quantization=fp32", "track.wandb=off"]
-    demonstrations = [f"data=[{{source: {texts}}}]", f"evaluation.demonstrations=[{{source: {texts}, rows: 4}}]"]
+    demonstrations = [f"data=[{{source: {texts}}}]", f"evaluation.demonstrations=[{{source: {held_out}, rows: 4}}]"]
     sizes = ["trl.learning_rate=5e-3", "trl.max_steps=20", f"out={home / 'sft'}"]
     sft.train.run(recipes.read(SMOKE / "sft.yaml", SftRecipe, [*common, *demonstrations, *sizes]))
     given = [f"parents.sft={home / 'sft'}", f"out={home / 'reward'}"]
