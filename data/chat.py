@@ -182,7 +182,9 @@ def encode_prompts(chat: Chat, prompts: Sequence[Prompt], limiter: Limiter) -> l
     return _some([one for one in encoded if limiter.fits(one.prompt, "prompt", len(one.ids))], limiter)
 
 
-def require_room(prompts: Iterable[EncodedPrompt], *, positions: int | None, new_tokens: int, key: str) -> None:
+def require_room(
+    prompts: Iterable[EncodedPrompt], *, positions: int | None, new_tokens: int, key: str = "sampling.max_new_tokens"
+) -> None:
     """DataError at the first prompt that leaves no room for a response of `new_tokens`. positions: of the model, where
     it has a limit. key: what the user calls new_tokens."""
     if positions is None:

@@ -172,12 +172,7 @@ def read_data(recipe: CompareRecipe) -> tuple[Chat, list[EncodedPrompt], list[Pi
     pieces, identities = load_pieces(recipe.texts, chat, tokens=recipe.text_tokens, seed=recipe.seed)
     limiter = Limiter(recipe.limits)
     prompts = encode_prompts(chat, loaded.records, limiter)
-    require_room(
-        prompts,
-        positions=bases.positions_of(recipe.base),
-        new_tokens=recipe.sampling.max_new_tokens,
-        key="sampling.max_new_tokens",
-    )
+    require_room(prompts, positions=bases.positions_of(recipe.base), new_tokens=recipe.sampling.max_new_tokens)
     return chat, prompts, pieces, [*loaded.identities, *limiter.settle("compare"), *identities]
 
 

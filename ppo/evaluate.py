@@ -65,12 +65,7 @@ def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPromp
     loaded = load_records(section.prompts, Prompt, seed=recipe.seed)
     limiter = Limiter(recipe.limits)
     prompts = encode_prompts(chat, loaded.records, limiter)
-    require_room(
-        prompts,
-        positions=bases.positions_of(recipe.base),
-        new_tokens=recipe.sampling.max_new_tokens,
-        key="sampling.max_new_tokens",
-    )
+    require_room(prompts, positions=bases.positions_of(recipe.base), new_tokens=recipe.sampling.max_new_tokens)
     require_apart("evaluation.prompts", loaded.records, [one.prompt for one in training])
     pieces, identities = load_pieces(section.texts, chat, tokens=section.text_tokens, seed=recipe.seed)
     identities = [*loaded.identities, *limiter.settle("ppo, evaluation"), *identities]

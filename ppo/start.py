@@ -87,12 +87,7 @@ def read_data(recipe: PpoRecipe) -> Data:
     limiter = Limiter(recipe.limits)
     loaded = load_records(recipe.data, Prompt, seed=recipe.seed)
     prompts = encode_prompts(chat, loaded.records, limiter)
-    require_room(
-        prompts,
-        positions=bases.positions_of(recipe.base),
-        new_tokens=recipe.sampling.max_new_tokens,
-        key="sampling.max_new_tokens",
-    )
+    require_room(prompts, positions=bases.positions_of(recipe.base), new_tokens=recipe.sampling.max_new_tokens)
     identities = [*loaded.identities, *limiter.settle("ppo")]
     return Data(chat=chat, prompts=prompts, loaded=loaded, identities=identities)
 
