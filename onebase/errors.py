@@ -21,5 +21,9 @@ class EndedError(InputError):
     """Raised at the end of a step to end the run there: what the step came to stands, and is saved."""
 
 
+class DivergedError(InputError, FloatingPointError):
+    """Losses or gradients were not finite once too often."""
+
+
 class BaseError(InputError):
     """The base model, its tokenizer, or the hardware for it."""

@@ -1,9 +1,11 @@
 """Python functions that a recipe names."""
 
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from onebase.errors import RecipeError
@@ -12,9 +14,9 @@ DOTTED = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 """The name of a function, package.module:name."""
 
 
-def load_function(dotted: str, key: str) -> Callable[..., Any]:
+def load_function(dotted: str, key: str, *, takes: Sequence[str] = ()) -> Callable[..., Any]:
     """The function of that name, from an installed package or the folder that the command runs in; RecipeError where
-    there is none. key: of the recipe, where the name stands."""
+    there is none. key: of the recipe, where the name stands. takes: what it is called with, by position."""
     module_name, _, name = dotted.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -29,5 +31,35 @@ def load_function(dotted: str, key: str) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if not callable(function):
         found = "has nothing of that name" if function is None else f"has a {type(function).__name__} there"
-        raise RecipeError(f"{key}: '{dotted}' should name a function, and {module_name} {found}.")
+        place = getattr(module, "__file__", None) or "no file"
+        raise RecipeError(
+            f"{key}: '{dotted}' should name a function, and {module_name} ({place}) {found}. A file of one's own that "
+            "is called like an installed package is not found: give it another name."
+        )
+    if takes:
+        _require_signature(function, takes, f"{key}: '{dotted}'")
     return function
+
+
+def place_of(error: BaseException, function: Callable[..., Any]) -> str:
+    """file:line of what went wrong in a user's function: the last line of the function's own file on the way there,
+    rather than that of a library which it calls."""
+    frames = traceback.extract_tb(error.__traceback__)
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    own = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
+    frame = (own or frames)[-1]
+    return f"{frame.filename}:{frame.lineno}"
+
+
+def _require_signature(function: Callable[..., Any], takes: Sequence[str], what: str) -> None:
+    """RecipeError where the function cannot be called with so many arguments."""
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # built in, without a signature to look at
+        return
+    try:
+        signature.bind(*takes)
+    except TypeError as error:
+        raise RecipeError(
+            f"{what} is called with ({', '.join(takes)}), and its definition takes {signature}: {error}."
+        ) from error

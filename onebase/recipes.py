@@ -17,9 +17,9 @@ from onebase.errors import RecipeError
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused, values never change after reading."""
+    """A part of a recipe: unknown keys, infinity and NaN are refused, values never change after reading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
 
 class BaseSection(Section):

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 
 from onebase.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
 from onebase.disk import as_disk_error
-from onebase.errors import EndedError, InputError
+from onebase.errors import DivergedError, EndedError, InputError
 from onebase.interruption import Interrupted
 from onebase.memory import Halving
 from onebase.recipes import TrackSection
@@ -168,7 +168,7 @@ class Session:
     def is_finite(self, step: int, *values: float, batch: Any) -> bool:
         """Whether loss and gradient are finite; if not, the batch is kept in `nonfinite/` and the step to be skipped.
 
-        FloatingPointError at the last strike. batch: token ids, or whatever JSON tells which rows it was.
+        DivergedError at the last strike. batch: token ids, or whatever JSON tells which rows it was.
         """
         if all(map(math.isfinite, values)):
             return True
@@ -178,9 +178,10 @@ class Session:
         replace_file(place, json.dumps({"step": step, "values": [str(value) for value in values], "batch": batch}))
         say = f"step {step}: loss or gradient is not finite ({', '.join(map(str, values))}); its batch is in {place}"
         if self.strikes >= self._allowed:
-            raise FloatingPointError(
+            raise DivergedError(
                 f"{say}. That was strike {self.strikes} of {self._allowed}: training has come apart. The last "
-                "checkpoint stands. Lower the learning rate, or look at these batches."
+                "checkpoint stands, from which the same command goes on. Look at these batches, or lower the learning "
+                "rate: that is another run, which --restart begins."
             )
         print(f"{say}. The step is skipped; strike {self.strikes} of {self._allowed}.", file=sys.stderr, flush=True)
         self.tracker.log(step, {f"{self.tracker.stage}/nonfinite": float(self.strikes)})

@@ -33,6 +33,9 @@ WATCHED = (
 
 LONGEST_WINDOW = 64
 
+VALUE = "value explains nothing"
+"""The alarm that only a run with a value function has."""
+
 
 def kl_above_budget(rows: Rows, section: AlarmsSection) -> str | None:
     """The policy has moved further from SFT than the reward model can be trusted."""
@@ -122,8 +125,9 @@ def value_explains_nothing(rows: Rows, section: AlarmsSection) -> str | None:
         return None
     return (
         f"the value function has explained less than nothing of the returns for {section.window} steps (now "
-        f"{recent[-1]:.3g}; 0 is a constant): its advantages are noise. Raise value.learning_rate or value.weight, or "
-        "take value.kind=adapter."
+        f"{recent[-1]:.3g}; 0 is a constant): its advantages are noise. With value.kind=adapter raise "
+        "value.learning_rate, or let it learn alone first with value.warmup_steps; with value.kind=shared raise "
+        "value.weight, or take value.kind=adapter. advantages.kind=rloo needs no value function."
     )
 
 
@@ -134,8 +138,11 @@ ALARMS: dict[str, Alarm] = {
     "entropy collapse": entropy_collapse,
     "stop rate falling": stop_rate_falling,
     "ratio too large": ratio_too_large,
-    "value explains nothing": value_explains_nothing,
+    VALUE: value_explains_nothing,
 }
+
+COMPARES = ("length drift", "entropy collapse", "stop rate falling")
+"""Alarms that compare now with the start."""
 
 
 class AlarmError(EndedError):
@@ -146,6 +153,18 @@ def ringing(rows: Rows, section: AlarmsSection) -> dict[str, str]:
     """What every alarm that rings after the last of these rows says, by its name."""
     said = {name: alarm(rows, section) for name, alarm in ALARMS.items()}
     return {name: text for name, text in said.items() if text is not None}
+
+
+def unable(section: AlarmsSection, *, steps: int, has_value: bool) -> str | None:
+    """What to say of the alarms that a run of so many steps is too short for; None where there are none."""
+    if steps >= 2 * section.window:
+        return None
+    names = [*COMPARES, *((VALUE,) if has_value else ())]
+    do = f"alarms.window={steps // 2} lets them" if steps > 1 else "It takes two steps"
+    return (
+        f"{', '.join(names[:-1])} and {names[-1]} cannot ring: these alarms look at two windows of "
+        f"alarms.window={section.window} steps, and the run has {steps}. {do}."
+    )
 
 
 def remember(rows: Rows, row: Mapping[str, float]) -> list[dict[str, float]]:

@@ -25,9 +25,9 @@ from onebase.roles import Roles
 from onebase.scoring import in_microbatches, kl_between, token_scores
 from onebase.seeding import generator
 from ppo.recipe import PpoRecipe
-from ppo.scores import Asked, score_episodes, scores_of
+from ppo.scores import ARGUMENTS, Asked, score_episodes, scores_of
 
-COLUMNS = ("role", "prompt", "response", "reward", "kl", "check")
+COLUMNS = ("role", "prompt", "response", "reward", "kl", "check", "judge")
 """Of the table of samples."""
 
 JUDGE = "evaluation.judge"
@@ -49,8 +49,9 @@ class Evaluation:
     """One role at one step."""
 
     metrics: dict[str, float]
-    """Without prefix: reward, kl, response_length, stop_rate, distinct_1, distinct_2, entropy; check, correctness and
-    form where all prompts bring a check; judge where there is one; lm_loss where there are texts."""
+    """Without prefix: reward, and reward/NAME of each of several terms, unweighted; kl, response_length, stop_rate,
+    distinct_1, distinct_2, entropy; check, correctness and form where all prompts bring a check; judge where there is
+    one; lm_loss where there are texts."""
     rows: list[list[Any]]
     """Of the table of samples."""
 
@@ -61,7 +62,7 @@ def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPromp
     if section is None:
         return None
     if section.judge is not None:
-        load_function(section.judge, JUDGE)  # refused before a weight is loaded
+        load_function(section.judge, JUDGE, takes=ARGUMENTS)  # refused before a weight is loaded
     loaded = load_records(section.prompts, Prompt, seed=recipe.seed)
     limiter = Limiter(recipe.limits)
     prompts = encode_prompts(chat, loaded.records, limiter)
@@ -88,7 +89,8 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
     )
     episodes, mask = drawn.episodes, drawn.episodes.mask
     asked = Asked(chat=held_out.chat, prompts=held_out.prompts)
-    rewards = score_episodes(roles, episodes, recipe, asked).total
+    scored = score_episodes(roles, episodes, recipe, asked)
+    rewards = scored.total
     kl = kl_between(roles, role, "reference", episodes, temperature=temperature, tokens_per_microbatch=budget)
     entropies = in_microbatches(
         roles, lambda part: token_scores(roles, role, part, temperature=temperature).entropies, episodes, tokens=budget
@@ -97,6 +99,9 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
     checks = check(held_out.prompts, answers)
     metrics = {
         "reward": float(rewards.mean()),
+        **(
+            {f"reward/{name}": float(one.mean()) for name, one in scored.terms.items()} if len(scored.terms) > 1 else {}
+        ),
         "kl": float(kl.sum(dim=1).mean()),
         "response_length": float(mask.sum(dim=1).float().mean()),
         "stop_rate": float(drawn.stopped.float().mean()),
@@ -105,9 +110,10 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
         "entropy": float(entropies.sum() / mask.sum()),
         **{name: sum(values) / len(values) for name, values in checks.items()},
     }
-    judge = recipe.evaluation.judge
+    judge, judged = recipe.evaluation.judge, None
     if judge is not None:
-        metrics["judge"] = float(scores_of(load_function(judge, JUDGE), judge, episodes, asked, what="judge").mean())
+        judged = scores_of(load_function(judge, JUDGE), judge, episodes, asked, what="judge")
+        metrics["judge"] = float(judged.mean())
     if held_out.pieces:
         metrics["lm_loss"] = lm_loss(roles, role, as_episodes(held_out.pieces, roles), tokens_per_microbatch=budget)
     rows = [
@@ -118,6 +124,7 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
             round(float(rewards[row]), 4),
             round(float(kl[row].sum()), 4),
             round(checks["check"][row], 4) if checks else None,
+            None if judged is None else round(float(judged[row]), 4),
         ]
         for row in range(min(recipe.evaluation.shown, len(answers)))
     ]

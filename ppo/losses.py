@@ -139,7 +139,8 @@ def kl_from_old(
 def explained_variance(
     values: Float[Tensor, "B T"], returns: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, ""]:
-    """1 - Var(R - V) / Var(R): 1 is a perfect value function, 0 a constant one, below 0 worse than a constant."""
+    """1 - Var(R - V) / Var(R): 1 is a perfect value function, 0 a constant one, below 0 worse than a constant; NaN
+    where the returns do not differ."""
     spread = masked_variance(returns.masked_fill(~mask, 0.0), mask)
     unexplained = masked_variance((returns - values).masked_fill(~mask, 0.0), mask)
-    return 1.0 - unexplained / spread.clamp(min=1e-8)
+    return torch.where(spread > 1e-8, 1.0 - unexplained / spread, torch.nan)

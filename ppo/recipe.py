@@ -91,7 +91,7 @@ class TrainSection(Section):
     """Nats a token between the policy that sampled and the one that learns: no further inner epoch beyond it."""
     aggregation: Literal["token-mean", "sequence-mean", "constant"] | None = None
     """What a mini-batch's loss is a mean of: tokens, or responses of any length alike, or max_new_tokens a response.
-    None: what the advantages' paper does (grpo: sequence-mean, dr_grpo: constant, the others: token-mean)."""
+    None: what the advantages' paper does (gae: token-mean, grpo: sequence-mean, rloo and dr_grpo: constant)."""
     discount: float = Field(default=1.0, gt=0, le=1)
     trace: float = Field(default=0.95, ge=0, le=1)
     """Lambda of generalised advantage estimation."""
@@ -133,10 +133,14 @@ class PpoRecipe(Steered):
         return self.advantages.kind == "gae"
 
     @property
+    def one_step_a_rollout(self) -> bool:
+        """Whether the policy that learns is always the one that sampled: every ratio is 1, and no clip holds."""
+        return self.train.inner_epochs == 1 and self.train.minibatch == self.train.batch
+
+    @property
     def values_in_update(self) -> bool:
         """Whether a rollout has one optimiser step: the values that it starts from are then the rollout's own."""
-        one_step = self.train.inner_epochs == 1 and self.train.minibatch == self.train.batch
-        return one_step and self.has_value and self.value.kind == "adapter"
+        return self.one_step_a_rollout and self.has_value and self.value.kind == "adapter"
 
     @property
     def whitens(self) -> bool:
@@ -144,8 +148,10 @@ class PpoRecipe(Steered):
 
     @property
     def aggregation(self) -> str:
-        default = {"grpo": "sequence-mean", "dr_grpo": "constant"}.get(self.advantages.kind, "token-mean")
-        return self.train.aggregation or default
+        # The sum over a response, times a number: any other weight depends on the lengths that were drawn, and RLOO's
+        # gradient is not unbiased then.
+        own = {"gae": "token-mean", "grpo": "sequence-mean", "rloo": "constant", "dr_grpo": "constant"}
+        return self.train.aggregation or own[self.advantages.kind]
 
     @model_validator(mode="after")
     def _something_scores(self) -> "PpoRecipe":
@@ -191,6 +197,17 @@ class PpoRecipe(Steered):
                 "train.target_kl ends inner epochs early, and train.inner_epochs=1 leaves none to end. Remove it, or "
                 "raise train.inner_epochs"
             )
+        if train.dual_clip is not None and self.one_step_a_rollout:
+            raise ValueError(
+                "train.dual_clip bounds what a ratio does that has grown, and with one optimiser step a rollout every "
+                "ratio is 1. Remove it, or choose a train.minibatch below train.batch"
+            )
+        unread = [
+            k for k in ("learning_rate", "clip", "weight") if getattr(self.value, k) != getattr(ValueSection(), k)
+        ]
+        if not self.has_value and unread:
+            keys = ", ".join(f"value.{key}" for key in unread)
+            raise ValueError(f"{keys}: advantages.kind={self.advantages.kind} has no value function. Remove it")
         defaults = TrainSection()
         if not self.has_value and (train.discount, train.trace) != (defaults.discount, defaults.trace):
             raise ValueError(

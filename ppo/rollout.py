@@ -40,7 +40,7 @@ class Rollout:
     values: Float[Tensor, "B T"] | None
     """None: not asked for here, for the update's own forward says them."""
     scores: Float[Tensor, " B"]
-    """The reward model's (or the ensemble's), weighted, before the penalty for unfinished responses."""
+    """The sum of the reward's terms, each times its weight, before whitening, clipping and penalties."""
     members: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
     """What each reward model says by itself, unweighted, by role."""
     terms: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)

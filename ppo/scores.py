@@ -10,7 +10,6 @@ It is called once an episode, and may use anything: a checker, a compiler, `prom
 arguments alone, or a run that is killed would not go on to the same bits.
 """
 
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ from data.records import Prompt
 from onebase.ensemble import member_names, member_scores
 from onebase.episodes import Episodes
 from onebase.errors import InputError
-from onebase.functions import load_function
+from onebase.functions import load_function, place_of
 from onebase.roles import Roles
 from ppo.recipe import PpoRecipe
 
@@ -34,9 +33,13 @@ RewardFunction = Callable[[Prompt, str], Any]
 TERMS = "reward.terms"
 """The recipe's key of what a score is made of."""
 
+ARGUMENTS = ("prompt", "response")
+"""What a reward function, or a judge, is called with."""
+
 LARGEST = torch.finfo(torch.float32).max
 """Of the numbers that a score may be: scores are fp32."""
 
+LOOK = "Look at report.json in its stage folder, and whether the base overflows in half precision."
 MEND = "Mend the function; the same command goes on from the last checkpoint."
 
 
@@ -82,7 +85,7 @@ def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: A
         said = member_scores(roles, names, episodes.sequences, tokens_per_microbatch=budget)
         members = dict(zip(names, said, strict=True))
         for name, scores in members.items():
-            require_finite(scores, name, episodes, asked)
+            require_finite(scores, f"the reward model '{name}' scores", episodes, asked, LOOK)
     terms = {
         term.named(index): term.combine.combination(said)
         if term.function is None
@@ -91,7 +94,9 @@ def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: A
     }
     weights = [term.weight for term in recipe.reward.terms]
     parts = [weight * scores for weight, scores in zip(weights, terms.values(), strict=True)]
-    return Scored(total=sum(parts, start=torch.zeros(len(episodes))), terms=terms, members=members)
+    total = sum(parts, start=torch.zeros(len(episodes)))
+    require_finite(total, f"the sum of {TERMS} is", episodes, asked, "Lower the weights.")
+    return Scored(total=total, terms=terms, members=members)
 
 
 def scores_of(
@@ -113,10 +118,9 @@ def scores_of(
         try:
             value = function(one.prompt, response)
         except Exception as error:  # whatever a user's function raises
-            frame = traceback.extract_tb(error.__traceback__)[-1]
             raise RewardError(
-                f"{what} '{name}' raised {type(error).__name__} ({error}) at {frame.filename}:"
-                f"{frame.lineno}, {asked.episode(row, episodes)}. {MEND}"
+                f"{what} '{name}' raised {type(error).__name__} ({error}) at {place_of(error, function)}, "
+                f"{asked.episode(row, episodes)}. {MEND}"
             ) from error
         number = as_number(value)
         if number is None:
@@ -138,14 +142,11 @@ def as_number(value: object) -> float | None:
     return float(number) if isinstance(number, int | float) and -LARGEST <= number <= LARGEST else None
 
 
-def require_finite(scores: Float[Tensor, " B"], role: str, episodes: Episodes, asked: Asked | None) -> None:
-    """Refuse what a reward model says where it is no number: an update on it would be none."""
+def require_finite(scores: Float[Tensor, " B"], what: str, episodes: Episodes, asked: Asked | None, do: str) -> None:
+    """Refuse scores that are no numbers: an update on them would be none. what, do: how the error begins and ends."""
     for row in (~scores.isfinite()).nonzero().flatten().tolist():
         episode = f"for row {row}" if asked is None else asked.episode(row, episodes)
-        raise RewardError(
-            f"the reward model '{role}' scores {scores[row].item()} where a finite number is expected, {episode}. "
-            "Look at report.json in its stage folder, and whether the base overflows in half precision."
-        )
+        raise RewardError(f"{what} {scores[row].item()} where a finite number is expected, {episode}. {do}")
 
 
 def overlong_penalty(lengths: Float[Tensor, " B"], *, limit: int, buffer: int) -> Float[Tensor, " B"]:

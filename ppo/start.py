@@ -1,6 +1,7 @@
 """What a PPO run starts from: parents and data, read and verified, four roles on one base, and the optimiser."""
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -21,8 +22,9 @@ from onebase.record import DataIdentity, Found
 from onebase.roles import Roles
 from onebase.seeding import generator, seed_everything
 from onebase.stages import Stopwatch
+from ppo.alarms import unable
 from ppo.recipe import PpoRecipe
-from ppo.scores import TERMS
+from ppo.scores import ARGUMENTS, TERMS
 from ppo.side_stages import Origin
 from ppo.steering import Steering, read_steering_data
 from ppo.update import Learner
@@ -58,6 +60,9 @@ def start(recipe: PpoRecipe) -> Started:
     parents = read_parents(recipe)
     data = read_data(recipe)
     steered = read_steering_data(recipe, data.chat, data.prompts)
+    silent = unable(recipe.alarms, steps=recipe.steps, has_value=recipe.has_value)
+    if silent is not None:
+        print(silent, file=sys.stderr, flush=True)
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
     roles = start_roles(base, parents, recipe)
@@ -72,7 +77,7 @@ def read_parents(recipe: PpoRecipe) -> dict[str, Found]:
     """The SFT and reward stages, verified; every reward model must come from this very SFT stage."""
     for term in recipe.reward.terms:
         if term.function is not None:
-            load_function(term.function, TERMS)  # refused before a weight is loaded
+            load_function(term.function, TERMS, takes=ARGUMENTS)  # refused before a weight is loaded
     engine_of(recipe)
     identity = stages.identify(recipe)
     sft = stages.read_parent(recipe.parents.sft, "sft", identity)

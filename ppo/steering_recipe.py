@@ -66,7 +66,8 @@ class AlarmsSection(Section):
     ratio: float = Field(default=10.0, gt=1)
     """Of new to old probability of a token, within one update."""
     check_fall: PositiveFloat = 0.05
-    """By how much the held-out check may lie below its best, while the reward rises."""
+    """By how much the held-out check may lie below its best, while the reward rises; of `evaluation.judge`, where there
+    is one, in the judge's own units."""
     length_factor: float = Field(default=2.0, gt=1)
     """By how much responses may grow or shrink."""
     entropy_share: float = Field(default=0.3, gt=0, lt=1)

@@ -24,8 +24,10 @@ from onebase.record import StageRecord
 from onebase.roles import Roles
 from onebase.seeding import generator
 from onebase.session import Session
+from onebase.tokens import masked_sum
 from onebase.tracking import Tracker
 from ppo.kl_control import next_weight
+from ppo.losses import importance_ratio
 from ppo.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets, collect, compute_targets, require_zero_kl
 from ppo.scores import Asked
@@ -68,7 +70,7 @@ def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
                 session.changing()
                 learned = learn(started, rollout, targets, step, session, clock)
                 metrics = describe(rollout, targets, learned) | steering.after(step, tracker, clock)
-                metrics |= carried_over(metrics, kl_weight, seen, recipe) | clock.seconds("ppo/time/")
+                metrics |= carried_over(step, metrics, kl_weight, seen, recipe) | clock.seconds("ppo/time/")
                 tracker.log(step, metrics)
                 steering.watch(step, metrics, tracker)
                 if step in (1, recipe.steps):
@@ -150,10 +152,16 @@ def guard(session: Session, step: int, rollout: Rollout) -> Callable[[Sequence[f
     return lambda norms, rows: session.is_finite(step, *norms, batch=[sequences[row] for row in rows])
 
 
-def carried_over(metrics: Mapping[str, float], kl_weight: float, seen: Seen, recipe: PpoRecipe) -> dict[str, float]:
+def carried_over(
+    step: int, metrics: Mapping[str, float], kl_weight: float, seen: Seen, recipe: PpoRecipe
+) -> dict[str, float]:
     """What the next step reads from this one's metrics, where the recipe has it: the KL weight, the scores so far."""
-    adapted = {} if recipe.kl.adaptive is None else {NEXT_KL_WEIGHT: next_weight(kl_weight, metrics["ppo/kl"], recipe)}
-    return adapted | (seen.metrics if recipe.reward.whiten else {})
+    found = seen.metrics if recipe.reward.whiten else {}
+    if recipe.kl.adaptive is None:
+        return found
+    # While the policy waits its KL is 0, which says nothing about the weight.
+    waits = step <= recipe.value.warmup_steps
+    return found | {NEXT_KL_WEIGHT: kl_weight if waits else next_weight(kl_weight, metrics["ppo/kl"], recipe)}
 
 
 def state_of(started: Started, metrics: Mapping[str, float]) -> dict[str, Any]:
@@ -204,6 +212,7 @@ def describe(rollout: Rollout, targets: Targets, learned: dict[str, float]) -> d
         "ppo/stop_rate": float(rollout.stopped.float().mean()),
         **{f"ppo/reward/{name}": float(scores.mean()) for name, scores in rollout.terms.items()},
         **describe_members(rollout),
+        **describe_decoding(rollout),
         **{f"ppo/{name}": value for name, value in learned.items()},
         **stages.peaks(),
     }
@@ -216,6 +225,17 @@ def describe_members(rollout: Rollout) -> dict[str, float]:
     spread = spread_of(torch.stack(list(rollout.members.values())))
     each = {f"ppo/score/{name}": float(scores.mean()) for name, scores in rollout.members.items()}
     return {**each, "ppo/score_spread": float(spread.mean())}
+
+
+def describe_decoding(rollout: Rollout) -> dict[str, float]:
+    """How far training's log-probabilities are from decoding's, where both are known: the mean and the largest ratio
+    of the two, before any cap."""
+    if rollout.sampled is None:
+        return {}
+    mask = rollout.episodes.mask
+    ratio = importance_ratio(rollout.logprobs, rollout.sampled, mask)
+    mean = float(masked_sum(ratio, mask) / mask.sum().clamp(min=1))
+    return {"ppo/sampling_ratio": mean, "ppo/sampling_ratio_max": float(ratio.max())}
 
 
 def show_samples(

@@ -98,12 +98,13 @@ def update(
             learner.schedule.step()
     explained = None
     if recipe.has_value:
+        # NaN where all returns are one number: there is nothing to explain.
         explained = explained_variance(known.old_values, known.returns, known.episodes.mask.to(known.returns.device))
     return {
         **tally.means(),
         **{name: sum(values) / len(values) for name, values in norms.items()},
-        "ratio_max": tally.ratio_max,
-        **({} if explained is None else {"explained_variance": float(explained)}),
+        **({} if value_only else {"ratio_max": tally.ratio_max}),
+        **({} if explained is None or explained.isnan() else {"explained_variance": float(explained)}),
         "learning_rate": float(learner.schedule.get_last_lr()[0]),
     }
 

@@ -57,7 +57,10 @@ def test_every_key_of_a_recipe_is_read_somewhere() -> None:
 
     packages = ("onebase", "data", "evaluation", "sft", "reward", "ppo", "dpo", "pipeline")
     code = "\n".join(
-        path.read_text() for package in packages for path in Path(package).rglob("*.py") if path.name != "recipe.py"
+        path.read_text()
+        for package in packages
+        for path in Path(package).rglob("*.py")
+        if not path.name.endswith("recipe.py")
     )
     unread = []
     for top in (SftRecipe, RewardRecipe, PpoRecipe, DpoRecipe, CompareRecipe):

@@ -2,15 +2,18 @@
 
 import json
 import math
+import re
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from onebase import recipes
 from onebase.recipes import TrackSection
 from onebase.tracking import Tracker
-from ppo.alarms import ALARMS, CHECKED, EVALUATED, JUDGED, remember, ringing
+from ppo.alarms import ALARMS, CHECKED, COMPARES, EVALUATED, JUDGED, VALUE, remember, ringing, unable
+from ppo.recipe import PpoRecipe
 from ppo.steering_recipe import AlarmsSection
 
 SECTION = AlarmsSection(window=2)
@@ -80,6 +83,30 @@ def test_every_alarm_has_a_case_above() -> None:
 def test_what_is_compared_with_the_start_is_silent_until_the_start_is_over(name: str) -> None:
     """Three steps of a window of two: the last two still hold one of the first two."""
     assert ringing(rows(**{name: [0.99, 0.99, 0.01]}), SECTION) == {}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 19, 20])
+def test_a_run_that_is_too_short_for_an_alarm_is_told_so(steps: int) -> None:
+    """With the window that is proposed they do ring."""
+    said = unable(AlarmsSection(window=10), steps=steps, has_value=True)
+    assert (said is None) == (steps == 20)
+    if said is None or steps == 1:
+        return
+    assert {name for name in ALARMS if name in said} == {*COMPARES, VALUE}
+    assert VALUE not in (unable(AlarmsSection(window=10), steps=steps, has_value=False) or "")
+    (window,) = re.findall(r"alarms\.window=(\d+) lets", said)
+    half = steps // 2
+    series = [2.0] * (steps - half) + [0.1] * half
+    for chosen, rings in ((int(window), True), (int(window) + 1, False)):
+        found = ringing(rows(entropy=series, explained_variance=[-1] * steps), AlarmsSection(window=chosen))
+        assert ({"entropy collapse", VALUE} <= found.keys()) == rings
+
+
+@pytest.mark.parametrize("name", ["demo", "builtin-1h", "own", "llama-8b"])
+def test_every_alarm_can_ring_in_a_recipe_of_ours(name: str) -> None:
+    for path in (Path(__file__).parents[2] / "recipes" / name).glob("ppo*.yaml"):
+        recipe = recipes.read(path, PpoRecipe)
+        assert unable(recipe.alarms, steps=recipe.steps, has_value=recipe.has_value) is None
 
 
 def test_a_check_that_falls_with_the_reward_is_no_exploit() -> None:

@@ -222,7 +222,7 @@ def test_recomputed_log_probs_are_weighed_and_decodings_error_is_still_its_own(m
         shutil.rmtree(recipe.out)
     plain, weighed = logged
     assert plain[0]["ppo/decoding_error"] == weighed[0]["ppo/decoding_error"] > 0
-    assert "ppo/importance" not in plain[1]
+    assert not {"ppo/importance", "ppo/sampling_ratio", "ppo/sampling_ratio_max"} & plain[1].keys()
     # Decoding in fp32 is exact to rounding, so the weights are 1 to rounding, and they were there.
     assert weighed[1]["ppo/importance"] == pytest.approx(1.0, abs=1e-3)
 
@@ -245,6 +245,8 @@ def test_another_engine_draws_the_responses_and_what_it_is_off_by_is_weighed(
     start, step = (json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines())
     assert start["ppo/decoding_error"] == pytest.approx(0.3, abs=1e-3)
     assert step["ppo/importance"] == pytest.approx(0.7408182, abs=1e-3)
+    assert step["ppo/sampling_ratio"] == pytest.approx(0.7408182, abs=1e-3)
+    assert step["ppo/sampling_ratio"] <= step["ppo/sampling_ratio_max"] < 0.742
     shutil.rmtree(recipe.out)
     (tmp_path / "broken.py").write_text((tmp_path / "server.py").read_text().replace("+ 0.3", "* float('nan')"))
     with pytest.raises(RuntimeError, match="decoding are not all numbers"):

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppo.advantages import GROUPED, compare_groups, dr_grpo, grpo, rloo
+from ppo.losses import policy_loss, token_weights
+from ppo.recipe import PpoRecipe
 
 groups = st.integers(2, 5).flatmap(
     lambda size: st.lists(st.lists(st.floats(-5, 5, width=32), min_size=size, max_size=size), min_size=1, max_size=4)
@@ -62,6 +64,48 @@ def test_the_gradient_with_leave_one_out_baselines_is_unbiased() -> None:
             (found,) = torch.autograd.grad((advantages * logprobs).mean(), logits)
             expected += logprobs.detach().sum().exp() * found
         torch.testing.assert_close(expected, factor * exact, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["rloo", "dr_grpo"])
+def test_the_gradient_is_unbiased_over_responses_of_unequal_lengths_with_the_loss_that_a_recipe_has(kind: str) -> None:
+    """Over all pairs of responses ("a", "b c", "b d"): the expected gradient of the loss is a multiple of that of E[r].
+    A mean over tokens is not: it has another direction."""
+    logits = torch.tensor([[0.2, -0.4], [0.9, -0.3]], dtype=torch.float64, requires_grad=True)
+    scores = torch.tensor([1.0, -2.0, 0.5])
+    mask = torch.tensor([[True, False], [True, True], [True, True]])
+
+    def responses() -> torch.Tensor:
+        """[3, 2] log-probabilities of each word."""
+        first, second = torch.log_softmax(logits, dim=1)
+        return torch.stack([torch.stack([first[0], first[0] * 0]), *(torch.stack([first[1], one]) for one in second)])
+
+    def gradient(aggregation: str) -> torch.Tensor:
+        expected = torch.zeros_like(logits)
+        for pair in map(list, itertools.product(range(3), repeat=2)):
+            logprobs = responses()[pair]
+            rewards = torch.stack([scores[pair], torch.zeros(2)], dim=1)
+            advantages = compare_groups(rewards, mask[pair], kind=kind, group=2)
+            losses = policy_loss(logprobs, logprobs.detach(), advantages.double(), mask[pair], clip=0.2)
+            weights = token_weights(mask[pair], aggregation=aggregation, limit=2)
+            (found,) = torch.autograd.grad((losses * weights).sum(), logits)
+            expected -= logprobs.detach().sum().exp() * found
+        return expected
+
+    (exact,) = torch.autograd.grad((responses().sum(dim=1).exp() * scores).sum(), logits)
+    factor = {"rloo": 1.0, "dr_grpo": 0.5}[kind] / 2  # the limit
+    recipe = PpoRecipe.model_validate(
+        {
+            "base": {"model": "tiny"},
+            "parents": {"sft": "sft", "reward": "reward"},
+            "data": [{"source": "builtin:tasks"}],
+            "advantages": {"kind": kind},
+            "sampling": {"responses_per_prompt": 2},
+        }
+    )
+    torch.testing.assert_close(gradient(recipe.aggregation), factor * exact, rtol=0, atol=1e-7)
+    for biased in ("token-mean", "sequence-mean"):
+        ratios = gradient(biased) / exact
+        assert ratios.max() > 1.05 * ratios.min()
 
 
 def test_every_token_of_a_response_has_its_advantage_and_padding_none() -> None:

@@ -82,7 +82,7 @@ def test_what_a_loss_is_a_mean_of() -> None:
 
 def test_each_estimator_brings_the_mean_of_its_paper_and_the_recipe_may_say_another() -> None:
     kinds = {kind: recipe(advantages={"kind": kind}).aggregation for kind in ("gae", "rloo", "grpo", "dr_grpo")}
-    assert kinds == {"gae": "token-mean", "rloo": "token-mean", "grpo": "sequence-mean", "dr_grpo": "constant"}
+    assert kinds == {"gae": "token-mean", "rloo": "constant", "grpo": "sequence-mean", "dr_grpo": "constant"}
     assert recipe(advantages={"kind": "grpo"}, train={"aggregation": "constant"}).aggregation == "constant"
     assert [recipe(advantages={"kind": kind}).whitens for kind in ("gae", "rloo")] == [True, False]
     assert recipe(advantages={"kind": "rloo", "whiten": True}).whitens
@@ -116,6 +116,13 @@ def test_a_weight_that_does_not_adapt_stays() -> None:
         ({"train": {"importance_cap": 2.0}}, "train.old_logprobs=recomputed"),
         ({"kl": {"weight": 0.0, "adaptive": {"target": 1.0}}}, "which is 0 and stays 0"),
         ({"train": {"dual_clip": 0.5}}, "greater than 1"),
+        ({"train": {"dual_clip": 3.0, "batch": 64, "minibatch": 64}}, "one optimiser step a rollout every ratio is 1"),
+        (
+            {"advantages": {"kind": "rloo"}, "value": {"clip": 0.1, "weight": 1}},
+            "value.clip, value.weight: .*=rloo has no",
+        ),
+        ({"kl": {"weight": math.inf}}, "finite number"),
+        ({"reward": {"terms": [{"weight": math.nan}]}}, "finite number"),
         ({"train": {"target_kl": 0.1}}, "train.inner_epochs=1 leaves none to end"),
         ({"advantages": {"kind": "rloo"}, "train": {"discount": 0.99}}, "read by advantages.kind=gae only, found rloo"),
         ({"kl": {"adaptive": {"target": 5.0, "horizon": 10}}}, "the weight could turn negative. Choose more than 12.8"),

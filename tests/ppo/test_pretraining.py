@@ -15,6 +15,7 @@ from onebase.episodes import Episodes
 from onebase.errors import DataError
 from onebase.recipes import ChatSection
 from onebase.roles import Roles
+from onebase.scoring import logprobs
 from ppo.batch import Batch, Tally
 from ppo.pretraining import Pretraining, backward
 from ppo.recipe import PpoRecipe
@@ -154,6 +155,32 @@ def test_texts_are_added_to_what_ppo_has_left_and_to_nothing_older(
     gradients_of(roles, batch, learner, recipe_of(tokens_per_microbatch=64), texts, 1)
     assert all(bool((one == 5.0).all()) for one in gradients(roles))
     assert budgets == [32]
+
+
+def test_a_minibatch_has_ppos_gradient_and_gamma_times_that_of_its_texts(roles: Roles) -> None:
+    """By the code of a run: `gradients_of`, PPO's own `backward`, and `Pretraining` with the recipe's gamma."""
+    recipe = recipe_of(inner_epochs=2)
+    recipe = recipe.model_copy(update={"advantages": recipe.advantages.model_copy(update={"kind": "rloo"})})
+    episodes = Episodes.of([[5, 9], [7, 30, 22]], [[6, 2], [17, 18, 2]], pad_id=0)
+    shape, draws = episodes.mask.shape, torch.Generator().manual_seed(3)
+    advantages, zeros = torch.randn(shape, generator=draws), torch.zeros(shape)
+    old = logprobs(roles, "policy", episodes, temperature=0.7, tokens_per_microbatch=64)
+    batch = Batch(episodes=episodes, old_logprobs=old, old_values=zeros, returns=zeros, advantages=advantages)
+    optimizer = torch.optim.SGD(roles.parameters("policy"), lr=0.1)
+    learner = Learner(
+        optimizer=optimizer, schedule=ConstantLR(optimizer), trained={"policy": roles.parameters("policy")}
+    )
+    gradients_of(roles, batch, learner, recipe, lambda recipe: None, 0)
+    ppo = gradients(roles)
+    clear(roles)
+    mix = Pretraining(roles, PIECES, recipe, section_of(weight=2.5, examples_per_episode=1.0)).begin(1)
+    loss_by_definition(roles, [PIECES[index] for index in mix.chosen(1)]).backward()
+    texts = gradients(roles)
+    gradients_of(roles, batch, learner, recipe, lambda recipe: mix.add_gradients(1, recipe), 0)
+    least = min(max(float(one.abs().max()) for one in part) for part in (ppo, texts))
+    assert least > 1e-3, "else there would be nothing to compare"
+    for found, own, added in zip(gradients(roles), ppo, texts, strict=True):
+        torch.testing.assert_close(found, own + 2.5 * added, atol=1e-3 * least, rtol=1e-4)
 
 
 @pytest.fixture

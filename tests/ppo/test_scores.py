@@ -132,6 +132,9 @@ def test_what_a_function_raises_is_said_with_its_line_and_its_episode(tiny_base_
         scores_of(load_function("raising:reward", "reward.terms"), "raising:reward", episodes, asked)
     assert str(asked.prompts[0].prompt.origin) in str(caught.value)
     assert "the lamp" in str(caught.value)
+    (here / "parsing.py").write_text("import json\ndef reward(prompt, response):\n    return json.loads(response)\n")
+    with pytest.raises(RewardError, match=r"raised JSONDecodeError .* at .*parsing.py:3,"):
+        scores_of(load_function("parsing:reward", "reward.terms"), "parsing:reward", episodes, asked)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
@@ -153,6 +156,25 @@ def test_a_reward_model_that_gives_no_number_is_refused_with_the_episode(
         score_episodes(roles, episodes, recipe, asked)
 
 
+def test_a_sum_that_is_no_number_is_refused_with_the_episode(
+    tiny_base_folder: Path, here: Path, make_roles: Callable[..., Roles]
+) -> None:
+    asked, episodes = asked_of(tiny_base_folder)
+    (here / "large.py").write_text("def reward(prompt, response):\n    return 1e38\n")
+    term = {"kind": "function", "function": "large:reward", "weight": 10}
+    recipe = PpoRecipe.model_validate(
+        {
+            "base": {"model": str(tiny_base_folder)},
+            "parents": {"sft": "sft"},
+            "data": [{"source": "builtin:tasks", "split": "rl"}],
+            "reward": {"terms": [term]},
+            "value": {"kind": "shared"},
+        }
+    )
+    with pytest.raises(RewardError, match=r"the sum of reward\.terms is inf where .*'the lamp'\. Lower the weights"):
+        score_episodes(make_roles("policy"), episodes, recipe, asked)
+
+
 @pytest.mark.parametrize("result", [1, True, torch.tensor(1.0), numpy.float32(1)])
 def test_whatever_python_counts_as_a_number_is_one(tiny_base_folder: Path, result: object) -> None:
     asked, episodes = asked_of(tiny_base_folder)
@@ -164,8 +186,11 @@ def test_whatever_python_counts_as_a_number_is_one(tiny_base_folder: Path, resul
     [
         ("no_such_module:reward", "'no_such_module' .*cannot be imported .ModuleNotFoundError"),
         ("raises_at_import:reward", "cannot be imported .ZeroDivisionError"),
-        ("holds_a_number:reward", "should name a function, and holds_a_number has a int there"),
-        ("holds_a_number:missing", "holds_a_number has nothing of that name"),
+        ("holds_a_number:reward", "should name a function, and .*has a int there"),
+        ("holds_a_number:missing", r"holds_a_number \(.*holds_a_number.py\) has nothing of that name"),
+        ("reward:reward", r"reward \(.*reward/__init__.py\) has nothing .* called like an installed package"),
+        ("takes_one:reward", r"called with \(prompt, response\), and its definition takes \(response\): too many"),
+        ("takes_one:Reward", "missing a required argument: 'third'"),
     ],
 )
 def test_a_function_that_is_not_there_is_said_before_anything_is_loaded(
@@ -173,6 +198,8 @@ def test_a_function_that_is_not_there_is_said_before_anything_is_loaded(
 ) -> None:
     (here / "raises_at_import.py").write_text("1 / 0\n")
     (here / "holds_a_number.py").write_text("reward = 3\n")
+    one, other = "def reward(response): ...", "class Reward:\n    def __init__(self, one, two, third): ..."
+    (here / "takes_one.py").write_text(f"{one}\n\n{other}\n")
     term = f"reward={{terms: [{{kind: function, function: '{function}'}}]}}"
     recipe = make_recipe(term, "value.kind=shared", reward=False)
     with pytest.raises(RecipeError, match=said):

@@ -196,12 +196,17 @@ def test_a_judge_of_ones_own_is_asked_at_every_evaluation(
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "brief.py").write_text("def judge(prompt, response):\n    return -len(response)\n")
     judged = STEERED[0].replace("every: 2", "every: 2, judge: 'brief:judge'")
-    recipe = make_recipe("run", judged, "train.episodes=16")
+    terms = "[{kind: adapter, weight: 2}, {kind: function, function: 'brief:judge', name: brevity, weight: 0.5}]"
+    recipe = make_recipe("run", judged, "train.episodes=16", f"reward.terms={terms}")
     run(recipe)
     last, samples = rows_of(recipe.out)[-1], rows_of(recipe.out, "evaluation_samples")
     lengths = [len(row["response"]) for row in samples if row["step"] == 2]
     assert len(lengths) == 6
     assert last["ppo/eval/judge"] == pytest.approx(-sum(lengths) / 6)
+    assert [row["judge"] for row in samples if row["step"] == 2] == [-length for length in lengths]
+    assert last["ppo/eval/reward/brevity"] == last["ppo/eval/judge"]
+    both = 2 * last["ppo/eval/reward/reward_model"] + 0.5 * last["ppo/eval/reward/brevity"]
+    assert last["ppo/eval/reward"] == pytest.approx(both, abs=1e-4)
     with pytest.raises(RecipeError, match=r"evaluation\.judge: the module 'nobody' of 'nobody:judge' cannot"):
         run(make_recipe("none", judged.replace("brief:", "nobody:")))
 

@@ -183,7 +183,8 @@ def test_inner_epochs_end_where_the_policy_has_moved_enough(make_recipe: MakeRec
 def test_the_policy_waits_while_the_value_function_learns_alone(
     make_recipe: MakeRecipe, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waiting = make_recipe("value.warmup_steps=2", "train.episodes=24", "train.learning_rate=1e-2")
+    adaptive = "kl.adaptive={target: 5, horizon: 100}"
+    waiting = make_recipe("value.warmup_steps=2", "train.episodes=24", "train.learning_rate=1e-2", adaptive)
     kept = list[dict[str, torch.Tensor]]()
     learn = train.learn
 
@@ -200,6 +201,10 @@ def test_the_policy_waits_while_the_value_function_learns_alone(
     rows = [json.loads(line) for line in (waiting.out / "metrics.jsonl").read_text().splitlines()]
     assert [row["ppo/grad_norm/policy"] > 0 for row in rows[1:]] == [False, False, True]
     assert all(row["ppo/grad_norm/value"] > 0 for row in rows[1:])
+    # A ratio is the policy's, and its KL of 0 no reason to lower the weight.
+    assert ["ppo/ratio_max" in row for row in rows[1:]] == [False, False, True]
+    weights = [row["ppo/next_kl_weight"] for row in rows[1:]]
+    assert weights[0] == weights[1] == waiting.kl.weight > weights[2]
 
 
 def test_an_update_moves_policy_and_value_and_nothing_else(make_recipe: MakeRecipe, finished_run: Path) -> None:
