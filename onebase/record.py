@@ -76,6 +76,8 @@ class GitState(Section):
 
 
 class Resources(Section):
+    """Of the process that finished the stage: those that a resumed run had before are not in it."""
+
     seconds: float
     peak_rss_bytes: int
     peak_gpu_bytes: int = 0
