@@ -1,5 +1,6 @@
 """Python functions that a recipe names."""
 
+import functools
 import importlib
 import inspect
 import os
@@ -45,7 +46,8 @@ def place_of(error: BaseException, function: Callable[..., Any]) -> str:
     """file:line of what went wrong in a user's function: the last line of the function's own file on the way there,
     rather than that of a library which it calls."""
     frames = traceback.extract_tb(error.__traceback__)
-    code = getattr(inspect.unwrap(function), "__code__", None)
+    whole = function.func if isinstance(function, functools.partial) else inspect.unwrap(function)
+    code = getattr(whole if hasattr(whole, "__code__") else type(whole).__call__, "__code__", None)
     own = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
     frame = (own or frames)[-1]
     return f"{frame.filename}:{frame.lineno}"
@@ -54,7 +56,8 @@ def place_of(error: BaseException, function: Callable[..., Any]) -> str:
 def _require_signature(function: Callable[..., Any], takes: Sequence[str], what: str) -> None:
     """RecipeError where the function cannot be called with so many arguments."""
     try:
-        signature = inspect.signature(function)
+        # Not that of what it wraps: the wrapper is what is called.
+        signature = inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):  # built in, without a signature to look at
         return
     try:

@@ -155,6 +155,8 @@ class Session:
         except EndedError:
             self.save(number, state())
             raise
+        except DivergedError:
+            raise  # what stands is from before the strikes
         except (Interrupted, InputError) as error:
             # Of a mistake in the first step there is nothing to save yet, and another recipe may mend it.
             if not self._changed and (isinstance(error, Interrupted) or number > self.first_step):
@@ -179,9 +181,9 @@ class Session:
         say = f"step {step}: loss or gradient is not finite ({', '.join(map(str, values))}); its batch is in {place}"
         if self.strikes >= self._allowed:
             raise DivergedError(
-                f"{say}. That was strike {self.strikes} of {self._allowed}: training has come apart. The last "
-                "checkpoint stands, from which the same command goes on. Look at these batches, or lower the learning "
-                "rate: that is another run, which --restart begins."
+                f"{say}. That was strike {self.strikes} of {self._allowed}: training has come apart. Look at these "
+                f"batches. checkpoint.strikes={2 * self._allowed} lets the same run skip more of them; a lower "
+                "learning rate makes it another run, which --restart begins."
             )
         print(f"{say}. The step is skipped; strike {self.strikes} of {self._allowed}.", file=sys.stderr, flush=True)
         self.tracker.log(step, {f"{self.tracker.stage}/nonfinite": float(self.strikes)})

@@ -156,14 +156,17 @@ def ringing(rows: Rows, section: AlarmsSection) -> dict[str, str]:
 
 
 def unable(section: AlarmsSection, *, steps: int, has_value: bool) -> str | None:
-    """What to say of the alarms that a run of so many steps is too short for; None where there are none."""
+    """What to say of the alarms that a run of so many steps is too short for; None where there are none.
+
+    steps: in which the policy learns.
+    """
     if steps >= 2 * section.window:
         return None
     names = [*COMPARES, *((VALUE,) if has_value else ())]
     do = f"alarms.window={steps // 2} lets them" if steps > 1 else "It takes two steps"
     return (
         f"{', '.join(names[:-1])} and {names[-1]} cannot ring: these alarms look at two windows of "
-        f"alarms.window={section.window} steps, and the run has {steps}. {do}."
+        f"alarms.window={section.window} steps, and the policy learns in {steps}. {do}."
     )
 
 

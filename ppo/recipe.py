@@ -134,7 +134,7 @@ class PpoRecipe(Steered):
 
     @property
     def one_step_a_rollout(self) -> bool:
-        """Whether the policy that learns is always the one that sampled: every ratio is 1, and no clip holds."""
+        """Whether the policy that learns is always the one that sampled: every ratio is 1 up to decoding's error."""
         return self.train.inner_epochs == 1 and self.train.minibatch == self.train.batch
 
     @property
@@ -187,6 +187,12 @@ class PpoRecipe(Steered):
     @model_validator(mode="after")
     def _every_option_has_its_effect(self) -> "PpoRecipe":
         train, adaptive, overlong = self.train, self.kl.adaptive, self.reward.overlong
+        unread = [
+            k for k in ("learning_rate", "clip", "weight") if getattr(self.value, k) != getattr(ValueSection(), k)
+        ]
+        if not self.has_value and unread:
+            keys = ", ".join(f"value.{key}" for key in unread)
+            raise ValueError(f"{keys}: advantages.kind={self.advantages.kind} has no value function. Remove it")
         if self.value.kind == "shared" and self.value.learning_rate is not None:
             raise ValueError(
                 "value.learning_rate has no effect with value.kind=shared: the head is trained with the policy. "
@@ -197,17 +203,12 @@ class PpoRecipe(Steered):
                 "train.target_kl ends inner epochs early, and train.inner_epochs=1 leaves none to end. Remove it, or "
                 "raise train.inner_epochs"
             )
-        if train.dual_clip is not None and self.one_step_a_rollout:
+        own = self.sampling.engine is None or train.old_logprobs == "recomputed"
+        if train.dual_clip is not None and self.one_step_a_rollout and own:
             raise ValueError(
                 "train.dual_clip bounds what a ratio does that has grown, and with one optimiser step a rollout every "
                 "ratio is 1. Remove it, or choose a train.minibatch below train.batch"
             )
-        unread = [
-            k for k in ("learning_rate", "clip", "weight") if getattr(self.value, k) != getattr(ValueSection(), k)
-        ]
-        if not self.has_value and unread:
-            keys = ", ".join(f"value.{key}" for key in unread)
-            raise ValueError(f"{keys}: advantages.kind={self.advantages.kind} has no value function. Remove it")
         defaults = TrainSection()
         if not self.has_value and (train.discount, train.trace) != (defaults.discount, defaults.trace):
             raise ValueError(

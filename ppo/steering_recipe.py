@@ -49,7 +49,7 @@ class PretrainingSection(Section):
     data: tuple[TextSource, ...] = Field(min_length=1)
     """Plain texts, or demonstrations, whose likelihood is kept up."""
     weight: PositiveFloat = 1.0
-    """gamma: of the mean loss of these texts' tokens, beside the policy's mean loss a token."""
+    """gamma: of the mean loss of these texts' tokens, beside the policy's loss as train.aggregation has it."""
     examples_per_episode: PositiveFloat = 1.0
     """Pieces of text for an episode of a mini-batch; InstructGPT has 8."""
     tokens: PositiveInt = 256

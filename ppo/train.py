@@ -159,7 +159,7 @@ def carried_over(
     found = seen.metrics if recipe.reward.whiten else {}
     if recipe.kl.adaptive is None:
         return found
-    # While the policy waits its KL is 0, which says nothing about the weight.
+    # A policy that waits cannot follow the weight: it adapts from the first step in which the policy learns.
     waits = step <= recipe.value.warmup_steps
     return found | {NEXT_KL_WEIGHT: kl_weight if waits else next_weight(kl_weight, metrics["ppo/kl"], recipe)}
 
@@ -235,7 +235,7 @@ def describe_decoding(rollout: Rollout) -> dict[str, float]:
     mask = rollout.episodes.mask
     ratio = importance_ratio(rollout.logprobs, rollout.sampled, mask)
     mean = float(masked_sum(ratio, mask) / mask.sum().clamp(min=1))
-    return {"ppo/sampling_ratio": mean, "ppo/sampling_ratio_max": float(ratio.max())}
+    return {"ppo/sampling_ratio": mean, "ppo/sampling_ratio_max": float(ratio.masked_fill(~mask, 0.0).max())}
 
 
 def show_samples(

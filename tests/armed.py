@@ -47,7 +47,7 @@ POINTS: dict[str, dict[str, Place]] = {
         "start": ("onebase.decoding:draw", "before", 3),
         "inside a rollout": ("onebase.decoding:draw", "before", 16),
         "reference": ("ppo.rollout:logprobs", "before", 2),
-        "reward": ("ppo.rollout:member_scores", "before", 2),
+        "reward": ("ppo.scores:member_scores", "before", 2),
         "value": ("ppo.rollout:token_values", "before", 2),
         "mid-epoch": ("ppo.train:compute_targets", "before", 3),
         "epoch end": ("onebase.checkpoint:Checkpoints.due", "before", 2),

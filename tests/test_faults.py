@@ -104,6 +104,12 @@ def test_the_harness_sees_a_run_break_when_nothing_is_synced_or_verified(
     assert printed[CONTROL].startswith(("struck, BROKEN", "struck, NOT EQUAL"))
 
 
+@pytest.mark.parametrize("place", sorted({place for points in armed.POINTS.values() for place, *_ in points.values()}))
+def test_every_place_of_the_harness_is_there(place: str) -> None:
+    """Also those that the cut above leaves out: a function that has moved would be struck nowhere."""
+    assert callable(getattr(*armed.find(place)))
+
+
 def test_every_stage_is_struck_in_ten_places_at_least_and_at_the_six_positions() -> None:
     for stage, points in armed.POINTS.items():
         assert len(points) >= 10

@@ -12,18 +12,19 @@ import pytest
 import torch
 
 from onebase.checkpoint import CheckpointSection
+from onebase.command import guarded
 from onebase.errors import InputError, RecordError
 from onebase.interruption import Interrupted
 from onebase.recipes import TrackSection
 from onebase.session import Session, hold, release
 
 
-def open_session(folder: Path, *, strikes: int = 3, wandb: str = "off") -> Session:
+def open_session(folder: Path, *, strikes: int = 3, every: int = 1, wandb: str = "off") -> Session:
     return Session(
         folder,
         "ppo",
         track=TrackSection.model_validate({"wandb": wandb}),
-        checkpoint=CheckpointSection(every_steps=1, strikes=strikes),
+        checkpoint=CheckpointSection(every_steps=every, strikes=strikes),
         recipe={"seed": 0},
         inputs={"parents": {}},
         state_bytes=4096,
@@ -155,6 +156,24 @@ def test_a_batch_that_is_not_finite_is_kept_and_skipped_until_the_last_strike(tm
             session.is_finite(2, float("inf"), batch=[[3]])
     kept = sorted((folder / "nonfinite").iterdir())
     assert [json.loads(path.read_text())["batch"] for path in kept] == [[[1, 2]], [[3]]]
+
+
+def test_the_last_strike_is_one_line_and_saves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before `changing()`, where the reward stage looks: what was saved before the strikes stays what there is."""
+    folder = tmp_path / "reward"
+
+    def diverge() -> None:
+        with open_session(folder, strikes=2, every=2) as session:
+            for step in (1, 2, 3, 4):
+                with session.step(step, lambda: {}, total=9):
+                    if step > 2:
+                        session.is_finite(step, float("nan"), batch=[])
+
+    assert guarded(diverge) == 2
+    said = capsys.readouterr().err
+    assert "strike 2 of 2: training has come apart" in said and "checkpoint.strikes=4" in said
+    assert "Traceback" not in said
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000002"]
 
 
 def test_strikes_survive_a_resume(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from onebase.functions import load_function
 from onebase.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.roles import WEIGHTS, Roles
 from ppo.recipe import PpoRecipe
-from ppo.scores import Asked, RewardError, overlong_penalty, score_episodes, scores_of
+from ppo.scores import ARGUMENTS, Asked, RewardError, overlong_penalty, score_episodes, scores_of
 from ppo.train import run
 
 MakeRecipe = Callable[..., PpoRecipe]
@@ -133,8 +133,28 @@ def test_what_a_function_raises_is_said_with_its_line_and_its_episode(tiny_base_
     assert str(asked.prompts[0].prompt.origin) in str(caught.value)
     assert "the lamp" in str(caught.value)
     (here / "parsing.py").write_text("import json\ndef reward(prompt, response):\n    return json.loads(response)\n")
-    with pytest.raises(RewardError, match=r"raised JSONDecodeError .* at .*parsing.py:3,"):
-        scores_of(load_function("parsing:reward", "reward.terms"), "parsing:reward", episodes, asked)
+    (here / "called.py").write_text(
+        "import functools, json\ndef three(strict, prompt, response):\n    return json.loads(response)\n"
+        "class Judge:\n    def __call__(self, prompt, response):\n        return json.loads(response)\n"
+        "partial, judge = functools.partial(three, True), Judge()\n"
+    )
+    for name, place in (
+        ("parsing:reward", "parsing.py:3"),
+        ("called:partial", "called.py:3"),
+        ("called:judge", "called.py:6"),
+    ):
+        with pytest.raises(RewardError, match=rf"raised JSONDecodeError .* at \S*{place},"):
+            scores_of(load_function(name, "reward.terms", takes=ARGUMENTS), name, episodes, asked)
+
+
+def test_what_is_called_is_the_wrapper_and_not_what_it_wraps(tiny_base_folder: Path, here: Path) -> None:
+    asked, episodes = asked_of(tiny_base_folder)
+    (here / "wrapping.py").write_text(
+        "import functools\ndef length(response):\n    return len(response)\n"
+        "@functools.wraps(length)\ndef reward(prompt, response):\n    return length(response)\n"
+    )
+    function = load_function("wrapping:reward", "reward.terms", takes=ARGUMENTS)
+    assert scores_of(function, "wrapping:reward", episodes, asked).tolist() == [len("the lamp")]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])

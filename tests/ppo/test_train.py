@@ -201,7 +201,7 @@ def test_the_policy_waits_while_the_value_function_learns_alone(
     rows = [json.loads(line) for line in (waiting.out / "metrics.jsonl").read_text().splitlines()]
     assert [row["ppo/grad_norm/policy"] > 0 for row in rows[1:]] == [False, False, True]
     assert all(row["ppo/grad_norm/value"] > 0 for row in rows[1:])
-    # A ratio is the policy's, and its KL of 0 no reason to lower the weight.
+    # A ratio is the policy's; and the weight begins to adapt when the policy begins to learn.
     assert ["ppo/ratio_max" in row for row in rows[1:]] == [False, False, True]
     weights = [row["ppo/next_kl_weight"] for row in rows[1:]]
     assert weights[0] == weights[1] == waiting.kl.weight > weights[2]
