@@ -33,6 +33,9 @@ WATCHED = (
 
 LONGEST_WINDOW = 64
 
+ENTROPY = "entropy collapse"
+"""The alarm of what is logged only where the policy learns."""
+
 VALUE = "value explains nothing"
 """The alarm that only a run with a value function has."""
 
@@ -135,13 +138,13 @@ ALARMS: dict[str, Alarm] = {
     "KL above budget": kl_above_budget,
     "reward up, check down": reward_up_check_down,
     "length drift": length_drift,
-    "entropy collapse": entropy_collapse,
+    ENTROPY: entropy_collapse,
     "stop rate falling": stop_rate_falling,
     "ratio too large": ratio_too_large,
     VALUE: value_explains_nothing,
 }
 
-COMPARES = ("length drift", "entropy collapse", "stop rate falling")
+COMPARES = ("length drift", ENTROPY, "stop rate falling")
 """Alarms that compare now with the start."""
 
 
@@ -155,18 +158,20 @@ def ringing(rows: Rows, section: AlarmsSection) -> dict[str, str]:
     return {name: text for name, text in said.items() if text is not None}
 
 
-def unable(section: AlarmsSection, *, steps: int, has_value: bool) -> str | None:
+def unable(section: AlarmsSection, *, steps: int, waiting: int, has_value: bool) -> str | None:
     """What to say of the alarms that a run of so many steps is too short for; None where there are none.
 
-    steps: in which the policy learns.
+    waiting: steps of these in which the value function learns alone, and no entropy is logged.
     """
-    if steps >= 2 * section.window:
+    steps_of = {name: steps for name in (*COMPARES, *((VALUE,) if has_value else ()))} | {ENTROPY: steps - waiting}
+    names = [name for name, count in steps_of.items() if count < 2 * section.window]
+    if not names:
         return None
-    names = [*COMPARES, *((VALUE,) if has_value else ())]
-    do = f"alarms.window={steps // 2} lets them" if steps > 1 else "It takes two steps"
+    least = min(steps_of.values())
+    do = f"alarms.window={least // 2} lets every alarm" if least > 1 else "It takes two steps"
     return (
-        f"{', '.join(names[:-1])} and {names[-1]} cannot ring: these alarms look at two windows of "
-        f"alarms.window={section.window} steps, and the policy learns in {steps}. {do}."
+        f"These alarms cannot ring: {', '.join(names)}. They look at two windows of alarms.window={section.window} "
+        f"steps, and the run has {least}{' after value.warmup_steps' if waiting else ''}. {do}."
     )
 
 

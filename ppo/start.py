@@ -60,7 +60,8 @@ def start(recipe: PpoRecipe) -> Started:
     parents = read_parents(recipe)
     data = read_data(recipe)
     steered = read_steering_data(recipe, data.chat, data.prompts)
-    silent = unable(recipe.alarms, steps=recipe.steps - recipe.value.warmup_steps, has_value=recipe.has_value)
+    waiting = recipe.value.warmup_steps
+    silent = unable(recipe.alarms, steps=recipe.steps, waiting=waiting, has_value=recipe.has_value)
     if silent is not None:
         print(silent, file=sys.stderr, flush=True)
     seed_everything(recipe.seed)

@@ -24,7 +24,7 @@ from onebase.record import StageRecord
 from onebase.roles import Roles
 from onebase.seeding import generator
 from onebase.session import Session
-from onebase.tokens import masked_sum
+from onebase.tokens import masked_mean
 from onebase.tracking import Tracker
 from ppo.kl_control import next_weight
 from ppo.losses import importance_ratio
@@ -234,8 +234,8 @@ def describe_decoding(rollout: Rollout) -> dict[str, float]:
         return {}
     mask = rollout.episodes.mask
     ratio = importance_ratio(rollout.logprobs, rollout.sampled, mask)
-    mean = float(masked_sum(ratio, mask) / mask.sum().clamp(min=1))
-    return {"ppo/sampling_ratio": mean, "ppo/sampling_ratio_max": float(ratio.masked_fill(~mask, 0.0).max())}
+    largest = ratio.masked_fill(~mask, 0.0).max()
+    return {"ppo/sampling_ratio": float(masked_mean(ratio, mask)), "ppo/sampling_ratio_max": float(largest)}
 
 
 def show_samples(

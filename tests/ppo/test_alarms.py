@@ -12,7 +12,7 @@ import pytest
 from onebase import recipes
 from onebase.recipes import TrackSection
 from onebase.tracking import Tracker
-from ppo.alarms import ALARMS, CHECKED, COMPARES, EVALUATED, JUDGED, VALUE, remember, ringing, unable
+from ppo.alarms import ALARMS, CHECKED, COMPARES, ENTROPY, EVALUATED, JUDGED, VALUE, remember, ringing, unable
 from ppo.recipe import PpoRecipe
 from ppo.steering_recipe import AlarmsSection
 
@@ -88,12 +88,12 @@ def test_what_is_compared_with_the_start_is_silent_until_the_start_is_over(name:
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 19, 20])
 def test_a_run_that_is_too_short_for_an_alarm_is_told_so(steps: int) -> None:
     """With the window that is proposed they do ring."""
-    said = unable(AlarmsSection(window=10), steps=steps, has_value=True)
+    said = unable(AlarmsSection(window=10), steps=steps, waiting=0, has_value=True)
     assert (said is None) == (steps == 20)
     if said is None or steps == 1:
         return
     assert {name for name in ALARMS if name in said} == {*COMPARES, VALUE}
-    assert VALUE not in (unable(AlarmsSection(window=10), steps=steps, has_value=False) or "")
+    assert VALUE not in (unable(AlarmsSection(window=10), steps=steps, waiting=0, has_value=False) or "")
     (window,) = re.findall(r"alarms\.window=(\d+) lets", said)
     half = steps // 2
     series = [2.0] * (steps - half) + [0.1] * half
@@ -102,11 +102,22 @@ def test_a_run_that_is_too_short_for_an_alarm_is_told_so(steps: int) -> None:
         assert ({"entropy collapse", VALUE} <= found.keys()) == rings
 
 
+def test_while_the_policy_waits_only_its_entropy_is_missing() -> None:
+    said = unable(AlarmsSection(window=10), steps=24, waiting=6, has_value=True)
+    assert said is not None and {name for name in ALARMS if name in said} == {ENTROPY}
+    assert "alarms.window=9 lets" in said
+    logged = [{k: v for k, v in row.items() if k != "ppo/entropy"} for row in rows(explained_variance=[-1] * 6)]
+    logged += rows(entropy=[2.0] * 9 + [0.1] * 9, explained_variance=[-1] * 18)
+    assert ringing(logged, AlarmsSection(window=10)).keys() == {VALUE}
+    assert ringing(logged, AlarmsSection(window=9)).keys() == {VALUE, ENTROPY}
+
+
 @pytest.mark.parametrize("name", ["demo", "builtin-1h", "own", "llama-8b"])
 def test_no_recipe_of_ours_is_too_short_for_its_alarms(name: str) -> None:
     for path in (Path(__file__).parents[2] / "recipes" / name).glob("ppo*.yaml"):
         recipe = recipes.read(path, PpoRecipe)
-        assert unable(recipe.alarms, steps=recipe.steps, has_value=recipe.has_value) is None
+        waiting = recipe.value.warmup_steps
+        assert unable(recipe.alarms, steps=recipe.steps, waiting=waiting, has_value=recipe.has_value) is None
 
 
 def test_a_check_that_falls_with_the_reward_is_no_exploit() -> None:

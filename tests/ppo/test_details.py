@@ -2,6 +2,7 @@
 
 import ast
 import json
+import math
 import re
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import torch
 from onebase import base as bases
 from onebase import recipes
 from onebase.decoding import draw
+from onebase.episodes import Episodes
 from onebase.errors import RecipeError
 from onebase.interruption import Interrupted
 from onebase.memory import Halving
@@ -225,6 +227,23 @@ def test_recomputed_log_probs_are_weighed_and_decodings_error_is_still_its_own(m
     assert not {"ppo/importance", "ppo/sampling_ratio", "ppo/sampling_ratio_max"} & plain[1].keys()
     # Decoding in fp32 is exact to rounding, so the weights are 1 to rounding, and they were there.
     assert weighed[1]["ppo/importance"] == pytest.approx(1.0, abs=1e-3)
+
+
+def test_the_ratio_of_training_to_decoding_is_of_tokens_and_not_of_padding() -> None:
+    episodes = Episodes.of([[5], [6]], [[7, 8], [9]], pad_id=0)
+    zeros, each = torch.zeros(2, 2), torch.tensor([[0.3, 0.5], [0.7, 0.0]])
+    rollout = Rollout(
+        episodes=episodes,
+        stopped=torch.ones(2, dtype=torch.bool),
+        logprobs=-1 - each,
+        sampled=-1 + zeros,
+        reference=zeros,
+        values=None,
+        scores=torch.zeros(2),
+    )
+    found = train.describe_decoding(rollout)
+    mean = (math.exp(-0.3) + math.exp(-0.5) + math.exp(-0.7)) / 3
+    assert found == pytest.approx({"ppo/sampling_ratio": mean, "ppo/sampling_ratio_max": math.exp(-0.3)})
 
 
 def test_another_engine_draws_the_responses_and_what_it_is_off_by_is_weighed(
