@@ -9,7 +9,11 @@ ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 1000
 endif
 
-.PHONY: demo test prove check lint types layers mutants faults clean
+FAST_TESTS := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not slow and not gpu and not demo' --durations=10
+# One thread a process, for two run at once. `OMP_NUM_THREADS=2 make test` tries two.
+test test-avx2: export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-avx2 prove check lint types layers mutants faults clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Onebase needs Python 3.11 or newer; pass one with make PYTHON=python3.11")'
@@ -22,10 +26,14 @@ demo: $(STAMP)
 	$(BIN)/onebase run recipes/demo
 
 test: $(STAMP)
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not slow and not gpu and not demo' --durations=10
+	$(FAST_TESTS)
+
+# The same tests as on a CPU without AVX-512: kernels of another width add in another order.
+test-avx2: $(STAMP)
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(FAST_TESTS)
 
 # What takes minutes, and what needs the demo's base in the cache (those tests are skipped and counted without it).
-prove: $(STAMP)
+prove: $(STAMP) test-avx2
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow or demo' -rs --durations=10
 
 # Every named fault of tests/mutations.yaml must turn a test red.

@@ -1,11 +1,13 @@
 """The list of faults fits the code it is about: otherwise `make mutants` would find out minutes later."""
 
 import ast
+import functools
 import importlib.util
 import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -26,23 +28,35 @@ runner = load_runner()
 MUTATIONS = runner.read_mutations()
 
 
+@functools.cache
 def defined_tests(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     return {node.name for node in tree.body if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")}
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_a_fault_has_one_place_and_tests_that_exist(mutation) -> None:
+def wrong_with(mutation: Any) -> str | None:
+    """Why a fault could not be put in, or would show nothing."""
     source = (ROOT / mutation.file).read_text(encoding="utf-8")
-    assert source.count(mutation.find) == 1
+    if source.count(mutation.find) != 1:
+        return f"its text occurs {source.count(mutation.find)} times"
     changed = source.replace(mutation.find, mutation.replace)
-    assert changed != source
-    ast.parse(changed)  # a syntax error would fail every test, and show nothing
-    assert mutation.tests
+    if changed == source:
+        return "it changes nothing"
+    try:
+        ast.parse(changed)
+    except SyntaxError as error:  # would fail every test, and show nothing
+        return f"not Python any more: {error}"
     for test in mutation.tests:
         file, _, name = test.partition("::")
-        assert defined_tests(ROOT / file)
-        assert not name or name.partition("[")[0] in defined_tests(ROOT / file)
+        tests = defined_tests(ROOT / file)
+        if not tests or (name and name.partition("[")[0] not in tests):
+            return f"there is no test {test}"
+    return None if mutation.tests else "it names no tests"
+
+
+def test_every_fault_has_one_place_and_tests_that_exist() -> None:
+    reasons = {mutation.name: wrong_with(mutation) for mutation in MUTATIONS}
+    assert {name: reason for name, reason in reasons.items() if reason is not None} == {}
 
 
 def test_names_are_unique() -> None:
