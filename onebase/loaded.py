@@ -6,7 +6,6 @@ transformers draws what a file lacks at random, leaves out what it does not know
 import contextlib
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,10 +68,11 @@ def _few(names: list[str]) -> str:
 
 def _prefix(missing: list[str], unexpected: list[str]) -> str:
     """Where every name would fit without what all of them begin with, that is said."""
-    common = os.path.commonprefix(unexpected)
-    for end in [place + 1 for place, letter in enumerate(common) if letter == "."]:
-        if {name[end:] for name in unexpected} <= set(missing):
-            return f", all of them under the prefix '{common[:end]}'"
+    first = unexpected[0]
+    for end in [place + 1 for place, letter in enumerate(first) if letter == "."]:
+        fitting = {name[end:] for name in unexpected if name.startswith(first[:end])}
+        if len(fitting) == len(unexpected) and fitting <= set(missing):
+            return f", all of them under the prefix '{first[:end]}'"
     return ""
 
 

@@ -104,7 +104,7 @@ def _header(file: Path) -> dict[str, str]:
     require_content(file)
     try:
         with safe_open(file, framework="pt") as content:
-            return {name: str(content.get_slice(name).get_dtype()) for name in content.keys()}  # noqa: SIM118
+            return {name: str(content.get_slice(name).get_dtype()) for name in content.offset_keys()}
     except (SafetensorError, OSError) as error:
         raise BaseError(
             f"base.model: {file} is no whole safetensors file ({error}; it has {file.stat().st_size} bytes). "
@@ -156,7 +156,7 @@ def require_finite(files: Iterable[Path], *, ignored: Iterable[str] = ()) -> Non
     broken: list[str] = []
     for file in files:
         with safe_open(file, framework="pt") as content:
-            names = [name for name in content.keys() if not any(p.search(name) for p in skipped)]  # noqa: SIM118
+            names = [name for name in content.offset_keys() if not any(p.search(name) for p in skipped)]
             broken += [f"{name} in {file.name}" for name in names if not _is_finite(content.get_tensor(name))]
     if broken:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
