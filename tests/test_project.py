@@ -185,6 +185,62 @@ def test_what_would_run_what_a_file_says_is_seen(code: str, dangerous: bool) -> 
     assert bool([*dangers(code)]) == dangerous
 
 
+ASKING = {"input", "getpass", "typer.confirm", "typer.prompt", "click.confirm", "click.prompt", "getpass.getpass"}
+LOGINS = {"wandb.login", "huggingface_hub.login", "login", "notebook_login", "interpreter_login"}
+
+
+def questions(code: str) -> Iterator[str]:
+    """What in this code would ask somebody, or let a library ask, with its line.
+
+    Where `trust_remote_code` is left unset, transformers asks whether a publisher's code may run.
+    """
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.stdin" and isinstance(node.ctx, ast.Load):
+            yield f"{node.lineno}: sys.stdin"
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        if name in ASKING | LOGINS:
+            yield f"{node.lineno}: {name}"
+        owner, _, method = name.rpartition(".")
+        settings = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        automatic = owner.rpartition(".")[2].startswith("Auto") and method in {"from_pretrained", "from_config"}
+        if automatic and settings.get("trust_remote_code") != "False":
+            yield f"{node.lineno}: {name} without trust_remote_code=False"
+
+
+def test_nobody_is_asked_anything(ignores: ModuleType) -> None:
+    """In our code, and in what measures and tests it: no answer on standard input lets a publisher's code run."""
+    asking = {
+        str(path.relative_to(ROOT)): here for path in ignores.sources() if (here := [*questions(path.read_text())])
+    }
+    # The one place that touches standard input: it puts nothing in its place, and itself back.
+    assert asking.pop("onebase/command.py") and asking.pop("tests/onebase/test_folders.py")
+    assert asking == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "asks"),
+    [
+        ("AutoConfig.from_pretrained(folder)", True),
+        ("transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=half)", True),
+        ("AutoModelForCausalLM.from_config(config)", True),
+        ("AutoTokenizer.from_pretrained(folder, trust_remote_code=None)", True),
+        ("AutoTokenizer.from_pretrained(folder, **settings)", True),
+        ("AutoTokenizer.from_pretrained(folder, trust_remote_code=False)", False),
+        ("PeftModel.from_pretrained(trunk, folder)", False),
+        ("if input('Go on? ') == 'y': pass", True),
+        ("typer.confirm('Go on?')", True),
+        ("getpass.getpass()", True),
+        ("wandb.login()", True),
+        ("sys.stdin.readline()", True),
+        ("read_input(row)", False),
+    ],
+)
+def test_what_would_ask_is_seen(code: str, asks: bool) -> None:
+    assert bool([*questions(code)]) == asks
+
+
 def test_no_file_is_a_drawer_for_everything() -> None:
     drawers = {"utils", "util", "common", "helpers", "misc"}
     found = [path for path in tracked() if drawers & {part.split(".")[0] for part in path.relative_to(ROOT).parts}]

@@ -21,9 +21,11 @@ from onebase.trainers import TrlSection, configure
 def publish(source: Path, folder: Path, further: list[str]) -> BaseSection:
     """The tiny base as Qwen's are published: `<|endoftext|>` pads and ends a response as well."""
     shutil.copytree(source, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     tokenizer.add_special_tokens({"additional_special_tokens": further})
     tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "vocab_size": len(tokenizer)}))
     ends = [tokenizer.convert_tokens_to_ids(token) for token in ("<|im_end|>", "<|endoftext|>")]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
     return BaseSection.model_validate({"model": str(folder), "quantization": "fp32"})

@@ -97,7 +97,9 @@ def test_peft_itself_reads_the_upper_half_to_the_same_logits(
 
     roles = deep_roles("policy")
     roles.save("policy", tmp_path)
-    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(deep_base_folder), str(tmp_path))
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(deep_base_folder, trust_remote_code=False), str(tmp_path)
+    )
     ids = torch.tensor([[5, 9, 40, 7, 300, 2]])
     with torch.no_grad(), roles.active("policy"):
         torch.testing.assert_close(roles.lm_head(roles.hidden_states(ids)), plain(input_ids=ids).logits)

@@ -76,7 +76,9 @@ def test_peft_itself_reads_the_saved_adapter_to_the_same_logits(
 
     roles = make_roles("policy")
     roles.save("policy", tmp_path)
-    plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_base_folder), str(tmp_path))
+    plain = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny_base_folder, trust_remote_code=False), str(tmp_path)
+    )
     with torch.no_grad(), roles.active("policy"):
         ours = roles.lm_head(roles.hidden_states(IDS))
         theirs = plain(input_ids=IDS).logits
