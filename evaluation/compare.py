@@ -15,7 +15,7 @@ from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts, require_room
 from data.records import Prompt, conversation_of
 from data.sources import load as load_records
 from data.texts import Piece, load_pieces
-from evaluation import run_plots, summary
+from evaluation import run_plots, summary, verdict
 from evaluation.grades import check
 from evaluation.language import as_episodes, piece_losses, piece_tokens
 from evaluation.recipe import CompareRecipe
@@ -177,6 +177,8 @@ def read_parents(recipe: CompareRecipe) -> dict[str, Found]:
     for name, one in found.items():
         if name != "sft":
             record.require_descends(one, "sft", found["sft"])
+    if "reward" in found:
+        verdict.warn(found["reward"], "Its rewards in the table say little more.")
     return found
 
 
@@ -236,9 +238,7 @@ def judge(
         return Answers(name=name, texts=answers, metrics=metrics)
     episodes = as_episodes(pieces, roles)
     losses = piece_losses(roles, role, episodes, tokens_per_microbatch=budget)
-    return Answers(
-        name=name, texts=answers, metrics=metrics, text_losses=losses, text_tokens=piece_tokens(episodes)
-    )
+    return Answers(name=name, texts=answers, metrics=metrics, text_losses=losses, text_tokens=piece_tokens(episodes))
 
 
 def samples(comparison: Comparison, shown: int) -> list[dict[str, str]]:

@@ -78,9 +78,7 @@ def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPromp
     return HeldOut(chat=chat, prompts=prompts, pieces=pieces, identities=identities)
 
 
-def evaluate(
-    roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe, seen: Seen | None = None
-) -> Evaluation:
+def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe, seen: Seen | None = None) -> Evaluation:
     """Let a role answer the held-out prompts, and measure the answers. seen: the scores of the run up to now, where
     they are whitened."""
     assert recipe.evaluation is not None, "the caller has asked for it"

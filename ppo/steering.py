@@ -227,9 +227,7 @@ class Steering:
         average = self._recipe.ema
         return ("policy", ema.ROLE) if average is not None and average.evaluated else ("policy",)
 
-    def _evaluate(
-        self, step: int, names: tuple[str, ...], tracker: Tracker, seen: Seen | None
-    ) -> list[Measured]:
+    def _evaluate(self, step: int, names: tuple[str, ...], tracker: Tracker, seen: Seen | None) -> list[Measured]:
         held_out = self._held_out
         if held_out is None:
             return []

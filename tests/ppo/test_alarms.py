@@ -12,7 +12,19 @@ import pytest
 from onebase import recipes
 from onebase.recipes import TrackSection
 from onebase.tracking import Tracker
-from ppo.alarms import ALARMS, CHECKED, COMPARES, ENTROPY, EVALUATED, JUDGED, OPTIMISED, VALUE, remember, ringing, unable
+from ppo.alarms import (
+    ALARMS,
+    CHECKED,
+    COMPARES,
+    ENTROPY,
+    EVALUATED,
+    JUDGED,
+    OPTIMISED,
+    VALUE,
+    remember,
+    ringing,
+    unable,
+)
 from ppo.recipe import PpoRecipe
 from ppo.steering_recipe import AlarmsSection
 
@@ -132,7 +144,9 @@ def test_the_judge_of_the_recipe_comes_before_the_tasks_own_checks() -> None:
 
 
 @pytest.mark.parametrize(("rewards", "objectives"), [((1, 1), (-3, -1)), ((1, 0.5), (0, 2))])
-def test_what_is_optimised_is_watched_as_the_reward_is(rewards: tuple[float, ...], objectives: tuple[float, ...]) -> None:
+def test_what_is_optimised_is_watched_as_the_reward_is(
+    rewards: tuple[float, ...], objectives: tuple[float, ...]
+) -> None:
     """A policy that only learns to avoid penalties: the reward stands or falls, the objective rises."""
     plain = evaluated(*zip(rewards, (0.7, 0.3), strict=True))
     assert ringing(plain, SECTION) == {}

@@ -77,9 +77,7 @@ def test_training_and_evaluation_reward_the_same_answers_alike(reward: dict[str,
 
 def measured(step: int, score: float, stopped: bool) -> Measured:
     metrics = {"kl": 0.0, "objective": 100.0 - step}  # by another scale, of long ago
-    return Measured(
-        point=Point(step=step, role="policy", metrics=metrics), answers=answers([score] * 2, [stopped] * 2)
-    )
+    return Measured(point=Point(step=step, role="policy", metrics=metrics), answers=answers([score] * 2, [stopped] * 2))
 
 
 @pytest.mark.parametrize(("variance", "step"), [(1.0, 2), (100.0, 1)])
