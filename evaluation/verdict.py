@@ -76,7 +76,7 @@ class Verdict:
 
 
 def verdict_of(report: Mapping[str, Any]) -> Verdict:
-    """Of a reward report (`evaluation.reward_report.build`). Of equally good baselines the one that is harder to beat."""
+    """Of a reward report (`evaluation.reward_report.build`). Of equally good baselines the one harder to beat."""
     known = {name: report["baselines"][name] for name in BASELINES if "accuracy" in report["baselines"][name]}
     name = max(known, key=lambda one: (known[one]["accuracy"]["mean"], -known[one]["model_is_better_by"]["low"]))
     over = known[name]["model_is_better_by"]

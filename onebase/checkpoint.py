@@ -206,9 +206,10 @@ class Checkpoints:
             raise ValueError(f"{MANIFEST} is damaged: its recipe is not the one that it has the hash of")
         if manifest["recipe"] != self._recipe:
             rows = [] if settings is None else differences(settings, self._settings)
+            which = f": {told(rows)}" if rows else ""
             raise RecordError(
-                f"{folder}: this checkpoint is of another recipe, so going on from it would mix two runs"
-                f"{': ' + told(rows) if rows else ''}. Give the recipe it was started with, or start anew with --restart."
+                f"{folder}: this checkpoint is of another recipe, so going on from it would mix two runs{which}. "
+                "Give the recipe it was started with, or start anew with --restart."
             )
         return manifest
 

@@ -27,7 +27,8 @@ def describe(path: Path, stage: str | None) -> str:
     if not path.exists():
         return f"there is no such stage folder.{meant or ' Run that stage first, or check the path.'}"
     if meant:
-        return f"this is no folder of a finished stage: it holds no {FILE}.{meant}"
+        again = " Or run it again, to go on with it." if (path / "checkpoints").is_dir() else ""
+        return f"this is no folder of a finished stage: it holds no {FILE}.{meant}{again}"
     if not path.is_dir():
         return "this is a file. Pass the folder of a finished stage, such as runs/<name>/sft."
     if (path / ADAPTER).is_file():

@@ -52,7 +52,8 @@ class Evaluation:
     """One role at one step."""
 
     metrics: dict[str, float]
-    """Without prefix: reward, and reward/NAME of each of several terms, unweighted; objective; kl, response_length, stop_rate,
+    """Without prefix: reward, and reward/NAME of each of several terms, unweighted; objective, kl, response_length,
+    stop_rate,
     distinct_1, distinct_2, entropy; check, correctness and form where all prompts bring a check; judge where there is
     one; lm_loss where there are texts."""
     answers: Answers

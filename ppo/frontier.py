@@ -1,4 +1,4 @@
-"""What is optimised against KL: the evaluations of a run, which of them is best within the budget, and both as plots."""
+"""What is optimised against KL: a run's evaluations, which of them is best within the budget, and both as plots."""
 
 import math
 from collections.abc import Sequence

@@ -59,7 +59,7 @@ def test_the_objective_is_the_reward_less_all_penalties(reward: dict[str, Any], 
     ],
 )
 def test_training_and_evaluation_reward_the_same_answers_alike(reward: dict[str, Any]) -> None:
-    """Without a price of the KL, what the tokens of a response are rewarded with sums up to its part of the objective."""
+    """Without a price of the KL, the rewards of a response's tokens sum up to its part of the objective."""
     recipe, seen = recipe_of(**reward), Seen(count=9.0, mean=0.5, variance=4.0)
     episodes = Episodes.of([[5]] * 4, [[6] * length for length in LENGTHS], pad_id=0)
     nothing = torch.zeros(episodes.mask.shape)
