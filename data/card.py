@@ -208,8 +208,8 @@ def independent_pairs(rankings: Sequence[tuple[int, int]]) -> float:
         deff = k / (k - 1) * sum of (x_i - p m_i)^2 / M^2   over   p (1 - p) / (M - 1)
 
     x_i of ranking i's m_i pairs are so, p = sum of x_i / M. Kish 1965, Survey Sampling, section 8.2; Rao and Scott
-    1992, A simple method for the analysis of clustered binary data. M itself where each ranking has one pair; k where all
-    pairs are alike, which says nothing of how they go together; never more than M.
+    1992, A simple method for the analysis of clustered binary data. It is M where each ranking has one pair; k where
+    all pairs are alike, which says nothing of how they go together; never more than M.
     """
     clusters, total = len(rankings), sum(size for _, size in rankings)
     share = sum(count for count, _ in rankings) / total if total else 0.0
