@@ -173,13 +173,12 @@ def _share(count: int, total: int) -> float | None:
 def _rankings(rankings: Sequence[Ranking], lengths: Lengths) -> dict[str, Any]:
     pairs = sum(math.comb(len(one.responses), 2) for one in rankings)
     ordered = sum(len(one.pairs) for one in rankings)
-    earlier = sum(better < worse for one in rankings for better, worse in one.pairs)
-    longer, unequal = 0, 0
+    earlier = [(sum(better < worse for better, worse in one.pairs), len(one.pairs)) for one in rankings]
+    longer: list[tuple[int, int]] = []
     for record, _, sizes in lengths.rows:
         assert isinstance(record, Ranking), "a source gives records of one kind"
         compared = [(sizes[better], sizes[worse]) for better, worse in record.pairs if sizes[better] != sizes[worse]]
-        unequal += len(compared)
-        longer += sum(better > worse for better, worse in compared)
+        longer.append((sum(better > worse for better, worse in compared), len(compared)))
     best: Counter[int] = Counter()
     for one in rankings:
         best.update(index for index, tier in enumerate(one.tiers) if tier == 0)
@@ -189,21 +188,47 @@ def _rankings(rankings: Sequence[Ranking], lengths: Lengths) -> dict[str, Any]:
         "pairs": pairs,
         "tied_pairs": pairs - ordered,
         "rows_with_ties": sum(len(set(one.tiers)) < len(one.tiers) for one in rankings),
-        "longer_wins": proportion(longer, unequal),
-        "earlier_wins": proportion(earlier, ordered),
+        "longer_wins": proportion_of(longer),
+        "earlier_wins": proportion_of(earlier),
         "best_at_position": {str(index + 1): count for index, count in sorted(best.items())},
     }
 
 
-def proportion(count: int, total: int) -> dict[str, float | int]:
-    """A share with Wilson's 95 % interval (Wilson 1927); pairs of one ranking are taken for independent, so with large
-    rankings the interval is too narrow."""
+def proportion_of(rankings: Sequence[tuple[int, int]]) -> dict[str, float | int]:
+    """The share of pairs that are so, of (pairs that are so, pairs) in each ranking, with an interval that knows that
+    pairs of one ranking go together: Wilson's, of the number of independent pairs that would tell as much."""
+    known = [(count, total) for count, total in rankings if total]
+    count, total = sum(count for count, _ in known), sum(total for _, total in known)
+    return proportion(count, total, independent=independent_pairs(known))
+
+
+def independent_pairs(rankings: Sequence[tuple[int, int]]) -> float:
+    """M pairs of k rankings divided by their design effect, the variance of the share over that of independent pairs:
+
+        deff = k / (k - 1) * sum of (x_i - p m_i)^2 / M^2   over   p (1 - p) / (M - 1)
+
+    x_i of ranking i's m_i pairs are so, p = sum of x_i / M. Kish 1965, Survey Sampling, section 8.2; Rao and Scott
+    1992, A simple method for the analysis of clustered binary data. It is M where each ranking has one pair; k where
+    all pairs are alike, which says nothing of how they go together; never more than M.
+    """
+    clusters, total = len(rankings), sum(size for _, size in rankings)
+    share = sum(count for count, _ in rankings) / total if total else 0.0
+    alone = share * (1.0 - share) / (total - 1) if total > 1 else 0.0
+    if clusters < 2 or alone == 0.0:
+        return float(clusters)
+    squares = sum((count - share * size) ** 2 for count, size in rankings)
+    effect = clusters / (clusters - 1) * squares / total**2 / alone
+    return total / max(1.0, effect)
+
+
+def proportion(count: int, total: int, *, independent: float | None = None) -> dict[str, float | int]:
+    """A share with Wilson's 95 % interval (Wilson 1927). independent: pairs that the interval rests on; None: all."""
     if not total:
         return {"pairs": 0}
     z = 1.959964
-    share = count / total
-    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
-    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / (1 + z * z / total)
+    share, size = count / total, total if independent is None else independent
+    centre = (share + z * z / (2 * size)) / (1 + z * z / size)
+    half = z * math.sqrt(share * (1 - share) / size + z * z / (4 * size * size)) / (1 + z * z / size)
     low, high = max(0.0, centre - half), min(1.0, centre + half)
     return {"share": round(share, 4), "low": round(low, 4), "high": round(high, 4), "pairs": total}
 

@@ -25,11 +25,12 @@ from data.writing import row_of
 from evaluation.responses import texts
 from evaluation.reward_eval import RewardModel
 from evaluation.score_file import best_of
-from onebase import record
+from onebase import record, same_chat
 from onebase.ensemble import member_scores, spread_of
 from onebase.errors import DataError, RecordError
 from onebase.generation import sample
 from onebase.record import Found
+from onebase.same_chat import ChatTexts
 from onebase.seeding import generator
 
 POLICY = "policy"
@@ -64,7 +65,7 @@ def add_policy(model: RewardModel, folder: Path) -> Found:
             f"'{found.record.stage}'. Pass runs/<name>/sft, for example."
         )
     record.require_same_base(found, model.found.record.base)
-    record.require_same_tokenizer(found, model.found.record.tokenizer)
+    same_chat.require(found, model.found.record.tokenizer, lambda: ChatTexts.of_stage(model.found))
     model.roles.load(POLICY, found.adapter)
     return found
 

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts, require_room
-from data.records import Prompt
+from data.records import Prompt, conversation_of
 from data.sources import load as load_records
 from data.texts import Piece, load_pieces
-from evaluation import run_plots, summary
+from evaluation import run_plots, summary, verdict
 from evaluation.grades import check
-from evaluation.language import as_episodes, piece_losses
+from evaluation.language import as_episodes, piece_losses, piece_tokens
 from evaluation.recipe import CompareRecipe
 from evaluation.responses import Responder, texts
-from evaluation.statistics import Estimate, bootstrap, paired_difference
+from evaluation.statistics import Estimate, clustered, differences, ratio
 from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
@@ -44,12 +44,10 @@ class Answers:
     metrics: dict[str, list[float]]
     """correctness, form and their mean (check) in [0, 1], reward, kl_to_sft in nats, length in tokens, stop_rate."""
     text_losses: list[float] = field(default_factory=list)
-    """Of each text that is not an answer to anything, in nats a token: one entry a text, not a prompt."""
-
-    @property
-    def measured(self) -> dict[str, list[float]]:
-        """All of it, of whatever it is measured on."""
-        return self.metrics | ({"lm_loss": self.text_losses} if self.text_losses else {})
+    """Of each text that is not an answer to anything, in nats, summed over its tokens: one entry a text, not a
+    prompt."""
+    text_tokens: list[int] = field(default_factory=list)
+    """Tokens that each of these losses is the sum of; the same for every model."""
 
     def only(self, rows: Sequence[int]) -> "Answers":
         """To these prompts. Texts belong to none of them."""
@@ -80,27 +78,43 @@ class Comparison:
             for source, own in sorted(rows.items())
         }
 
+    @property
+    def conversations(self) -> list[str]:
+        """Of each row: what is asked twice is drawn together, for its answers are not independent."""
+        return [conversation_of(one.prompt) for one in self.prompts]
+
     def estimates(self, seed: int) -> dict[str, dict[str, Estimate]]:
         """Mean and interval of every metric, by model."""
+        units = self.conversations
         return {
-            one.name: {name: bootstrap(values, seed=seed) for name, values in one.measured.items()}
+            one.name: {name: clustered(values, units, seed=seed) for name, values in one.metrics.items()}
+            | ({"lm_loss": ratio(one.text_losses, one.text_tokens, seed=seed)} if one.text_losses else {})
             for one in self.answers
         }
 
     def differences(self, seed: int) -> dict[str, dict[str, Estimate]]:
         """Paired by prompt: SFT over base, every other policy over SFT, and a variant over what it varies."""
-        by_name = {one.name: one.measured for one in self.answers}
+        by_name = {one.name: one for one in self.answers}
         over_sft = [(name, "sft") for name in by_name if name not in ("base", "sft")]
         pairs = [("sft", "base"), *over_sft, *self.variants.items()]
         return {
-            f"{after} over {before}": {
-                name: paired_difference(values, by_name[before][name], seed=seed)
-                for name, values in by_name[after].items()
-                if name in by_name[before]
-            }
+            f"{after} over {before}": self._difference(by_name[after], by_name[before], seed)
             for after, before in pairs
             if after in by_name and before in by_name
         }
+
+    def _difference(self, after: Answers, before: Answers, seed: int) -> dict[str, Estimate]:
+        units = self.conversations
+        rows = {
+            name: clustered(differences(values, before.metrics[name]), units, seed=seed)
+            for name, values in after.metrics.items()
+            if name in before.metrics
+        }
+        if not (after.text_losses and before.text_losses):
+            return rows
+        # The same texts on both sides, so the same numbers of tokens.
+        losses = differences(after.text_losses, before.text_losses)
+        return rows | {"lm_loss": ratio(losses, after.text_tokens, seed=seed)}
 
 
 def run(recipe: CompareRecipe) -> dict[str, Any]:
@@ -163,6 +177,8 @@ def read_parents(recipe: CompareRecipe) -> dict[str, Found]:
     for name, one in found.items():
         if name != "sft":
             record.require_descends(one, "sft", found["sft"])
+    if "reward" in found:
+        verdict.warn(found["reward"], "Its rewards in the table say little more.")
     return found
 
 
@@ -218,8 +234,11 @@ def judge(
     metrics["length"] = greedy.mask.sum(dim=1).float().tolist()
     stop_ids = roles.base.stop_ids
     metrics["stop_rate"] = [float(sequence[-1] in stop_ids) for sequence in greedy.sequences]
-    losses = piece_losses(roles, role, as_episodes(pieces, roles), tokens_per_microbatch=budget) if pieces else []
-    return Answers(name=name, texts=answers, metrics=metrics, text_losses=losses)
+    if not pieces:
+        return Answers(name=name, texts=answers, metrics=metrics)
+    episodes = as_episodes(pieces, roles)
+    losses = piece_losses(roles, role, episodes, tokens_per_microbatch=budget)
+    return Answers(name=name, texts=answers, metrics=metrics, text_losses=losses, text_tokens=piece_tokens(episodes))
 
 
 def samples(comparison: Comparison, shown: int) -> list[dict[str, str]]:

@@ -50,23 +50,25 @@ def held_out_labelers(rankings: Sequence[ScoredRanking], left_out: LeftOut, *, s
 def between_labelers(rankings: Sequence[ScoredRanking], *, seed: int) -> Mapping[str, Any]:
     """How often two labelers order a pair of responses alike, where both order it: what no model can much exceed.
 
-    Over prompts of the mean over their pairs of labelers (InstructGPT, section 3.4: 72.6 %).
+    Over prompts of the mean over their pairs of labelers (InstructGPT, section 3.4: 72.6 %); a prompt of which several
+    sets of responses were ranked is one.
     """
     groups: dict[tuple[str, frozenset[str]], list[ScoredRanking]] = {}
     for one in rankings:
         if one.labeler is not None:
             groups.setdefault((one.asked, frozenset(one.responses)), []).append(one)
-    shares = []
-    for group in groups.values():
+    by_prompt: dict[str, list[float]] = {}
+    for (prompt, _), group in groups.items():
         found = [
             share
             for one, other in combinations(group, 2)
             if one.labeler != other.labeler and (share := _agreement(one, other)) is not None
         ]
         if found:
-            shares.append(statistics.fmean(found))
-    if not shares:
+            by_prompt.setdefault(prompt, []).append(statistics.fmean(found))
+    if not by_prompt:
         return no_data("no two labelers ranked the same responses to a prompt")
+    shares = [statistics.fmean(some) for some in by_prompt.values()]
     return {**bootstrap(shares, seed=seed).as_dict(), "prompts": len(shares)}
 
 

@@ -17,11 +17,17 @@ def as_episodes(pieces: Sequence[Piece], roles: Roles) -> Episodes:
 
 def lm_loss(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_microbatch: int) -> float:
     """The role's mean loss a predicted token, in nats, without gradients (None: the bare base)."""
-    return fmean(piece_losses(roles, role, texts, tokens_per_microbatch=tokens_per_microbatch))
+    losses = piece_losses(roles, role, texts, tokens_per_microbatch=tokens_per_microbatch)
+    tokens = sum(piece_tokens(texts))
+    return fmean(loss * len(texts) / tokens for loss in losses)
 
 
 def piece_losses(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_microbatch: int) -> list[float]:
-    """What each of B texts brings: its summed loss over the mean number of tokens of a text, so that their mean is
-    `lm_loss`."""
+    """The loss of each of B texts, in nats, summed over its predicted tokens."""
     found = logprobs(roles, role, texts, temperature=1.0, tokens_per_microbatch=tokens_per_microbatch)
-    return (-found.double().sum(dim=1) * len(texts) / texts.mask.sum()).tolist()
+    return (-found.double().sum(dim=1)).tolist()
+
+
+def piece_tokens(texts: Episodes) -> list[int]:
+    """How many tokens of each text are predicted: what a sum of losses is to be divided by."""
+    return texts.mask.sum(dim=1).tolist()

@@ -20,8 +20,9 @@ from evaluation.group_scores import SINGLE, GroupScores, ScoresOf, score_groups
 from evaluation.labeler_report import LeftOut
 from evaluation.pairs import ScoredRanking
 from evaluation.reward_report import ScoredDemonstration
+from evaluation.verdict import verdict_of, warn
 from onebase import base as bases
-from onebase import record, stages
+from onebase import record, same_chat, stages
 from onebase.command import say
 from onebase.ensemble import FIRST, CombineSection, Ensemble, load_members, read_members
 from onebase.errors import DataError, InputError
@@ -60,7 +61,10 @@ class RewardModel:
 def load(folders: Sequence[Path], combine: CombineSection | None = None) -> RewardModel:
     """RecordError when a stage is not a reward stage, is damaged, or its base is not what it was; or, for several,
     when they are not on one base with the same tokens."""
-    return load_weights(read(folders), combine)
+    members = read(folders)
+    for found in members.values():
+        warn(found, "Its scores say little more.")
+    return load_weights(members, combine)
 
 
 def read(folders: Sequence[Path]) -> dict[str, Found]:
@@ -72,10 +76,9 @@ def read(folders: Sequence[Path]) -> dict[str, Found]:
         if not identity:
             recipe = found.record.recipe
             given = BaseSection.model_validate(recipe["base"]), ChatSection.model_validate(recipe["chat"])
-            base_identity, tokenizer_identity = bases.identify(*given)
-            identity.append(stages.Identity(base=base_identity, tokenizer=tokenizer_identity))
+            identity.append(stages.identity_of(*given))
         record.require_same_base(found, identity[0].base)
-        record.require_same_tokenizer(found, identity[0].tokenizer)
+        same_chat.require(found, identity[0].tokenizer, lambda: identity[0].texts)
         return found
 
     return read_members(folders, one)
@@ -220,7 +223,8 @@ def measure(
         "random": baselines.random_scores(scored, seed=seed),
         "bag of words": baselines.bag_of_words(training, scored) if training else "there are no training rankings",
     }
-    return scored, reward_report.build(scored, shown, baselines=simple, seed=seed, log_odds=log_odds, left_out=others)
+    report = reward_report.build(scored, shown, baselines=simple, seed=seed, log_odds=log_odds, left_out=others)
+    return scored, report | {"verdict": verdict_of(report).as_dict()}
 
 
 def encode_left_out(chat: Chat, rankings: Sequence[Ranking], limiter: Limiter) -> list[EncodedRanking]:

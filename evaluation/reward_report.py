@@ -26,7 +26,7 @@ from evaluation.pairs import (
     of_each_prompt,
     pairs_of,
 )
-from evaluation.statistics import bootstrap, paired_difference
+from evaluation.statistics import bootstrap, clustered, paired_difference
 
 SCHEMA = 2
 EXAMPLES = 5
@@ -239,11 +239,12 @@ def position_of(
     for one in rankings:
         for tier, score in zip(one.tiers, one.scores, strict=True):
             tiers.setdefault(tier, []).append(float(score < mean))
+    both = [(one.score, rankings[one.ranking]) for one in demonstrations if one.ranking is not None]
     beaten = [
-        statistics.fmean((one.score > score) + 0.5 * (one.score == score) for score in rankings[one.ranking].scores)
-        for one in demonstrations
-        if one.ranking is not None
+        statistics.fmean((score > other) + 0.5 * (score == other) for other in ranking.scores)
+        for score, ranking in both
     ]
+    prompts = [ranking.asked for _, ranking in both]
     return {
         "count": len(scores),
         "mean_score": round(mean, 6),
@@ -252,8 +253,8 @@ def position_of(
             str(tier): round(statistics.fmean(tiers[tier]), 6) for tier in sorted(tiers)
         },
         "beats_ranked_responses_of_its_prompt": {
-            **bootstrap(beaten, seed=seed).as_dict(),
-            "prompts": len(beaten),
+            **clustered(beaten, prompts, seed=seed).as_dict(),
+            "prompts": len(set(prompts)),
         }
         if beaten
         else no_data("no prompt has both a demonstration and a ranking"),

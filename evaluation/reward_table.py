@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from evaluation.verdict import verdict_of
+
 
 def show(report: Mapping[str, Any], title: str) -> None:
     """Print the numbers with their intervals, then the examples side by side."""
@@ -25,6 +27,7 @@ def show(report: Mapping[str, Any], title: str) -> None:
         console.print(line)
     for heading, rows in report["examples"].items():
         console.print(_examples(heading, rows) if rows else f"{heading}: none")
+    console.print(f"verdict: {verdict_of(report).text}", markup=False)
 
 
 def interval(cell: Mapping[str, Any]) -> str:

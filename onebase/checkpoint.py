@@ -32,6 +32,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from onebase.differences import differences, told
 from onebase.disk import as_disk_error, sync
 from onebase.errors import InputError, RecordError
 from onebase.recipes import UNCOUNTED, Section
@@ -41,6 +42,8 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
 TENSORS = "tensors.safetensors"
+KEYS = {"schema_version", "step", "recipe", "settings", "files"}
+"""Of a manifest."""
 
 
 class CheckpointSection(Section):
@@ -73,7 +76,7 @@ class Checkpoints:
         parents and data; checkpoints of another one are refused."""
         self.folder = folder
         self._section = section
-        self._recipe = recipe_hash(recipe)
+        self._settings, self._recipe = counted(recipe), recipe_hash(recipe)
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -104,7 +107,8 @@ class Checkpoints:
                 _write(temporary / name, text)
             sync(temporary / TENSORS)
             files = {path.name: hash_file(path) for path in sorted(temporary.iterdir())}
-            manifest = {"schema_version": SCHEMA, "step": step, "recipe": self._recipe, "files": files}
+            of = {"recipe": self._recipe, "settings": self._settings}
+            manifest = {"schema_version": SCHEMA, "step": step, **of, "files": files}
             _write(temporary / MANIFEST, canonical(manifest))
             sync(temporary)
             if target.exists():
@@ -197,9 +201,14 @@ class Checkpoints:
         for name, expected in manifest["files"].items():
             if hash_file(folder / name) != expected:
                 raise ValueError(f"{name} is damaged: its sha256 is not the one in {MANIFEST}")
+        settings = manifest.get("settings")  # which older checkpoints do not have
+        if manifest.keys() - KEYS or (settings is not None and recipe_hash(settings) != manifest["recipe"]):
+            raise ValueError(f"{MANIFEST} is damaged: its recipe is not the one that it has the hash of")
         if manifest["recipe"] != self._recipe:
+            rows = [] if settings is None else differences(settings, self._settings)
+            which = f": {told(rows)}" if rows else ""
             raise RecordError(
-                f"{folder}: this checkpoint is of another recipe, so going on from it would mix two runs. "
+                f"{folder}: this checkpoint is of another recipe, so going on from it would mix two runs{which}. "
                 "Give the recipe it was started with, or start anew with --restart."
             )
         return manifest
@@ -218,10 +227,14 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
 
 
+def counted(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved recipe without what does not change a result."""
+    return {key: value for key, value in recipe.items() if key not in UNCOUNTED}
+
+
 def recipe_hash(recipe: Mapping[str, Any]) -> str:
-    """sha256 of the resolved recipe, without what does not change a result."""
-    counted = {key: value for key, value in recipe.items() if key not in UNCOUNTED}
-    return hashlib.sha256(canonical(counted).encode()).hexdigest()
+    """sha256 of what counts of the resolved recipe."""
+    return hashlib.sha256(canonical(counted(recipe)).encode()).hexdigest()
 
 
 def random_state() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from typing import Any, cast
 from pydantic import ValidationError
 
 from onebase import recipes, record, threads
+from onebase.differences import differences, told
 from onebase.disk import DiskError, as_disk_error
 from onebase.errors import InputError, RecordError
 from onebase.interruption import Interrupted
@@ -167,10 +168,10 @@ def _verify_finished(stage: str, recipe: Section, out: Path) -> None:
     given, had = recipe.model_dump(mode="json"), _with_defaults(recipe, found.record.recipe)
     differing = [key for key in given if key not in recipes.UNCOUNTED and given[key] != had.get(key)]
     if differing:
-        key = differing[0]
+        rows = differences({key: had.get(key) for key in differing}, {key: given[key] for key in differing})
         raise RecordError(
-            f"{out}: stage '{stage}' is finished with another recipe: {key}: it had {had.get(key)!r}, "
-            f"this one says {given[key]!r}. Pass --restart to move it aside and train again, or another out=FOLDER."
+            f"{out}: stage '{stage}' is finished with another recipe: {told(rows)}. "
+            "Pass --restart to move it aside and train again, or another out=FOLDER."
         )
     say(f"{out}: stage '{stage}' is finished and verified; nothing to do.")
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from onebase import nearby
 from onebase.errors import RecordError
 from onebase.recipes import Section
 
@@ -210,11 +211,11 @@ def read(folder: Path, *, stage: str | None = None) -> Found:
 def _read(folder: Path, stage: str | None, descendants: tuple[Path, ...]) -> Found:
     if folder.resolve() in descendants:
         raise RecordError(f"{folder}: is its own ancestor: the records were edited. Train the stages again.")
-    record, sha256 = _parse(folder)
+    record, sha256 = _parse(folder, stage)
     if stage is not None and record.stage != stage:
         raise RecordError(
             f"{folder}: expected a run of stage '{stage}', found stage '{record.stage}'. "
-            f"Pass the {stage} run with parents.{stage}=runs/<name>/{stage}."
+            f"Pass the {stage} run with parents.{stage}=runs/<name>/{stage}.{nearby.question(folder, stage)}"
         )
     _verify_files(folder, record)
     parents = {}
@@ -224,12 +225,10 @@ def _read(folder: Path, stage: str | None, descendants: tuple[Path, ...]) -> Fou
     return Found(folder=folder, record=record, sha256=sha256, parents=parents)
 
 
-def _parse(folder: Path) -> tuple[StageRecord, str]:
+def _parse(folder: Path, stage: str | None) -> tuple[StageRecord, str]:
     path = folder / FILE
-    if not folder.is_dir():
-        raise RecordError(f"{folder}: there is no such stage folder. Run that stage first, or check the path.")
     if not path.is_file():
-        raise RecordError(f"{folder}: holds no {FILE}, so that stage has not finished. Run it again to go on with it.")
+        raise RecordError(f"{folder}: {nearby.describe(folder, stage)}")
     raw = path.read_bytes()
     try:
         content = json.loads(raw)

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from onebase import base as bases
-from onebase import record
+from onebase import record, same_chat
 from onebase.base import Base
 from onebase.checkpoint import CheckpointSection
 from onebase.dashboard import artifact_name, version_of
@@ -24,6 +24,7 @@ from onebase.errors import InputError
 from onebase.recipes import BaseSection, ChatSection, Section, TrackSection
 from onebase.record import BaseIdentity, DataIdentity, Found, Resources, StageRecord, TokenizerIdentity
 from onebase.roles import Roles
+from onebase.same_chat import ChatTexts
 from onebase.session import Session
 from onebase.tracking import Tracker, peak_rss_bytes
 
@@ -56,6 +57,13 @@ class Identity:
 
     base: BaseIdentity
     tokenizer: TokenizerIdentity
+    base_section: BaseSection
+    chat_section: ChatSection
+    """Which they were computed of."""
+
+    @property
+    def texts(self) -> ChatTexts:
+        return ChatTexts.of_recipe(self.base_section, self.chat_section)
 
 
 def require_one_process(stage: str) -> None:
@@ -69,15 +77,19 @@ def require_one_process(stage: str) -> None:
 
 
 def identify(recipe: ModelRecipe) -> Identity:
-    base, tokenizer = bases.identify(recipe.base, recipe.chat)
-    return Identity(base=base, tokenizer=tokenizer)
+    return identity_of(recipe.base, recipe.chat)
+
+
+def identity_of(base: BaseSection, chat: ChatSection) -> Identity:
+    identities = bases.identify(base, chat)
+    return Identity(base=identities[0], tokenizer=identities[1], base_section=base, chat_section=chat)
 
 
 def read_parent(folder: Path, stage: str | None, identity: Identity) -> Found:
     """A finished stage (None: any) that was trained on this very base with these very tokens; RecordError otherwise."""
     found = record.read(folder, stage=stage)
     record.require_same_base(found, identity.base)
-    record.require_same_tokenizer(found, identity.tokenizer)
+    same_chat.require(found, identity.tokenizer, lambda: identity.texts)
     return found
 
 

@@ -16,6 +16,7 @@ Rows = Sequence[Mapping[str, float]]
 Alarm = Callable[[Rows, AlarmsSection], str | None]
 
 EVALUATED = "ppo/eval/reward"
+OPTIMISED = "ppo/eval/objective"
 CHECKED = "ppo/eval/check"
 JUDGED = "ppo/eval/judge"
 WATCHED = (
@@ -26,6 +27,7 @@ WATCHED = (
     "ppo/stop_rate",
     "ppo/explained_variance",
     EVALUATED,
+    OPTIMISED,
     CHECKED,
     JUDGED,
 )
@@ -53,19 +55,25 @@ def kl_above_budget(rows: Rows, section: AlarmsSection) -> str | None:
 
 
 def reward_up_check_down(rows: Rows, section: AlarmsSection) -> str | None:
-    """Over-optimisation: what the reward model sees rises while what is checked falls (Gao et al. 2022). The recipe's
-    judge comes before the tasks' own checks."""
+    """Over-optimisation: what the reward model sees, or what is optimised (that less the penalties), rises while what
+    is checked falls (Gao et al. 2022). The recipe's judge comes before the tasks' own checks."""
     name, gold = ("judge", JUDGED) if any(JUDGED in row for row in rows) else ("check", CHECKED)
-    both = [(row[EVALUATED], row[gold]) for row in rows if EVALUATED in row and gold in row]
-    if len(both) < 2:
+    measured = [row for row in rows if EVALUATED in row and gold in row]
+    if len(measured) < 2:
         return None
-    reward, check = both[-1]
-    best_reward, best_check = max(both[:-1], key=lambda pair: pair[1])
-    if reward <= best_reward or check >= best_check - section.check_fall:
+    now, best = measured[-1], max(measured[:-1], key=lambda row: row[gold])
+    both = (("reward", EVALUATED, "the reward model gets"), ("objective", OPTIMISED, "reward and penalties get"))
+    risen = [
+        (words, best[key], now[key], who)
+        for words, key, who in both
+        if key in now and key in best and now[key] > best[key]
+    ]
+    if not risen or now[gold] >= best[gold] - section.check_fall:
         return None
+    words, before, after, who = risen[0]
     return (
-        f"held out, the reward has risen from {best_reward:.3g} to {reward:.3g} while the {name} has "
-        f"fallen from {best_check:.3g} to {check:.3g}: the policy exploits what the reward model gets wrong. Stop here "
+        f"held out, the {words} has risen from {before:.3g} to {after:.3g} while the {name} has "
+        f"fallen from {best[gold]:.3g} to {now[gold]:.3g}: the policy exploits what {who} wrong. Stop here "
         "and use `best/`, raise kl.weight, or give parents.reward several models with reward.terms.0.combine."
     )
 

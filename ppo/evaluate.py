@@ -24,10 +24,13 @@ from onebase.record import DataIdentity
 from onebase.roles import Roles
 from onebase.scoring import in_microbatches, kl_between, token_scores
 from onebase.seeding import generator
+from ppo.objective import OBJECTIVE, Answers
 from ppo.recipe import PpoRecipe
+from ppo.rollout import shape_scores
 from ppo.scores import ARGUMENTS, Asked, score_episodes, scores_of
+from ppo.whitening import Seen
 
-COLUMNS = ("role", "prompt", "response", "reward", "kl", "check", "judge")
+COLUMNS = ("role", "prompt", "response", "reward", "objective", "kl", "check", "judge")
 """Of the table of samples."""
 
 JUDGE = "evaluation.judge"
@@ -49,9 +52,12 @@ class Evaluation:
     """One role at one step."""
 
     metrics: dict[str, float]
-    """Without prefix: reward, and reward/NAME of each of several terms, unweighted; kl, response_length, stop_rate,
+    """Without prefix: reward, and reward/NAME of each of several terms, unweighted; objective, kl, response_length,
+    stop_rate,
     distinct_1, distinct_2, entropy; check, correctness and form where all prompts bring a check; judge where there is
     one; lm_loss where there are texts."""
+    answers: Answers
+    """What the objective is made of."""
     rows: list[list[Any]]
     """Of the table of samples."""
 
@@ -73,8 +79,9 @@ def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPromp
     return HeldOut(chat=chat, prompts=prompts, pieces=pieces, identities=identities)
 
 
-def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> Evaluation:
-    """Let a role answer the held-out prompts, and measure the answers."""
+def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe, seen: Seen | None = None) -> Evaluation:
+    """Let a role answer the held-out prompts, and measure the answers. seen: the scores of the run up to now, where
+    they are whitened."""
     assert recipe.evaluation is not None, "the caller has asked for it"
     budget = recipe.train.tokens_per_microbatch
     temperature = recipe.evaluation.temperature or recipe.sampling.temperature
@@ -91,6 +98,8 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
     asked = Asked(chat=held_out.chat, prompts=held_out.prompts)
     scored = score_episodes(roles, episodes, recipe, asked)
     rewards = scored.total
+    given = Answers(scores=rewards, stopped=drawn.stopped, lengths=mask.sum(dim=1).float())
+    shaped = shape_scores(given, recipe, seen)
     kl = kl_between(roles, role, "reference", episodes, temperature=temperature, tokens_per_microbatch=budget)
     entropies = in_microbatches(
         roles, lambda part: token_scores(roles, role, part, temperature=temperature).entropies, episodes, tokens=budget
@@ -102,6 +111,7 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
         **(
             {f"reward/{name}": float(one.mean()) for name, one in scored.terms.items()} if len(scored.terms) > 1 else {}
         ),
+        OBJECTIVE: float(shaped.mean()),
         "kl": float(kl.sum(dim=1).mean()),
         "response_length": float(mask.sum(dim=1).float().mean()),
         "stop_rate": float(drawn.stopped.float().mean()),
@@ -122,13 +132,14 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe) -> E
             held_out.prompts[row].prompt.user_text,
             answers[row],
             round(float(rewards[row]), 4),
+            round(float(shaped[row]), 4),
             round(float(kl[row].sum()), 4),
             round(checks["check"][row], 4) if checks else None,
             None if judged is None else round(float(judged[row]), 4),
         ]
         for row in range(min(recipe.evaluation.shown, len(answers)))
     ]
-    return Evaluation(metrics=metrics, rows=rows)
+    return Evaluation(metrics=metrics, answers=given, rows=rows)
 
 
 def distinct(episodes: Episodes, n: int) -> float:

@@ -1,4 +1,4 @@
-"""Reward against KL: the evaluations of a run, which of them is best within the budget, and both as plots."""
+"""What is optimised against KL: a run's evaluations, which of them is best within the budget, and both as plots."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,17 @@ from matplotlib.figure import Figure
 from evaluation import figures
 from evaluation.figures import BLUE, GREY, ORANGE
 from evaluation.frontier import frontier
+from ppo.objective import JUDGE, OBJECTIVE
 
 COLORS = {"policy": BLUE, "ema": ORANGE}
-CURVES = {"reward": "reward, held out", "check": "check, held out", "kl": "KL to SFT, nats", "lm_loss": "LM loss, nats"}
+CURVES = {
+    "reward": "reward, held out",
+    "objective": "objective, held out",
+    "judge": "judge, held out",
+    "check": "check, held out",
+    "kl": "KL to SFT, nats",
+    "lm_loss": "LM loss, nats",
+}
 """What the learning curve shows where it was measured, and what its axes say."""
 
 
@@ -26,8 +34,13 @@ class Point:
     metrics: dict[str, float]
 
     @property
-    def reward(self) -> float:
-        return self.metrics["reward"]
+    def chosen_by(self) -> str:
+        """The judge where the recipe has one, for it is what the reward stands for; else what the run optimises."""
+        return JUDGE if JUDGE in self.metrics else OBJECTIVE
+
+    @property
+    def value(self) -> float:
+        return self.metrics[self.chosen_by]
 
     @property
     def kl(self) -> float:
@@ -38,14 +51,14 @@ class Point:
 
 
 def best_of(points: Sequence[Point], *, kl_budget: float) -> Point | None:
-    """The highest held-out reward within the budget; of equal ones the earliest."""
-    within = [one for one in points if one.kl <= kl_budget and math.isfinite(one.reward)]
-    return max(within, key=lambda one: one.reward, default=None)  # max takes the first of equal ones
+    """The highest held-out judgement, or objective, within the budget; of equal ones the first."""
+    within = [one for one in points if one.kl <= kl_budget and math.isfinite(one.value)]
+    return max(within, key=lambda one: one.value, default=None)  # max takes the first of equal ones
 
 
 def frontier_of(points: Sequence[Point]) -> list[Point]:
-    """Those for which no other has at least the reward at less KL, by rising KL."""
-    return frontier(points, lambda point: (point.kl, point.reward))
+    """Those for which no other has at least the value at less KL, by rising KL."""
+    return frontier(points, lambda point: (point.kl, point.value))
 
 
 def write(points: Sequence[Point], best: Point | None, folder: Path, *, kl_budget: float) -> list[Path]:
@@ -55,21 +68,21 @@ def write(points: Sequence[Point], best: Point | None, folder: Path, *, kl_budge
 
 
 def draw_frontier(points: Sequence[Point], best: Point | None, *, kl_budget: float) -> Figure:
-    """Every evaluation by KL and reward, the frontier as a line, the best one with a ring."""
+    """Every evaluation by KL and by what the best is chosen by, the frontier as a line, the best one with a ring."""
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for role, color in COLORS.items():
         own = [one for one in points if one.role == role]
         if own:
-            axes.plot([p.kl for p in own], [p.reward for p in own], "o", color=color, alpha=0.6, label=role)
+            axes.plot([p.kl for p in own], [p.value for p in own], "o", color=color, alpha=0.6, label=role)
     edge = frontier_of(points)
-    axes.step([p.kl for p in edge], [p.reward for p in edge], where="post", color=GREY, linewidth=1, label="frontier")
+    axes.step([p.kl for p in edge], [p.value for p in edge], where="post", color=GREY, linewidth=1, label="frontier")
     if max((one.kl for one in points), default=0.0) > kl_budget / 2:
         axes.axvline(kl_budget, color=GREY, linestyle="--", linewidth=1, label="budget")
     if best is not None:
-        axes.plot([best.kl], [best.reward], "o", markersize=11, fillstyle="none", color="black")
-        axes.annotate(f"step {best.step}", (best.kl, best.reward), textcoords="offset points", xytext=(8, -10))
-    axes.set(xlabel="KL to SFT, nats a response", ylabel="reward, held out")
+        axes.plot([best.kl], [best.value], "o", markersize=11, fillstyle="none", color="black")
+        axes.annotate(f"step {best.step}", (best.kl, best.value), textcoords="offset points", xytext=(8, -10))
+    axes.set(xlabel="KL to SFT, nats a response", ylabel=CURVES[points[0].chosen_by if points else OBJECTIVE])
     axes.legend(loc="lower right", frameon=False)
     return figure
 

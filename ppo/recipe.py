@@ -160,6 +160,10 @@ class PpoRecipe(Steered):
             raise ValueError("parents.reward is missing: a term of kind adapter is the reward model's score")
         if self.parents.rewards and not asked:
             raise ValueError("no term of `reward` is of kind adapter, so parents.reward scores nothing. Remove it")
+        if self.reward.require_better_than_baselines and not asked:
+            raise ValueError(
+                "reward.require_better_than_baselines is about reward models, and only functions score here. Remove it"
+            )
         if self.has_value and self.value.kind == "adapter" and not self.parents.rewards:
             raise ValueError(
                 "value.kind=adapter starts from the reward model, and there is none: use value.kind=shared, or "

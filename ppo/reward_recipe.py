@@ -56,6 +56,9 @@ class RewardSection(Section):
     clip: PositiveFloat | None = None
     """That is kept between minus this and this, before penalties."""
     overlong: OverlongSection | None = None
+    require_better_than_baselines: bool = False
+    """Whether a run is refused whose reward models are not all known to beat "longer wins", "shorter wins" and a bag
+    of words on held-out rankings; else it is only said."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "RewardSection":

@@ -6,6 +6,7 @@ Shapes: B = episodes, T = longest response, in tokens.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float
@@ -24,6 +25,18 @@ from ppo.whitening import Seen
 
 DECODING_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
 """Nats a token by which log-probs kept from cached decoding may differ from those of a training forward."""
+
+
+@runtime_checkable
+class Answered(Protocol):
+    """What shaping a score reads of B answers: those of a rollout, or of held-out prompts."""
+
+    @property
+    def scores(self) -> Tensor: ...
+    @property
+    def stopped(self) -> Tensor: ...
+    @property
+    def lengths(self) -> Tensor: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +58,11 @@ class Rollout:
     """What each reward model says by itself, unweighted, by role."""
     terms: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
     """Each term of the score by its name, unweighted."""
+
+    @property
+    def lengths(self) -> Float[Tensor, " B"]:
+        """Of the responses, in tokens."""
+        return self.episodes.mask.sum(dim=1).float()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,17 +160,17 @@ def compute_targets(
     return Targets(advantages=advantages, returns=returns, kl=kl, rewards=rewards, kl_weight=in_loss)
 
 
-def shape_scores(rollout: Rollout, recipe: PpoRecipe, seen: Seen | None = None) -> Float[Tensor, " B"]:
-    """Scores as they are rewarded: whitened, clipped, less the penalties for being cut and for length."""
+def shape_scores(rollout: Answered, recipe: PpoRecipe, seen: Seen | None = None) -> Float[Tensor, " B"]:
+    """Scores as they are rewarded: whitened, clipped, less the penalties for being cut and for length. Evaluation
+    chooses `best/` by their mean on held-out prompts (`ppo.objective`)."""
     section, scores = recipe.reward, rollout.scores
     if section.whiten:
         scores = (seen or Seen().with_more(scores)).standardised(scores)
     if section.clip is not None:
         scores = scores.clamp(-section.clip, section.clip)
     if section.overlong is not None:
-        lengths = rollout.episodes.mask.sum(dim=1).float()
         limit, buffer = recipe.sampling.max_new_tokens, section.overlong.buffer
-        scores = scores - section.overlong.weight * overlong_penalty(lengths, limit=limit, buffer=buffer)
+        scores = scores - section.overlong.weight * overlong_penalty(rollout.lengths, limit=limit, buffer=buffer)
     return penalise_unfinished(scores, rollout.stopped, penalty=section.eos_penalty)
 
 

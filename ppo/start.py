@@ -11,6 +11,7 @@ from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts, require_room
 from data.records import Prompt
 from data.sources import Loaded
 from data.sources import load as load_records
+from evaluation import verdict
 from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
@@ -85,6 +86,9 @@ def read_parents(recipe: PpoRecipe) -> dict[str, Found]:
     rewards = read_members(recipe.parents.rewards, lambda folder: stages.read_parent(folder, "reward", identity))
     for reward in rewards.values():
         record.require_descends(reward, "sft", sft)
+        if recipe.reward.require_better_than_baselines:
+            verdict.require_better(reward, "reward.require_better_than_baselines")
+        verdict.warn(reward, "PPO will learn what it pays for. reward.require_better_than_baselines=true refuses it.")
     return {"sft": sft, **rewards}
 
 

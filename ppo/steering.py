@@ -16,7 +16,7 @@ step that is interrupted before can be repeated.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ import torch
 from data.chat import Chat, EncodedPrompt
 from data.texts import Piece, load_pieces
 from onebase.clock import Clock
-from onebase.errors import DataError
+from onebase.errors import DataError, RecordError
 from onebase.learning import restore_weights
 from onebase.memory import Halving
 from onebase.record import DataIdentity
@@ -35,9 +35,11 @@ from ppo import frontier as frontiers
 from ppo.alarms import AlarmError, remember, ringing
 from ppo.evaluate import COLUMNS, HeldOut, evaluate, read_held_out
 from ppo.frontier import Point, best_of
+from ppo.objective import OBJECTIVE, Answers
 from ppo.pretraining import Pretraining
 from ppo.recipe import PpoRecipe
 from ppo.side_stages import Origin
+from ppo.whitening import Seen
 
 PREFIXES = {"policy": "ppo/eval", "ema": "ppo/eval_ema"}
 """Of the metrics of each role that is evaluated."""
@@ -85,6 +87,19 @@ def _require_apart(held_out: Sequence[Piece], training: Sequence[Piece], *, toke
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One role at one step, and what its objective is made of."""
+
+    point: Point
+    answers: Answers
+
+    def on_scale(self, recipe: PpoRecipe, seen: Seen | None) -> Point:
+        """With the objective as it is by the whitening of now."""
+        metrics = self.point.metrics | {OBJECTIVE: self.answers.objective(recipe, seen)}
+        return replace(self.point, metrics=metrics)
+
+
 class Steering:
     """One run's. Without any of its sections it only keeps rows for the alarms."""
 
@@ -102,10 +117,10 @@ class Steering:
         self._rows: list[dict[str, float]] = []
         self._ringing: set[str] = set()
         self._points: list[Point] = []
-        self._start: list[Point] = []
+        self._start: list[Measured] = []
         """The evaluation before the first update, until that update is done; with it the weights of then."""
         self._start_weights: list[torch.Tensor] = []
-        self._best: Point | None = None
+        self._best: Measured | None = None
         self._best_weights: list[torch.Tensor] = []
 
     # --- state ------------------------------------------------------------------------------------------------------
@@ -122,7 +137,8 @@ class Steering:
             "rows": self._rows,
             "ringing": sorted(self._ringing),
             "points": [one.as_state() for one in self._points],
-            "best": None if self._best is None else self._best.as_state(),
+            "best": None if self._best is None else self._best.point.as_state(),
+            "best_answers": None if self._best is None else self._best.answers.as_state(),
             "best_weights": self._best_weights,
             "halvings": self._halving.count,
         }
@@ -132,21 +148,29 @@ class Steering:
             restore_weights(state["ema"], self._roles, [ema.ROLE])
         self._rows = [dict(row) for row in state["rows"]]
         self._ringing = set(state["ringing"])
+        if state["best"] is not None and "best_answers" not in state:
+            raise RecordError(
+                "ppo: this checkpoint is of another Onebase, which chose `best/` by the reward without penalties. "
+                "Go on with that one, or start anew with --restart."
+            )
         self._points = [Point(**one) for one in state["points"]]
-        self._best = None if state["best"] is None else Point(**state["best"])
+        self._best = None
+        if state["best"] is not None:
+            self._best = Measured(point=Point(**state["best"]), answers=Answers.of(state["best_answers"]))
         self._best_weights = list(state["best_weights"])
         self._halving = Halving(int(state["halvings"]))
 
     # --- at each step -----------------------------------------------------------------------------------------------
 
-    def measure_start(self, tracker: Tracker, clock: Clock) -> None:
-        """The SFT policy, before the first update: what every later evaluation is compared with."""
+    def measure_start(self, tracker: Tracker, clock: Clock, seen: Seen | None = None) -> None:
+        """The SFT policy, before the first update: what every later evaluation is compared with. seen: the scores of
+        the first rollout, by which rewards are whitened."""
         if self._held_out is None:
             return
         with clock.part("evaluation"):
-            self._start = self._evaluate(0, ("policy",), tracker)
+            self._start = self._evaluate(0, ("policy",), tracker, seen)
             self._start_weights = side_stages.weights_of(self._roles, "policy")
-            tracker.log(0, _metrics(self._start))
+            tracker.log(0, _metrics(_points(self._start)))
 
     def mix(self, step: int, clock: Clock) -> Mix:
         """What is added to the gradients of each mini-batch of a step."""
@@ -154,23 +178,23 @@ class Steering:
             return lambda minibatch, recipe: None
         return clock.part("train_ptx")(self._pretraining.begin(step).add_gradients)
 
-    def after(self, step: int, tracker: Tracker, clock: Clock) -> dict[str, float]:
-        """Evaluation where it is due; what there is to log of the step."""
+    def after(self, step: int, tracker: Tracker, clock: Clock, seen: Seen | None = None) -> dict[str, float]:
+        """Evaluation where it is due; what there is to log of the step. seen: the scores of the run up to now."""
         if self._start:
-            self._rows = remember(self._rows, _metrics(self._start))
+            self._rows = remember(self._rows, _metrics(_points(self._start)))
             with clock.part("evaluation"):
-                self._add(self._start[0], self._start_weights)
+                self._add(self._start[0], self._start_weights, seen)
             self._start, self._start_weights = [], []
         own = {} if self._pretraining is None else self._pretraining.metrics
         section = self._recipe.evaluation
         if section is None or (step % section.every and step != self._recipe.steps):
             return own
         with clock.part("evaluation"):
-            found = self._evaluate(step, self._evaluated, tracker)
-            for point in found:
-                self._add(point, side_stages.weights_of(self._roles, point.role))
+            found = self._evaluate(step, self._evaluated, tracker, seen)
+            for measured in found:
+                self._add(measured, side_stages.weights_of(self._roles, measured.point.role), seen)
             self._draw()
-        return own | _metrics(found)
+        return own | _metrics(_points(found))
 
     def watch(self, step: int, metrics: Mapping[str, float], tracker: Tracker) -> None:
         """Tell of every alarm that begins to ring; AlarmError where the recipe says that it ends the run."""
@@ -189,8 +213,8 @@ class Steering:
 
     def finish(self) -> None:
         """Make sure that `best/` and `ema/` are there."""
-        best = self._best
-        if best is not None and not side_stages.stands(self._origin.recipe.out / "best", _record_metrics(best)):
+        best, folder = self._best, self._origin.recipe.out / "best"
+        if best is not None and not side_stages.stands(folder, _record_metrics(best.point)):
             self._write_best()
         if self._recipe.ema is not None and self._recipe.ema.exported:
             last = [one for one in self._points if one.role == ema.ROLE]
@@ -203,40 +227,49 @@ class Steering:
         average = self._recipe.ema
         return ("policy", ema.ROLE) if average is not None and average.evaluated else ("policy",)
 
-    def _evaluate(self, step: int, names: tuple[str, ...], tracker: Tracker) -> list[Point]:
+    def _evaluate(self, step: int, names: tuple[str, ...], tracker: Tracker, seen: Seen | None) -> list[Measured]:
         held_out = self._held_out
         if held_out is None:
             return []
-        points, rows = list[Point](), list[list[Any]]()
+        measured, rows = list[Measured](), list[list[Any]]()
         for role in names:
             found = self._halving.fit(
-                lambda count, role=role: evaluate(self._roles, role, held_out, self._recipe.halved(count)),
+                lambda count, role=role: evaluate(self._roles, role, held_out, self._recipe.halved(count), seen),
                 size=self._recipe.largest,
             )
-            points.append(Point(step=step, role=role, metrics=found.metrics))
+            point = Point(step=step, role=role, metrics=found.metrics)
+            measured.append(Measured(point=point, answers=found.answers))
             rows += found.rows
         tracker.table("evaluation_samples", COLUMNS, rows, step=step)
-        return points
+        return measured
 
-    def _add(self, point: Point, weights: list[torch.Tensor]) -> None:
-        """One more evaluation and the weights that it was made of, which are kept where it is the best."""
+    def _add(self, measured: Measured, weights: list[torch.Tensor], seen: Seen | None) -> None:
+        """One more evaluation and the weights that it was made of, which are kept where it is the best. It and the
+        best so far are compared by the whitening of now."""
         assert self._recipe.evaluation is not None
-        self._points.append(point)
-        if best_of(self._points, kl_budget=self._recipe.evaluation.kl_budget) is not point:
+        self._points.append(measured.point)
+        both = [one.on_scale(self._recipe, seen) for one in (self._best, measured) if one is not None]
+        if best_of(both, kl_budget=self._recipe.evaluation.kl_budget) is not both[-1]:
             return
-        self._best, self._best_weights = point, weights
+        self._best, self._best_weights = measured, weights
         self._write_best()
 
     def _write_best(self) -> None:
         best = self._best
         assert best is not None
-        with side_stages.holding(self._roles, best.role, self._best_weights):
-            side_stages.write("best", self._roles, best.role, self._origin, _record_metrics(best))
+        role = best.point.role
+        with side_stages.holding(self._roles, role, self._best_weights):
+            side_stages.write("best", self._roles, role, self._origin, _record_metrics(best.point))
 
     def _draw(self) -> None:
         assert self._recipe.evaluation is not None
         folder, budget = self._origin.recipe.out / "plots", self._recipe.evaluation.kl_budget
-        frontiers.write(self._points, self._best, folder, kl_budget=budget)
+        best = None if self._best is None else self._best.point
+        frontiers.write(self._points, best, folder, kl_budget=budget)
+
+
+def _points(measured: Sequence[Measured]) -> list[Point]:
+    return [one.point for one in measured]
 
 
 def _metrics(points: list[Point]) -> dict[str, float]:

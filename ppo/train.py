@@ -62,14 +62,14 @@ def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
             with session.step(step, state, total=recipe.steps), roles.shared_lower():
                 clock = Clock(roles.base.device)
                 rollout = roll_out(roles, Asked(chat=data.chat, prompts=prompts), recipe, step, session, clock)
-                if step == 1:
-                    measure_start(started, rollout, session, clock)
-                kl_weight = metrics.get(NEXT_KL_WEIGHT, recipe.kl.weight)
                 seen = Seen.of(metrics).with_more(rollout.scores)
+                if step == 1:
+                    measure_start(started, rollout, session, clock, seen)
+                kl_weight = metrics.get(NEXT_KL_WEIGHT, recipe.kl.weight)
                 targets = compute_targets(rollout, recipe, kl_weight=kl_weight, seen=seen)
                 session.changing()
                 learned = learn(started, rollout, targets, step, session, clock)
-                metrics = describe(rollout, targets, learned) | steering.after(step, tracker, clock)
+                metrics = describe(rollout, targets, learned) | steering.after(step, tracker, clock, seen)
                 metrics |= carried_over(step, metrics, kl_weight, seen, recipe) | clock.seconds("ppo/time/")
                 tracker.log(step, metrics)
                 steering.watch(step, metrics, tracker)
@@ -118,12 +118,12 @@ def roll_out(roles: Roles, asked: Asked, recipe: PpoRecipe, step: int, session: 
     )
 
 
-def measure_start(started: Started, rollout: Rollout, session: Session, clock: Clock) -> None:
+def measure_start(started: Started, rollout: Rollout, session: Session, clock: Clock, seen: Seen) -> None:
     """Before the first update: that policy and reference are the same, and what the policy is worth held out."""
     smaller = started.recipe.halved(session.halving.count)
     error = require_zero_kl(started.roles, rollout, smaller)
     session.tracker.log(0, {"ppo/decoding_error": error})
-    started.steering.measure_start(session.tracker, clock)
+    started.steering.measure_start(session.tracker, clock, seen)
 
 
 def learn(

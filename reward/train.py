@@ -24,6 +24,7 @@ from data.sources import load as load_records
 from evaluation import reward_eval
 from evaluation.pairs import accuracy, of_each_prompt, pairs_of
 from evaluation.reward_eval import encode_left_out
+from evaluation.verdict import recorded, verdict_of
 from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
@@ -82,7 +83,7 @@ def run(recipe: RewardRecipe) -> StageRecord:
         record.replace_file(recipe.out / "report.json", record.canonical(report))
         tracker.log(steps(data.training, recipe), metrics)
         show_samples(roles, data.held_out, recipe.halved(session.halving.count), tracker)
-        return stages.finish(
+        finished = stages.finish(
             stage="reward",
             recipe=recipe,
             config=recipe,
@@ -95,6 +96,10 @@ def run(recipe: RewardRecipe) -> StageRecord:
             watch=watch,
             tracker=tracker,
         )
+    verdict = recorded(metrics)
+    assert verdict is not None, "evaluate measures it"
+    say(f"reward: verdict: {verdict.text}.")
+    return finished
 
 
 def read_data(recipe: RewardRecipe) -> Data:
@@ -261,7 +266,7 @@ def evaluate(roles: Roles, data: Data, recipe: RewardRecipe, scale: float) -> tu
         "reward/eval_accuracy_low": right.low,
         "reward/eval_accuracy_high": right.high,
     }
-    return metrics, report
+    return metrics | verdict_of(report).metrics, report
 
 
 def show_samples(

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from data.card import describe, measure, proportion, quantiles, summary, write_card
+from data.card import describe, independent_pairs, measure, proportion, proportion_of, quantiles, summary, write_card
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from data.sources import Loaded
 from onebase.recipes import LimitsSection
@@ -104,6 +104,27 @@ def test_wilsons_interval_solves_its_own_equation():
         assert distance == pytest.approx(1.959964, abs=2e-3)  # the limits are rounded to four digits
     assert proportion(0, 0) == {"pairs": 0}
     assert proportion(5, 5)["high"] == 1.0
+
+
+@pytest.mark.parametrize("right", [7, 20])
+def test_pairs_of_one_ranking_are_no_independent_ones(right: int):
+    """Rankings whose pairs all say the same are as many coins as there are rankings: copies tell nothing new."""
+    coins = [(1, 1)] * right + [(0, 1)] * (30 - right)
+    assert independent_pairs(coins) == pytest.approx(30)
+    assert proportion_of(coins) == proportion(right, 30)
+    copied = [(6 * count, 6) for count, _ in coins]
+    # Of k = 30 clusters the variance is known by k - 1, as a coin's own: a few hundredths.
+    assert independent_pairs(copied) == pytest.approx(30, rel=0.04)
+    found, single = proportion_of(copied), proportion(right, 30)
+    assert found["pairs"] == 180
+    assert (found["low"], found["high"]) == pytest.approx((single["low"], single["high"]), abs=5e-3)
+
+
+def test_what_pairs_can_say_at_least_and_at_most():
+    assert independent_pairs([(3, 3), (6, 6), (1, 1)]) == 3  # all alike: as many as there are rankings
+    assert independent_pairs([(5, 10)]) == 1
+    assert independent_pairs([(5, 10), (3, 6), (1, 2)]) == 18  # spread more evenly than chance: no more than all
+    assert proportion_of([(0, 0), (0, 0)]) == {"pairs": 0}
 
 
 def test_of_many_rows_so_many_are_measured_and_the_card_says_so(monkeypatch: pytest.MonkeyPatch):

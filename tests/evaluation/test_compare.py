@@ -101,13 +101,46 @@ def test_models_of_one_stage_share_a_frontier_that_leaves_out_what_another_beats
     assert {*axes.get_legend_handles_labels()[1]} == {*single}
 
 
-def test_a_loss_of_texts_has_an_interval_over_texts_and_no_source_of_prompts() -> None:
+def with_texts(losses: dict[str, list[float]], tokens: list[int]) -> Comparison:
+    """The sums of the texts' losses by model, of so many tokens each."""
     found = comparison()
-    for one, losses in zip(found.answers, ([2.0, 4.0], [1.0, 2.0]), strict=True):
-        one.text_losses.extend(losses)
-    assert found.estimates(0)["base"]["lm_loss"].mean == pytest.approx(3.0)
-    assert found.differences(0)["sft over base"]["lm_loss"].mean == pytest.approx(-1.5)
+    for one in found.answers:
+        one.text_losses.extend(losses[one.name])
+        one.text_tokens.extend(tokens)
+    return found
+
+
+def test_a_loss_of_texts_is_a_mean_over_their_tokens_and_of_no_source_of_prompts() -> None:
+    found = with_texts({"base": [20.0, 4.0], "sft": [10.0, 2.0]}, [5, 1])
+    assert found.estimates(0)["base"]["lm_loss"].mean == pytest.approx(4.0)
+    assert found.differences(0)["sft over base"]["lm_loss"].mean == pytest.approx(-2.0)
     assert all("lm_loss" not in part.estimates(0)["sft"] for part in found.by_source().values())
+
+
+@pytest.mark.parametrize("loss", [3.3, 0.7])
+def test_texts_that_are_lost_alike_leave_nothing_open_however_long_they_are(loss: float) -> None:
+    tokens = [1, 480, 17, 33, 480, 2]
+    sums = {name: [rate * count for count in tokens] for name, rate in (("base", loss), ("sft", loss / 2))}
+    found = with_texts(sums, tokens)
+    for estimate, value in (
+        (found.estimates(0)["base"]["lm_loss"], loss),
+        (found.differences(0)["sft over base"]["lm_loss"], -loss / 2),
+    ):
+        assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((value, value, value), abs=1e-12)
+
+
+def test_what_is_asked_twice_is_drawn_together() -> None:
+    """Copies of rows make no interval narrower, and change no mean."""
+    plain = comparison()
+    doubled = [
+        Answers(name=one.name, texts=one.texts * 3, metrics={name: 3 * values for name, values in one.metrics.items()})
+        for one in plain.answers
+    ]
+    copies = Comparison(prompts=3 * plain.prompts, answers=doubled, identities=[])
+    for tables in ((plain.estimates(0), copies.estimates(0)), (plain.differences(0), copies.differences(0))):
+        for name, row in tables[0].items():
+            once, thrice = row["form"], tables[1][name]["form"]
+            assert (thrice.mean, thrice.low, thrice.high) == pytest.approx((once.mean, once.low, once.high))
 
 
 def test_every_further_policy_is_measured_against_sft_and_against_what_it_varies() -> None:

@@ -111,6 +111,8 @@ def test_two_labelers_agree_on_the_share_of_pairs_that_both_order_alike() -> Non
     # The other ties b and c: only two pairs are ordered by both.
     for tiers in ([0, 1, 2], [0, 2, 1]):
         assert between_labelers([said(IN, tiers), said(OUT, [0, 1, 1])], seed=0)["mean"] == 1.0
+    twice = [said(who, tiers, order) for order in ("ab", "cd") for who, tiers in ((IN, [0, 1]), (OUT, [0, 1]))]
+    assert between_labelers(twice, seed=0)["prompts"] == 1, "two sets of responses to one prompt are no two prompts"
     assert "no_data" in between_labelers([said(IN, [0, 1, 2]), said(IN, [0, 1, 2])], seed=0), "one and the same"
     assert "no_data" in between_labelers([said(IN, [0, 1, 2]), said(OUT, [0, 1, 2], "abd")], seed=0), "other responses"
 

@@ -257,6 +257,15 @@ def test_position_of_demonstrations() -> None:
     assert (beats["mean"], beats["prompts"]) == (0.5, 1)  # of 3, 2, 0: one below and one equal
 
 
+def test_demonstrations_of_one_prompt_are_drawn_together() -> None:
+    beats = [ScoredDemonstration(score=9.0, ranking=0)] * 3 + [ScoredDemonstration(score=-9.0, ranking=1)]
+    found = report(demonstrations=beats)["demonstrations"]["beats_ranked_responses_of_its_prompt"]
+    assert (found["mean"], found["prompts"]) == (0.75, 2)
+    assert (found["low"], found["high"]) == (0.0, 1.0)  # of two prompts one is drawn twice every other time
+    alone = report(demonstrations=beats[:3])["demonstrations"]["beats_ranked_responses_of_its_prompt"]
+    assert (alone["low"], alone["high"], alone["prompts"]) == (1.0, 1.0, 1)
+
+
 # --- baselines and examples
 
 

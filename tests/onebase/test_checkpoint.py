@@ -108,8 +108,32 @@ def test_no_checkpoint_that_verifies_is_an_error_and_no_fresh_start(tmp_path: Pa
 def test_another_recipe_does_not_go_on_from_here_but_another_folder_does(tmp_path: Path) -> None:
     make(tmp_path).save(1, state(1))
     assert make(tmp_path, recipe={**RECIPE, "out": "elsewhere"}).newest() is not None
-    with pytest.raises(RecordError, match="another recipe"):
-        make(tmp_path, recipe={**RECIPE, "seed": 1}).newest()
+    with pytest.raises(RecordError, match=r"another recipe.*: seed: it had .*, this one says 11\. Give"):
+        make(tmp_path, recipe={**RECIPE, "seed": 11}).newest()
+    with pytest.raises(RecordError, match=r": kl\.weight: it had nothing|kl: it had nothing, this one says"):
+        make(tmp_path, recipe={**RECIPE, "kl": {"weight": 0.1}}).newest()
+
+
+def test_a_checkpoint_of_before_recipes_were_kept_goes_on_and_refuses_another(tmp_path: Path) -> None:
+    make(tmp_path).save(1, state(1))
+    path = tmp_path / "step-00000001" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["settings"]
+    path.write_text(json.dumps(manifest))
+    assert make(tmp_path).newest() is not None
+    with pytest.raises(RecordError, match=r"would mix two runs\. Give"):
+        make(tmp_path, recipe={**RECIPE, "seed": 11}).newest()
+
+
+def test_a_manifest_whose_recipe_was_edited_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own = make(tmp_path)
+    own.save(1, state(1))
+    own.save(2, state(2))
+    path = tmp_path / "step-00000002" / "manifest.json"
+    path.write_text(path.read_text().replace('"settings"', '"sittings"'))
+    found = own.newest()
+    assert found is not None and found.step == 1
+    assert "its recipe is not the one" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,12 +127,36 @@ def test_other_chat_template(run_stage: Stage, parents: Path, tmp_path: Path, ti
     template = tmp_path / "other.jinja"
     template.write_text("{{ 'Be kind.' }}" + (tiny_base_folder / "chat_template.jinja").read_text())
     result = run_stage("reward", f"parents.sft={parents / 'sft'}", f"chat.template={template}")
-    refused(result, "another chat template or system message", "chat.template", out=tmp_path / "out")
+    theirs = parents / "sft" / "tokenizer" / "chat_template.jinja"
+    line = theirs.read_text().split("\n")[0]
+    texts = (str(theirs), str(template), "differ first in line 1", repr(line[:20])[:-1], "{{ 'Be kind.' }}"[4:10])
+    refused(result, "another chat template", *texts, out=tmp_path / "out")
+    assert "sha256" not in result[1]
 
 
 def test_other_system_message(run_stage: Stage, parents: Path, tmp_path: Path) -> None:
     result = run_stage("reward", f"parents.sft={parents / 'sft'}", "chat.system=Answer at length.")
-    refused(result, "another chat template or system message", out=tmp_path / "out")
+    refused(result, "another system message", "found 'Answer at length.'", "chat.system", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("part", ["adapter", "adapter/adapter_config.json", "stage.json", "tokenizer", ""])
+def test_a_part_of_a_stage_in_its_place(run_stage: Stage, parents: Path, tmp_path: Path, part: str) -> None:
+    """Or the run around it: the stage that was meant is named."""
+    given = parents / "sft" / part if part else parents
+    result = run_stage("reward", f"parents.sft={given}")
+    refused(result, str(given), f"Did you mean {parents / 'sft'}?", out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("command", ["verify", "eval reward", "score", "best-of-n"])
+def test_every_command_that_takes_a_stage_says_which_was_meant(
+    onebase: Callable[..., tuple[int, str, str]], parents: Path, tmp_path: Path, command: str
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a", "response": "b"}\n')
+    adapter = parents / "reward" / "adapter"
+    given = {"score": [adapter, rows], "best-of-n": [parents / "sft", adapter, rows]}.get(command, [adapter])
+    code, _, said = onebase(*command.split(), *given)
+    assert code == 2 and f"Did you mean {parents / 'reward'}?" in said
 
 
 def test_reward_of_another_sft_stage(run_stage: Stage, finish_run: Callable[[str], Path], tmp_path: Path) -> None:
@@ -223,6 +247,6 @@ def test_a_finished_stage_is_not_trained_over_with_another_recipe(
     before = (finished / "stage.json").read_bytes()
     code, text = run_stage("sft", f"out={finished}", "seed=7")
     assert code == 2
-    assert "finished with another recipe" in text
+    assert "finished with another recipe: seed: it had 0, this one says 7. Pass" in text
     assert "--restart" in text
     assert (finished / "stage.json").read_bytes() == before

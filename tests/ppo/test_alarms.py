@@ -12,7 +12,19 @@ import pytest
 from onebase import recipes
 from onebase.recipes import TrackSection
 from onebase.tracking import Tracker
-from ppo.alarms import ALARMS, CHECKED, COMPARES, ENTROPY, EVALUATED, JUDGED, VALUE, remember, ringing, unable
+from ppo.alarms import (
+    ALARMS,
+    CHECKED,
+    COMPARES,
+    ENTROPY,
+    EVALUATED,
+    JUDGED,
+    OPTIMISED,
+    VALUE,
+    remember,
+    ringing,
+    unable,
+)
 from ppo.recipe import PpoRecipe
 from ppo.steering_recipe import AlarmsSection
 
@@ -129,6 +141,20 @@ def test_the_judge_of_the_recipe_comes_before_the_tasks_own_checks() -> None:
     assert "the judge has fallen from 0.9 to 0.2" in ringing(judged, SECTION)["reward up, check down"]
     silent = [row | {JUDGED: 0.9} for row in evaluated((0, 0.5), (1, 0.2))]
     assert ringing(silent, SECTION) == {}
+
+
+@pytest.mark.parametrize(("rewards", "objectives"), [((1, 1), (-3, -1)), ((1, 0.5), (0, 2))])
+def test_what_is_optimised_is_watched_as_the_reward_is(
+    rewards: tuple[float, ...], objectives: tuple[float, ...]
+) -> None:
+    """A policy that only learns to avoid penalties: the reward stands or falls, the objective rises."""
+    plain = evaluated(*zip(rewards, (0.7, 0.3), strict=True))
+    assert ringing(plain, SECTION) == {}
+    with_objective = [row | {OPTIMISED: float(value)} for row, value in zip(plain, objectives, strict=True)]
+    said = ringing(with_objective, SECTION)["reward up, check down"]
+    assert f"the objective has risen from {objectives[0]:g} to {objectives[1]:g}" in said
+    falls = [row | {OPTIMISED: float(-value)} for row, value in zip(plain, objectives, strict=True)]
+    assert ringing(falls, SECTION) == {}
 
 
 def test_the_check_is_compared_with_its_best_and_not_with_the_start() -> None:

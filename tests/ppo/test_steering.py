@@ -132,18 +132,23 @@ def test_before_the_first_update_the_policy_is_its_reference(make_recipe: MakeRe
 
 
 def test_the_best_adapter_is_the_one_that_was_measured_best_and_a_stage_of_its_own(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe("run", *STEERED)
+    """By what the run optimises: here the reward, less 9 for each answer that does not end."""
+    recipe = make_recipe("run", *STEERED, "reward.eos_penalty=9")
     run(recipe)
     found = record.read(recipe.out / "best", stage="ppo")
-    rewards = {
-        (row["step"], role): row[f"ppo/{role}/reward"]
+    measured = [
+        (row["step"], role, {name: row[f"ppo/{role}/{name}"] for name in ("reward", "stop_rate", "objective")})
         for row in rows_of(recipe.out)
         for role in ("eval", "eval_ema")
         if f"ppo/{role}/reward" in row
-    }
-    (step, role), reward = max(rewards.items(), key=lambda item: item[1])
+    ]
+    by_hand = [one["reward"] - 9 * (1 - one["stop_rate"]) for *_, one in measured]
+    assert [one["objective"] for *_, one in measured] == pytest.approx(by_hand, abs=1e-4)
+    step, role, best = max(measured, key=lambda item: item[2]["objective"])
     assert found.record.metrics["ppo/step"] == step
-    assert found.record.metrics[f"ppo/{role}/reward"] == reward
+    assert found.record.metrics[f"ppo/{role}/objective"] == best["objective"]
+    shown = [row["objective"] for row in rows_of(recipe.out, "evaluation_samples") if row["step"] == 0]
+    assert sum(shown) / 6 == pytest.approx(measured[0][2]["objective"], abs=1e-3)
     assert set(found.parents) == {"sft", "reward"}
     assert not list(recipe.out.glob(".best*"))
     roles = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))).load("policy", found.adapter)
@@ -204,6 +209,9 @@ def test_a_judge_of_ones_own_is_asked_at_every_evaluation(
     assert len(lengths) == 6
     assert last["ppo/eval/judge"] == pytest.approx(-sum(lengths) / 6)
     assert [row["judge"] for row in samples if row["step"] == 2] == [-length for length in lengths]
+    judged_by_step = {row["step"]: row["ppo/eval/judge"] for row in rows_of(recipe.out) if "ppo/eval/judge" in row}
+    best = record.read(recipe.out / "best").record.metrics
+    assert best["ppo/eval/judge"] == max(judged_by_step.values()) == judged_by_step[int(best["ppo/step"])]
     assert last["ppo/eval/reward/brevity"] == last["ppo/eval/judge"]
     both = 2 * last["ppo/eval/reward/reward_model"] + 0.5 * last["ppo/eval/reward/brevity"]
     assert last["ppo/eval/reward"] == pytest.approx(both, abs=1e-4)

@@ -1,0 +1,78 @@
+"""Which finished stage a path nearly names: one of its parts, the run around it, or the wrong stage of the same run.
+
+runs/x/sft/adapter, runs/x/sft/stage.json, runs/x  ->  Did you mean runs/x/sft?
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+FILE = "stage.json"
+ADAPTER = "adapter_config.json"
+"""What PEFT, and many others, write beside an adapter's weights."""
+MOST = 3
+"""Folders that are proposed."""
+
+
+def question(path: Path, stage: str | None) -> str:
+    """' Did you mean ...?' with the finished stages (of this kind, or of any) that `path` may have meant; '' where
+    there are none."""
+    folders = list(dict.fromkeys(map(str, _finished_near(path, stage))))[:MOST]
+    return f" Did you mean {' or '.join(folders)}?" if folders else ""
+
+
+def describe(path: Path, stage: str | None) -> str:
+    """What to say of a path that is no finished stage: what it is instead, and what was meant."""
+    meant = question(path, stage)
+    if not path.exists():
+        return f"there is no such stage folder.{meant or ' Run that stage first, or check the path.'}"
+    if meant:
+        again = " Or run it again, to go on with it." if (path / "checkpoints").is_dir() else ""
+        return f"this is no folder of a finished stage: it holds no {FILE}.{meant}{again}"
+    if not path.is_dir():
+        return "this is a file. Pass the folder of a finished stage, such as runs/<name>/sft."
+    if (path / ADAPTER).is_file():
+        return (
+            f"this is an adapter without the record of a stage ({FILE}) around it, so nothing says what it was trained "
+            "on. Pass the folder of a stage that Onebase has finished, such as runs/<name>/sft."
+        )
+    return f"holds no {FILE}, so that stage has not finished. Run it again to go on with it."
+
+
+def _finished_near(path: Path, stage: str | None) -> Iterator[Path]:
+    for folder in _around(path):
+        if _stage_in(folder) is None:
+            continue
+        if stage in (None, _stage_in(folder)):
+            yield folder
+        else:  # a part of another stage: its neighbour, where the two are of one run
+            yield from _inside(folder.parent, stage)
+        return
+    yield from _inside(path, stage)
+
+
+def _around(path: Path) -> Iterator[Path]:
+    """The path itself and what it lies in, spelled as it was given where that is possible."""
+    yield path
+    yield from path.parents
+    if not path.is_absolute():
+        yield from path.absolute().parents
+
+
+def _inside(run: Path, stage: str | None) -> Iterator[Path]:
+    """A run's finished stages of this kind, its own first, then variants such as ppo-rloo."""
+    if run.is_dir():
+        for folder in sorted(run.iterdir(), key=lambda one: (len(one.name), one.name)):
+            kind = _stage_in(folder)
+            if kind is not None and stage in (None, kind):
+                yield folder
+
+
+def _stage_in(folder: Path) -> str | None:
+    """The kind of stage that has finished in a folder; its record is not verified."""
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    kind = content.get("stage") if isinstance(content, dict) else None
+    return kind if isinstance(kind, str) else None

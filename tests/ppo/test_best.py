@@ -1,0 +1,97 @@
+"""`best/` is chosen by what a run optimises: held out, answers are rewarded as PPO rewards those that it trains on."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from onebase.episodes import Episodes
+from onebase.errors import RecordError
+from ppo.frontier import Point, best_of
+from ppo.objective import Answers
+from ppo.recipe import PpoRecipe
+from ppo.rollout import Rollout, compute_targets
+from ppo.steering import Measured, Steering
+from ppo.whitening import Seen
+
+LENGTHS = [2, 10, 7, 10]
+STOPPED = [True, False, True, False]
+SCORES = [1.0, 3.0, -2.0, 0.5]
+
+
+def recipe_of(**reward: Any) -> PpoRecipe:
+    content = {
+        "base": {"model": "none"},
+        "parents": {"sft": "sft", "reward": "reward"},
+        "data": [{"source": "builtin:tasks", "split": "rl"}],
+        "sampling": {"max_new_tokens": 10},
+        "kl": {"weight": 0.0},
+        "reward": reward,
+    }
+    return PpoRecipe.model_validate(content)
+
+
+def answers(scores: list[float] = SCORES, stopped: list[bool] = STOPPED) -> Answers:
+    lengths = torch.tensor(LENGTHS[: len(scores)]).float()
+    return Answers(scores=torch.tensor(scores), stopped=torch.tensor(stopped), lengths=lengths)
+
+
+@pytest.mark.parametrize(
+    ("reward", "objective"),
+    [
+        ({"eos_penalty": 0.0}, 2.5 / 4),
+        ({"eos_penalty": 4.0}, (2.5 - 8.0) / 4),
+        ({"eos_penalty": 0.0, "clip": 1.0}, (1 + 1 - 1 + 0.5) / 4),
+        # 7 of 10 tokens are 2 of the last 5, 10 are all of them.
+        ({"eos_penalty": 1.0, "overlong": {"buffer": 5, "weight": 2.0}}, (2.5 - 2 * (0.4 + 1 + 1) - 2.0) / 4),
+    ],
+)
+def test_the_objective_is_the_reward_less_all_penalties(reward: dict[str, Any], objective: float) -> None:
+    assert answers().objective(recipe_of(**reward), None) == pytest.approx(objective)
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        {"eos_penalty": 3.0},
+        {"overlong": {"buffer": 4, "weight": 0.7}},
+        {"whiten": True, "clip": 0.8, "eos_penalty": 0.3},
+    ],
+)
+def test_training_and_evaluation_reward_the_same_answers_alike(reward: dict[str, Any]) -> None:
+    """Without a price of the KL, the rewards of a response's tokens sum up to its part of the objective."""
+    recipe, seen = recipe_of(**reward), Seen(count=9.0, mean=0.5, variance=4.0)
+    episodes = Episodes.of([[5]] * 4, [[6] * length for length in LENGTHS], pad_id=0)
+    nothing = torch.zeros(episodes.mask.shape)
+    rollout = Rollout(
+        episodes=episodes,
+        stopped=torch.tensor(STOPPED),
+        logprobs=nothing,
+        reference=nothing,
+        values=nothing,
+        scores=torch.tensor(SCORES),
+    )
+    rewarded = compute_targets(rollout, recipe, seen=seen).rewards.sum(dim=1).mean()
+    assert answers().objective(recipe, seen) == pytest.approx(float(rewarded), abs=1e-6)
+
+
+def measured(step: int, score: float, stopped: bool) -> Measured:
+    metrics = {"kl": 0.0, "objective": 100.0 - step}  # by another scale, of long ago
+    return Measured(point=Point(step=step, role="policy", metrics=metrics), answers=answers([score] * 2, [stopped] * 2))
+
+
+@pytest.mark.parametrize(("variance", "step"), [(1.0, 2), (100.0, 1)])
+def test_scores_that_are_whitened_compare_on_the_scale_of_now(variance: float, step: int) -> None:
+    """3 more of score for answers that do not end, which cost 1: a gain on a narrow scale, a loss on a wide one."""
+    recipe, seen = recipe_of(whiten=True, eos_penalty=1.0), Seen(count=8.0, mean=0.0, variance=variance)
+    both = [one.on_scale(recipe, seen) for one in (measured(1, 0.0, True), measured(2, 3.0, False))]
+    best = best_of(both, kl_budget=1.0)
+    assert best is not None and best.step == step
+
+
+def test_a_checkpoint_that_chose_by_the_reward_alone_is_refused() -> None:
+    steering = Steering.__new__(Steering)
+    steering._recipe = recipe_of()
+    state = {"rows": [], "ringing": [], "points": [], "best": {"step": 0, "role": "policy", "metrics": {}}}
+    with pytest.raises(RecordError, match="chose `best/` by the reward without penalties"):
+        steering.restore(state)
