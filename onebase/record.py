@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from onebase.disk import hash_file
 from onebase.errors import RecordError
@@ -120,7 +120,7 @@ class StageRecord(Section):
     versions: dict[str, str]
     metrics: dict[str, float]
     resources: Resources
-    parts: list[RunPart] = []
+    parts: list[RunPart] = Field(default_factory=list[RunPart])
     """One, unless the run went on in another environment. Records of version 1 have none."""
 
     @property

@@ -139,7 +139,9 @@ def _read_outcome(folder: Path) -> dict[str, Any]:
         return "time/" in name or "memory/" in name or name.endswith("tokens_per_second")
 
     return {
-        "files": {name: sha256(folder / name) for name in content["files"] if name.startswith(("adapter/", "tokenizer/"))},
+        "files": {
+            name: sha256(folder / name) for name in content["files"] if name.startswith(("adapter/", "tokenizer/"))
+        },
         "metrics": [{name: value for name, value in row.items() if not timed(name)} for row in rows],
         "samples": (folder / "samples.jsonl").read_text(),
         "final": {name: value for name, value in content["metrics"].items() if not timed(name)},

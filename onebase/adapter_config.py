@@ -1,0 +1,108 @@
+"""`adapter_config.json` of an adapter that may come from a stranger.
+
+PEFT's LoraConfig does what its keys say: `megatron_core` names a module that is imported, `layer_replication` and
+`init_lora_weights: pissa` change the base that all roles share, and a pattern in `target_modules` may take for ever. So
+what LoRA as published needs is read, and any other key must have the value that does nothing.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig
+
+from onebase.errors import RecordError
+from onebase.json_file import read_object
+from onebase.tensor_file import read_shapes
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+LARGEST = 2**20
+"""Bytes of the file: it has some thousand."""
+ALL_LINEAR = "all-linear"
+
+IGNORED = frozenset({"base_model_name_or_path", "revision", "peft_version", "inference_mode", "lora_dropout"})
+"""Which base it is, the record says; how much is dropped, the stage."""
+NAME = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
+"""Of a module, or of the last parts of its path."""
+LOWER_HALF = re.compile(r"\(\.\*\\\.\)\?[A-Za-z_]\w*\\\.\(\d+(\|\d+)*\)\\\.\.\*")
+"""`exclude_modules` as `onebase.lower.lower_half` writes it."""
+
+
+def read_config(folder: Path) -> LoraConfig:
+    """The config of the adapter in `folder`; RecordError, with file and key, for what is not plain LoRA."""
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise RecordError(
+                f"{folder}: expected an adapter, but {name} is missing. Pass the folder of a finished stage."
+            )
+    path = folder / CONFIG
+    fields, _ = read_object(path, largest=LARGEST)
+    if fields.get("peft_type") != "LORA":
+        raise RecordError(f"{path}: expected peft_type LORA, found {str(fields.get('peft_type'))[:100]!r}.")
+    shapes = read_shapes(folder / WEIGHTS)
+    own = _own(fields, path, shapes)
+    harmless = LoraConfig().to_dict()
+    for key in sorted(fields.keys() - own.keys() - IGNORED - {"peft_type"}):
+        value, default = fields[key], harmless.get(key)
+        # A key of another PEFT's, where nothing is switched on.
+        idle = value in (None, False, [], {}) if key not in harmless else _same(value, default)
+        if not idle:
+            raise RecordError(
+                f"{path}: {key[:100]}: found {str(value)[:100]!r}, expected {default!r}: only plain LoRA is read. "
+                "Train the adapter without it."
+            )
+    return LoraConfig(**own)
+
+
+def _own(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """The keys that are read, each of the kind that it must be."""
+
+    def require(key: str, fits: bool, expected: str) -> None:
+        if not fits:
+            raise RecordError(f"{path}: {key}: expected {expected}, found {str(fields.get(key))[:100]!r}.")
+
+    rank, alpha, scaled = fields.get("r"), fields.get("lora_alpha"), fields.get("use_rslora", False)
+    require("r", type(rank) is int and rank > 0, "a whole number above 0")
+    ranks = {shape[0] for name, shape in shapes.items() if name.endswith("lora_A.weight") and shape}
+    # Memory is taken by what is said here, before a shape is compared.
+    require("r", ranks <= {rank}, f"{sorted(ranks)[:3]}, the rank of the tensors in {WEIGHTS}")
+    require(
+        "lora_alpha", isinstance(alpha, int | float) and alpha is not True and 0 < alpha < 2**31, "a number above 0"
+    )
+    require("use_rslora", isinstance(scaled, bool), "true or false")
+    task, excluded = fields.get("task_type"), fields.get("exclude_modules")
+    require("task_type", task in (None, "CAUSAL_LM"), "CAUSAL_LM")
+    ours = isinstance(excluded, str) and len(excluded) < 10_000 and LOWER_HALF.fullmatch(excluded) is not None
+    require(
+        "exclude_modules", excluded is None or ours, "nothing, or the lower layers as adapter.layers=top-half has them"
+    )
+    targets = fields.get("target_modules")
+    if isinstance(targets, str) and targets != ALL_LINEAR:
+        targets = _targets_of(shapes)  # a pattern, which is not tried: the tensors say where they belong
+    plain = (
+        isinstance(targets, list) and targets and all(isinstance(one, str) and NAME.fullmatch(one) for one in targets)
+    )
+    require("target_modules", targets == ALL_LINEAR or bool(plain), f"names of modules, or '{ALL_LINEAR}'")
+    return {
+        "r": rank,
+        "lora_alpha": alpha,
+        "use_rslora": scaled,
+        "task_type": task,
+        "exclude_modules": excluded,
+        "target_modules": targets,
+    }
+
+
+def _targets_of(shapes: dict[str, tuple[int, ...]]) -> list[str]:
+    """Full paths of the modules that the tensors belong to."""
+    prefix, suffix = "base_model.model.", ".lora_A.weight"
+    return sorted(
+        name.removeprefix(prefix).removesuffix(suffix)
+        for name in shapes
+        if name.startswith(prefix) and name.endswith(suffix)
+    )
+
+
+def _same(value: Any, default: Any) -> bool:
+    return type(value) is type(default) and value == default
