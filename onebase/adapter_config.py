@@ -66,7 +66,7 @@ def _own(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]])
     require("r", type(rank) is int and rank > 0, "a whole number above 0")
     ranks = {shape[0] for name, shape in shapes.items() if name.endswith("lora_A.weight") and shape}
     # Memory is taken by what is said here, before a shape is compared.
-    require("r", ranks <= {rank}, f"{sorted(ranks)[:3]}, the rank of the tensors in {WEIGHTS}")
+    require("r", rank in ranks, f"{sorted(ranks)[:3]}, the rank of the tensors in {WEIGHTS}")
     require(
         "lora_alpha", isinstance(alpha, int | float) and alpha is not True and 0 < alpha < 2**31, "a number above 0"
     )

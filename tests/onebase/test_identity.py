@@ -225,7 +225,10 @@ def test_a_hang_up_saves_as_a_termination_does_and_under_nohup_is_not_heard(tmp_
         "def work():\n"
         f"    with Session(Path({str(tmp_path / 'ppo')!r}), 'ppo', track=TrackSection(wandb='off'),\n"
         "        checkpoint=CheckpointSection(), recipe={}, inputs={}, state_bytes=4096) as session:\n"
-        "        with session.step(3, lambda: {'x': torch.ones(2)}, total=9):\n"
+        "        def state():\n"
+        "            os.kill(os.getpid(), signal.SIGHUP)  # the shell's, after the terminal's\n"
+        "            return {'x': torch.ones(2)}\n"
+        "        with session.step(3, state, total=9):\n"
         "            os.kill(os.getpid(), signal.SIGHUP)\n"
         "sys.exit(guarded(work))\n"
     )
