@@ -25,8 +25,14 @@ IGNORED = frozenset({"base_model_name_or_path", "revision", "peft_version", "inf
 """Which base it is, the record says; how much is dropped, the stage."""
 NAME = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
 """Of a module, or of the last parts of its path."""
-LOWER_HALF = re.compile(r"\(\.\*\\\.\)\?[A-Za-z_]\w*\\\.\(\d+(\|\d+)*\)\\\.\.\*")
-"""`exclude_modules` as `onebase.lower.lower_half` writes it."""
+_LITERAL = r"\w+(\\\.\w+)*"
+_LITERALS = rf"{_LITERAL}(\|{_LITERAL})*"
+_LOWER = r"\(\.\*\\\.\)\?\w+\\\.\(\d+(\|\d+)*\)\\\.\.\*"
+EXCLUDED = re.compile(rf"{_LOWER}|{_LITERALS}|\({_LOWER}\)\|\({_LITERALS}\)", re.ASCII)
+"""`exclude_modules` as we write it: the lower layers (`onebase.lower`), names with their dots escaped, or both."""
+FUSED_EXPECTED = "nothing, or numbers by the names of fused experts"
+FUSED = re.compile(rf"(\.\*\\\.)?{_LITERAL}", re.ASCII)
+"""A key of `rank_pattern`, as PEFT writes it for experts whose weights are fused into one."""
 
 
 def read_config(folder: Path) -> LoraConfig:
@@ -65,25 +71,26 @@ def _own(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]])
     rank, alpha, scaled = fields.get("r"), fields.get("lora_alpha"), fields.get("use_rslora", False)
     require("r", type(rank) is int and rank > 0, "a whole number above 0")
     ranks = {shape[0] for name, shape in shapes.items() if name.endswith("lora_A.weight") and shape}
-    # Memory is taken by what is said here, before a shape is compared.
-    require("r", rank in ranks, f"{sorted(ranks)[:3]}, the rank of the tensors in {WEIGHTS}")
-    require(
-        "lora_alpha", isinstance(alpha, int | float) and alpha is not True and 0 < alpha < 2**31, "a number above 0"
-    )
+    # Memory is taken by what is said here, before a shape is compared. Fused experts have the rank once for each.
+    fits = any(type(rank) is int and rank <= one and one % rank == 0 for one in ranks)
+    require("r", fits, f"the rank of the tensors in {WEIGHTS}, which have {sorted(ranks)[:3]} rows")
+    require("lora_alpha", _is_alpha(alpha), "a number above 0")
     require("use_rslora", isinstance(scaled, bool), "true or false")
     task, excluded = fields.get("task_type"), fields.get("exclude_modules")
     require("task_type", task in (None, "CAUSAL_LM"), "CAUSAL_LM")
-    ours = isinstance(excluded, str) and len(excluded) < 10_000 and LOWER_HALF.fullmatch(excluded) is not None
-    require(
-        "exclude_modules", excluded is None or ours, "nothing, or the lower layers as adapter.layers=top-half has them"
-    )
-    targets = fields.get("target_modules")
+    ours = isinstance(excluded, str) and EXCLUDED.fullmatch(excluded) is not None
+    require("exclude_modules", excluded is None or ours, "nothing, or layers and modules as Onebase leaves them out")
+    targets, parameters = fields.get("target_modules"), fields.get("target_parameters") or []
     if isinstance(targets, str) and targets != ALL_LINEAR:
         targets = _targets_of(shapes)  # a pattern, which is not tried: the tensors say where they belong
-    plain = (
-        isinstance(targets, list) and targets and all(isinstance(one, str) and NAME.fullmatch(one) for one in targets)
-    )
-    require("target_modules", targets == ALL_LINEAR or bool(plain), f"names of modules, or '{ALL_LINEAR}'")
+    require("target_parameters", _are_names(parameters), "names of parameters")
+    some = _are_names(targets) and bool(targets or parameters)
+    require("target_modules", targets == ALL_LINEAR or some, f"names of modules, or '{ALL_LINEAR}'")
+    ranks_of, alphas_of = (fields.get(key) or {} for key in ("rank_pattern", "alpha_pattern"))
+    require("rank_pattern", _are_fused(ranks_of) and all(type(one) is int for one in ranks_of.values()), FUSED_EXPECTED)
+    multiples = [any(0 < own <= one and one % own == 0 for one in ranks) for own in ranks_of.values()]
+    require("rank_pattern", all(multiples), f"ranks of the tensors in {WEIGHTS}")
+    require("alpha_pattern", _are_fused(alphas_of) and all(map(_is_alpha, alphas_of.values())), FUSED_EXPECTED)
     return {
         "r": rank,
         "lora_alpha": alpha,
@@ -91,7 +98,22 @@ def _own(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]])
         "task_type": task,
         "exclude_modules": excluded,
         "target_modules": targets,
+        "target_parameters": parameters or None,
+        "rank_pattern": ranks_of,
+        "alpha_pattern": alphas_of,
     }
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) and NAME.fullmatch(one) for one in value)
+
+
+def _are_fused(value: Any) -> bool:
+    return isinstance(value, dict) and all(FUSED.fullmatch(key) for key in value)
+
+
+def _is_alpha(value: Any) -> bool:
+    return isinstance(value, int | float) and value is not True and 0 < value < 2**31
 
 
 def _targets_of(shapes: dict[str, tuple[int, ...]]) -> list[str]:

@@ -43,11 +43,8 @@ def make_adapter(folder: Path, **fields: Any) -> Path:
         {"use_dora": True},
         {"modules_to_save": ["lm_head"]},
         {"bias": "all"},
-        {"rank_pattern": {"q_proj": 64}},
-        {"alpha_pattern": {"(a+)+$": 64}},
         {"layers_pattern": "(a+)+$", "layers_to_transform": [0]},
         {"trainable_token_indices": [1]},
-        {"target_parameters": ["experts.down_proj"]},
         {"auto_mapping": {"parent_library": "os"}},
         {"a_key_of_another_peft": "yes"},
     ],
@@ -82,7 +79,14 @@ def test_a_key_that_does_more_than_plain_lora_is_refused_by_name(tmp_path: Path,
         ("target_modules", [["q_proj"]]),
         ("target_modules", []),
         ("target_modules", None),
+        ("target_parameters", ["(a+)+$"]),
+        ("rank_pattern", {"q_proj": 64}),
+        ("rank_pattern", {"(a+)+$": 2}),
+        ("rank_pattern", {"q_proj": True}),
+        ("alpha_pattern", {"(a+)+$": 64}),
+        ("alpha_pattern", {"q_proj": "4"}),
         ("exclude_modules", "(a+)+$"),
+        ("exclude_modules", "a.*b"),
         ("exclude_modules", ["q_proj"]),
         ("exclude_modules", r"(.*\.)?layers\.(0|1)\..*|(a+)+$"),
     ],
@@ -97,6 +101,15 @@ def test_plain_lora_of_another_peft_is_read_and_what_only_it_knows_is_off(tmp_pa
     config = read_config(make_adapter(tmp_path, use_rslora=True, lora_alpha=3.5, **idle))
     assert (config.r, config.lora_alpha, config.use_rslora, config.lora_dropout) == (2, 3.5, True, 0.0)
     assert config.target_modules == {"q_proj"}
+
+
+def test_what_is_written_for_experts_and_for_layers_left_out_is_read(tmp_path: Path) -> None:
+    fused = {r".*\.gate_up_proj": 2}
+    left_out = r"((.*\.)?layers\.(0|1)\..*)|(model\.layers\.0\.mixer\.out_proj|model\.layers\.1\.mixer\.out_proj)"
+    fields = {"target_parameters": ["experts.gate_up_proj"], "rank_pattern": fused, "alpha_pattern": fused}
+    config = read_config(make_adapter(tmp_path, exclude_modules=left_out, **fields))
+    assert config.target_parameters == ["experts.gate_up_proj"]
+    assert (config.rank_pattern, config.alpha_pattern, config.exclude_modules) == (fused, fused, left_out)
 
 
 def test_a_pattern_of_targets_is_never_tried_for_the_tensors_say_where_they_belong(tmp_path: Path) -> None:
