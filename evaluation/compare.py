@@ -201,7 +201,7 @@ def judge(
 ) -> Answers:
     """One model's answers with everything that is measured of them. found: None for the bare base."""
     role = None if found is None else role_of(name)
-    sha256 = None if found is None else adapter_sha256(found)
+    sha256 = None if found is None else adapter_sha256(found.record.files)
     budget = recipe.sampling.tokens_per_microbatch
     greedy = respond(role, adapter_sha256=sha256, temperature=0.0)
     sampled = respond(role, adapter_sha256=sha256, temperature=1.0)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from onebase.generation import sample
 from onebase.identity import versions
 from onebase.json_file import read_object
 from onebase.progress import track
-from onebase.record import Found, canonical, replace_file
+from onebase.record import canonical, replace_file
 from onebase.roles import Roles
 from onebase.seeding import generator, stream
 from onebase.stage_files import NEEDED
@@ -143,7 +143,6 @@ def _sha256(responses: list[list[int]]) -> str:
     return hashlib.sha256(json.dumps(responses).encode()).hexdigest()
 
 
-def adapter_sha256(found: Found) -> str:
-    """Of all that makes a role's adapter: the same weights with another scale answer otherwise."""
-    files = found.record.files
+def adapter_sha256(files: Mapping[str, str]) -> str:
+    """By a record's `files`. Of weights and config: the same weights at another scale answer otherwise."""
     return hashlib.sha256("".join(files[name] for name in sorted(NEEDED)).encode()).hexdigest()

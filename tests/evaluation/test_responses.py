@@ -3,8 +3,6 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -65,11 +63,11 @@ def test_another_environment_is_generated_anew(
 
 
 def test_the_same_weights_at_another_scale_are_another_adapter() -> None:
-    def found(config: str) -> Any:
-        files = {"adapter/adapter_model.safetensors": "1" * 64, "adapter/adapter_config.json": config * 64}
-        return SimpleNamespace(record=SimpleNamespace(files=files))
-
-    assert module.adapter_sha256(found("a")) == module.adapter_sha256(found("a")) != module.adapter_sha256(found("b"))
+    keys = {
+        module.adapter_sha256({"adapter/adapter_model.safetensors": "1" * 64, "adapter/adapter_config.json": config})
+        for config in ("a" * 64, "b" * 64, "a" * 64)
+    }
+    assert len(keys) == 2
 
 
 @pytest.mark.parametrize("edit", ["a token", "a response", "the list", "all of it"])
