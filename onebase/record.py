@@ -200,7 +200,7 @@ def create(
     data: Iterable[DataIdentity],
     metrics: Mapping[str, float],
     resources: Resources,
-    parts: Iterable[RunPart],
+    parts: Iterable[RunPart] = (),
 ) -> StageRecord:
     """A record of the files in `folder`, with hashes, versions and git state filled in."""
     return StageRecord(
