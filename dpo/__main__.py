@@ -7,9 +7,9 @@ from onebase import command
 
 def load() -> command.Stage:
     from dpo.recipe import DpoRecipe
-    from dpo.train import run
+    from dpo.train import identify, run
 
-    return DpoRecipe, run
+    return command.Stage(DpoRecipe, run, identify)
 
 
 READS = "the SFT stage and rankings"

@@ -27,6 +27,7 @@ from dpo.recipe import DpoRecipe, Pairing
 from evaluation.responses import likeliest
 from onebase import base as bases
 from onebase import stages, trainers
+from onebase.identity import RunIdentity
 from onebase.learning import state_bytes
 from onebase.record import DataIdentity, StageRecord
 from onebase.reports import latest
@@ -102,8 +103,11 @@ def run(recipe: DpoRecipe) -> StageRecord:
     base = bases.load(recipe.base, recipe.chat)
     roles = Roles(base).load(ROLE, sft.adapter)
     parents = {"sft": sft}
+    run_identity = stages.run_identity(stages.loaded_identity(base), parents, data.identities)
     size = state_bytes(roles, [ROLE])
-    with stages.open_session(recipe, "dpo", recipe, parents=parents, data=data.identities, state_bytes=size) as session:
+    with stages.open_session(
+        recipe, "dpo", recipe, parents=parents, data=data.identities, state_bytes=size, identity=run_identity
+    ) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
         with roles.active(ROLE):
@@ -124,8 +128,15 @@ def run(recipe: DpoRecipe) -> StageRecord:
             data=data.identities,
             metrics=latest(trainer),
             watch=watch,
-            tracker=tracker,
+            session=session,
         )
+
+
+def identify(recipe: DpoRecipe) -> RunIdentity:
+    """What a run of this recipe goes by today, without a weight loaded."""
+    identity = stages.identify(recipe)
+    sft = stages.read_parent(recipe.parents.sft, "sft", identity)
+    return stages.run_identity(identity, {"sft": sft}, read_data(recipe).identities)
 
 
 def read_data(recipe: DpoRecipe) -> Data:

@@ -19,14 +19,14 @@ from evaluation import run_plots, summary, verdict
 from evaluation.grades import check
 from evaluation.language import as_episodes, piece_losses, piece_tokens
 from evaluation.recipe import CompareRecipe
-from evaluation.responses import Responder, texts
+from evaluation.responses import Responder, adapter_sha256, texts
 from evaluation.statistics import Estimate, clustered, differences, ratio
 from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
 from onebase.errors import RecordError
 from onebase.record import DataIdentity, Found, replace_file
-from onebase.roles import WEIGHTS, Roles
+from onebase.roles import Roles
 from onebase.scoring import kl_between, score
 from onebase.stages import Stopwatch
 from onebase.tracking import METRICS, Tracker
@@ -217,7 +217,7 @@ def judge(
 ) -> Answers:
     """One model's answers with everything that is measured of them. found: None for the bare base."""
     role = None if found is None else role_of(name)
-    sha256 = None if found is None else found.record.files[f"adapter/{WEIGHTS}"]
+    sha256 = None if found is None else adapter_sha256(found.record.files)
     budget = recipe.sampling.tokens_per_microbatch
     greedy = respond(role, adapter_sha256=sha256, temperature=0.0)
     sampled = respond(role, adapter_sha256=sha256, temperature=1.0)

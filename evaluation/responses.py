@@ -2,18 +2,27 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from data.chat import Chat
 from onebase.episodes import Episodes
+from onebase.errors import RecordError
 from onebase.generation import sample
+from onebase.identity import versions
+from onebase.json_file import read_object
 from onebase.progress import track
 from onebase.record import canonical, replace_file
 from onebase.roles import Roles
 from onebase.seeding import generator, stream
+from onebase.stage_files import NEEDED
+from onebase.terminal import printable
+
+LARGEST = 2**30
+"""Bytes of a file of kept responses."""
 
 BLOCK = 4
 """Batches between two steps of the progress bar."""
@@ -64,16 +73,30 @@ class Responder:
         self._seed = seed
 
     def __call__(self, role: str | None, *, adapter_sha256: str | None, temperature: float) -> Episodes:
-        """The role's responses. adapter_sha256: of the role's weights file; None for the bare base."""
+        """The role's responses. adapter_sha256: of the role's weights and config; None for the bare base."""
         key = self._key(adapter_sha256, temperature)
         kept = self._folder / f"{key}.json"
-        if kept.is_file():
-            responses = json.loads(kept.read_text(encoding="utf-8"))
-        else:
+        responses = self._kept(kept)
+        if responses is None:
             responses = self._generate(role, temperature)
             self._folder.mkdir(parents=True, exist_ok=True)
-            replace_file(kept, canonical(responses))
+            replace_file(kept, canonical({"sha256": _sha256(responses), "responses": responses}))
         return Episodes.of(self._prompts, responses, pad_id=self._roles.base.pad_id)
+
+    def _kept(self, path: Path) -> list[list[int]] | None:
+        """What an earlier run has kept; None where there is nothing, or where it is not what that run has written."""
+        if not path.is_file():
+            return None
+        try:
+            content, _ = read_object(path, largest=LARGEST)
+            responses = content["responses"]
+            if content["sha256"] == _sha256(responses) and len(responses) == len(self._prompts):
+                return responses
+            reason = "edited or damaged"
+        except (RecordError, KeyError, TypeError) as error:
+            reason = str(error)
+        print(f"kept responses are not taken: {path}: {printable(reason)}", file=sys.stderr, flush=True)
+        return None
 
     def _generate(self, role: str | None, temperature: float) -> list[list[int]]:
         # Several batches in one call, so that a response that ends early makes room for another prompt's.
@@ -107,8 +130,19 @@ class Responder:
             # What a batch looks like decides the last bits, and so now and then a token.
             "batch": self._batch,
             "seed": stream(self._seed, "compare", str(temperature)),
-            "torch": torch.__version__,
-            "device": base.device.type,
+            "versions": {name: version for name, version in versions().items() if name != "onebase"},
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if base.device.type == "cuda" else base.device.type,
+            "bf16": base.computes_in_bf16,
             "draws": DRAWS,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _sha256(responses: list[list[int]]) -> str:
+    return hashlib.sha256(json.dumps(responses).encode()).hexdigest()
+
+
+def adapter_sha256(files: Mapping[str, str]) -> str:
+    """By a record's `files`. Of weights and config: the same weights at another scale answer otherwise."""
+    return hashlib.sha256("".join(files[name] for name in sorted(NEEDED)).encode()).hexdigest()

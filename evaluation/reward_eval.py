@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, PositiveInt, ValidationError
+
 from data.chat import Chat, EncodedDemonstration, EncodedRanking, Limiter, encode_demonstrations, encode_rankings
 from data.labelers import Divided, LabelersSection, divide, labeler_of
 from data.mixing import UNNAMED, task_of
@@ -25,7 +27,7 @@ from onebase import base as bases
 from onebase import record, same_chat, stages
 from onebase.command import say
 from onebase.ensemble import FIRST, CombineSection, Ensemble, load_members, read_members
-from onebase.errors import DataError, InputError
+from onebase.errors import DataError, InputError, RecordError
 from onebase.rankings import Candidates
 from onebase.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.record import Found
@@ -33,6 +35,29 @@ from onebase.roles import Roles
 
 EVERYBODY = LabelersSection()
 """Nobody is held out."""
+
+
+class _RecordedTraining(BaseModel):
+    shared_prompt: str
+    tokens_per_microbatch: PositiveInt
+
+
+class _RecordedEvaluation(BaseModel):
+    rankings: list[Source]
+    demonstrations: list[Source]
+
+
+class RecordedRecipe(BaseModel):
+    """What a finished reward stage's recipe must say to be measured again; whatever else it says is not read."""
+
+    base: BaseSection
+    chat: ChatSection
+    data: list[Source]
+    limits: LimitsSection
+    labelers: LabelersSection = EVERYBODY
+    evaluation: _RecordedEvaluation
+    train: _RecordedTraining
+    seed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +98,7 @@ def read(folders: Sequence[Path]) -> dict[str, Found]:
 
     def one(folder: Path) -> Found:
         found = record.read(folder, stage="reward")
+        require_recipe(found)
         if not identity:
             recipe = found.record.recipe
             given = BaseSection.model_validate(recipe["base"]), ChatSection.model_validate(recipe["chat"])
@@ -82,6 +108,16 @@ def read(folders: Sequence[Path]) -> dict[str, Found]:
         return found
 
     return read_members(folders, one)
+
+
+def require_recipe(found: Found) -> None:
+    """RecordError unless the record's recipe says all that is read of it here."""
+    try:
+        RecordedRecipe.model_validate(found.record.recipe)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, ("recipe", *first["loc"])))
+        raise RecordError(f"{found.folder / record.FILE}: {key}: {first['msg']}. It was edited.") from None
 
 
 def load_weights(members: dict[str, Found], combine: CombineSection | None = None) -> RewardModel:

@@ -1,6 +1,5 @@
 """Figures of a whole run, from what its stages left on disk: learning curves, reward against KL, reward reliability."""
 
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from matplotlib.axes import Axes
 from evaluation.figures import COLOURS, GREY, save
 from evaluation.frontier import frontier
 from evaluation.reward_plots import reliability
+from onebase.json_file import parse_object, read_object
 from onebase.tracking import METRICS
 
 CURVES: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -23,6 +23,9 @@ CURVES: Mapping[str, tuple[tuple[str, ...], ...]] = {
 
 TRAINED = "ppo/reward/reward_model"
 """The reward model's own score of what is trained on, without weight or other terms."""
+
+LARGEST_REPORT = 2**28
+"""Bytes of report.json."""
 
 MARKERS = "osD^v*PX"
 """Of the models of one stage."""
@@ -49,7 +52,7 @@ def write(summary: Mapping[str, Any], stages: Mapping[str, tuple[str, Path]], fo
         written.append(save(draw, folder / "reward_against_kl.svg"))
     report = stages["reward"][1] / "report.json" if "reward" in stages else None
     if report is not None and report.is_file():
-        content = json.loads(report.read_text(encoding="utf-8"))
+        content, _ = read_object(report, largest=LARGEST_REPORT)
         written.append(save(partial(reliability, report=content), folder / "reward_reliability.svg"))
     return written
 
@@ -59,7 +62,11 @@ def read_metrics(stage: Path) -> list[dict[str, Any]]:
     path = stage / METRICS
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if line:
+            rows.append(parse_object(line, Path(f"{path}:{number}")))
+    return rows
 
 
 def learning_curve(axes: Axes, *, rows: list[dict[str, Any]], names: list[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.statistics import Estimate
 from onebase import record, stages
+from onebase.errors import RecordError
 from onebase.record import DataIdentity, Found, Resources
 from onebase.tracking import peak_rss_bytes
 
@@ -81,15 +82,20 @@ def build(
         },
     }
     if "reward" in parents:
-        metrics = parents["reward"].record.metrics
         content["reward_model"] = {
             "pair_accuracy": {
-                "mean": metrics["reward/eval_accuracy"],
-                "low": metrics["reward/eval_accuracy_low"],
-                "high": metrics["reward/eval_accuracy_high"],
+                "mean": _metric(parents["reward"], "reward/eval_accuracy"),
+                "low": _metric(parents["reward"], "reward/eval_accuracy_low"),
+                "high": _metric(parents["reward"], "reward/eval_accuracy_high"),
             }
         }
     return content
+
+
+def _metric(found: Found, name: str) -> float:
+    if name not in found.record.metrics:
+        raise RecordError(f"{found.folder / record.FILE}: metrics: there is no {name}. It was edited.")
+    return found.record.metrics[name]
 
 
 def lineage(parents: Mapping[str, Found], home: Path) -> dict[str, Any]:
@@ -97,6 +103,8 @@ def lineage(parents: Mapping[str, Found], home: Path) -> dict[str, Any]:
     nodes: dict[str, Any] = {}
 
     def visit(found: Found) -> None:
+        if found.sha256 in nodes:
+            return  # many ways may lead to one ancestor
         nodes[found.sha256] = {
             "stage": found.record.stage,
             "path": os.path.relpath(found.folder.resolve(), home.resolve()),

@@ -13,7 +13,6 @@ ones rotated out. Tensors are safetensors and the rest is JSON: reading a checkp
 
 import errno
 import hashlib
-import json
 import math
 import os
 import random
@@ -35,6 +34,7 @@ from torch import Tensor
 from onebase.differences import differences, told
 from onebase.disk import as_disk_error, sync
 from onebase.errors import InputError, RecordError
+from onebase.json_file import read_object
 from onebase.recipes import UNCOUNTED, Section
 from onebase.record import canonical, hash_file
 
@@ -44,6 +44,8 @@ STATE = "state.json"
 TENSORS = "tensors.safetensors"
 KEYS = {"schema_version", "step", "recipe", "settings", "files"}
 """Of a manifest."""
+LARGEST, DEEPEST = 2**30, 256
+"""Bytes of a state's JSON, and lists and objects in each other: `_pack` makes three of each level."""
 
 
 class CheckpointSection(Section):
@@ -172,7 +174,7 @@ class Checkpoints:
         for folder in sorted(self.folder.glob("step-*"), reverse=True):
             try:
                 found = self._read(folder)
-            except (OSError, ValueError, KeyError) as error:
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
                 passed.append(folder)
                 problems.append(f"{folder}: {error}")
                 print(f"checkpoint passed over: {folder}: {error}", file=sys.stderr, flush=True)
@@ -195,10 +197,17 @@ class Checkpoints:
 
     def _verified(self, folder: Path) -> dict[str, Any]:
         """Its manifest, where every file is as it was written and it is of this recipe."""
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = _read_json(folder / MANIFEST)
         if manifest["schema_version"] != SCHEMA:
             raise ValueError(f"schema version {manifest['schema_version']}, expected {SCHEMA}")
+        if folder.name != f"step-{manifest['step']:08d}":
+            raise ValueError(f"{MANIFEST} is of step {manifest['step']}")
+        missing = sorted({STATE, TENSORS} - manifest["files"].keys())
+        if missing:
+            raise ValueError(f"{MANIFEST} does not list {missing[0]}")
         for name, expected in manifest["files"].items():
+            if Path(name).name != name or (folder / name).is_symlink():
+                raise ValueError(f"{name[:200]!r} is no file of this folder")
             if hash_file(folder / name) != expected:
                 raise ValueError(f"{name} is damaged: its sha256 is not the one in {MANIFEST}")
         settings = manifest.get("settings")  # which older checkpoints do not have
@@ -216,7 +225,7 @@ class Checkpoints:
     def _read(self, folder: Path) -> Saved:
         manifest = self._verified(folder)
         tensors = load_file(folder / TENSORS)
-        content = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        content = _read_json(folder / STATE)
         return Saved(folder=folder, step=manifest["step"], state=_unpack(content, tensors))
 
     def _rotate(self) -> None:
@@ -291,6 +300,13 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: _unpack(inner, tensors) for key, inner in content}
     packed = [_unpack(inner, tensors) for inner in content]
     return packed if kind == "list" else tuple(packed)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(path, largest=LARGEST, deepest=DEEPEST)[0]
+    except RecordError as error:
+        raise ValueError(str(error)) from None
 
 
 def _write(path: Path, text: str) -> None:

@@ -1,6 +1,6 @@
 """The command of a stage: `python -m sft RECIPE.yaml [key=value ...]`, which is also `onebase sft`.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 130 or 143 stopped by a signal with a checkpoint written.
+Exit codes: 0 done, 1 failed, 2 bad input, 129, 130 or 143 stopped by a signal with a checkpoint written.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
@@ -23,8 +23,16 @@ from onebase.disk import DiskError, as_disk_error
 from onebase.errors import InputError, RecordError
 from onebase.interruption import Interrupted
 from onebase.recipes import Section
+from onebase.terminal import printable
 
-Stage = tuple[type[Section], Callable[..., object]]
+
+class Stage(NamedTuple):
+    recipe: type[Section]
+    run: Callable[..., object]
+    identify: Callable[..., Any]
+    """What a run of a recipe goes by today, a RunIdentity (`onebase.identity`): a finished one is compared with it."""
+
+
 Loader = Callable[[], Stage]
 """Imports a stage when it is needed: its recipe's class and its `run`. torch and trl take seconds; --help must not."""
 
@@ -71,14 +79,14 @@ def run_stage(
     """Read the recipe, run the stage unless it is finished, and turn errors into exit codes. flags: for its `run`."""
 
     def work() -> None:
-        recipe_class, run = load()
+        recipe_class, run, identify = load()
         recipe = recipes.read(recipe_path, recipe_class, overrides)
         if print_config:
             print(recipes.dump(recipe), end="")
             return
         out = cast(Path, recipe.out)  # type: ignore[attr-defined]  # every stage's recipe has it
         if record.is_finished(out) and not restart:
-            _verify_finished(stage, recipe, out)
+            _verify_finished(stage, recipe, out, identify)
             return
         try:
             if out.exists() and any(out.iterdir()):
@@ -148,7 +156,7 @@ def guarded(work: Callable[[], None]) -> int:
 
 def say(text: str) -> None:
     """A line for the user, on stderr: stdout is for results."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _make_way(stage: str, out: Path, restart: bool) -> None:
@@ -163,7 +171,7 @@ def _make_way(stage: str, out: Path, restart: bool) -> None:
         say(f"{out} holds an unfinished run without a checkpoint, now in {aside}; stage {stage} starts anew.")
 
 
-def _verify_finished(stage: str, recipe: Section, out: Path) -> None:
+def _verify_finished(stage: str, recipe: Section, out: Path, identify: Callable[..., Any]) -> None:
     found = record.read(out, stage=stage)
     given, had = recipe.model_dump(mode="json"), _with_defaults(recipe, found.record.recipe)
     differing = [key for key in given if key not in recipes.UNCOUNTED and given[key] != had.get(key)]
@@ -173,6 +181,7 @@ def _verify_finished(stage: str, recipe: Section, out: Path) -> None:
             f"{out}: stage '{stage}' is finished with another recipe: {told(rows)}. "
             "Pass --restart to move it aside and train again, or another out=FOLDER."
         )
+    identify(recipe).require_of(found.record, where=f"{out}: stage '{stage}'")
     say(f"{out}: stage '{stage}' is finished and verified; nothing to do.")
 
 

@@ -1,6 +1,7 @@
 """Files that reach the disk, and disks that fail or are full: which one it is, and how many bytes it has left."""
 
 import errno
+import hashlib
 import os
 import re
 from pathlib import Path
@@ -51,6 +52,12 @@ def free_bytes(folder: Path) -> int:
     """Bytes that the disk of `folder` has left for this user."""
     found = os.statvfs(mount_point(folder))
     return found.f_bavail * found.f_frsize
+
+
+def hash_file(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -1,6 +1,12 @@
-"""SIGINT and SIGTERM as an exception."""
+"""SIGINT, SIGTERM and SIGHUP as an exception."""
 
+import contextlib
+import os
 import signal
+import sys
+from collections.abc import Iterable
+
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -12,5 +18,29 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """128 + the signal's number, as shells do it: 130 for SIGINT, 143 for SIGTERM."""
+        """128 + the signal's number, as shells do it: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
         return 128 + self.number
+
+
+def answered() -> tuple[int, ...]:
+    """The signals that stop a run; without SIGHUP under `nohup`, whose meaning is that it is not heard."""
+    return tuple(one for one in NUMBERS if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN)
+
+
+def leave_next(numbers: Iterable[int]) -> None:
+    """After the first signal: the second one ends the process at once. But a terminal that is closed sends SIGHUP, and
+    so does its shell, so that of SIGHUP a second one means nothing."""
+    for one in numbers:
+        signal.signal(one, signal.SIG_IGN if one == signal.SIGHUP else signal.SIG_DFL)
+
+
+def say_stopping(number: int) -> None:
+    """Tell the user; where the terminal is gone, let go of it, or every later line would be an error."""
+    text = f"{signal.Signals(number).name}: stopping; a second one leaves at once"
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for stream in (1, 2):
+            with contextlib.suppress(OSError):
+                os.dup2(nowhere, stream)

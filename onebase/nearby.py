@@ -3,9 +3,11 @@
 runs/x/sft/adapter, runs/x/sft/stage.json, runs/x  ->  Did you mean runs/x/sft?
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
+
+from onebase.errors import RecordError
+from onebase.json_file import read_object
 
 FILE = "stage.json"
 ADAPTER = "adapter_config.json"
@@ -71,8 +73,8 @@ def _inside(run: Path, stage: str | None) -> Iterator[Path]:
 def _stage_in(folder: Path) -> str | None:
     """The kind of stage that has finished in a folder; its record is not verified."""
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content, _ = read_object(folder / FILE)
+    except RecordError:
         return None
-    kind = content.get("stage") if isinstance(content, dict) else None
+    kind = content.get("stage")
     return kind if isinstance(kind, str) else None

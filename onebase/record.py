@@ -16,13 +16,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from onebase import nearby
+from onebase.disk import hash_file
 from onebase.errors import RecordError
+from onebase.json_file import read_object, short_path
 from onebase.recipes import Section
+from onebase.stage_files import require_unchanged
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
+"""Of a record of version 1 what it lists is verified: adapter and tokenizer, no metrics. It names no functions."""
+GENERATIONS = 100
+ANCESTORS = 1000
 FILE = "stage.json"
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "wandb")
 
@@ -84,6 +91,19 @@ class Resources(Section):
     peak_gpu_bytes: int = 0
 
 
+class RunPart(Section):
+    """What a run computed with from one step on, until the next part: a run that goes on may find other versions."""
+
+    first_step: int
+    versions: dict[str, str]
+    """Of Python, of Onebase (its commit, in a checkout), and of the libraries that compute."""
+    threads: int
+    """Of torch on the CPU."""
+    device: str
+    functions: dict[str, str]
+    """Python functions that the recipe names: sha256 of their source."""
+
+
 class StageRecord(Section):
     """Everything a child, or a reader a year later, must know of a finished stage."""
 
@@ -93,7 +113,7 @@ class StageRecord(Section):
     base: BaseIdentity
     tokenizer: TokenizerIdentity
     files: dict[str, str]
-    """sha256 of every file that is handed on, by path relative to the stage folder."""
+    """sha256 of every file that is handed on or quoted (`onebase.stage_files`), by path relative to the folder."""
     parents: dict[str, ParentLink]
     recipe: dict[str, Any]
     data: list[DataIdentity]
@@ -101,6 +121,13 @@ class StageRecord(Section):
     versions: dict[str, str]
     metrics: dict[str, float]
     resources: Resources
+    parts: list[RunPart] = Field(default_factory=list[RunPart])
+    """One, unless the run went on in another environment. Records of version 1 have none."""
+
+    @property
+    def functions(self) -> dict[str, str] | None:
+        """sha256 of the source of each function that the run ended with; None where the record does not say."""
+        return self.parts[-1].functions if self.parts else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +201,7 @@ def create(
     data: Iterable[DataIdentity],
     metrics: Mapping[str, float],
     resources: Resources,
+    parts: Iterable[RunPart] = (),
 ) -> StageRecord:
     """A record of the files in `folder`, with hashes, versions and git state filled in."""
     return StageRecord(
@@ -192,6 +220,7 @@ def create(
         versions={name: metadata.version(name) for name in LIBRARIES},
         metrics=finite(metrics),
         resources=resources,
+        parts=list(parts),
     )
 
 
@@ -205,39 +234,44 @@ def read(folder: Path, *, stage: str | None = None) -> Found:
 
     stage: which stage it must be of; None takes any.
     """
-    return _read(Path(folder), stage, ())
+    return _read(Path(folder), stage, (), {})
 
 
-def _read(folder: Path, stage: str | None, descendants: tuple[Path, ...]) -> Found:
-    if folder.resolve() in descendants:
+def _read(folder: Path, stage: str | None, descendants: tuple[Path, ...], verified: dict[Path, Found]) -> Found:
+    """verified: the folders that were read already. Two ways may lead to one ancestor, and ten such ones to 2^10."""
+    place = folder.resolve()
+    if place in descendants:
         raise RecordError(f"{folder}: is its own ancestor: the records were edited. Train the stages again.")
+    if place in verified:
+        return verified[place]
+    if len(descendants) >= GENERATIONS or len(verified) >= ANCESTORS:
+        raise RecordError(f"{folder}: more ancestors than any run has: the records were edited. Train them again.")
     record, sha256 = _parse(folder, stage)
     if stage is not None and record.stage != stage:
         raise RecordError(
             f"{folder}: expected a run of stage '{stage}', found stage '{record.stage}'. "
             f"Pass the {stage} run with parents.{stage}=runs/<name>/{stage}.{nearby.question(folder, stage)}"
         )
-    _verify_files(folder, record)
-    parents = {}
-    for name, link in record.parents.items():
-        parent = _read_parent(folder, name, link, (*descendants, folder.resolve()))
-        parents[name] = parent
-    return Found(folder=folder, record=record, sha256=sha256, parents=parents)
+    require_unchanged(folder, record.files, record=folder / FILE)
+    parents = {
+        name: _read_parent(folder, name, link, (*descendants, place), verified) for name, link in record.parents.items()
+    }
+    verified[place] = Found(folder=folder, record=record, sha256=sha256, parents=parents)
+    return verified[place]
 
 
 def _parse(folder: Path, stage: str | None) -> tuple[StageRecord, str]:
     path = folder / FILE
-    if not path.is_file():
-        raise RecordError(f"{folder}: {nearby.describe(folder, stage)}")
-    raw = path.read_bytes()
     try:
-        content = json.loads(raw)
-    except ValueError as error:
-        raise RecordError(f"{path}: not valid JSON ({error}): damaged or edited. Train the stage again.") from None
-    version = content.get("schema_version") if isinstance(content, dict) else None
-    if version != SCHEMA:
+        if not path.exists():
+            raise RecordError(f"{folder}: {nearby.describe(folder, stage)}")
+    except OSError as error:
+        raise RecordError(f"{short_path(folder)}: is no stage folder ({error.strerror}). Check the path.") from None
+    content, raw = read_object(path)
+    version = content.get("schema_version")
+    if version not in READABLE or isinstance(version, bool):
         raise RecordError(
-            f"{path}: expected schema version {SCHEMA}, found {version!r}. "
+            f"{path}: expected schema version {' or '.join(map(str, READABLE))}, found {str(version)[:40]}. "
             "It was written by another Onebase; use that one, or train the stage again."
         )
     try:
@@ -248,16 +282,23 @@ def _parse(folder: Path, stage: str | None) -> tuple[StageRecord, str]:
         raise RecordError(f"{path}: {key}: {first['msg']}: damaged or edited. Train the stage again.") from None
 
 
-def _read_parent(folder: Path, name: str, link: ParentLink, descendants: tuple[Path, ...]) -> Found:
+def _read_parent(
+    folder: Path, name: str, link: ParentLink, descendants: tuple[Path, ...], verified: dict[Path, Found]
+) -> Found:
     place = folder / link.path
-    if not is_finished(place):
+    try:
+        finished = is_finished(place)
+        resolved = place.resolve()
+    except (OSError, ValueError, RuntimeError):  # thousands of letters, a NUL, links in a circle
+        finished, resolved = False, place
+    if not finished:
         raise RecordError(
-            f"{folder / FILE}: its parent '{name}' should be in {place}, and there is no finished stage. "
+            f"{folder / FILE}: its parent '{name}' should be in {short_path(place)}, and there is no finished stage. "
             "It was moved or deleted; put it back, or train this stage again."
         )
     # Where the path goes through a link, `..` behind it is not what it reads as.
     plain = Path(os.path.normpath(place))
-    found = _read(plain if plain.resolve() == place.resolve() else place.resolve(), None, descendants)
+    found = _read(plain if plain.resolve() == resolved else resolved, None, descendants, verified)
     if found.sha256 != link.sha256:
         raise RecordError(
             f"{place / FILE}: is not the record that {folder / FILE} was made from "
@@ -265,30 +306,6 @@ def _read_parent(folder: Path, name: str, link: ParentLink, descendants: tuple[P
             f"Its {name} stage was trained again or edited; train this stage again."
         )
     return found
-
-
-def _verify_files(folder: Path, record: StageRecord) -> None:
-    root = folder.resolve()
-    for name, expected in record.files.items():
-        path = folder / name
-        if not path.is_file():
-            raise RecordError(
-                f"{path}: missing, though {folder / FILE} lists it. Put it back, or train the stage again."
-            )
-        if root not in path.resolve().parents:
-            raise RecordError(f"{path}: leads out of the stage folder through a link. Replace the link by the file.")
-        found = hash_file(path)
-        if found != expected:
-            raise RecordError(
-                f"{path}: damaged or edited: expected sha256 {expected[:12]}..., found {found[:12]}... "
-                "Put the original back, or train the stage again."
-            )
-    present = {path.relative_to(folder).as_posix() for path in (folder / "adapter").rglob("*") if path.is_file()}
-    surplus = sorted(present - record.files.keys())
-    if surplus:
-        raise RecordError(
-            f"{folder / surplus[0]}: not part of the stage that {FILE} records. Move it out of the adapter folder."
-        )
 
 
 def require_same_base(found: Found, base: BaseIdentity) -> None:
@@ -342,12 +359,6 @@ def require_descends(child: Found, name: str, parent: Found) -> None:
             f"{'none' if link is None else link.path}. "
             f"Pass stages of one run, or train it again from this {name} stage."
         )
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def git_state() -> GitState:

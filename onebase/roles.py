@@ -12,25 +12,24 @@ On disk a role is a folder that PEFT can read, with the head beside it:
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from onebase.adapter_config import CONFIG, WEIGHTS, read_config
 from onebase.base import Base
 from onebase.errors import BaseError, RecordError
 from onebase.forwards import Forwards
 from onebase.lora import fuse
 from onebase.lower import lower_half
 from onebase.recipes import AdapterSection
+from onebase.tensor_file import read_tensors
 
-WEIGHTS = "adapter_model.safetensors"
-CONFIG = "adapter_config.json"
 HEAD = "head.safetensors"
 
 
@@ -86,13 +85,13 @@ class Roles(Forwards):
 
         dropout: of the LoRA branch while training; 0 unless asked for, whatever the adapter was trained with.
         """
-        config = _read_config(folder)
+        config = read_config(folder)
         config.lora_dropout = dropout
         self._attach(role, config)
-        _copy_exactly(load_file(folder / WEIGHTS), self._adapter_parameters(role), folder / WEIGHTS)
-        if (folder / HEAD).is_file():
+        _copy_exactly(read_tensors(folder / WEIGHTS), self._adapter_parameters(role), folder / WEIGHTS)
+        if (folder / HEAD).exists():
             head = self.add_head(role)
-            _copy_exactly(load_file(folder / HEAD), dict(head.named_parameters()), folder / HEAD)
+            _copy_exactly(read_tensors(folder / HEAD), dict(head.named_parameters()), folder / HEAD)
         return self
 
     def copy(self, source: str, role: str) -> "Roles":
@@ -190,18 +189,6 @@ class Roles(Forwards):
             for name, parameter in self.peft.named_parameters()
             if "lora_" in name and marker in name
         }
-
-
-def _read_config(folder: Path) -> LoraConfig:
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise RecordError(
-                f"{folder}: expected an adapter, but {name} is missing. Pass the folder of a finished stage."
-            )
-    fields: dict[str, Any] = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if fields.get("peft_type") != "LORA":
-        raise RecordError(f"{folder / CONFIG}: expected peft_type LORA, found {fields.get('peft_type')!r}.")
-    return LoraConfig(**{**fields, "inference_mode": False})
 
 
 def _copy_exactly(found: dict[str, Tensor], parameters: dict[str, nn.Parameter], origin: Path) -> None:

@@ -29,7 +29,8 @@ from filelock import FileLock, Timeout
 from onebase.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
 from onebase.disk import as_disk_error
 from onebase.errors import DivergedError, EndedError, InputError
-from onebase.interruption import Interrupted
+from onebase.identity import FAILURE, RunIdentity, note_failure
+from onebase.interruption import Interrupted, answered, leave_next, say_stopping
 from onebase.memory import Halving
 from onebase.recipes import TrackSection
 from onebase.record import replace_file
@@ -75,13 +76,17 @@ class Session:
         recipe: Mapping[str, Any],
         inputs: Mapping[str, Any],
         state_bytes: int,
+        identity: RunIdentity | None = None,
     ) -> None:
         """recipe: the resolved one. inputs: hashes of parents and data; with the recipe they tell whose checkpoints
-        these are. state_bytes: of one save, for which there must be room."""
+        these are. state_bytes: of one save, for which there must be room. identity: what else decides the result; a
+        run that goes on is refused where that has changed."""
         hold(folder)
         self.folder = folder
         self.checkpoints = Checkpoints(folder / "checkpoints", checkpoint, recipe={**recipe, "inputs": inputs})
         self.resumed: Saved | None = self.checkpoints.newest()
+        self.identity = identity
+        self._identify(stage)
         self.checkpoints.probe(state_bytes)
         folder.mkdir(parents=True, exist_ok=True)
         kept = None if self.resumed is None else self.resumed.state["files"]
@@ -97,6 +102,13 @@ class Session:
         self._previous: dict[int, Any] = {}
         if self.resumed is not None:
             print(f"{stage}: going on after step {self.resumed.step} from {self.resumed.folder}", file=sys.stderr)
+
+    def _identify(self, stage: str) -> None:
+        if self.identity is not None and self.resumed is None:
+            self.identity.begin()
+        elif self.identity is not None and self.resumed is not None:
+            mended = (self.folder / FAILURE).is_file()
+            self.identity.go_on(self.resumed.state.get("identity"), self.resumed.step, mended=mended, stage=stage)
 
     @property
     def first_step(self) -> int:
@@ -126,11 +138,13 @@ class Session:
             "files": dict(files if files is not None else self.tracker.sizes()),
             "strikes": self.strikes,
             "halvings": self.halving.count,
+            "identity": None if self.identity is None else self.identity.as_state(),
         }
         self._saving = True
         try:
             self.tracker.sync()  # the checkpoint counts on these bytes
             self.checkpoints.save(step, whole, extra=extra)
+            (self.folder / FAILURE).unlink(missing_ok=True)
         except OSError as failure:
             error = as_disk_error(failure, self.folder) or failure
             kept = sorted(
@@ -162,10 +176,18 @@ class Session:
             if not self._changed and (isinstance(error, Interrupted) or number > self.first_step):
                 self.strikes = strikes  # the step that is repeated counts its own
                 self.save(number - 1, state(), random=random, files=before)
+            self._note(number, error)
+            raise
+        except Exception as error:
+            self._note(number, error)
             raise
         self._changed = False
         if number == total or self.checkpoints.due(number):
             self.save(number, state())
+
+    def _note(self, step: int, error: BaseException) -> None:
+        if isinstance(error, Exception) and self.identity is not None and self.identity.functions:
+            note_failure(self.folder, step, error, self.identity.functions)
 
     def is_finite(self, step: int, *values: float, batch: Any) -> bool:
         """Whether loss and gradient are finite; if not, the batch is kept in `nonfinite/` and the step to be skipped.
@@ -196,9 +218,8 @@ class Session:
     # --- signals ----------------------------------------------------------------------------------------------------
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        for one in self._previous:
-            signal.signal(one, signal.SIG_DFL)  # the second signal leaves at once
-        print(f"{signal.Signals(number).name}: stopping; a second one leaves at once", file=sys.stderr, flush=True)
+        leave_next(self._previous)
+        say_stopping(number)
         if self._saving:
             self._pending = number
             return
@@ -206,7 +227,7 @@ class Session:
 
     def __enter__(self) -> "Session":
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in answered():
                 self._previous[number] = signal.signal(number, self._handle)
         return self
 

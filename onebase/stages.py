@@ -21,12 +21,15 @@ from onebase.checkpoint import CheckpointSection
 from onebase.dashboard import artifact_name, version_of
 from onebase.disk import sync
 from onebase.errors import InputError
+from onebase.function_source import source_sha256
+from onebase.identity import RunIdentity
 from onebase.recipes import BaseSection, ChatSection, Section, TrackSection
 from onebase.record import BaseIdentity, DataIdentity, Found, Resources, StageRecord, TokenizerIdentity
 from onebase.roles import Roles
 from onebase.same_chat import ChatTexts
 from onebase.session import Session
-from onebase.tracking import Tracker, peak_rss_bytes
+from onebase.stage_files import quoted_files
+from onebase.tracking import peak_rss_bytes
 
 
 @runtime_checkable
@@ -66,6 +69,27 @@ class Identity:
         return ChatTexts.of_recipe(self.base_section, self.chat_section)
 
 
+def loaded_identity(base: Base) -> Identity:
+    return Identity(base=base.identity, tokenizer=base.tokenizer_identity)
+
+
+def run_identity(
+    identity: Identity,
+    parents: Mapping[str, Found],
+    data: Iterable[DataIdentity],
+    *,
+    functions: Iterable[str] = (),
+) -> RunIdentity:
+    """What a run goes by. functions: that the recipe names, as `package.module:name`."""
+    return RunIdentity(
+        base=identity.base,
+        tokenizer=identity.tokenizer,
+        parents={name: found.sha256 for name, found in parents.items()},
+        data=list(data),
+        functions={one: source_sha256(one) for one in sorted(set(functions))},
+    )
+
+
 def require_one_process(stage: str) -> None:
     """InputError under a launcher with several processes: no stage is built and tested for that yet."""
     processes = int(os.environ.get("WORLD_SIZE", "1"))
@@ -101,22 +125,24 @@ def open_session(
     parents: Mapping[str, Found],
     data: Iterable[DataIdentity],
     state_bytes: int,
+    identity: RunIdentity | None = None,
 ) -> Session:
     """Creates the stage's folder, or goes on in it: from here on there is something to lose.
 
-    state_bytes: of a checkpoint, as `onebase.learning.state_bytes` estimates it.
+    state_bytes: of a checkpoint, as `onebase.learning.state_bytes` estimates it. identity: what the run goes by, where
+    the base is loaded already; else it is computed from the recipe, parents and data.
     """
+    if identity is None:
+        identity = run_identity(identify(recipe), parents, data)
     return Session(
         recipe.out,
         stage,
         track=recipe.track,
         checkpoint=recipe.checkpoint,
         recipe=config.model_dump(mode="json"),
-        inputs={
-            "parents": {name: found.sha256 for name, found in parents.items()},
-            "data": [one.sha256 for one in data],
-        },
+        inputs={},  # told apart by name, in `identity`
         state_bytes=state_bytes,
+        identity=identity,
     )
 
 
@@ -143,7 +169,7 @@ def finish(
     data: Iterable[DataIdentity],
     metrics: Mapping[str, float],
     watch: Stopwatch,
-    tracker: Tracker,
+    session: Session,
 ) -> StageRecord:
     """Save the role and the tokenizer, tell the dashboard, and write the record last."""
     for name in ("adapter", "tokenizer"):
@@ -152,6 +178,10 @@ def finish(
     files = roles.save(role, recipe.out / "adapter")
     base.tokenizer.save_pretrained(recipe.out / "tokenizer")
     files += [path for path in (recipe.out / "tokenizer").rglob("*") if path.is_file()]
+    # Nothing is written to these from here on: what follows only tells the dashboard.
+    files += quoted_files(recipe.out)
+    tracker, identity = session.tracker, session.identity
+    tracker.sync()
     finished = record.create(
         stage=stage,
         folder=recipe.out,
@@ -165,13 +195,13 @@ def finish(
         resources=Resources(
             seconds=round(watch.seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=peak_gpu_bytes()
         ),
+        parts=[] if identity is None else identity.parts,
     )
     # The record says that these are there: so they must be, also after a power cut.
     for path in files:
         sync(path)
     for folder in {path.parent for path in files}:
         sync(folder)
-    tracker.sync()
     tracker.summarise(metrics)
     tracker.artifact(
         recipe.out / "adapter",
@@ -185,7 +215,9 @@ def finish(
 
 def _artifact_of(found: Found) -> str:
     """A parent's adapter, as its own run has told W&B of it."""
-    group = found.record.recipe.get("track", {}).get("group")
+    track = found.record.recipe.get("track")
+    group = track.get("group") if isinstance(track, dict) else None
+    group = group if isinstance(group, str) else None
     return f"{artifact_name(found.folder, found.record.stage, group)}:{version_of(found.sha256)}"
 
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onebase import recipes
 from onebase.command import Loader, say
@@ -159,12 +160,21 @@ def _run_child(command: Sequence[str]) -> int:
     before = {
         signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
         signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: child.terminate()),
+        **_hang_up(child),
     }
     try:
         return child.wait()
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _hang_up(child: subprocess.Popen[bytes]) -> dict[signal.Signals, Any]:
+    """SIGHUP, handed on as well: a child that has had it from the terminal is not hurt by a second one. Under `nohup`
+    neither hears it."""
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
+        return {}
+    return {signal.SIGHUP: signal.signal(signal.SIGHUP, lambda *_: child.send_signal(signal.SIGHUP))}
 
 
 def _load(stage: str) -> Loader:

@@ -124,10 +124,11 @@ def verify(
 
     def work() -> None:
         from onebase import record
+        from onebase.terminal import printable
 
         for folder in folders:
             found = record.read(folder)
-            print(f"{folder}: stage '{found.record.stage}', {len(found.record.files)} files, verified")
+            print(f"{folder}: stage '{printable(found.record.stage)}', {len(found.record.files)} files, verified")
 
     raise typer.Exit(command.guarded(work))
 

@@ -7,9 +7,10 @@ from onebase import command
 
 def load() -> command.Stage:
     from ppo.recipe import PpoRecipe
+    from ppo.start import identify
     from ppo.train import run
 
-    return PpoRecipe, run
+    return command.Stage(PpoRecipe, run, identify)
 
 
 READS = "the SFT stage (policy and reference), the reward stage (score and value) and prompts"

@@ -133,6 +133,13 @@ class PpoRecipe(Steered):
         return self.advantages.kind == "gae"
 
     @property
+    def functions(self) -> tuple[str, ...]:
+        """The Python functions that decide a result."""
+        judge = None if self.evaluation is None else self.evaluation.judge
+        given = (*(term.function for term in self.reward.terms), judge, self.sampling.engine)
+        return tuple(one for one in given if one is not None)
+
+    @property
     def one_step_a_rollout(self) -> bool:
         """Whether the policy that learns is always the one that sampled: every ratio is 1 up to decoding's error."""
         return self.train.inner_epochs == 1 and self.train.minibatch == self.train.batch

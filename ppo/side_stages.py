@@ -19,6 +19,7 @@ from onebase import record
 from onebase.base import Base
 from onebase.disk import sync
 from onebase.errors import RecordError
+from onebase.identity import RunIdentity
 from onebase.record import DataIdentity, Found, Resources
 from onebase.roles import Roles
 from onebase.stages import Stopwatch, peak_gpu_bytes
@@ -34,6 +35,7 @@ class Origin:
     base: Base
     parents: Mapping[str, Found]
     data: Sequence[DataIdentity]
+    identity: RunIdentity
     watch: Stopwatch
 
 
@@ -61,6 +63,7 @@ def write(name: str, roles: Roles, role: str, origin: Origin, metrics: Mapping[s
         data=origin.data,
         metrics=metrics,
         resources=Resources(seconds=seconds, peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=peak_gpu_bytes()),
+        parts=origin.identity.parts,
     )
     for path in files:
         sync(path)

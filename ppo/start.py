@@ -18,6 +18,7 @@ from onebase.base import Base
 from onebase.ensemble import FIRST, load_members, read_members
 from onebase.functions import load_function
 from onebase.generation import Engine, sample
+from onebase.identity import RunIdentity
 from onebase.learning import learning_rate_factor
 from onebase.record import DataIdentity, Found
 from onebase.roles import Roles
@@ -70,9 +71,17 @@ def start(recipe: PpoRecipe) -> Started:
     roles = start_roles(base, parents, recipe)
     learner = start_learner(roles, recipe)
     identities = [*data.identities, *steered.identities]
-    origin = Origin(recipe=recipe, base=base, parents=parents, data=identities, watch=watch)
+    identity = stages.run_identity(stages.loaded_identity(base), parents, identities, functions=recipe.functions)
+    origin = Origin(recipe=recipe, base=base, parents=parents, data=identities, identity=identity, watch=watch)
     steering = Steering(roles, steered, origin, learner.optimizer)
     return Started(origin=origin, data=data, roles=roles, learner=learner, steering=steering)
+
+
+def identify(recipe: PpoRecipe) -> RunIdentity:
+    """What a run of this recipe goes by today, without a weight loaded."""
+    parents, data = read_parents(recipe), read_data(recipe)
+    identities = [*data.identities, *read_steering_data(recipe, data.chat, data.prompts).identities]
+    return stages.run_identity(stages.identify(recipe), parents, identities, functions=recipe.functions)
 
 
 def read_parents(recipe: PpoRecipe) -> dict[str, Found]:

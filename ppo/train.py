@@ -76,14 +76,22 @@ def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
                 if step in (1, recipe.steps):
                     show_samples(data.chat, prompts, rollout, targets, tracker, step)
         steering.finish()
-        return finish(started, metrics, tracker)
+        return finish(started, metrics, session)
 
 
 def open_session(started: Started) -> Session:
     """Told how large a checkpoint is, steering's part included."""
     origin, recipe = started.origin, started.recipe
     size = state_bytes(started.roles, list(started.learner.trained)) + started.steering.state_bytes
-    return stages.open_session(recipe, "ppo", recipe, parents=origin.parents, data=origin.data, state_bytes=size)
+    return stages.open_session(
+        recipe,
+        "ppo",
+        recipe,
+        parents=origin.parents,
+        data=origin.data,
+        state_bytes=size,
+        identity=origin.identity,
+    )
 
 
 def steps_of(
@@ -182,7 +190,7 @@ def restore(session: Session, started: Started) -> dict[str, float]:
     return dict(found["metrics"])
 
 
-def finish(started: Started, metrics: Mapping[str, float], tracker: Tracker) -> StageRecord:
+def finish(started: Started, metrics: Mapping[str, float], session: Session) -> StageRecord:
     """The policy's adapter, and its record last."""
     origin = started.origin
     return stages.finish(
@@ -196,7 +204,7 @@ def finish(started: Started, metrics: Mapping[str, float], tracker: Tracker) -> 
         data=origin.data,
         metrics={name: value for name, value in metrics.items() if "/time/" not in name},
         watch=origin.watch,
-        tracker=tracker,
+        session=session,
     )
 
 

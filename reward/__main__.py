@@ -7,9 +7,9 @@ from onebase import command
 
 def load() -> command.Stage:
     from reward.recipe import RewardRecipe
-    from reward.train import run
+    from reward.train import identify, run
 
-    return RewardRecipe, run
+    return command.Stage(RewardRecipe, run, identify)
 
 
 READS = "the SFT stage and rankings of K responses"

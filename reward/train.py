@@ -29,6 +29,7 @@ from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
 from onebase.command import say
+from onebase.identity import RunIdentity
 from onebase.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
 from onebase.progress import track
 from onebase.rankings import batches_of_rankings, candidate_scores
@@ -68,9 +69,10 @@ def run(recipe: RewardRecipe) -> StageRecord:
     base = bases.load(recipe.base, recipe.chat)
     roles = start_roles(base, sft, recipe)
     parents = {"sft": sft}
+    run_identity = stages.run_identity(stages.loaded_identity(base), parents, data.identities)
     size = state_bytes(roles, ["reward"])
     with stages.open_session(
-        recipe, "reward", recipe, parents=parents, data=data.identities, state_bytes=size
+        recipe, "reward", recipe, parents=parents, data=data.identities, state_bytes=size, identity=run_identity
     ) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker = session.tracker
@@ -94,12 +96,19 @@ def run(recipe: RewardRecipe) -> StageRecord:
             data=data.identities,
             metrics=metrics,
             watch=watch,
-            tracker=tracker,
+            session=session,
         )
     verdict = recorded(metrics)
     assert verdict is not None, "evaluate measures it"
     say(f"reward: verdict: {verdict.text}.")
     return finished
+
+
+def identify(recipe: RewardRecipe) -> RunIdentity:
+    """What a run of this recipe goes by today, without a weight loaded."""
+    identity = stages.identify(recipe)
+    sft = stages.read_parent(recipe.parents.sft, "sft", identity)
+    return stages.run_identity(identity, {"sft": sft}, read_data(recipe).identities)
 
 
 def read_data(recipe: RewardRecipe) -> Data:

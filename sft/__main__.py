@@ -7,9 +7,9 @@ from onebase import command
 
 def load() -> command.Stage:
     from sft.recipe import SftRecipe
-    from sft.train import run
+    from sft.train import identify, run
 
-    return SftRecipe, run
+    return command.Stage(SftRecipe, run, identify)
 
 
 READS = "demonstrations (prompts with a response to imitate)"

@@ -21,6 +21,7 @@ from data.sources import load as load_records
 from evaluation.responses import likeliest
 from onebase import base as bases
 from onebase import stages, trainers
+from onebase.identity import RunIdentity
 from onebase.learning import state_bytes
 from onebase.record import DataIdentity, StageRecord
 from onebase.reports import latest
@@ -100,8 +101,11 @@ def run(recipe: SftRecipe) -> StageRecord:
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
     roles = Roles(base).add(ROLE, recipe.adapter, generator=generator(recipe.seed, "sft", "adapter"))
+    run_identity = stages.run_identity(stages.loaded_identity(base), {}, data.identities)
     size = state_bytes(roles, [ROLE])
-    with stages.open_session(recipe, "sft", recipe, parents={}, data=data.identities, state_bytes=size) as session:
+    with stages.open_session(
+        recipe, "sft", recipe, parents={}, data=data.identities, state_bytes=size, identity=run_identity
+    ) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
         with roles.active(ROLE):
@@ -121,8 +125,13 @@ def run(recipe: SftRecipe) -> StageRecord:
             data=data.identities,
             metrics=latest(trainer),
             watch=watch,
-            tracker=tracker,
+            session=session,
         )
+
+
+def identify(recipe: SftRecipe) -> RunIdentity:
+    """What a run of this recipe goes by today, without a weight loaded."""
+    return stages.run_identity(stages.identify(recipe), {}, read_data(recipe).identities)
 
 
 def read_data(recipe: SftRecipe) -> Data:

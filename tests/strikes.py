@@ -110,7 +110,7 @@ def weaken(home: Path) -> None:
     def unchecked(path: Path) -> str:
         return "unchecked" if home in path.parents else hash_file(path)
 
-    for where in ("onebase.checkpoint:hash_file", "onebase.record:hash_file"):
+    for where in ("onebase.checkpoint:hash_file", "onebase.record:hash_file", "onebase.stage_files:hash_file"):
         owner, name = find(where)
         setattr(owner, name, unchecked)
     os.fsync = lambda file: None
@@ -139,7 +139,9 @@ def _read_outcome(folder: Path) -> dict[str, Any]:
         return "time/" in name or "memory/" in name or name.endswith("tokens_per_second")
 
     return {
-        "files": {name: sha256(folder / name) for name in content["files"]},
+        "files": {
+            name: sha256(folder / name) for name in content["files"] if name.startswith(("adapter/", "tokenizer/"))
+        },
         "metrics": [{name: value for name, value in row.items() if not timed(name)} for row in rows],
         "samples": (folder / "samples.jsonl").read_text(),
         "final": {name: value for name, value in content["metrics"].items() if not timed(name)},

@@ -1,10 +1,13 @@
 """Responses kept by content: never generated twice, never taken for another model's."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from evaluation import responses as module
 from evaluation.responses import Responder
 from onebase.roles import Roles
 
@@ -43,3 +46,48 @@ def test_roles_answer_differently(make_roles: MakeRoles, tmp_path: Path) -> None
     respond = responder(roles, tmp_path)
     answers = {name: respond(name, adapter_sha256=name, temperature=0.0).sequences for name in ("sft", "ppo")}
     assert answers["sft"] != answers["ppo"]
+
+
+def test_another_environment_is_generated_anew(
+    make_roles: MakeRoles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roles = make_roles("sft")
+    responder(roles, tmp_path)("sft", adapter_sha256="a", temperature=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "get_num_threads", lambda: 77)
+        responder(roles, tmp_path)("sft", adapter_sha256="a", temperature=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "versions", lambda: {"peft": "9.9"})
+        responder(roles, tmp_path)("sft", adapter_sha256="a", temperature=0.0)
+    assert len(list(tmp_path.glob("*.json"))) == 3
+
+
+def test_the_same_weights_at_another_scale_are_another_adapter() -> None:
+    keys = {
+        module.adapter_sha256({"adapter/adapter_model.safetensors": "1" * 64, "adapter/adapter_config.json": config})
+        for config in ("a" * 64, "b" * 64, "a" * 64)
+    }
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("edit", ["a token", "a response", "the list", "all of it"])
+def test_kept_responses_that_were_edited_are_not_taken(
+    make_roles: MakeRoles, tmp_path: Path, edit: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    respond = responder(make_roles("sft"), tmp_path)
+    first = respond("sft", adapter_sha256="a", temperature=0.0)
+    (path,) = tmp_path.glob("*.json")
+    content = json.loads(path.read_text())
+    match edit:
+        case "a token":
+            content["responses"][0][0] += 1
+        case "a response":
+            content["responses"].pop()
+        case "the list":
+            content = content["responses"]
+        case _:
+            content = {"sha256": "0" * 64, "responses": "[" * 9}
+    path.write_text(json.dumps(content))
+    assert respond("sft", adapter_sha256="a", temperature=0.0).sequences == first.sequences
+    assert f"kept responses are not taken: {path}" in capsys.readouterr().err
+    assert json.loads(path.read_text())["responses"]

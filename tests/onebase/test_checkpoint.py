@@ -2,9 +2,11 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -259,3 +261,61 @@ def test_numbers_that_are_not_finite_come_back(tmp_path: Path) -> None:
     assert found is not None
     assert str(found.state["metrics"]["loss"]) == "nan"
     assert found.state["metrics"]["norm"] == float("inf")
+
+
+def change_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = folder / checkpoints.MANIFEST
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda content: content["files"].pop("state.json"), "does not list state.json"),
+        (lambda content: content["files"].clear(), "does not list state.json"),
+        (lambda content: content["files"].update({"../step-00000001/state.json": "0"}), "no file of this folder"),
+        (lambda content: content.update(step=9), "is of step 9"),
+        (lambda content: content.update(step="2"), "passed over"),
+        (lambda content: content.update(files=["state.json"]), "passed over"),
+        (lambda content: content.pop("files"), "passed over"),
+    ],
+)
+def test_a_manifest_that_lies_is_passed_over(
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = make(tmp_path)
+    for number in (1, 2):
+        own.save(number, state(number))
+    change_manifest(tmp_path / "step-00000002", change)
+    found = own.newest()
+    assert found is not None and found.step == 1
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "state.json"])
+@pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, '{"a": NaN}', "[1]", '{"items": [["a"]]}'])
+def test_json_that_is_none_of_ours_is_passed_over(tmp_path: Path, name: str, text: str) -> None:
+    own = make(tmp_path)
+    for number in (1, 2):
+        own.save(number, state(number))
+    path = tmp_path / "step-00000002" / name
+    path.write_text(text)
+    if name == "state.json":
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        change_manifest(path.parent, lambda content: content["files"].update({name: sha256}))
+    found = own.newest()
+    assert found is not None and found.step == 1
+
+
+def test_tensors_whose_header_lies_are_passed_over(tmp_path: Path) -> None:
+    own = make(tmp_path)
+    for number in (1, 2):
+        own.save(number, state(number))
+    path = tmp_path / "step-00000002" / checkpoints.TENSORS
+    path.write_bytes(path.read_bytes().replace(b'"shape":[3]', b'"shape":[9]'))
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    change_manifest(path.parent, lambda content: content["files"].update({path.name: sha256}))
+    found = own.newest()
+    assert found is not None and found.step == 1

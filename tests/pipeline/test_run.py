@@ -13,7 +13,7 @@ import pytest
 from evaluation import compare
 from evaluation.compare import run as run_comparison
 from evaluation.recipe import CompareRecipe
-from evaluation.responses import Responder
+from evaluation.responses import Responder, adapter_sha256
 from onebase import base as bases
 from onebase import recipes, record
 from onebase.command import main as stage_main
@@ -241,7 +241,7 @@ def test_likeliest_and_sampled_answers_are_scored_as_if_each_stood_alone(finish_
     sizes = {"max_new_tokens": recipe.sampling.max_new_tokens, "batch": recipe.sampling.batch, "seed": recipe.seed}
     respond = Responder(roles, [one.ids for one in prompts], home / "evaluation" / "responses", **sizes)
     answers = compare.judge(roles, "ppo", found["ppo"], respond, chat, prompts, [], recipe)
-    sha256 = found["ppo"].record.files["adapter/adapter_model.safetensors"]
+    sha256 = adapter_sha256(found["ppo"].record.files)
     for name, temperature in (("reward", 0.0), ("sampled_reward", 1.0)):
         episodes = respond("ppo", adapter_sha256=sha256, temperature=temperature)
         expected = score(roles, "reward", episodes.sequences, tokens_per_microbatch=64)

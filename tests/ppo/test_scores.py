@@ -17,12 +17,14 @@ from data.sources import Source, load
 from onebase import base as bases
 from onebase import recipes
 from onebase.episodes import Episodes
-from onebase.errors import RecipeError
+from onebase.errors import RecipeError, RecordError
 from onebase.functions import load_function
+from onebase.interruption import Interrupted
 from onebase.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.roles import WEIGHTS, Roles
 from ppo.recipe import PpoRecipe
 from ppo.scores import ARGUMENTS, Asked, RewardError, overlong_penalty, score_episodes, scores_of
+from ppo.start import identify
 from ppo.train import run
 
 MakeRecipe = Callable[..., PpoRecipe]
@@ -102,6 +104,34 @@ def test_a_killed_run_goes_on_to_the_same_bits_with_a_function(make_recipe: Make
     run(whole)
     one, other = (load_file(folder.out / "adapter" / WEIGHTS) for folder in (broken, whole))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_does_not_go_on_with_another_function_and_a_finished_one_is_not_taken_for_its_own(
+    make_recipe: MakeRecipe, here: Path
+) -> None:
+    paid = "from sign import SIGN\nimport os, signal\ncalls = []\ndef reward(prompt, response):\n    calls.append(0)\n"
+    paid += (
+        "    if len(calls) == 13:\n        os.kill(os.getpid(), signal.SIGTERM)\n    return SIGN * len(response) / 9\n"
+    )
+    (here / "paid.py").write_text(paid)
+    (here / "sign.py").write_text("SIGN = 1\n")
+    terms = "reward={terms: [{kind: function, function: 'paid:reward'}]}"
+    recipe = make_recipe(terms, "value.kind=shared", "train.episodes=24", reward=False)
+    with pytest.raises(Interrupted):
+        run(recipe)
+    rows = (recipe.out / "metrics.jsonl").read_bytes()
+    (here / "sign.py").write_text("SIGN = -1\n")
+    with pytest.raises(
+        RecordError, match=r"would mix two runs: function paid:reward: it had \w{12}\.\.\., and it is \w{12}"
+    ):
+        run(recipe)
+    assert (recipe.out / "metrics.jsonl").read_bytes() == rows
+    (here / "sign.py").write_text("SIGN = 1\n")
+    made = run(recipe)
+    identify(recipe).require_of(made, where="ppo")
+    (here / "paid.py").write_text(paid.replace("/ 9", "/ -9"))
+    with pytest.raises(RecordError, match=r"ppo: finished, and something else than now went in: function paid:reward"):
+        identify(recipe).require_of(made, where="ppo")
 
 
 def asked_of(tiny_base_folder: Path) -> tuple[Asked, Episodes]:

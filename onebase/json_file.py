@@ -1,0 +1,120 @@
+"""JSON files that may come from a stranger: refused quickly, by name, where they are not what they should be."""
+
+import json
+import math
+import re
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from onebase.errors import RecordError
+
+LARGEST = 8 * 2**20
+"""Bytes of a file that is read into memory whole."""
+DEEPEST = 64
+"""Lists and objects within each other: a recipe has some ten."""
+
+
+def read_object(path: Path, *, largest: int = LARGEST, deepest: int = DEEPEST) -> tuple[dict[str, Any], bytes]:
+    """The one JSON object of a file, and the file's bytes.
+
+    RecordError, with the file's name first, for a link, too many bytes, keys given twice, NaN, broken text, deep
+    nesting, and whatever else is no JSON object.
+    """
+    raw = read_bytes(path, largest=largest)
+    return parse_object(raw, path, deepest=deepest), raw
+
+
+def read_bytes(path: Path, *, largest: int = LARGEST) -> bytes:
+    """All of a plain file; RecordError for a link, a device and the like, and for a file that is too large."""
+    try:
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode):
+            kind = "a link" if stat.S_ISLNK(found.st_mode) else "no plain file"
+            raise RecordError(f"{path}: is {kind}. Put the file itself there.")
+        if found.st_size > largest:
+            raise RecordError(f"{path}: has {found.st_size:,} bytes, and at most {largest:,} are read. It was edited.")
+        with path.open("rb") as stream:
+            raw = stream.read(largest + 1)
+    except OSError as error:
+        raise RecordError(f"{short_path(path)}: cannot be read ({error.strerror}).") from None
+    if len(raw) > largest:
+        raise RecordError(f"{path}: grows while it is read. Wait until nobody writes to it.")
+    return raw
+
+
+def parse_object(raw: bytes, path: Path, *, deepest: int = DEEPEST) -> dict[str, Any]:
+    """The object in `raw`, which `path` has named. RecordError as `read_object`."""
+
+    def refuse(reason: str) -> RecordError:
+        return RecordError(f"{path}: not valid JSON ({reason}): damaged or edited. Train the stage again.")
+
+    try:
+        content = _STRICT.decode(raw.decode("utf-8"))
+    except RecursionError:
+        raise refuse("lists or objects are nested too deeply") from None
+    except ValueError as error:
+        raise refuse(str(error)) from None
+    if not isinstance(content, dict):
+        raise refuse(f"an object with keys is expected, and it is a {type(content).__name__}")
+    if _depth_exceeds(content, deepest):
+        raise refuse(f"lists or objects are nested more than {deepest} deep")
+    if b"\\u" in raw and _has_half_a_pair(content):
+        raise refuse("a text holds half of a surrogate pair")
+    return content
+
+
+def short_path(path: Path) -> str:
+    """A path as an error names it: one of thousands of letters in part."""
+    text = str(path)
+    return text if len(text) <= 300 else f"{text[:150]}...{text[-50:]} ({len(text):,} letters)"
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        seen = set[str]()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {twice[:100]!r} is given twice")
+    return content
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError("a number is too large")
+    return number
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+_STRICT = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _depth_exceeds(content: Any, deepest: int) -> bool:
+    level = [content]
+    for _ in range(deepest):
+        level = [inner for value in level for inner in _inner(value) if isinstance(inner, dict | list)]
+        if not level:
+            return False
+    return True
+
+
+def _has_half_a_pair(content: Any) -> bool:
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        texts = [value] if isinstance(value, str) else list(value) if isinstance(value, dict) else []
+        if any(re.search("[\ud800-\udfff]", text) for text in texts):
+            return True
+        waiting += _inner(value)
+    return False

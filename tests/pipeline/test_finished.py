@@ -1,0 +1,95 @@
+"""A finished stage that is started again: nothing to do, unless something else than then would go in today."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onebase import record
+from onebase.record import hash_file
+
+Stage = Callable[..., tuple[int, str]]
+OTHER = "0" * 64
+
+
+def start_again(run_stage: Stage, parents: Path, stage: str) -> tuple[int, str]:
+    given = [f"parents.{name}={parents / name}" for name in ("sft",) if stage != "sft"]
+    return run_stage(stage, f"out={parents / stage}", "base.quantization=fp32", *given)
+
+
+def edit(stage: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    content = json.loads((stage / "stage.json").read_text())
+    change(content)
+    (stage / "stage.json").write_text(json.dumps(content))
+
+
+def test_everything_as_it_was_is_nothing_to_do(run_stage: Stage, parents: Path) -> None:
+    code, said = start_again(run_stage, parents, "sft")
+    assert code == 0, said
+    assert "finished and verified; nothing to do" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda content: content["data"][0].update(sha256=OTHER), "data builtin:tasks"),
+        (lambda content: content["data"].pop(), "sources of data: it had"),
+        (lambda content: content["base"].update(weights_sha256=OTHER), "base weights: it had 000000000000..."),
+        (lambda content: content["base"].update(config_sha256=OTHER), "base configuration"),
+        (lambda content: content["tokenizer"].update(template_sha256=OTHER), "chat template or system message"),
+        (lambda content: content["tokenizer"].update(pad_id=77), "pad token: it had 77"),
+    ],
+)
+def test_what_went_in_and_is_another_today_is_said(
+    run_stage: Stage, parents: Path, change: Callable[[dict[str, Any]], Any], what: str
+) -> None:
+    edit(parents / "sft", change)
+    code, said = start_again(run_stage, parents, "sft")
+    assert code == 2, said
+    assert what in said
+    assert "pass --restart to move it aside and train anew" in said
+
+
+def test_a_finished_stage_lists_every_file_but_checkpoints_and_wandb(finish_run: Callable[[str], Path]) -> None:
+    home = finish_run("fp32")
+    for stage in ("sft", "reward", "ppo", "dpo"):
+        folder = home / stage
+        files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+        own = {one for one in files if one.partition("/")[0] not in ("checkpoints", "wandb", "best", "ema")}
+        listed = record.read(folder).record.files
+        assert {one for one in own if not one.rpartition("/")[2].startswith(".")} - {"stage.json"} == listed.keys()
+        assert {"metrics.jsonl", "samples.jsonl", "data/card.json"} <= listed.keys()
+
+
+def test_an_edited_figure_of_a_parent_is_refused_by_its_child(run_stage: Stage, parents: Path, tmp_path: Path) -> None:
+    path = parents / "sft" / "metrics.jsonl"
+    path.write_text(path.read_text().replace("sft/loss", "sft/lose", 1))
+    code, said = run_stage("reward", f"parents.sft={parents / 'sft'}")
+    assert code == 2, said
+    assert f"{path}: damaged or edited" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_strangers_adapter_config_is_refused_by_the_child(run_stage: Stage, parents: Path, tmp_path: Path) -> None:
+    path = parents / "sft" / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "init_lora_weights": "pissa"}))
+    edit(parents / "sft", lambda content: content["files"].update({"adapter/adapter_config.json": hash_file(path)}))
+    code, said = run_stage("reward", f"parents.sft={parents / 'sft'}")
+    assert code == 2, said
+    assert f"error: {path}: init_lora_weights: found 'pissa'" in said
+    assert "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_strangers_recipe_without_what_is_read_is_refused_by_key(parents: Path, onebase: Callable[..., Any]) -> None:
+    (parents / "rows.jsonl").write_text('{"prompt": "a", "response": "b"}\n')
+    for change, key in (
+        (lambda content: content["recipe"].pop("train"), "recipe.train"),
+        (lambda content: content["recipe"]["base"].update(model=[]), "recipe.base.model"),
+    ):
+        edit(parents / "reward", change)
+        code, _, said = onebase("score", parents / "reward", parents / "rows.jsonl")
+        assert code == 2, said
+        assert f"stage.json: {key}" in said
