@@ -128,8 +128,7 @@ def test_other_chat_template(run_stage: Stage, parents: Path, tmp_path: Path, ti
     template.write_text("{{ 'Be kind.' }}" + (tiny_base_folder / "chat_template.jinja").read_text())
     result = run_stage("reward", f"parents.sft={parents / 'sft'}", f"chat.template={template}")
     theirs = parents / "sft" / "tokenizer" / "chat_template.jinja"
-    line = theirs.read_text().split("\n")[0]
-    texts = (str(theirs), str(template), "differ first in line 1", repr(line[:20])[:-1], "{{ 'Be kind.' }}"[4:10])
+    texts = (str(theirs), str(template), "differ first in line 1", "Be kind.")
     refused(result, "another chat template", *texts, out=tmp_path / "out")
     assert "sha256" not in result[1]
 
