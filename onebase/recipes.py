@@ -75,8 +75,9 @@ class TrackSection(Section):
     """The pipeline run this stage belongs to; None: the name of the folder around the stage's."""
 
 
-UNCOUNTED = frozenset({"out", "track", "checkpoint", "alarms"})
-"""Top-level keys that do not change a result: where it goes, who is told and of what, how often it is saved."""
+UNCOUNTED = frozenset({"out", "track", "checkpoint", "alarms", "functions"})
+"""Top-level keys that do not change a result: where it goes, who is told and of what, how often it is saved, how long a
+function may take."""
 
 R = TypeVar("R", bound=Section)
 

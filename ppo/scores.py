@@ -2,7 +2,7 @@
 
 A function gets the prompt as it was read and the response as a person reads it:
 
-    from data.records import Prompt
+    from data.records import Prompt, conversation_of
 
     def reward(prompt: Prompt, response: str) -> float: ...
 
@@ -10,6 +10,8 @@ It is called once an episode, and may use anything: a checker, a compiler, `prom
 arguments alone, or a run that is killed would not go on to the same bits.
 """
 
+import copy
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +21,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.chat import Chat, EncodedPrompt
-from data.records import Prompt
+from data.records import Prompt, conversation_of
+from onebase.custom_calls import CallError, call, text_of
 from onebase.ensemble import member_names, member_scores
 from onebase.episodes import Episodes
 from onebase.errors import InputError
-from onebase.functions import load_function, place_of
+from onebase.functions import load_function
 from onebase.roles import Roles
+from onebase.seeding import stream
 from ppo.recipe import PpoRecipe
+from ppo.steering_recipe import SECONDS
 
 RewardFunction = Callable[[Prompt, str], Any]
 """Of the prompt and the response; its result should be a number, and is not trusted to be one."""
@@ -89,7 +94,9 @@ def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: A
     terms = {
         term.named(index): term.combine.combination(said)
         if term.function is None
-        else scores_of(load_function(term.function, TERMS), term.function, episodes, asked)
+        else scores_of(
+            load_function(term.function, TERMS), term.function, episodes, asked, seconds=recipe.functions.seconds
+        )
         for index, term in enumerate(recipe.reward.terms)
     }
     weights = [term.weight for term in recipe.reward.terms]
@@ -106,34 +113,44 @@ def scores_of(
     asked: Asked | None,
     *,
     what: str = "reward function",
+    seconds: float = SECONDS,
 ) -> Float[Tensor, " B"]:
     """What a function says of each response; RewardError naming the episode where that is no finite number.
 
-    name, what: how errors call the function.
+    name, what: how errors call the function. seconds: how long one call may take.
+
+    The function gets a copy of the prompt, and the global generators begin where prompt and response say
+    (`onebase.custom_calls`): what it does with either is gone when the next one is called.
     """
     assert asked is not None, "a function needs texts"
-    found = []
+    scores: list[float] = []
     for row, one in enumerate(asked.prompts):
         response = asked.response(row, episodes)
+
+        def answer(prompt: Prompt = one.prompt, response: str = response) -> tuple[float | None, str]:
+            value = function(copy.deepcopy(prompt), response)
+            number = as_number(value)
+            return number, "" if number is not None else text_of(value)
+
         try:
-            value = function(one.prompt, response)
-        except Exception as error:  # whatever a user's function raises
-            raise RewardError(
-                f"{what} '{name}' raised {type(error).__name__} ({error}) at {place_of(error, function)}, "
-                f"{asked.episode(row, episodes)}. {MEND}"
-            ) from error
-        number = as_number(value)
+            number, text = call(
+                answer, function, seconds=seconds, seed=stream(0, conversation_of(one.prompt), response)
+            )
+        except CallError as error:
+            raise RewardError(f"{what} '{name}' {error}, {asked.episode(row, episodes)}. {MEND}") from error
         if number is None:
             raise RewardError(
-                f"{what} '{name}' returned {value!r} where a finite number is expected, "
+                f"{what} '{name}' returned {text} where a finite number is expected, "
                 f"{asked.episode(row, episodes)}. {MEND}"
             )
-        found.append(number)
-    return torch.tensor(found)
+        scores.append(number)
+    return torch.tensor(scores)
 
 
 def as_number(value: object) -> float | None:
     """A number that fp32 can hold, or None where it is none. bool is a number in Python, and what a checker returns."""
+    if inspect.iscoroutine(value):
+        value.close()  # else Python warns that nobody has waited for it
     try:
         number: object = value.item() if hasattr(value, "item") else value  # type: ignore[union-attr]  # numpy, torch
     except (ValueError, RuntimeError):  # several numbers

@@ -81,6 +81,17 @@ class AlarmsSection(Section):
     """Whether an alarm ends the run."""
 
 
+SECONDS = 600.0
+"""What a call of a function of one's own may take by default."""
+
+
+class FunctionsSection(Section):
+    """What functions of one's own may do: those of `reward.terms`, the judge, and the sampling engine."""
+
+    seconds: float = Field(default=SECONDS, gt=0, le=1e7)
+    """Longest time of a call, which is one episode; an engine, which draws many at once, has it for each of them."""
+
+
 class Steered(Section):
     """The steering half of a PPO recipe."""
 
@@ -88,6 +99,7 @@ class Steered(Section):
     ema: EmaSection | None = None
     pretraining: PretrainingSection | None = None
     alarms: AlarmsSection = AlarmsSection()
+    functions: FunctionsSection = FunctionsSection()
 
     @model_validator(mode="after")
     def _average_is_used(self) -> "Steered":
