@@ -9,7 +9,7 @@ from data.sources import Source
 from onebase.checkpoint import CheckpointSection
 from onebase.functions import DOTTED
 from onebase.memory import halved
-from onebase.recipes import BaseSection, ChatSection, LimitsSection, Schedule, Section, TrackSection
+from onebase.recipes import BaseSection, ChatSection, LimitsSection, Schedule, Section, Seed, TrackSection
 from ppo.reward_recipe import MOST, KlSection, RewardSection
 from ppo.steering_recipe import Steered
 
@@ -124,7 +124,7 @@ class PpoRecipe(Steered):
     train: TrainSection = TrainSection()
     track: TrackSection = TrackSection()
     checkpoint: CheckpointSection = CheckpointSection()
-    seed: int = 0
+    seed: Seed = 0
     out: Path = Path("runs/ppo/ppo")
 
     @property
@@ -220,6 +220,12 @@ class PpoRecipe(Steered):
                 f"kl.adaptive.horizon={adaptive.horizon} counts episodes, and a step has train.batch={train.batch}: "
                 f"the weight could turn negative. Choose more than {MOST * train.batch:g}, such as ten steps' "
                 f"{10 * train.batch}"
+            )
+        if self.whitens and train.batch * self.sampling.max_new_tokens == 1:
+            raise ValueError(
+                "advantages.whiten: a step has one episode of one token (train.batch=1, sampling.max_new_tokens=1), and "
+                "a single number less its mean is 0: the policy would never move. Raise one of them, or set "
+                "advantages.whiten=false"
             )
         if overlong is not None and overlong.buffer > self.sampling.max_new_tokens:
             raise ValueError(

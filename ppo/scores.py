@@ -30,6 +30,7 @@ from onebase.functions import load_function
 from onebase.roles import Roles
 from onebase.seeding import stream
 from ppo.recipe import PpoRecipe
+from ppo.reward_recipe import RewardTerm
 from ppo.steering_recipe import SECONDS
 
 RewardFunction = Callable[[Prompt, str], Any]
@@ -43,6 +44,10 @@ ARGUMENTS = ("prompt", "response")
 
 LARGEST = torch.finfo(torch.float32).max
 """Of the numbers that a score may be: scores are fp32."""
+
+MOST = 1e9
+"""Of a term times its weight: gradients are some thousand times as large at most, and their norm is the root of a sum of
+millions of squares, which fp32 holds up to 3e38."""
 
 LOOK = "Look at report.json in its stage folder, and whether the base overflows in half precision."
 MEND = "Mend the function; the same command goes on from the last checkpoint."
@@ -102,6 +107,9 @@ def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: A
     weights = [term.weight for term in recipe.reward.terms]
     parts = [weight * scores for weight, scores in zip(weights, terms.values(), strict=True)]
     total = sum(parts, start=torch.zeros(len(episodes)))
+    if recipe.reward.clip is None and not recipe.reward.whiten:
+        for index, part in enumerate(parts):
+            require_bounded(part, index, recipe.reward.terms[index], episodes, asked)
     require_finite(total, f"the sum of {TERMS} is", episodes, asked, "Lower the weights.")
     return Scored(total=total, terms=terms, members=members)
 
@@ -164,6 +172,21 @@ def require_finite(scores: Float[Tensor, " B"], what: str, episodes: Episodes, a
     for row in (~scores.isfinite()).nonzero().flatten().tolist():
         episode = f"for row {row}" if asked is None else asked.episode(row, episodes)
         raise RewardError(f"{what} {scores[row].item()} where a finite number is expected, {episode}. {do}")
+
+
+def require_bounded(
+    part: Float[Tensor, " B"], index: int, term: RewardTerm, episodes: Episodes, asked: Asked | None
+) -> None:
+    """Refuse a term, times its weight, whose training would overflow: it would end as a gradient that is not finite, and
+    nothing would say that a score is to blame."""
+    for row in (part.abs() > MOST).nonzero().flatten().tolist():
+        what = "the reward model" if term.function is None else f"the reward function '{term.function}'"
+        episode = f"for row {row}" if asked is None else asked.episode(row, episodes)
+        raise RewardError(
+            f"reward.terms.{index} '{term.named(index)}': {what} scores {part[row].item() / term.weight:.4g}, times its "
+            f"weight {term.weight:g}, {episode}. A score beyond {MOST:g} overflows in fp32 where the value function and "
+            f"the gradients square it. Give smaller scores, lower reward.terms.{index}.weight, or set reward.clip."
+        )
 
 
 def overlong_penalty(lengths: Float[Tensor, " B"], *, limit: int, buffer: int) -> Float[Tensor, " B"]:

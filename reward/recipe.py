@@ -9,7 +9,7 @@ from data.labelers import LabelersSection
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
 from onebase.memory import halved
-from onebase.recipes import BaseSection, ChatSection, LimitsSection, Schedule, Section, TrackSection
+from onebase.recipes import BaseSection, ChatSection, LimitsSection, Schedule, Section, Seed, TrackSection
 
 
 class ParentsSection(Section):
@@ -90,7 +90,7 @@ class RewardRecipe(Section):
     train: TrainSection = TrainSection()
     track: TrackSection = TrackSection()
     checkpoint: CheckpointSection = CheckpointSection()
-    seed: int = 0
+    seed: Seed = 0
     out: Path = Path("runs/reward/reward")
 
     def halved(self, count: int) -> "RewardRecipe":
