@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from onebase.call_signals import STDERR, CallSignals, OverdueError
+from onebase.call_signals import STDERR, CallSignals
 from onebase.process_state import COMPUTING, MANNERS, Setting, StateError, kept, seeded
 
 T = TypeVar("T")
@@ -148,5 +148,7 @@ def _own_process() -> Iterator[None]:
             error = sys.exc_info()[1]
             if isinstance(error, SystemExit):  # as it was meant to end
                 os._exit(error.code if isinstance(error.code, int) else 0 if error.code is None else 1)
-            os.write(STDERR, b"a process that was forked in a function of the recipe came back out of it; it ends here\n")
+            os.write(
+                STDERR, b"a process that was forked in a function of the recipe came back out of it; it ends here\n"
+            )
             os._exit(1)

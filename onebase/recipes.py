@@ -15,7 +15,6 @@ from pydantic_core import ErrorDetails
 
 from onebase.errors import RecipeError
 
-
 LARGEST_COUNT = 10**12
 
 
@@ -66,6 +65,14 @@ class AdapterSection(Section):
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """Of a run: what numpy takes, whose seeds are the smallest of all that draw."""
+
+LearningRate = Annotated[float, Field(gt=0, le=10)]
+
+Temperature = Annotated[float, Field(ge=0.01, le=100)]
+"""What logits are divided by: beyond these every distribution is a single token, or all of them alike."""
+
+LossWeight = Annotated[float, Field(ge=0, le=1e6)]
+"""Of a part of a loss or of a reward."""
 
 Schedule = Literal["constant", "linear", "cosine"]
 """What a learning rate does after its warm-up."""

@@ -74,8 +74,7 @@ class CustomEngine:
             raise EngineError(f"sampling.engine '{self.name}' {error}, for {len(prompts)} prompts. {MEND}") from error
         if not isinstance(sample, Sample):
             raise EngineError(
-                f"sampling.engine '{self.name}' returned {text} where a Sample is expected "
-                f"(onebase.generation). {MEND}"
+                f"sampling.engine '{self.name}' returned {text} where a Sample is expected (onebase.generation). {MEND}"
             )
         problem = problem_of(sample, prompts, vocabulary=roles.base.model.config.vocab_size)
         if problem is not None:

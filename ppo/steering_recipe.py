@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from data.sources import Source
 from data.texts import TextSource
 from onebase.functions import DOTTED
-from onebase.recipes import Section
+from onebase.recipes import Section, Temperature
 
 
 class EvaluationSection(Section):
@@ -26,7 +26,7 @@ class EvaluationSection(Section):
     """Steps between two evaluations; there is one before the first step and one after the last in any case."""
     kl_budget: PositiveFloat = 20.0
     """Nats a response: what the best adapter may cost at most."""
-    temperature: PositiveFloat | None = None
+    temperature: Temperature | None = None
     """None: the one of training."""
     shown: PositiveInt = 8
     """Prompts in the table of samples: the first, always the same."""
@@ -48,7 +48,7 @@ class PretrainingSection(Section):
 
     data: tuple[TextSource, ...] = Field(min_length=1)
     """Plain texts, or demonstrations, whose likelihood is kept up."""
-    weight: PositiveFloat = 1.0
+    weight: Annotated[PositiveFloat, Field(le=1e6)] = 1.0
     """gamma: of the mean loss of these texts' tokens, beside the policy's loss as train.aggregation has it."""
     examples_per_episode: PositiveFloat = 1.0
     """Pieces of text for an episode of a mini-batch; InstructGPT has 8."""

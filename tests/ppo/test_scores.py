@@ -205,7 +205,10 @@ def test_whatever_python_counts_as_a_number_is_one(tiny_base_folder: Path, resul
     ("function", "said"),
     [
         ("no_such_module:reward", "'no_such_module' .*cannot be imported: it raised ModuleNotFoundError .No module"),
-        ("raises_at_import:reward", r"cannot be imported: it raised ZeroDivisionError .* at \S*raises_at_import.py:1\."),
+        (
+            "raises_at_import:reward",
+            r"cannot be imported: it raised ZeroDivisionError .* at \S*raises_at_import.py:1\.",
+        ),
         ("holds_a_number:reward", "should name a function, and .*has a int there"),
         ("holds_a_number:missing", r"holds_a_number \(.*holds_a_number.py\) has nothing of that name"),
         ("reward:reward", r"reward \(.*reward/__init__.py\) has nothing .* called like an installed package"),
