@@ -234,8 +234,8 @@ class PpoRecipe(Steered):
             )
         if self.whitens and train.batch * self.sampling.max_new_tokens == 1:
             raise ValueError(
-                "advantages.whiten: a step has one episode of one token (train.batch=1, sampling.max_new_tokens=1), and "
-                "a single number less its mean is 0: the policy would never move. Raise one of them, or set "
+                "advantages.whiten: a step has one episode of one token (train.batch=1, sampling.max_new_tokens=1), "
+                "and a single number less its mean is 0: the policy would never move. Raise one of them, or set "
                 "advantages.whiten=false"
             )
         if overlong is not None and overlong.buffer > self.sampling.max_new_tokens:

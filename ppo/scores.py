@@ -2,7 +2,7 @@
 
 A function gets the prompt as it was read and the response as a person reads it:
 
-    from data.records import Prompt, conversation_of
+    from data.records import Prompt
 
     def reward(prompt: Prompt, response: str) -> float: ...
 
@@ -46,8 +46,8 @@ LARGEST = torch.finfo(torch.float32).max
 """Of the numbers that a score may be: scores are fp32."""
 
 MOST = 1e9
-"""Of a term times its weight: gradients are some thousand times as large at most, and their norm is the root of a sum of
-millions of squares, which fp32 holds up to 3e38."""
+"""Of a term times its weight: gradients are some thousand times as large at most, and their norm is the root of a sum
+of millions of squares, which fp32 holds up to 3e38."""
 
 LOOK = "Look at report.json in its stage folder, and whether the base overflows in half precision."
 MEND = "Mend the function; the same command goes on from the last checkpoint."
@@ -177,15 +177,16 @@ def require_finite(scores: Float[Tensor, " B"], what: str, episodes: Episodes, a
 def require_bounded(
     part: Float[Tensor, " B"], index: int, term: RewardTerm, episodes: Episodes, asked: Asked | None
 ) -> None:
-    """Refuse a term, times its weight, whose training would overflow: it would end as a gradient that is not finite, and
-    nothing would say that a score is to blame."""
+    """Refuse a term, times its weight, whose training would overflow: it would end as a gradient that is not finite,
+    and nothing would say that a score is to blame."""
     for row in (part.abs() > MOST).nonzero().flatten().tolist():
         what = "the reward model" if term.function is None else f"the reward function '{term.function}'"
+        score = part[row].item() / term.weight
         episode = f"for row {row}" if asked is None else asked.episode(row, episodes)
         raise RewardError(
-            f"reward.terms.{index} '{term.named(index)}': {what} scores {part[row].item() / term.weight:.4g}, times its "
-            f"weight {term.weight:g}, {episode}. A score beyond {MOST:g} overflows in fp32 where the value function and "
-            f"the gradients square it. Give smaller scores, lower reward.terms.{index}.weight, or set reward.clip."
+            f"reward.terms.{index} '{term.named(index)}': {what} scores {score:.4g}, times its weight "
+            f"{term.weight:g}, {episode}. A score beyond {MOST:g} overflows in fp32 where the value function and the "
+            f"gradients square it. Give smaller scores, lower reward.terms.{index}.weight, or set reward.clip."
         )
 
 

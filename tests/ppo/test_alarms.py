@@ -12,7 +12,7 @@ import pytest
 from onebase import recipes
 from onebase.recipes import TrackSection
 from onebase.tracking import Tracker
-from ppo.alarms import ALARMS, CHECKED, COMPARES, ENTROPY, EVALUATED, JUDGED, VALUE, remember, ringing, unable
+from ppo.alarms import ALARMS, CHECKED, COMPARES, ENTROPY, EVALUATED, GRADIENT, JUDGED, VALUE, remember, ringing, unable
 from ppo.recipe import PpoRecipe
 from ppo.steering_recipe import AlarmsSection
 
@@ -36,6 +36,16 @@ def rows(**series: list[Any]) -> list[dict[str, float]]:
 
 def evaluated(*pairs: tuple[Any, Any]) -> list[dict[str, float]]:
     return [GOOD | {EVALUATED: float(reward), CHECKED: float(check)} for reward, check in pairs]
+
+
+def scored(*pairs: tuple[Any, Any]) -> list[dict[str, float]]:
+    """Mean and deviation of each step's scores."""
+    return [GOOD | {"ppo/score": float(mean), "ppo/score_std": float(deviation)} for mean, deviation in pairs]
+
+
+def moved(*norms: float) -> list[dict[str, float]]:
+    """The norm of the policy's gradient in each step."""
+    return [GOOD | {GRADIENT: norm} for norm in norms]
 
 
 CASES: list[Any] = [
@@ -62,6 +72,10 @@ CASES: list[Any] = [
         evaluated((0, 0.5), (1, 0.7), (2, 0.64)),
         evaluated((0, 0.5), (1, 0.7), (2, 0.66)),
     ),
+    ("all rewards equal", "reward.terms", scored((0, 0.4), (0, 0), (0, 0)), scored((0, 0), (0, 0), (0.5, 0.1))),
+    # The mean of equal fp32 numbers is a rounding off.
+    ("all rewards equal", "reward.terms", scored((0.1, 1e-8), (7, 0)), scored((0.1, 1e-8), (7, 1e-4))),
+    ("policy stands still", "train.batch", moved(0.2, 0.0, 0.0), moved(0.0, 0.0, 1e-12)),
 ]
 
 
@@ -77,6 +91,20 @@ def test_an_alarm_rings_for_its_fault_alone_and_names_a_knob(
 
 def test_every_alarm_has_a_case_above() -> None:
     assert {case[0] for case in CASES} == ALARMS.keys()
+
+
+@pytest.mark.parametrize("window", [2, 10])
+def test_equal_rewards_and_a_policy_that_stands_still_are_heard_from_the_second_step_on(window: int) -> None:
+    """A run of fewer steps than the window is told as well."""
+    for rows_, name in ((scored((0, 0), (0, 0)), "all rewards equal"), (moved(0, 0), "policy stands still")):
+        assert ringing(rows_[:1], AlarmsSection(window=window)) == {}
+        assert ringing(rows_, AlarmsSection(window=window)).keys() == {name}
+
+
+def test_while_the_policy_waits_for_the_value_function_it_may_stand_still() -> None:
+    waiting = [{key: value for key, value in row.items() if key != "ppo/entropy"} for row in moved(0, 0, 0)]
+    assert ringing(waiting, SECTION) == {}
+    assert ringing([*waiting, *moved(0, 0)], SECTION).keys() == {"policy stands still"}
 
 
 @pytest.mark.parametrize("name", ["response_length", "entropy", "stop_rate"])
