@@ -144,7 +144,11 @@ def test_a_function_that_draws_depends_on_its_arguments_alone(asked: tuple[Asked
 @pytest.mark.parametrize(
     ("text", "sections", "said"),
     [
-        ("1e30", {}, r"reward\.terms\.0 'reward': the reward function 'mine:reward' scores 1e\+30, times its weight 1,"),
+        (
+            "1e30",
+            {},
+            r"reward\.terms\.0 'reward': the reward function 'mine:reward' scores 1e\+30, times its weight 1,",
+        ),
         ("-2e9", {}, r"scores -2e\+09, times its weight 1, for the prompt mine\.jsonl:1 .*'the lamp'"),
         ("1e6", {"term": {"weight": 1e4, "name": "size"}}, r"'size': .* scores 1e\+06, times its weight 1e\+04"),
         ("prompt.origin.line * 8e8", {}, r"scores 1\.6e\+09, .* for the prompt mine\.jsonl:2 .*'a fig'"),
@@ -305,7 +309,9 @@ def test_a_run_is_unharmed_by_what_its_function_does_to_the_process(given: list[
         numbers = [
             {key: value for key, value in row.items() if "time/" not in key and "memory/" not in key} for row in rows
         ]
-        outcomes.append((numbers, (recipe.out / "samples.jsonl").read_text(), load_file(recipe.out / "adapter" / WEIGHTS)))
+        outcomes.append(
+            (numbers, (recipe.out / "samples.jsonl").read_text(), load_file(recipe.out / "adapter" / WEIGHTS))
+        )
     (rows, samples, calm), (wild_rows, wild_samples, wild) = outcomes
     assert rows == wild_rows
     assert samples == wild_samples
