@@ -130,17 +130,17 @@ def _set_alarm(runs: bool) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-_backends = torch.backends
+_backends: Any = torch.backends  # some of its parts are made by torch while it is imported
 _precisions = {
     "torch.backends": _backends,
     "torch.backends.cuda.matmul": _backends.cuda.matmul,
     "torch.backends.cudnn": _backends.cudnn,
-    "torch.backends.cudnn.conv": _backends.cudnn.conv,  # type: ignore[attr-defined]  # set up by torch when it is imported
-    "torch.backends.cudnn.rnn": _backends.cudnn.rnn,  # type: ignore[attr-defined]
+    "torch.backends.cudnn.conv": _backends.cudnn.conv,
+    "torch.backends.cudnn.rnn": _backends.cudnn.rnn,
     "torch.backends.mkldnn": _backends.mkldnn,
-    "torch.backends.mkldnn.matmul": _backends.mkldnn.matmul,  # type: ignore[attr-defined]
-    "torch.backends.mkldnn.conv": _backends.mkldnn.conv,  # type: ignore[attr-defined]
-    "torch.backends.mkldnn.rnn": _backends.mkldnn.rnn,  # type: ignore[attr-defined]
+    "torch.backends.mkldnn.matmul": _backends.mkldnn.matmul,
+    "torch.backends.mkldnn.conv": _backends.mkldnn.conv,
+    "torch.backends.mkldnn.rnn": _backends.mkldnn.rnn,
 }
 
 COMPUTING = (

@@ -312,9 +312,9 @@ def test_a_run_is_unharmed_by_what_its_function_does_to_the_process(given: list[
         outcomes.append(
             (numbers, (recipe.out / "samples.jsonl").read_text(), load_file(recipe.out / "adapter" / WEIGHTS))
         )
-    (rows, samples, calm), (wild_rows, wild_samples, wild) = outcomes
-    assert rows == wild_rows
-    assert samples == wild_samples
+    (calm_rows, calm_samples, calm), (wild_rows, wild_samples, wild) = outcomes
+    assert calm_rows == wild_rows
+    assert calm_samples == wild_samples
     assert all(torch.equal(calm[name], wild[name]) for name in calm)
 
 
@@ -323,7 +323,8 @@ def test_a_run_whose_function_exits_says_so_and_goes_on_when_it_is_mended(
 ) -> None:
     (here / "mine.py").write_text(
         "import pathlib, sys\ncalls = []\n\ndef reward(prompt, response):\n    calls.append(0)\n"
-        "    if len(calls) == 13 and not pathlib.Path('mended').exists():\n        sys.exit()\n    return len(response)\n"
+        "    if len(calls) == 13 and not pathlib.Path('mended').exists():\n        sys.exit()\n"
+        "    return len(response)\n"
     )
     from ppo.__main__ import load
 
