@@ -45,7 +45,7 @@ def scored(*pairs: tuple[Any, Any]) -> list[dict[str, float]]:
 
 def moved(*norms: float) -> list[dict[str, float]]:
     """The norm of the policy's gradient in each step."""
-    return [GOOD | {GRADIENT: norm} for norm in norms]
+    return [GOOD | {GRADIENT: float(norm)} for norm in norms]
 
 
 CASES: list[Any] = [
@@ -183,6 +183,9 @@ def test_rows_that_are_forgotten_change_no_alarm() -> None:
         row = {name: value * (1 + step / 100) for name, value in GOOD.items()} | {
             "ppo/entropy": 1.0 / (1 + step / 50),
             "ppo/stop_rate": 0.9 - step / 1000,
+            "ppo/score": step / 100,
+            "ppo/score_std": 0.0 if 300 < step < 400 else 1.0,
+            GRADIENT: 0.0 if step < 200 else 1.0,
             "ppo/other": 1.0,
         }
         if step % 50 == 0:
