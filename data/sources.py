@@ -46,7 +46,7 @@ class Source(Section):
     of the prompt; of a hub id: one of its own. None: everything, of a hub id `train`."""
     rows: PositiveInt | None = None
     """How many records; None: all there are. With weights: how many at most."""
-    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    weight: Annotated[float, Field(ge=1e-9, le=1e9, allow_inf_nan=False)] | None = None
     """Share of the mix, relative to the other sources' weights; all sources of a list have one, or none has. The mix
     ends when the source whose turn it is has no more rows."""
     per_task: PositiveInt | None = None

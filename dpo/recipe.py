@@ -8,7 +8,7 @@ from trl.trainer.dpo_config import DPOConfig
 
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
-from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, TrackSection
+from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
 from onebase.trainers import TrlSection, trl_section
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class DpoRecipe(Section):
     """TRL's DPOConfig, as it is."""
     track: TrackSection = TrackSection()
     checkpoint: CheckpointSection = CheckpointSection()
-    seed: int = 0
+    seed: Seed = 0
     out: Path = Path("runs/dpo/dpo")
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt, field_validator
 
 from data.sources import Source
 from data.texts import TextSource
-from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, TrackSection
+from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
 
 
 class ParentsSection(Section):
@@ -48,7 +48,7 @@ class CompareRecipe(Section):
     shown: PositiveInt = 3
     """Prompts printed below the table with everyone's answer."""
     track: TrackSection = TrackSection()
-    seed: int = 0
+    seed: Seed = 0
     out: Path = Path("runs/compare")
     """The run's folder: summary.json, lineage.json and evaluation/ are written there."""
 

@@ -144,6 +144,10 @@ def guarded(work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         say("interrupted")
         return 130
+    except SystemExit as end:
+        # Nothing of ours calls sys.exit() in here: a library has, and its code may well be 0.
+        say(f"error: something called sys.exit({'' if end.code is None else end.code!r}) in the middle of the work")
+        return 1
     except DiskError as error:
         do = "look at the disk" if error.errno == errno.EIO else "make room"
         say(f"error: {error}. What was saved before stands: {do}, and the same command goes on.")

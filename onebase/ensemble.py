@@ -75,7 +75,7 @@ class CombineSection(Section):
     """How the scores of several reward models become one; the equations are in `onebase/ensemble.py`."""
 
     rule: Literal["mean", "min", "mean-minus-variance", "mean-minus-deviation"] = "mean"
-    spread_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    spread_weight: float = Field(default=1.0, ge=0, le=1e6, allow_inf_nan=False)
     """mean-minus-...: score lost for each unit of the members' variance or deviation."""
 
     @model_validator(mode="after")

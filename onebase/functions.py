@@ -5,11 +5,12 @@ import importlib
 import inspect
 import os
 import sys
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from onebase.custom_calls import CallError, call
 from onebase.errors import RecipeError
+from onebase.process_state import COMPUTING
 
 DOTTED = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 """The name of a function, package.module:name."""
@@ -21,15 +22,18 @@ def load_function(dotted: str, key: str, *, takes: Sequence[str] = ()) -> Callab
     module_name, _, name = dotted.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    try:
+
+    def look() -> tuple[Any, Any]:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever a user's module raises while it is imported
+        return module, getattr(module, name, None)
+
+    try:
+        module, function = call(look, seconds=None, seed=0, settings=COMPUTING)
+    except CallError as error:  # whatever a user's module does while it is imported
         raise RecipeError(
-            f"{key}: the module '{module_name}' of '{dotted}' cannot be imported "
-            f"({type(error).__name__}: {error}). It is looked for in the folder that the command runs in and among "
-            "installed packages."
+            f"{key}: the module '{module_name}' of '{dotted}' cannot be imported: it {error}. It is looked for in the "
+            "folder that the command runs in and among installed packages."
         ) from error
-    function = getattr(module, name, None)
     if not callable(function):
         found = "has nothing of that name" if function is None else f"has a {type(function).__name__} there"
         place = getattr(module, "__file__", None) or "no file"
@@ -37,20 +41,20 @@ def load_function(dotted: str, key: str, *, takes: Sequence[str] = ()) -> Callab
             f"{key}: '{dotted}' should name a function, and {module_name} ({place}) {found}. A file of one's own that "
             "is called like an installed package is not found: give it another name."
         )
+    _require_answer(function, f"{key}: '{dotted}'")
     if takes:
         _require_signature(function, takes, f"{key}: '{dotted}'")
     return function
 
 
-def place_of(error: BaseException, function: Callable[..., Any]) -> str:
-    """file:line of what went wrong in a user's function: the last line of the function's own file on the way there,
-    rather than that of a library which it calls."""
-    frames = traceback.extract_tb(error.__traceback__)
-    whole = function.func if isinstance(function, functools.partial) else inspect.unwrap(function)
-    code = getattr(whole if hasattr(whole, "__code__") else type(whole).__call__, "__code__", None)
-    own = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
-    frame = (own or frames)[-1]
-    return f"{frame.filename}:{frame.lineno}"
+def _require_answer(function: Callable[..., Any], what: str) -> None:
+    """RecipeError where a call gives something that is still to be run, and not an answer."""
+    whole: Any = function.func if isinstance(function, functools.partial) else function
+    for code in (whole, type(whole).__call__):
+        later = inspect.iscoroutinefunction(code) or inspect.isasyncgenfunction(code)
+        if later or inspect.isgeneratorfunction(code):
+            kind = "an `async def`" if later else "a generator (it has a `yield`)"
+            raise RecipeError(f"{what} is {kind}: a call of it gives no answer. Write a `def` that returns one.")
 
 
 def _require_signature(function: Callable[..., Any], takes: Sequence[str], what: str) -> None:

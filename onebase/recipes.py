@@ -7,19 +7,29 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from onebase.errors import RecipeError
+
+LARGEST_COUNT = 10**12
 
 
 class Section(BaseModel):
     """A part of a recipe: unknown keys, infinity and NaN are refused, values never change after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _count_fits(cls, value: Any) -> Any:
+        """Every count ends up in a range or a tensor, and those hold no more."""
+        if isinstance(value, int) and abs(value) > LARGEST_COUNT:
+            raise ValueError(f"Input should be a count that a run could reach, {LARGEST_COUNT:,} at most")
+        return value
 
 
 class BaseSection(Section):
@@ -44,14 +54,25 @@ class ChatSection(Section):
 class AdapterSection(Section):
     """Size and place of a fresh LoRA adapter (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
 
-    rank: PositiveInt = 16
-    alpha: PositiveInt = 32
+    rank: Annotated[PositiveInt, Field(le=65_536)] = 16
+    alpha: Annotated[PositiveInt, Field(le=1_000_000)] = 32
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """While training SFT only; every other stage runs without."""
     targets: str | tuple[str, ...] = "all-linear"
     layers: Literal["all", "top-half"] = "all"
     """top-half: of n decoder layers n//2 .. n-1 only; PPO then computes the lower ones once for all roles."""
 
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Of a run: what numpy takes, whose seeds are the smallest of all that draw."""
+
+LearningRate = Annotated[float, Field(gt=0, le=10)]
+
+Temperature = Annotated[float, Field(ge=0.01, le=100)]
+"""What logits are divided by: beyond these every distribution is a single token, or all of them alike."""
+
+LossWeight = Annotated[float, Field(ge=0, le=1e6)]
+"""Of a part of a loss or of a reward."""
 
 Schedule = Literal["constant", "linear", "cosine"]
 """What a learning rate does after its warm-up."""
@@ -75,8 +96,9 @@ class TrackSection(Section):
     """The pipeline run this stage belongs to; None: the name of the folder around the stage's."""
 
 
-UNCOUNTED = frozenset({"out", "track", "checkpoint", "alarms"})
-"""Top-level keys that do not change a result: where it goes, who is told and of what, how often it is saved."""
+UNCOUNTED = frozenset({"out", "track", "checkpoint", "alarms", "functions"})
+"""Top-level keys that do not change a result: where it goes, who is told and of what, how often it is saved, how long a
+function may take."""
 
 R = TypeVar("R", bound=Section)
 

@@ -15,7 +15,6 @@ A checkpoint is a step boundary. Batches depend on (seed, step) alone, so a step
 import contextlib
 import json
 import math
-import os
 import signal
 import sys
 import threading
@@ -242,4 +241,4 @@ class Session:
 
 def is_resumable(folder: Path) -> bool:
     """Whether an unfinished stage left a checkpoint here (it may still fail to verify)."""
-    return any(os.scandir(folder / "checkpoints")) if (folder / "checkpoints").is_dir() else False
+    return any((folder / "checkpoints").iterdir()) if (folder / "checkpoints").is_dir() else False

@@ -5,6 +5,7 @@ and keys that they do not know are refused.
 """
 
 import dataclasses
+import math
 import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
@@ -58,6 +59,22 @@ MANAGED: Mapping[str, str] = {
 }
 """Keys of TRL's configs that Onebase sets by itself, and why."""
 
+POSITIVE = (
+    "learning_rate",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "num_train_epochs",
+    "max_length",
+    "beta",
+)
+"""Numbers of TRL's configs that must be above 0: TRL divides by some, and takes others without a word."""
+
+NOT_NEGATIVE = ("weight_decay", "max_grad_norm", "warmup_steps", "warmup_ratio")
+
+LARGEST: Mapping[str, float] = {"num_train_epochs": 1e6, "beta": 1e6}
+"""Beyond these a number of steps, or a loss, overflows."""
+
 T = TypeVar("T", bound="Resumable")
 
 
@@ -90,9 +107,21 @@ def trl_section(config: type, *, defaults: Mapping[str, Any]) -> type[TrlSection
     def refuse(cls: type, value: Any, info: Any) -> Any:
         raise ValueError(f"is set by Onebase itself ({MANAGED[info.field_name]}); remove the key")
 
+    def bound(cls: type, value: Any, info: Any) -> Any:
+        if isinstance(value, int | float) and (value < 0 or (value == 0 and info.field_name in POSITIVE)):
+            least = "greater than 0" if info.field_name in POSITIVE else "0 or greater"
+            raise ValueError(f"Input should be {least}")
+        if isinstance(value, int | float) and value > LARGEST.get(info.field_name, math.inf):
+            raise ValueError(f"Input should be {LARGEST[info.field_name]:g} at most")
+        return value
+
+    bounded: Any = field_validator(*({*POSITIVE, *NOT_NEGATIVE} & fields.keys()), mode="after")(classmethod(bound))
     managed: Any = field_validator(*(MANAGED.keys() & fields.keys()), mode="before")(classmethod(refuse))
     section = create_model(
-        f"{config.__name__}Section", __base__=TrlSection, __validators__={"_refuse": managed}, **fields
+        f"{config.__name__}Section",
+        __base__=TrlSection,
+        __validators__={"_refuse": managed, "_bound": bounded},
+        **fields,
     )
     section.defaults = dict(defaults)
     return section

@@ -111,7 +111,7 @@ def best_of_n(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a response is cut.")] = 64,
     temperature: Annotated[float, typer.Option(min=0.01, help="1: the policy's own distribution.")] = 1.0,
     batch: Annotated[int, typer.Option(min=1, help="Responses decoded at once.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same responses.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same responses.")] = 0,
     others: Others = None,
     combine: Combine = "mean",
     spread_weight: SpreadWeight = None,

@@ -87,10 +87,18 @@ GROUPED: Mapping[str, Callable[..., Tensor]] = {"rloo": rloo, "grpo": grpo, "dr_
 def compare_groups(
     rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, kind: str, group: int
 ) -> Float[Tensor, "B T"]:
-    """The advantage of each token by a grouped estimator, from the undiscounted return of its response; 0 outside the
-    mask."""
-    advantages = GROUPED[kind](masked_sum_rows(rewards, mask), group=group)
+    """The advantage of each token by a grouped estimator, from the undiscounted return of its response; exactly 0 in a
+    group whose returns are all equal, and outside the mask."""
+    returns = masked_sum_rows(rewards, mask)
+    # A mean of equal numbers may be a rounding off: GRPO's division would make a signal of it.
+    advantages = GROUPED[kind](returns, group=group).masked_fill(_all_equal(returns, group), 0.0)
     return advantages.unsqueeze(1).expand(mask.shape).masked_fill(~mask, 0.0)
+
+
+def _all_equal(returns: Float[Tensor, " B"], group: int) -> Bool[Tensor, " B"]:
+    """Of each response, whether all of its group have the same return."""
+    grouped = _grouped(returns, group)
+    return (grouped == grouped[:, :1]).all(dim=1).repeat_interleave(group)
 
 
 def _grouped(returns: Float[Tensor, " B"], group: int) -> Float[Tensor, "P G"]:

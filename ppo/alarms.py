@@ -19,6 +19,7 @@ EVALUATED = "ppo/eval/reward"
 OPTIMISED = "ppo/eval/objective"
 CHECKED = "ppo/eval/check"
 JUDGED = "ppo/eval/judge"
+GRADIENT = "ppo/grad_norm/policy"
 WATCHED = (
     "ppo/kl",
     "ppo/ratio_max",
@@ -26,6 +27,9 @@ WATCHED = (
     "ppo/entropy",
     "ppo/stop_rate",
     "ppo/explained_variance",
+    "ppo/score",
+    "ppo/score_std",
+    GRADIENT,
     EVALUATED,
     OPTIMISED,
     CHECKED,
@@ -34,6 +38,9 @@ WATCHED = (
 """What the alarms read."""
 
 LONGEST_WINDOW = 64
+
+ROUNDING = 5e-7
+"""Relative deviation of fp32 numbers that are all the same."""
 
 ENTROPY = "entropy collapse"
 """The alarm of what is logged only where the policy learns."""
@@ -142,6 +149,41 @@ def value_explains_nothing(rows: Rows, section: AlarmsSection) -> str | None:
     )
 
 
+def rewards_all_equal(rows: Rows, section: AlarmsSection) -> str | None:
+    """No response of a step is worth more than another, step after step: there is nothing to learn from."""
+    both = [(row["ppo/score"], row["ppo/score_std"]) for row in rows if {"ppo/score", "ppo/score_std"} <= row.keys()]
+    recent = [(mean, deviation) for mean, deviation in both[-section.window :] if math.isfinite(deviation)]
+    # The mean of equal numbers is one of them but for rounding.
+    if len(recent) < min(2, section.window) or any(deviation > ROUNDING * abs(mean) for mean, deviation in recent):
+        return None
+    return (
+        f"all rewards are equal: in {_each_of(recent)} every response scored the same (now {recent[-1][0]:.3g}). There "
+        "is nothing to learn from: what is left of the advantages is the price of the KL and, with a value function, "
+        "its errors, which whitening makes as large as any signal, so that the policy drifts. Look at the samples and "
+        "at what reward.terms names: a function that always returns one number, a clip below every score, a check that "
+        "no response passes yet. Easier prompts, more of them (train.batch) or a higher sampling.temperature give "
+        "scores that differ."
+    )
+
+
+def policy_stands_still(rows: Rows, section: AlarmsSection) -> str | None:
+    """The policy is trained with gradients that are exactly 0."""
+    # While the value function learns alone there is no entropy, and the policy has no gradient.
+    norms = _values([row for row in rows if "ppo/entropy" in row], GRADIENT)[-section.window :]
+    if len(norms) < min(2, section.window) or any(norms):
+        return None
+    return (
+        f"the policy's gradient was exactly 0 in {_each_of(norms)}: every advantage is 0, and nothing is learned. That "
+        "comes of rewards that are all equal within each group of responses, or of advantages that are whitened over a "
+        "single token. Look at reward.terms and ppo/score_std; raise train.batch, sampling.responses_per_prompt or "
+        "sampling.max_new_tokens, or set advantages.whiten=false."
+    )
+
+
+def _each_of(steps: Sequence[object]) -> str:
+    return "this step" if len(steps) == 1 else f"each of the last {len(steps)} steps"
+
+
 ALARMS: dict[str, Alarm] = {
     "KL above budget": kl_above_budget,
     "reward up, check down": reward_up_check_down,
@@ -150,6 +192,8 @@ ALARMS: dict[str, Alarm] = {
     "stop rate falling": stop_rate_falling,
     "ratio too large": ratio_too_large,
     VALUE: value_explains_nothing,
+    "all rewards equal": rewards_all_equal,
+    "policy stands still": policy_stands_still,
 }
 
 COMPARES = ("length drift", ENTROPY, "stop rate falling")

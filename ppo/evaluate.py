@@ -122,7 +122,8 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe, seen
     }
     judge, judged = recipe.evaluation.judge, None
     if judge is not None:
-        judged = scores_of(load_function(judge, JUDGE), judge, episodes, asked, what="judge")
+        function, seconds = load_function(judge, JUDGE), recipe.functions.seconds
+        judged = scores_of(function, judge, episodes, asked, what="judge", seconds=seconds)
         metrics["judge"] = float(judged.mean())
     if held_out.pieces:
         metrics["lm_loss"] = lm_loss(roles, role, as_episodes(held_out.pieces, roles), tokens_per_microbatch=budget)

@@ -9,7 +9,18 @@ from data.sources import Source
 from onebase.checkpoint import CheckpointSection
 from onebase.functions import DOTTED
 from onebase.memory import halved
-from onebase.recipes import BaseSection, ChatSection, LimitsSection, Schedule, Section, TrackSection
+from onebase.recipes import (
+    BaseSection,
+    ChatSection,
+    LearningRate,
+    LimitsSection,
+    LossWeight,
+    Schedule,
+    Section,
+    Seed,
+    Temperature,
+    TrackSection,
+)
 from ppo.reward_recipe import MOST, KlSection, RewardSection
 from ppo.steering_recipe import Steered
 
@@ -34,7 +45,7 @@ class SamplingSection(Section):
     """How responses are drawn. No top-k and no top-p: the KL is only right for the distribution that was sampled."""
 
     max_new_tokens: PositiveInt = 64
-    temperature: PositiveFloat = 1.0
+    temperature: Temperature = 1.0
     """Divides the logits when sampling and in every log-probability."""
     responses_per_prompt: PositiveInt = 1
     batch: PositiveInt = 32
@@ -49,11 +60,11 @@ class ValueSection(Section):
 
     kind: Literal["adapter", "shared"] = "adapter"
     """adapter: its own, a copy of the reward model's (InstructGPT). shared: a head on the policy's trunk, cheaper."""
-    learning_rate: PositiveFloat | None = None
+    learning_rate: LearningRate | None = None
     """None: the policy's."""
     clip: PositiveFloat = 0.2
     """How far a value may move from the one at rollout time before its loss stops following."""
-    weight: PositiveFloat = 0.5
+    weight: Annotated[PositiveFloat, Field(le=1e6)] = 0.5
     """Weight of the value loss; with a value adapter of its own only the scale of its gradient before clipping."""
     warmup_steps: int = Field(default=0, ge=0)
     """Steps of the run in which the value function learns alone: until it knows something, advantages are noise."""
@@ -72,7 +83,7 @@ class AdvantagesSection(Section):
 class TrainSection(Section):
     """Sizes and steps of the updates."""
 
-    learning_rate: PositiveFloat = 1e-5
+    learning_rate: LearningRate = 1e-5
     episodes: PositiveInt = 512
     """In the whole run."""
     batch: PositiveInt = 64
@@ -85,7 +96,7 @@ class TrainSection(Section):
     clip: PositiveFloat = 0.2
     dual_clip: Annotated[float, Field(gt=1)] | None = None
     """Bound of the loss of tokens with a negative advantage whose ratio has grown; Ye et al. 2020 have 3."""
-    entropy_weight: float = Field(default=0.0, ge=0)
+    entropy_weight: LossWeight = 0.0
     """Of the entropy bonus, in nats a token."""
     target_kl: PositiveFloat | None = None
     """Nats a token between the policy that sampled and the one that learns: no further inner epoch beyond it."""
@@ -124,7 +135,7 @@ class PpoRecipe(Steered):
     train: TrainSection = TrainSection()
     track: TrackSection = TrackSection()
     checkpoint: CheckpointSection = CheckpointSection()
-    seed: int = 0
+    seed: Seed = 0
     out: Path = Path("runs/ppo/ppo")
 
     @property
@@ -231,6 +242,12 @@ class PpoRecipe(Steered):
                 f"kl.adaptive.horizon={adaptive.horizon} counts episodes, and a step has train.batch={train.batch}: "
                 f"the weight could turn negative. Choose more than {MOST * train.batch:g}, such as ten steps' "
                 f"{10 * train.batch}"
+            )
+        if self.whitens and train.batch * self.sampling.max_new_tokens == 1:
+            raise ValueError(
+                "advantages.whiten: a step has one episode of one token (train.batch=1, sampling.max_new_tokens=1), "
+                "and a single number less its mean is 0: the policy would never move. Raise one of them, or set "
+                "advantages.whiten=false"
             )
         if overlong is not None and overlong.buffer > self.sampling.max_new_tokens:
             raise ValueError(

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from onebase.ensemble import CombineSection
 from onebase.functions import DOTTED
-from onebase.recipes import Section
+from onebase.recipes import LossWeight, Section
 
 
 class RewardTerm(Section):
@@ -14,7 +14,7 @@ class RewardTerm(Section):
 
     kind: Literal["adapter", "function"] = "adapter"
     """adapter: the reward model; with several in parents.reward all of them, combined. function: Python."""
-    weight: float = 1.0
+    weight: Annotated[float, Field(ge=-1e9, le=1e9)] = 1.0
     combine: CombineSection = CombineSection()
     function: Annotated[str, Field(pattern=DOTTED)] | None = None
     """package.module:name of a function of (Prompt, response text) that returns a number."""
@@ -41,7 +41,7 @@ class OverlongSection(Section):
 
     buffer: PositiveInt
     """Tokens before sampling.max_new_tokens at which it begins."""
-    weight: PositiveFloat = 1.0
+    weight: Annotated[PositiveFloat, Field(le=1e6)] = 1.0
     """Taken off at the limit."""
 
 
@@ -49,7 +49,7 @@ class RewardSection(Section):
     """What an episode's score is made of."""
 
     terms: tuple[RewardTerm, ...] = (RewardTerm(),)
-    eos_penalty: float = Field(default=1.0, ge=0)
+    eos_penalty: LossWeight = 1.0
     """Taken off the score of a response that was cut at max_new_tokens."""
     whiten: bool = False
     """Whether the sum of the terms is standardised by the mean and variance of every score of the run so far."""
@@ -84,7 +84,7 @@ class AdaptiveKl(Section):
 class KlSection(Section):
     """The price of leaving the SFT policy."""
 
-    weight: float = Field(default=0.05, ge=0)
+    weight: LossWeight = 0.05
     """Reward lost per nat of KL to the SFT policy; where it adapts, only the first one."""
     estimator: Literal["k1", "k3"] = "k1"
     """k1: log pi - log pi_ref of the sampled token, in the reward, as InstructGPT. k3: a term of the loss, as GRPO."""

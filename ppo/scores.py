@@ -10,6 +10,8 @@ It is called once an episode, and may use anything: a checker, a compiler, `prom
 arguments alone, or a run that is killed would not go on to the same bits.
 """
 
+import copy
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,13 +21,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from data.chat import Chat, EncodedPrompt
-from data.records import Prompt
+from data.records import Prompt, conversation_of
+from onebase.custom_calls import CallError, call, text_of
 from onebase.ensemble import member_names, member_scores
 from onebase.episodes import Episodes
 from onebase.errors import InputError
-from onebase.functions import load_function, place_of
+from onebase.functions import load_function
 from onebase.roles import Roles
+from onebase.seeding import stream
 from ppo.recipe import PpoRecipe
+from ppo.reward_recipe import RewardTerm
+from ppo.steering_recipe import SECONDS
 
 RewardFunction = Callable[[Prompt, str], Any]
 """Of the prompt and the response; its result should be a number, and is not trusted to be one."""
@@ -38,6 +44,10 @@ ARGUMENTS = ("prompt", "response")
 
 LARGEST = torch.finfo(torch.float32).max
 """Of the numbers that a score may be: scores are fp32."""
+
+MOST = 1e9
+"""Of a term times its weight: gradients are some thousand times as large at most, and their norm is the root of a sum
+of millions of squares, which fp32 holds up to 3e38."""
 
 LOOK = "Look at report.json in its stage folder, and whether the base overflows in half precision."
 MEND = "Mend the function; the same command goes on from the last checkpoint."
@@ -89,12 +99,17 @@ def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: A
     terms = {
         term.named(index): term.combine.combination(said)
         if term.function is None
-        else scores_of(load_function(term.function, TERMS), term.function, episodes, asked)
+        else scores_of(
+            load_function(term.function, TERMS), term.function, episodes, asked, seconds=recipe.functions.seconds
+        )
         for index, term in enumerate(recipe.reward.terms)
     }
     weights = [term.weight for term in recipe.reward.terms]
     parts = [weight * scores for weight, scores in zip(weights, terms.values(), strict=True)]
     total = sum(parts, start=torch.zeros(len(episodes)))
+    if recipe.reward.clip is None and not recipe.reward.whiten:
+        for index, part in enumerate(parts):
+            require_bounded(part, index, recipe.reward.terms[index], episodes, asked)
     require_finite(total, f"the sum of {TERMS} is", episodes, asked, "Lower the weights.")
     return Scored(total=total, terms=terms, members=members)
 
@@ -106,34 +121,44 @@ def scores_of(
     asked: Asked | None,
     *,
     what: str = "reward function",
+    seconds: float = SECONDS,
 ) -> Float[Tensor, " B"]:
     """What a function says of each response; RewardError naming the episode where that is no finite number.
 
-    name, what: how errors call the function.
+    name, what: how errors call the function. seconds: how long one call may take.
+
+    The function gets a copy of the prompt, and the global generators begin where prompt and response say
+    (`onebase.custom_calls`): what it does with either is gone when the next one is called.
     """
     assert asked is not None, "a function needs texts"
-    found = []
+    scores: list[float] = []
     for row, one in enumerate(asked.prompts):
         response = asked.response(row, episodes)
+
+        def answer(prompt: Prompt = one.prompt, response: str = response) -> tuple[float | None, str]:
+            value = function(copy.deepcopy(prompt), response)
+            number = as_number(value)
+            return number, "" if number is not None else text_of(value)
+
         try:
-            value = function(one.prompt, response)
-        except Exception as error:  # whatever a user's function raises
-            raise RewardError(
-                f"{what} '{name}' raised {type(error).__name__} ({error}) at {place_of(error, function)}, "
-                f"{asked.episode(row, episodes)}. {MEND}"
-            ) from error
-        number = as_number(value)
+            number, text = call(
+                answer, function, seconds=seconds, seed=stream(0, conversation_of(one.prompt), response)
+            )
+        except CallError as error:
+            raise RewardError(f"{what} '{name}' {error}, {asked.episode(row, episodes)}. {MEND}") from error
         if number is None:
             raise RewardError(
-                f"{what} '{name}' returned {value!r} where a finite number is expected, "
+                f"{what} '{name}' returned {text} where a finite number is expected, "
                 f"{asked.episode(row, episodes)}. {MEND}"
             )
-        found.append(number)
-    return torch.tensor(found)
+        scores.append(number)
+    return torch.tensor(scores)
 
 
 def as_number(value: object) -> float | None:
     """A number that fp32 can hold, or None where it is none. bool is a number in Python, and what a checker returns."""
+    if inspect.iscoroutine(value):
+        value.close()  # else Python warns that nobody has waited for it
     try:
         number: object = value.item() if hasattr(value, "item") else value  # type: ignore[union-attr]  # numpy, torch
     except (ValueError, RuntimeError):  # several numbers
@@ -147,6 +172,22 @@ def require_finite(scores: Float[Tensor, " B"], what: str, episodes: Episodes, a
     for row in (~scores.isfinite()).nonzero().flatten().tolist():
         episode = f"for row {row}" if asked is None else asked.episode(row, episodes)
         raise RewardError(f"{what} {scores[row].item()} where a finite number is expected, {episode}. {do}")
+
+
+def require_bounded(
+    part: Float[Tensor, " B"], index: int, term: RewardTerm, episodes: Episodes, asked: Asked | None
+) -> None:
+    """Refuse a term, times its weight, whose training would overflow: it would end as a gradient that is not finite,
+    and nothing would say that a score is to blame."""
+    for row in (part.abs() > MOST).nonzero().flatten().tolist():
+        what = "the reward model" if term.function is None else f"the reward function '{term.function}'"
+        score = part[row].item() / term.weight
+        episode = f"for row {row}" if asked is None else asked.episode(row, episodes)
+        raise RewardError(
+            f"reward.terms.{index} '{term.named(index)}': {what} scores {score:.4g}, times its weight "
+            f"{term.weight:g}, {episode}. A score beyond {MOST:g} overflows in fp32 where the value function and the "
+            f"gradients square it. Give smaller scores, lower reward.terms.{index}.weight, or set reward.clip."
+        )
 
 
 def overlong_penalty(lengths: Float[Tensor, " B"], *, limit: int, buffer: int) -> Float[Tensor, " B"]:

@@ -25,6 +25,7 @@ from onebase.roles import Roles
 from onebase.seeding import generator, seed_everything
 from onebase.stages import Stopwatch
 from ppo.alarms import unable
+from ppo.engines import CustomEngine
 from ppo.recipe import PpoRecipe
 from ppo.scores import ARGUMENTS, TERMS
 from ppo.side_stages import Origin
@@ -153,7 +154,9 @@ def start_learner(roles: Roles, recipe: PpoRecipe) -> Learner:
 def engine_of(recipe: PpoRecipe) -> Engine:
     """What draws the responses: the recipe's own, or this process."""
     name = recipe.sampling.engine
-    return sample if name is None else load_function(name, "sampling.engine")
+    if name is None:
+        return sample
+    return CustomEngine(load_function(name, "sampling.engine"), name, recipe.functions.seconds)
 
 
 def batches(data: Data, recipe: PpoRecipe) -> Iterator[list[EncodedPrompt]]:

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from data.sources import Source
 from data.texts import TextSource
 from onebase.functions import DOTTED
-from onebase.recipes import Section
+from onebase.recipes import Section, Temperature
 
 
 class EvaluationSection(Section):
@@ -26,7 +26,7 @@ class EvaluationSection(Section):
     """Steps between two evaluations; there is one before the first step and one after the last in any case."""
     kl_budget: PositiveFloat = 20.0
     """Nats a response: what the best adapter may cost at most."""
-    temperature: PositiveFloat | None = None
+    temperature: Temperature | None = None
     """None: the one of training."""
     shown: PositiveInt = 8
     """Prompts in the table of samples: the first, always the same."""
@@ -48,7 +48,7 @@ class PretrainingSection(Section):
 
     data: tuple[TextSource, ...] = Field(min_length=1)
     """Plain texts, or demonstrations, whose likelihood is kept up."""
-    weight: PositiveFloat = 1.0
+    weight: Annotated[PositiveFloat, Field(le=1e6)] = 1.0
     """gamma: of the mean loss of these texts' tokens, beside the policy's loss as train.aggregation has it."""
     examples_per_episode: PositiveFloat = 1.0
     """Pieces of text for an episode of a mini-batch; InstructGPT has 8."""
@@ -81,6 +81,17 @@ class AlarmsSection(Section):
     """Whether an alarm ends the run."""
 
 
+SECONDS = 600.0
+"""What a call of a function of one's own may take by default."""
+
+
+class FunctionsSection(Section):
+    """What functions of one's own may do: those of `reward.terms`, the judge, and the sampling engine."""
+
+    seconds: float = Field(default=SECONDS, gt=0, le=1e7)
+    """Longest time of a call, which is one episode; an engine, which draws many at once, has it for each of them."""
+
+
 class Steered(Section):
     """The steering half of a PPO recipe."""
 
@@ -88,6 +99,7 @@ class Steered(Section):
     ema: EmaSection | None = None
     pretraining: PretrainingSection | None = None
     alarms: AlarmsSection = AlarmsSection()
+    functions: FunctionsSection = FunctionsSection()
 
     @model_validator(mode="after")
     def _average_is_used(self) -> "Steered":

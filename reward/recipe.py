@@ -9,7 +9,17 @@ from data.labelers import LabelersSection
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
 from onebase.memory import halved
-from onebase.recipes import BaseSection, ChatSection, LimitsSection, Schedule, Section, TrackSection
+from onebase.recipes import (
+    BaseSection,
+    ChatSection,
+    LearningRate,
+    LimitsSection,
+    LossWeight,
+    Schedule,
+    Section,
+    Seed,
+    TrackSection,
+)
 
 
 class ParentsSection(Section):
@@ -28,7 +38,7 @@ class EvaluationSection(Section):
 class TrainSection(Section):
     """Sizes and steps."""
 
-    learning_rate: PositiveFloat = 1e-4
+    learning_rate: LearningRate = 1e-4
     epochs: PositiveInt = 1
     """InstructGPT: more than one overfits."""
     rankings_per_step: PositiveInt = 8
@@ -49,7 +59,7 @@ class LossSection(Section):
 
     kind: Literal["bradley-terry", "plackett-luce", "rao-kupper", "davidson"] = "bradley-terry"
     """Ties: the first two leave them out; the last two pull tied scores together."""
-    margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    margin: LossWeight = 0.0
     """bradley-terry: score difference asked for, for each tier between two responses."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """bradley-terry: probability that a labelled pair is the wrong way round."""
@@ -57,7 +67,7 @@ class LossSection(Section):
     """rao-kupper: two equal scores are tied with probability (theta - 1) / (theta + 1)."""
     nu: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     """davidson: two equal scores are tied with probability nu / (2 + nu)."""
-    centering: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    centering: LossWeight = 0.0
     """Weight of the penalty on scores that are far from adding up to 0; with any kind."""
 
     @model_validator(mode="after")
@@ -90,7 +100,7 @@ class RewardRecipe(Section):
     train: TrainSection = TrainSection()
     track: TrackSection = TrackSection()
     checkpoint: CheckpointSection = CheckpointSection()
-    seed: int = 0
+    seed: Seed = 0
     out: Path = Path("runs/reward/reward")
 
     def halved(self, count: int) -> "RewardRecipe":

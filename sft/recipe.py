@@ -8,7 +8,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
-from onebase.recipes import AdapterSection, BaseSection, ChatSection, LimitsSection, Section, TrackSection
+from onebase.recipes import AdapterSection, BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
 from onebase.trainers import TrlSection, trl_section
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class SftRecipe(Section):
     """TRL's SFTConfig, as it is."""
     track: TrackSection = TrackSection()
     checkpoint: CheckpointSection = CheckpointSection()
-    seed: int = 0
+    seed: Seed = 0
     out: Path = Path("runs/sft/sft")
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from ppo.alarms import (
     COMPARES,
     ENTROPY,
     EVALUATED,
+    GRADIENT,
     JUDGED,
     OPTIMISED,
     VALUE,
@@ -50,6 +51,16 @@ def evaluated(*pairs: tuple[Any, Any]) -> list[dict[str, float]]:
     return [GOOD | {EVALUATED: float(reward), CHECKED: float(check)} for reward, check in pairs]
 
 
+def scored(*pairs: tuple[Any, Any]) -> list[dict[str, float]]:
+    """Mean and deviation of each step's scores."""
+    return [GOOD | {"ppo/score": float(mean), "ppo/score_std": float(deviation)} for mean, deviation in pairs]
+
+
+def moved(*norms: float) -> list[dict[str, float]]:
+    """The norm of the policy's gradient in each step."""
+    return [GOOD | {GRADIENT: float(norm)} for norm in norms]
+
+
 CASES: list[Any] = [
     ("KL above budget", "kl.weight", rows(kl=[1, 5, 29, 32]), rows(kl=[1, 5, 29, 31])),
     ("ratio too large", "train.learning_rate", rows(ratio_max=[1, 10.1]), rows(ratio_max=[10.1, 10.0])),
@@ -74,6 +85,10 @@ CASES: list[Any] = [
         evaluated((0, 0.5), (1, 0.7), (2, 0.64)),
         evaluated((0, 0.5), (1, 0.7), (2, 0.66)),
     ),
+    ("all rewards equal", "reward.terms", scored((0, 0.4), (0, 0), (0, 0)), scored((0, 0), (0, 0), (0.5, 0.1))),
+    # The mean of equal fp32 numbers is a rounding off.
+    ("all rewards equal", "reward.terms", scored((0.1, 1e-8), (7, 0)), scored((0.1, 1e-8), (7, 1e-4))),
+    ("policy stands still", "train.batch", moved(0.2, 0.0, 0.0), moved(0.0, 0.0, 1e-12)),
 ]
 
 
@@ -89,6 +104,20 @@ def test_an_alarm_rings_for_its_fault_alone_and_names_a_knob(
 
 def test_every_alarm_has_a_case_above() -> None:
     assert {case[0] for case in CASES} == ALARMS.keys()
+
+
+@pytest.mark.parametrize("window", [2, 10])
+def test_equal_rewards_and_a_policy_that_stands_still_are_heard_from_the_second_step_on(window: int) -> None:
+    """A run of fewer steps than the window is told as well."""
+    for rows_, name in ((scored((0, 0), (0, 0)), "all rewards equal"), (moved(0, 0), "policy stands still")):
+        assert ringing(rows_[:1], AlarmsSection(window=window)) == {}
+        assert ringing(rows_, AlarmsSection(window=window)).keys() == {name}
+
+
+def test_while_the_policy_waits_for_the_value_function_it_may_stand_still() -> None:
+    waiting = [{key: value for key, value in row.items() if key != "ppo/entropy"} for row in moved(0, 0, 0)]
+    assert ringing(waiting, SECTION) == {}
+    assert ringing([*waiting, *moved(0, 0)], SECTION).keys() == {"policy stands still"}
 
 
 @pytest.mark.parametrize("name", ["response_length", "entropy", "stop_rate"])
@@ -181,6 +210,9 @@ def test_rows_that_are_forgotten_change_no_alarm() -> None:
         row = {name: value * (1 + step / 100) for name, value in GOOD.items()} | {
             "ppo/entropy": 1.0 / (1 + step / 50),
             "ppo/stop_rate": 0.9 - step / 1000,
+            "ppo/score": step / 100,
+            "ppo/score_std": 0.0 if 300 < step < 400 else 1.0,
+            GRADIENT: 0.0 if step < 200 else 1.0,
             "ppo/other": 1.0,
         }
         if step % 50 == 0:

@@ -113,3 +113,16 @@ def test_every_token_of_a_response_has_its_advantage_and_padding_none() -> None:
     mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 1]], dtype=torch.bool)
     found = compare_groups(rewards, mask, kind="rloo", group=2)
     assert found.tolist() == [[0, 0, 0], [0, 0, 0], [-3, 0, 0], [3, 3, 3]]
+
+
+@pytest.mark.parametrize("kind", list(GROUPED))
+@pytest.mark.parametrize("value", [1000.1, -0.3, 0.1, 0.0])
+@pytest.mark.parametrize("group", [2, 3, 7])
+def test_a_group_of_equal_rewards_teaches_exactly_nothing(kind: str, value: float, group: int) -> None:
+    """A mean that is a rounding off, divided by a deviation that is one too, would be a signal."""
+    rewards, mask = torch.zeros(2 * group, 3), torch.ones(2 * group, 3, dtype=torch.bool)
+    rewards[:, 2] = value
+    rewards[0, 2] = value + 1.0
+    advantages = compare_groups(rewards, mask, kind=kind, group=group)
+    assert (advantages[group:] == 0).all()
+    assert (advantages[:group] != 0).all()

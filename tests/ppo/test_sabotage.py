@@ -97,7 +97,7 @@ def train(
             *(f"parents.{name}={parents / name}" for name in ("sft", "reward")),
             f"reward.terms=[{{kind: adapter, weight: 1}}, {{kind: function, function: 'rewards:{reward}', weight: 4}}]",
             *(f"data=[{{source: {parents / 'texts.jsonl'}}}]", "sampling.max_new_tokens=40"),
-            # Sixteen prompts are few: from one evaluation to the next their judge falls by up to 0.1, whatever the seed.
+            # Sixteen prompts are few: from one evaluation to the next their judge falls by up to 0.1 with any seed.
             *("alarms.window=5", "alarms.check_fall=0.2"),
             *("train.batch=32", "train.minibatch=16", "train.inner_epochs=1", "train.episodes=640"),
             *("train.learning_rate=3e-4", "value.learning_rate=1e-2", "value.clip=10", "evaluation.every=5", *judged),
@@ -161,7 +161,7 @@ def test_scores_that_are_not_numbers_once_are_skipped_and_kept_and_the_run_goes_
 
 
 def test_a_learning_rate_a_thousand_times_too_high_is_told_at_once(train: Callable[..., Path], tmp_path: Path) -> None:
-    """Which guard comes first differs between processors: a run that diverges is chaos. That one comes at once does not."""
+    """A run that diverges is chaos: which guard comes first differs between processors. That one comes at once does not."""
     with contextlib.suppress(DivergedError, RewardError):
         train("train.learning_rate=0.3", "train.episodes=64")
     ended = not (tmp_path / "ppo" / "stage.json").exists()

@@ -1,0 +1,101 @@
+"""A sampling engine of the user's own, behind the same door as a reward function.
+
+What it hands back is looked at before it is trained on: an engine that leaves a prompt out, or answers another one,
+would teach without a word.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from onebase.clock import Clock
+from onebase.custom_calls import CallError, call, text_of
+from onebase.errors import InputError
+from onebase.generation import Sample
+from onebase.memory import is_out_of_memory
+from onebase.roles import Roles
+
+MEND = "Mend the engine; the same command goes on from the last checkpoint."
+
+
+class EngineError(InputError):
+    """An engine that does not do what `onebase.generation.Engine` says."""
+
+
+@dataclass(frozen=True)
+class CustomEngine:
+    """As `onebase.generation.Engine`."""
+
+    function: Callable[..., Any]
+    name: str
+    seconds: float
+    """Longest time, for each prompt of a call."""
+
+    def __call__(
+        self,
+        roles: Roles,
+        role: str | None,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_new_tokens: int,
+        temperature: float,
+        generator: torch.Generator,
+        batch: int,
+        value_head: str | None = None,
+        clock: Clock | None = None,
+    ) -> Sample:
+        def draw() -> tuple[Any, str]:
+            sample = self.function(
+                roles,
+                role,
+                copy.deepcopy(prompts),
+                max_new_tokens=max_new_tokens,
+                temperature=temperature,
+                generator=generator,
+                batch=batch,
+                value_head=value_head,
+                clock=clock,
+            )
+            return sample, "" if isinstance(sample, Sample) else text_of(sample)
+
+        try:
+            # Memory that runs out is the caller's to see to: it asks again, with a smaller batch.
+            sample, text = call(
+                draw,
+                self.function,
+                seconds=self.seconds * len(prompts),
+                seed=generator.initial_seed(),
+                passes=is_out_of_memory,
+            )
+        except CallError as error:
+            raise EngineError(f"sampling.engine '{self.name}' {error}, for {len(prompts)} prompts. {MEND}") from error
+        if not isinstance(sample, Sample):
+            raise EngineError(
+                f"sampling.engine '{self.name}' returned {text} where a Sample is expected (onebase.generation). {MEND}"
+            )
+        problem = problem_of(sample, prompts, vocabulary=roles.base.model.config.vocab_size)
+        if problem is not None:
+            raise EngineError(f"sampling.engine '{self.name}' returned a Sample in which {problem}. {MEND}")
+        return sample
+
+
+def problem_of(sample: Sample, prompts: Sequence[Sequence[int]], *, vocabulary: int) -> str | None:
+    """What is wrong with it, as the end of a sentence; None where nothing is."""
+    episodes, mask = sample.episodes, sample.episodes.mask
+    if list(map(tuple, prompts)) != list(episodes.prompts):
+        return f"the prompts are not the {len(prompts)} that it was given, in their order"
+    shapes = {tuple(one.shape) for one in (episodes.responses, mask, sample.logprobs)}
+    if len(shapes) > 1 or next(iter(shapes))[:1] != (len(prompts),) or tuple(sample.stopped.shape) != (len(prompts),):
+        return f"responses, mask, logprobs and stopped have not {len(prompts)} rows of one width: {sorted(shapes)}"
+    if mask.dtype != torch.bool or sample.stopped.dtype != torch.bool:
+        return f"mask and stopped are not of dtype bool: {mask.dtype}, {sample.stopped.dtype}"
+    lengths = mask.sum(dim=1, keepdim=True)
+    if not torch.equal(mask, torch.arange(mask.shape[1], device=mask.device) < lengths) or not (lengths > 0).all():
+        return "the mask of a response has a gap, or marks no token"
+    tokens = episodes.responses[mask]
+    if tokens.is_floating_point() or int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary:
+        return f"a response holds a token outside 0 .. {vocabulary - 1}"
+    return None
