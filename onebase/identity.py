@@ -157,8 +157,13 @@ def note_failure(folder: Path, step: int, error: Exception, functions: Mapping[s
 
 def versions() -> dict[str, str]:
     """Of what computes."""
-    own = git_state().commit or metadata.version("onebase")
-    return {"python": platform.python_version(), "onebase": own} | {name: metadata.version(name) for name in COMPUTES}
+    own = git_state().commit
+    if own is None:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder, not installed
+            own = metadata.version("onebase")
+    return {"python": platform.python_version(), "onebase": own or "unknown"} | {
+        name: metadata.version(name) for name in COMPUTES
+    }
 
 
 def changes_between(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:

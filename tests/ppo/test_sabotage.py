@@ -161,7 +161,7 @@ def test_scores_that_are_not_numbers_once_are_skipped_and_kept_and_the_run_goes_
 
 
 def test_a_learning_rate_a_thousand_times_too_high_is_told_at_once(train: Callable[..., Path], tmp_path: Path) -> None:
-    """A run that diverges is chaos: which guard comes first differs between processors. That one comes at once does not."""
+    """A run that diverges is chaos: which guard comes first differs between processors. One comes at once on any."""
     with contextlib.suppress(DivergedError, RewardError):
         train("train.learning_rate=0.3", "train.episodes=64")
     ended = not (tmp_path / "ppo" / "stage.json").exists()
