@@ -35,6 +35,10 @@ def require_usable(folder: Path) -> None:
     for name in (*READ, *READ_TOO, "merges.txt"):
         if (folder / name).is_file():
             weights.require_content(folder / name)
+    if not (folder / "config.json").is_file():
+        raise BaseError(
+            f"base.model: {folder} holds no config.json. Pass a saved transformers model (GGUF files are not read)."
+        )
     config = weights.read_json(folder / "config.json")
     _require_known_model(folder, config)
     _require_known_tokenizer(folder)

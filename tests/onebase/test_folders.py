@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from onebase import base as bases
-from onebase import loaded
+from onebase import folders, loaded
 from onebase.command import guarded, run_stage
 from onebase.errors import BaseError, DataError
 from onebase.recipes import BaseSection, ChatSection
@@ -190,6 +190,14 @@ def test_other_places_that_say_quantised_are_read(copy: Path, file: str, values:
     change(copy, file, **values)
     (told,) = refusals(copy)
     assert re.search(words, told)
+
+
+@pytest.mark.parametrize("files", [[], ["model.gguf"]])
+def test_what_the_hub_gave_without_a_config_is_refused(tmp_path: Path, files: list[str]) -> None:
+    for name in files:
+        (tmp_path / name).write_text("GGUF")
+    with pytest.raises(BaseError, match=r"holds no config\.json"):
+        folders.require_usable(tmp_path)
 
 
 def test_null_says_nothing(copy: Path) -> None:
