@@ -21,6 +21,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from onebase import wheels
+from onebase.architecture import Reach, attention_of, reach_of, trunk_of
 from onebase.errors import BaseError
 from onebase.recipes import BaseSection, ChatSection
 from onebase.record import BaseIdentity, TokenizerIdentity, hash_file
@@ -130,10 +131,9 @@ def load_tokenizer(section: BaseSection, chat: ChatSection) -> tuple[PreTrainedT
     return tokenizer, frozenset(_find_stop_ids(tokenizer, folder))
 
 
-def positions_of(section: BaseSection) -> int | None:
-    """How many tokens, prompt and response, the base was made for; None where its config does not say."""
-    config = AutoConfig.from_pretrained(resolve(section.model, section.revision))
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+def reach(section: BaseSection) -> Reach | None:
+    """How many tokens, prompt and response, the base can take; None where its config has no limit."""
+    return reach_of(AutoConfig.from_pretrained(resolve(section.model, section.revision)))
 
 
 def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None = None) -> Base:
@@ -147,7 +147,7 @@ def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None
     folder = resolve(section.model, section.revision)
     tokenizer = _load_tokenizer(folder, chat)
     transformers_logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(folder, **_loading_options(section, device))
+    model = AutoModelForCausalLM.from_pretrained(folder, **_loading_options(section, device, folder))
     model.requires_grad_(False)
     model.eval()
     for module in model.modules():
@@ -167,10 +167,11 @@ def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None
     )
 
 
-def _loading_options(section: BaseSection, device: torch.device) -> dict[str, Any]:
+def _loading_options(section: BaseSection, device: torch.device, folder: Path) -> dict[str, Any]:
     # fp32 on every CPU, also on those with bf16: only so do decoding and training give the same log-probabilities.
     half = torch.bfloat16 if device.type == "cuda" and has_fast_bf16(device) else torch.float32
-    options: dict[str, Any] = {"use_safetensors": True, "attn_implementation": "sdpa", "device_map": {"": device}}
+    attention = attention_of(AutoConfig.from_pretrained(folder))
+    options: dict[str, Any] = {"use_safetensors": True, "attn_implementation": attention, "device_map": {"": device}}
     if section.quantization == "nf4":
         options["dtype"] = half
         options["quantization_config"] = BitsAndBytesConfig(
@@ -293,7 +294,7 @@ def _only_id(value: Any) -> int:
 def _require_plain_head(model: PreTrainedModel, device: torch.device) -> None:
     """Refuse models that change their logits after the LM head (soft-capping, scaling): we apply the head ourselves."""
     tokens = torch.arange(4, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
-    hidden = getattr(model, model.base_model_prefix)(input_ids=tokens, use_cache=False).last_hidden_state
+    hidden = trunk_of(model)(input_ids=tokens, use_cache=False).last_hidden_state
     head = model.get_output_embeddings()
     assert head is not None, "a causal language model has an LM head"
     ours = head(hidden).float()

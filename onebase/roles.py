@@ -21,6 +21,7 @@ from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from onebase.base import Base
 from onebase.errors import BaseError, RecordError
@@ -133,6 +134,7 @@ class Roles(Forwards):
         # The recipe's name of the base, not the cache folder it happened to be loaded from.
         config.base_model_name_or_path = self.base.identity.model
         self._layers = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
+        self._require_plain_layers(role)
         self.lower = None  # the new adapter may sit below what was kept
         for layer in self._layers:
             fuse(layer)
@@ -141,6 +143,21 @@ class Roles(Forwards):
         self.peft.eval()
         self.train(*self._trained)
         self._activate(self._active)
+
+    def _require_plain_layers(self, role: str) -> None:
+        """BaseError where PEFT has put the adapter on anything but a linear layer of the decoder.
+
+        On embeddings and convolutions its weights have other names and shapes than all that is done with them here
+        (drawing, copying, checkpoints); embeddings are often the LM head's weights besides, which all roles share.
+        """
+        assert self.peft is not None
+        for name, module in self.peft.named_modules():
+            if isinstance(module, LoraLayer) and not isinstance(module.get_base_layer(), nn.Linear | Conv1D):
+                raise BaseError(
+                    f"role {role}: its adapter sits on {name.removeprefix('base_model.model.')}, a layer of kind "
+                    f"{type(module.get_base_layer()).__name__}; only linear layers are trained. Leave it out of "
+                    "adapter.targets."
+                )
 
     # --- which roles learn --------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ and keys that they do not know are refused.
 
 import dataclasses
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -15,6 +15,8 @@ from pydantic.errors import PydanticSchemaGenerationError
 from transformers import (
     PrinterCallback,
     ProgressCallback,
+    Trainer,
+    get_scheduler,
 )
 
 from onebase.errors import RecipeError
@@ -53,10 +55,42 @@ MANAGED: Mapping[str, str] = {
     "remove_unused_columns": "data comes as tokens",
     "push_to_hub": "a stage writes to its folder only",
     "hub_token": "a token in a recipe would end up in the stage record; log in with `hf auth login`",
+    "use_cpu": "it follows from the hardware",
     "resume_from_checkpoint": "a stage is started again with the same command",
     "auto_find_batch_size": "it would change the batch, and with it the result",
 }
 """Keys of TRL's configs that Onebase sets by itself, and why."""
+
+_ONE_PROCESS = "SFT and DPO run in one process on one device"
+_COMPILED = "the layers of the base are exchanged while roles take turns, and a compiled model keeps the first ones"
+_OWN_CHECKPOINTS = "checkpoints are Onebase's own: see the recipe's `checkpoint`"
+_NO_HUB = "a stage writes to its folder only"
+_TRACK = "the recipe's `track` says where metrics go"
+_NO_METRICS = "only losses and TRL's own metrics are measured"
+
+REFUSED: Mapping[str, str] = {
+    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "accelerator_config"), _ONE_PROCESS),
+    **dict.fromkeys(("ddp_backend", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph"), _ONE_PROCESS),
+    "ddp_find_unused_parameters": _ONE_PROCESS,
+    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"), _COMPILED),
+    **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), "it exchanges the layers that adapters sit on"),
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "it would round the adapter's fp32 weights for good"),
+    "ignore_data_skip": "a run that goes on would learn from the first rows again",
+    "restore_callback_states_from_checkpoint": _OWN_CHECKPOINTS,
+    **dict.fromkeys(("enable_jit_checkpoint", "save_on_each_node", "greater_is_better"), _OWN_CHECKPOINTS),
+    **dict.fromkeys(("hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"), _NO_HUB),
+    **dict.fromkeys(("run_name", "project"), _TRACK),
+    **dict.fromkeys(("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), _TRACK),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "a stage always trains and evaluates"),
+    **dict.fromkeys(("include_for_metrics", "batch_eval_metrics", "eval_use_gather_object"), _NO_METRICS),
+    **dict.fromkeys(("label_names", "length_column_name"), "data comes as tokens"),
+    "optim_target_modules": "the optimisers that read it train whole weights; here adapters are trained",
+    **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), "the reference stays fixed"),
+}
+"""Keys of TRL's configs that do nothing here, or cannot work, and why. What switches them off is let through."""
+
+REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError, KeyError, RuntimeError)
+"""How libraries say that they cannot do what they were told."""
 
 T = TypeVar("T", bound="Resumable")
 
@@ -90,12 +124,31 @@ def trl_section(config: type, *, defaults: Mapping[str, Any]) -> type[TrlSection
     def refuse(cls: type, value: Any, info: Any) -> Any:
         raise ValueError(f"is set by Onebase itself ({MANAGED[info.field_name]}); remove the key")
 
+    def refuse_where_on(cls: type, value: Any, info: Any) -> Any:
+        if value:
+            raise ValueError(f"cannot be used here ({REFUSED[info.field_name]}); remove the key")
+        return value
+
     managed: Any = field_validator(*(MANAGED.keys() & fields.keys()), mode="before")(classmethod(refuse))
-    section = create_model(
-        f"{config.__name__}Section", __base__=TrlSection, __validators__={"_refuse": managed}, **fields
-    )
+    refused: Any = field_validator(*(REFUSED.keys() & fields.keys()), mode="before")(classmethod(refuse_where_on))
+    validators = {"_refuse": managed, "_refuse_where_on": refused}
+    section = create_model(f"{config.__name__}Section", __base__=TrlSection, __validators__=validators, **fields)
     section.defaults = dict(defaults)
     return section
+
+
+def require_one_of(key: str, arguments: Mapping[str, Any], known: Sequence[str]) -> None:
+    """ValueError where a key of the `trl:` block (one value, or a list) has one that the trainer does not know."""
+    values = arguments.get(key)
+    for value in values if isinstance(values, list) else [values]:
+        if value is not None and value not in known:
+            raise ValueError(f"trl.{key}: expected one of {', '.join(known)}, found {value!r}")
+
+
+def padded_to(section: TrlSection) -> int:
+    """Of which number the lengths of TRL's rows are multiples."""
+    multiple = str(section.arguments().get("pad_to_multiple_of") or 1)
+    return int(multiple) if multiple.isdecimal() else 1
 
 
 def _validatable(hint: Any) -> Any:
@@ -107,8 +160,13 @@ def _validatable(hint: Any) -> Any:
     return hint
 
 
-def configure(config: Callable[..., Any], section: TrlSection, roles: Roles, *, folder: Any, seed: int) -> Any:
-    """TRL's config: the recipe's block, and what follows from base and hardware; RecipeError where TRL refuses."""
+def configure(
+    config: Callable[..., Any], section: TrlSection, roles: Roles, *, folder: Any, seed: int, **decided: Any
+) -> Any:
+    """TRL's config: the recipe's block, and what follows from base and hardware; RecipeError where TRL refuses.
+
+    decided: what the stage has settled where the recipe leaves it open.
+    """
     own = {
         "output_dir": str(folder),
         "seed": seed,
@@ -123,14 +181,41 @@ def configure(config: Callable[..., Any], section: TrlSection, roles: Roles, *, 
         "logging_nan_inf_filter": False,
         "save_strategy": "no",
         "disable_tqdm": True,
+        # TRL would add the load-balancing loss of a mixture of experts: a function of the whole micro-batch, on routers
+        # that are frozen.
+        "router_aux_loss_coef": 0.0,
+        **decided,
     }
     try:
         made = config(**{**own, **section.arguments()})
-    except (ValueError, TypeError) as error:
+    except REFUSALS as error:
         raise RecipeError(f"trl: {config.__name__} refuses these settings: {error}") from error
     if made.n_gpu > 1:  # one process, one GPU: Trainer would spread the model over all that it sees, which TRL refuses
         made._n_gpu = 1
     return made
+
+
+def rehearse(config: Any, roles: Roles) -> None:
+    """RecipeError where optimiser or schedule cannot be made, before there is anything to lose: Trainer makes them
+    only when it starts to train."""
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(config, roles.base.model)
+        optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **options)
+    except REFUSALS as error:
+        raise RecipeError(f"trl.optim={config.optim}: this optimiser cannot be used here: {error}") from error
+    try:
+        get_scheduler(
+            config.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=0,
+            num_training_steps=10,
+            scheduler_specific_kwargs=config.lr_scheduler_kwargs,
+        )
+    except (*REFUSALS, AttributeError) as error:
+        raise RecipeError(
+            f"trl.lr_scheduler_type={config.lr_scheduler_type}, with trl.lr_scheduler_kwargs="
+            f"{config.lr_scheduler_kwargs}: this schedule cannot be made: {error}"
+        ) from error
 
 
 def construct(roles: Roles, make: Callable[[], T], *, session: Session, names: Mapping[str, str]) -> T:
@@ -143,7 +228,7 @@ def construct(roles: Roles, make: Callable[[], T], *, session: Session, names: M
     roles.train()
     try:
         trainer = make()
-    except ValueError as error:
+    except REFUSALS as error:
         raise RecipeError(f"trl: the trainer refuses these settings: {error}") from error
     roles.train(ROLE)
     for name, tensor in roles.state(ROLE).items():
