@@ -3,6 +3,7 @@
 `onebase.soundness` tries the rest on the loaded model.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -93,9 +94,28 @@ def attention_of(config: PretrainedConfig) -> str:
     return "sdpa" if all(one._supports_sdpa for one in classes) else "eager"
 
 
+SSM_PARTS = ("in_proj", "x_proj", "dt_proj", "out_proj")
+
+
+def bypassed_layers(model: PreTrainedModel) -> list[str]:
+    """Linear layers of state-space mixers whose weights are read by the code around them, past any adapter on them.
+
+    transformers hands the weights to fused kernels, or multiplies with them itself: an adapter would be trained by
+    halves or not at all, and used in one path and not in the other.
+    """
+    names = []
+    for place, module in model.named_modules():
+        parts = [leaf for leaf, child in module.named_children() if leaf in SSM_PARTS and isinstance(child, nn.Linear)]
+        source = inspect.getsource(type(module)) if parts else ""
+        names += [f"{place}.{leaf}" for leaf in parts if f"self.{leaf}.weight" in source]
+    return names
+
+
 def trunk_of(model: PreTrainedModel) -> nn.Module:
     """The decoder without its LM head; BaseError where it cannot be told."""
-    trunk = getattr(model, model.base_model_prefix, None) or model.get_decoder()
-    if not isinstance(trunk, nn.Module) or trunk is model:
+    # Llama 4's prefix is the name of a part that only its larger sibling has.
+    names = (model.base_model_prefix, "model")
+    trunk = next((part for name in names if isinstance(part := getattr(model, name, None), nn.Module)), None)
+    if trunk is None:
         raise BaseError(f"base.model: no decoder was found in {type(model).__name__}. Use another model.")
     return trunk

@@ -16,6 +16,8 @@ from onebase.packing import pad_right
 from onebase.roles import Roles
 from onebase.scoring import logprobs
 
+FAILURES = (ValueError, TypeError, RuntimeError, LookupError, AttributeError)
+
 SAMPLED = 5
 """Tokens of each response that is tried."""
 
@@ -74,8 +76,8 @@ def _require_rows_apart(roles: Roles, name: str) -> None:
             worst = (row[: len(one)].float() - alone).abs().max() / alone.abs().max()
             if not bool(worst <= PACKING_TOLERANCE[row.dtype]):
                 raise BaseError(
-                    f"base.model: {name} gives a sequence other states when padding follows it or another one shares "
-                    f"its batch (by {float(worst):.2g} of the largest). Scores and gradients would depend on the batch. "
+                    f"base.model: {name} gives a sequence other states when padding follows it or another one "
+                    f"shares its batch (by {float(worst):.2g} of the largest): scores would depend on the batch. "
                     "Use a causal language model, such as Llama, Qwen or SmolLM."
                 )
 

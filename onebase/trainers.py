@@ -12,16 +12,18 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from pydantic import TypeAdapter, create_model, field_validator, model_serializer, model_validator
 from pydantic.errors import PydanticSchemaGenerationError
+from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
     ProgressCallback,
     Trainer,
     get_scheduler,
 )
+from transformers.utils.logging import log_levels
 
 from onebase.errors import RecipeError
 from onebase.interruption import Interrupted
-from onebase.recipes import Section
+from onebase.recipes import Section, unknown_key
 from onebase.reports import Report
 from onebase.resumable import ROLE, Guard, Resumable
 from onebase.roles import Roles
@@ -84,10 +86,20 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), "a stage always trains and evaluates"),
     **dict.fromkeys(("include_for_metrics", "batch_eval_metrics", "eval_use_gather_object"), _NO_METRICS),
     **dict.fromkeys(("label_names", "length_column_name"), "data comes as tokens"),
+    "activation_offloading": "activations stay on the device; trl.gradient_checkpointing=true saves memory",
     "optim_target_modules": "the optimisers that read it train whole weights; here adapters are trained",
     **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), "the reference stays fixed"),
 }
 """Keys of TRL's configs that do nothing here, or cannot work, and why. What switches them off is let through."""
+
+CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop"}
+"""Keys of `trl.gradient_checkpointing_kwargs`, as torch's `checkpoint` has them."""
+
+POSITIVE = (
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+    *("max_length", "pad_to_multiple_of", "precompute_ref_batch_size", "eval_accumulation_steps"),
+)
+"""Keys that are counts of 1 or more where they are numbers."""
 
 REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError, KeyError, RuntimeError)
 """How libraries say that they cannot do what they were told."""
@@ -104,6 +116,18 @@ class TrlSection(Section):
     @classmethod
     def _with_defaults(cls, given: Any) -> Any:
         return {**cls.defaults, **given} if isinstance(given, dict) else given
+
+    @model_validator(mode="after")
+    def _counts_are_positive(self) -> "TrlSection":
+        for name in POSITIVE:
+            count = getattr(self, name, None)
+            if isinstance(count, int) and count < 1:
+                raise ValueError(f"trl.{name}: expected 1 or more, found {count}")
+        for name in ("weight_decay", "learning_rate", "max_grad_norm"):
+            number = getattr(self, name, None)
+            if isinstance(number, int | float) and number < 0:
+                raise ValueError(f"trl.{name}: expected 0 or more, found {number}")
+        return self
 
     def arguments(self) -> dict[str, Any]:
         """What was given, and the stage's defaults."""
@@ -196,13 +220,14 @@ def configure(
 
 
 def rehearse(config: Any, roles: Roles) -> None:
-    """RecipeError where optimiser or schedule cannot be made, before there is anything to lose: Trainer makes them
-    only when it starts to train."""
+    """RecipeError where what Trainer makes only when it starts to train cannot be made, before there is anything to
+    lose: optimiser, schedule, loader."""
+    _require_usable(config, roles)
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(config, roles.base.model)
         optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **options)
     except REFUSALS as error:
-        raise RecipeError(f"trl.optim={config.optim}: this optimiser cannot be used here: {error}") from error
+        raise RecipeError(f"trl.optim={_plain(config.optim)}: this optimiser cannot be used here: {error}") from error
     try:
         get_scheduler(
             config.lr_scheduler_type,
@@ -213,9 +238,35 @@ def rehearse(config: Any, roles: Roles) -> None:
         )
     except (*REFUSALS, AttributeError) as error:
         raise RecipeError(
-            f"trl.lr_scheduler_type={config.lr_scheduler_type}, with trl.lr_scheduler_kwargs="
+            f"trl.lr_scheduler_type={_plain(config.lr_scheduler_type)}, with trl.lr_scheduler_kwargs="
             f"{config.lr_scheduler_kwargs}: this schedule cannot be made: {error}"
         ) from error
+
+
+def _require_usable(config: Any, roles: Roles) -> None:
+    unknown = sorted((config.gradient_checkpointing_kwargs or {}).keys() - CHECKPOINTING)
+    if unknown:
+        raise RecipeError(unknown_key("trl.gradient_checkpointing_kwargs", unknown[0], sorted(CHECKPOINTING)))
+    if config.router_aux_loss_coef and not hasattr(roles.base.model.config.get_text_config(), "output_router_logits"):
+        raise RecipeError(
+            f"trl.router_aux_loss_coef={config.router_aux_loss_coef}: {type(roles.base.model).__name__} is no mixture "
+            "of experts, so it has no such loss. Remove the key."
+        )
+    try:
+        config.get_process_log_level()
+    except KeyError:
+        raise RecipeError(
+            f"trl.log_level: expected one of {', '.join(log_levels)}, found {config.log_level!r}."
+        ) from None
+    names = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")
+    try:
+        DataLoader([0], **{name: getattr(config, f"dataloader_{name}") for name in names})  # type: ignore[arg-type]
+    except REFUSALS as error:
+        raise RecipeError(f"trl.dataloader_...: no loader can be made with these: {error}") from error
+
+
+def _plain(value: Any) -> str:
+    return str(getattr(value, "value", value))
 
 
 def construct(roles: Roles, make: Callable[[], T], *, session: Session, names: Mapping[str, str]) -> T:

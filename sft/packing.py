@@ -22,15 +22,20 @@ def decide(roles: Roles, section: TrlSection) -> bool:
     RecipeError where the recipe wants what the model cannot do.
     """
     wanted = section.arguments()
+    if wanted.get("padding_free") and wanted.get("packing") is False:
+        raise RecipeError(
+            "trl.padding_free=true puts several demonstrations into one row, and trl.packing=false wants each in its "
+            "own. Remove one of the two."
+        )
     shared = [key for key in KEYS if wanted.get(key)]
     if wanted.get("packing") is False and not shared:
         return False
     able = keeps_apart(roles)
     if shared and not able:
         raise RecipeError(
-            f"trl.{shared[0]}=true: {type(roles.base.model).__name__} does not keep the demonstrations of one row apart "
-            "(linear attention, ALiBi, or positions that it takes no note of), so each would be learned as if those "
-            f"before it were its prompt. Leave trl.{shared[0]} out: rows are padded then."
+            f"trl.{shared[0]}=true: {type(roles.base.model).__name__} does not keep the demonstrations of one row "
+            "apart (linear attention, ALiBi, or positions that it takes no note of), so each would be learned as if "
+            f"those before it were its prompt. Leave trl.{shared[0]} out: rows are padded then."
         )
     return bool(wanted.get("packing", able))
 
@@ -38,9 +43,8 @@ def decide(roles: Roles, section: TrlSection) -> bool:
 def keeps_apart(roles: Roles) -> bool:
     """Tried by the bare base on two short sequences, alone and in one row as TRL's collator makes it."""
     config = roles.base.model.config.get_text_config()
-    if getattr(
-        config, "attention_chunk_size", None
-    ):  # chunks are cut by the place in the row, and are longer than this
+    # Chunks are cut by the place in the row, and are longer than what is tried here.
+    if getattr(config, "attention_chunk_size", None):
         return False
     sequences = trial_sequences(roles.base.model)
     collate = DataCollatorForLanguageModeling(pad_token_id=roles.base.pad_id, padding_free=True)

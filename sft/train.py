@@ -107,9 +107,7 @@ def run(recipe: SftRecipe) -> StageRecord:
     config = configure(roles, recipe)
     trainers.rehearse(config, roles)
     if not config.packing and recipe.trl.arguments().get("packing") is None:
-        say(
-            f"sft: {type(base.model).__name__} does not keep demonstrations apart in one row: they are padded, not packed."
-        )
+        say(f"sft: {type(base.model).__name__} does not keep demonstrations apart in one row: they are padded instead.")
     size = state_bytes(roles, [ROLE])
     with stages.open_session(recipe, "sft", recipe, parents={}, data=data.identities, state_bytes=size) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)

@@ -1,5 +1,7 @@
 """Tiny random models of many architectures, for tests of what a forward does; weights from a fixed seed, no network."""
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 VOCABULARY = 400
@@ -91,7 +93,10 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
         {"vocab_size": VOCABULARY, "hidden_size": 32, "n_layer": 2, "n_head": 4, "initializer_range": 0.2},
     ),
     "mpt": ("mpt", {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
-    "falcon-alibi": ("falcon", {**{k: v for k, v in COMMON.items() if k != "head_dim"}, "alibi": True, "new_decoder_architecture": False}),
+    "falcon-alibi": (
+        "falcon",
+        {**{k: v for k, v in COMMON.items() if k != "head_dim"}, "alibi": True, "new_decoder_architecture": False},
+    ),
     "gpt2": ("gpt2", SMALL_GPT),
     "opt": ("opt", {**COMMON, "ffn_dim": 48, "word_embed_proj_dim": 32}),
     "gpt-neox": ("gpt_neox", COMMON),
@@ -180,7 +185,7 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
         {
             **COMMON,
             "attention_chunk_size": 8,
-            "floor_scale": 8,
+            "floor_scale": 24,
             "num_local_experts": 2,
             "num_experts_per_tok": 1,
             "intermediate_size_mlp": 48,
@@ -229,13 +234,22 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
 """Name: (transformers' model type, fields of its config)."""
 
 
-def tiny(name: str) -> Any:
-    """A model of the zoo with random weights, in eval mode, in fp32."""
+def tiny(name: str, **changes: Any) -> Any:
+    """A model of the zoo with random weights, in eval mode, in fp32. changes: of its config."""
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     kind, fields = ZOO[name]
-    config = CONFIG_MAPPING[kind](**fields)
+    config = CONFIG_MAPPING[kind](**{**fields, **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return AutoModelForCausalLM.from_config(config).float().eval()
+
+
+def save(name: str, folder: Path, tokenizer: Path, **changes: Any) -> Path:
+    """A model of the zoo as a base on disk, with the tokenizer of another one."""
+    tiny(name, **changes).save_pretrained(folder)
+    for file in tokenizer.iterdir():
+        if "token" in file.name or file.suffix == ".jinja":
+            shutil.copy(file, folder)
+    return folder
