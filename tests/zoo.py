@@ -31,6 +31,12 @@ SMALL_GPT: dict[str, Any] = {
     "eos_token_id": 2,
     "initializer_range": 0.2,
 }
+
+
+def without(key: str) -> dict[str, Any]:
+    return {name: value for name, value in COMMON.items() if name != key}
+
+
 LONGROPE = {
     "rope_type": "longrope",
     "rope_theta": 1e4,
@@ -95,7 +101,7 @@ ZOO: dict[str, tuple[str, dict[str, Any]]] = {
     "mpt": ("mpt", {"vocab_size": VOCABULARY, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
     "falcon-alibi": (
         "falcon",
-        {**{k: v for k, v in COMMON.items() if k != "head_dim"}, "alibi": True, "new_decoder_architecture": False},
+        {**without("head_dim"), "alibi": True, "new_decoder_architecture": False},
     ),
     "gpt2": ("gpt2", SMALL_GPT),
     "opt": ("opt", {**COMMON, "ffn_dim": 48, "word_embed_proj_dim": 32}),
