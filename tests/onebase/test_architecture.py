@@ -2,12 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, LlamaConfig, ViTConfig
+from transformers import CONFIG_MAPPING, LlamaConfig, PretrainedConfig, ViTConfig
 
 from onebase import base as bases
 from onebase.architecture import attention_of, reach_of
@@ -35,8 +34,10 @@ LONG = {"rope_type": "longrope", "original_max_position_embeddings": 4096, "fact
 
 def config_with(**fields: Any) -> Any:
     """A config as transformers hands it over, with just these fields."""
-    text = SimpleNamespace(**fields)
-    return SimpleNamespace(get_text_config=lambda: text)
+    config = PretrainedConfig()
+    for name, value in fields.items():
+        setattr(config, name, value)
+    return config
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,8 @@ def test_rows_of_every_architecture_are_scored_as_if_alone(zoo: Any, zoo_roles: 
 # --- where adapters may sit --------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
 @pytest.mark.parametrize(
     ("name", "targets", "refusal"),
     [
@@ -196,7 +199,7 @@ def test_rows_of_every_architecture_are_scored_as_if_alone(zoo: Any, zoo_roles: 
         ("gpt2", ("wte",), r"LM head|sits on transformer\.wte"),
         ("gpt2", ("wpe", "c_attn"), r"sits on transformer\.wpe, a layer of kind Embedding"),
         ("llama", ("input_layernorm",), "finds no place"),
-        ("lfm2", ("conv.conv",), r"a layer of kind Conv1d"),
+        ("lfm2", ("conv.conv",), r"a layer of kind Conv1d|finds no place"),
         ("jamba", ("dt_proj",), r"dt_proj, whose weights the model hands to its kernels"),
         ("bamba", ("out_proj",), r"out_proj, whose weights the model hands to its kernels"),
     ],
@@ -208,12 +211,13 @@ def test_adapters_on_anything_but_linear_layers_are_refused(
         zoo_roles(name).add("sft", AdapterSection(targets=targets), generator=torch.Generator())
 
 
-@pytest.mark.parametrize("name", ["jamba", "falcon-h1"])
-def test_all_linear_leaves_out_what_a_mixer_reads_past_its_adapter(zoo_roles: ZooRoles, name: str) -> None:
+@pytest.mark.parametrize(("name", "part"), [("jamba", "mamba.dt_proj"), ("falcon-h1", "mamba.out_proj")])
+def test_all_linear_leaves_out_what_a_mixer_reads_past_its_adapter(zoo_roles: ZooRoles, name: str, part: str) -> None:
     roles = zoo_roles(name).add("sft", AdapterSection(rank=2), generator=torch.Generator().manual_seed(0))
-    assert not any(part in key for key in roles.state("sft") for part in ("mamba.dt_proj", "mamba.out_proj"))
+    assert not any(part in key for key in roles.state("sft"))
+    assert any("mamba.in_proj" in key for key in roles.state("sft"))
     roles.train("sft")
-    states_at(roles, "sft", [(5, 6, 7, 8)], [range(4)]).sum().backward()
+    states_at(roles, "sft", [tuple(range(5, 25))], [range(20)]).sum().backward()
     learning = [key for key, weight in roles._adapter_parameters("sft").items() if "lora_B" in key]
     assert all(roles._adapter_parameters("sft")[key].grad is not None for key in learning)
 

@@ -1,6 +1,5 @@
 """TRL's options: what cannot work here, or does nothing, is refused by name before anything is written."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from trl.trainer.sft_config import SFTConfig
 from dpo.recipe import DpoRecipe
 from onebase import trainers
 from onebase.errors import RecipeError
-from sft.recipe import SftRecipe
+from sft.recipe import SftArguments, SftRecipe
 
 SFT: dict[str, Any] = {
     "base": {"model": "some/model"},
@@ -59,7 +58,7 @@ DPO_ONLY: list[dict[str, Any]] = [
     {"loss_weights": [1.0, 0.5]},
     {"use_weighting": True, "loss_type": ["aot"]},
     {"loss_type": "exo_pair"},
-    {"loss_type": "robust", "label_smoothing": 0.5},
+    {"label_smoothing": 0.5, "loss_type": "robust"},
     {"padding_free": True},
 ]
 
@@ -113,7 +112,7 @@ def test_the_load_balancing_loss_of_experts_is_off_unless_asked_for(zoo_roles: A
     """It is a function of the whole micro-batch: neighbours would change a row's gradient."""
     roles = zoo_roles("mixtral")
     for given, coefficient in (({}, 0.0), ({"router_aux_loss_coef": 0.02}, 0.02)):
-        section: Any = SimpleNamespace(arguments=lambda given=given: given)
+        section = SftArguments.model_validate(given)
         config = trainers.configure(SFTConfig, section, roles, folder=tmp_path, seed=0)
         assert config.router_aux_loss_coef == coefficient
 
