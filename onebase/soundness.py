@@ -34,17 +34,9 @@ def require_sound(roles: Roles) -> Roles:
         try:
             _require_rows_apart(roles, name)
             _require_sampling(roles, name)
-        except InputError:
+        except (InputError, torch.OutOfMemoryError):
             raise
-        except (
-            ValueError,
-            TypeError,
-            RuntimeError,
-            KeyError,
-            IndexError,
-            AttributeError,
-            NotImplementedError,
-        ) as error:
+        except FAILURES as error:
             raise BaseError(
                 f"base.model: {name} does not take the forwards that roles need (caches, padding): "
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Use another model, such "
@@ -73,11 +65,12 @@ def _require_rows_apart(roles: Roles, name: str) -> None:
         rows = roles.hidden_states(pad_right(sequences, pad_id=roles.base.pad_id, device=device))
         for row, one in zip(rows, sequences, strict=True):
             alone = roles.hidden_states(torch.tensor([one], device=device))[0].float()
-            worst = (row[: len(one)].float() - alone).abs().max() / alone.abs().max()
-            if not bool(worst <= PACKING_TOLERANCE[row.dtype]):
+            # The median: rounding may send a token to another expert; what depends on the batch does so in all tokens.
+            apart = (row[: len(one)].float() - alone).abs().amax(dim=1).median() / alone.abs().max()
+            if not bool(apart <= PACKING_TOLERANCE[row.dtype]):
                 raise BaseError(
                     f"base.model: {name} gives a sequence other states when padding follows it or another one "
-                    f"shares its batch (by {float(worst):.2g} of the largest): scores would depend on the batch. "
+                    f"shares its batch (by {float(apart):.2g} of the largest): scores would depend on the batch. "
                     "Use a causal language model, such as Llama, Qwen or SmolLM."
                 )
 
@@ -94,10 +87,10 @@ def _require_sampling(roles: Roles, name: str) -> None:
         batch=2,
     )
     scored = logprobs(roles, None, drawn.episodes, temperature=1.0, tokens_per_microbatch=64)
-    worst = float((scored.cpu() - drawn.logprobs)[drawn.episodes.mask].abs().max())
-    if not worst <= SAMPLING_TOLERANCE[roles.base.computes_in_bf16]:
+    apart = float((scored.cpu() - drawn.logprobs)[drawn.episodes.mask].abs().median())
+    if not apart <= SAMPLING_TOLERANCE[roles.base.computes_in_bf16]:
         raise BaseError(
-            f"base.model: {name} samples with other log-probabilities than it scores with (by {worst:.2g} nats a "
+            f"base.model: {name} samples with other log-probabilities than it scores with (by {apart:.2g} nats a "
             "token): its cache is not the one that Onebase gives it. Use a model with attention, such as Llama, Qwen "
             "or SmolLM."
         )

@@ -101,7 +101,7 @@ POSITIVE = (
 )
 """Keys that are counts of 1 or more where they are numbers."""
 
-REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError, KeyError, RuntimeError)
+REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError, KeyError)
 """How libraries say that they cannot do what they were told."""
 
 T = TypeVar("T", bound="Resumable")
@@ -226,7 +226,7 @@ def rehearse(config: Any, roles: Roles) -> None:
     try:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(config, roles.base.model)
         optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **options)
-    except REFUSALS as error:
+    except (*REFUSALS, RuntimeError) as error:
         raise RecipeError(f"trl.optim={_plain(config.optim)}: this optimiser cannot be used here: {error}") from error
     try:
         get_scheduler(
