@@ -51,7 +51,14 @@ def config_with(**fields: Any) -> Any:
             {"max_position_embeddings": 131072, "rope_parameters": {"full_attention": LONG, "sliding_attention": {}}},
             4096,
         ),
-        ({"max_position_embeddings": 9000, "original_max_position_embeddings": 40, "rope_scaling": {"type": "su"}}, 40),
+        (
+            {
+                "max_position_embeddings": 9000,
+                "original_max_position_embeddings": 40,
+                "rope_parameters": {"type": "su"},
+            },
+            40,
+        ),
         ({"max_position_embeddings": 2048, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, 2048),
         ({"max_position_embeddings": 131072, "rope_parameters": {**LONG, "rope_type": "llama3"}}, 131072),
         ({"max_position_embeddings": 131072, "rope_parameters": {**LONG, "rope_type": "yarn"}}, 131072),
@@ -192,6 +199,7 @@ def test_rows_of_every_architecture_are_scored_as_if_alone(zoo: Any, zoo_roles: 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+@pytest.mark.filterwarnings("ignore:LoRA adapter added to ConvNd layer:UserWarning")
 @pytest.mark.parametrize(
     ("name", "targets", "refusal"),
     [
@@ -222,6 +230,8 @@ def test_all_linear_leaves_out_what_a_mixer_reads_past_its_adapter(zoo_roles: Zo
     assert all(roles._adapter_parameters("sft")[key].grad is not None for key in learning)
 
 
+# PEFT sets ranks for parts that it then finds to be none of the targets, and says so.
+@pytest.mark.filterwarnings("ignore:The following rank_pattern keys did not match:RuntimeWarning")
 @pytest.mark.parametrize("name", ["mixtral", "qwen3-moe"])
 def test_routers_and_fused_experts_learn_in_roles_of_their_own(zoo_roles: ZooRoles, name: str, tmp_path: Path) -> None:
     roles = zoo_roles(name).add("a", AdapterSection(rank=2), generator=torch.Generator().manual_seed(0))

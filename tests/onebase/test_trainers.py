@@ -54,11 +54,11 @@ DPO_ONLY: list[dict[str, Any]] = [
     {"ref_model_sync_steps": 64},
     {"loss_type": ["sigmoid", "typo"]},
     {"f_divergence_type": "chi_squared"},
-    {"f_divergence_type": "js_divergence", "loss_type": "apo_zero"},
+    {"f_divergence_type": "js_divergence", "loss_type": ["apo_zero"]},
     {"loss_weights": [1.0, 0.5]},
     {"use_weighting": True, "loss_type": ["aot"]},
-    {"loss_type": "exo_pair"},
-    {"label_smoothing": 0.5, "loss_type": "robust"},
+    {"loss_type": ["exo_pair"]},
+    {"label_smoothing": 0.5, "loss_type": ["robust"]},
     {"padding_free": True},
 ]
 
