@@ -258,9 +258,10 @@ def _require_usable(config: Any, roles: Roles) -> None:
         raise RecipeError(
             f"trl.log_level: expected one of {', '.join(log_levels)}, found {config.log_level!r}."
         ) from None
+    rows: Any = [0]
     names = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")
     try:
-        DataLoader([0], **{name: getattr(config, f"dataloader_{name}") for name in names})  # type: ignore[arg-type]
+        DataLoader(rows, **{name: getattr(config, f"dataloader_{name}") for name in names})
     except REFUSALS as error:
         raise RecipeError(f"trl.dataloader_...: no loader can be made with these: {error}") from error
 
