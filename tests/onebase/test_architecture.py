@@ -231,7 +231,7 @@ def test_all_linear_leaves_out_what_a_mixer_reads_past_its_adapter(zoo_roles: Zo
 
 
 # PEFT sets ranks for parts that it then finds to be none of the targets, and says so.
-@pytest.mark.filterwarnings("ignore:The following rank_pattern keys did not match:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:The following (rank|alpha)_pattern keys did not match:RuntimeWarning")
 @pytest.mark.parametrize("name", ["mixtral", "qwen3-moe"])
 def test_routers_and_fused_experts_learn_in_roles_of_their_own(zoo_roles: ZooRoles, name: str, tmp_path: Path) -> None:
     roles = zoo_roles(name).add("a", AdapterSection(rank=2), generator=torch.Generator().manual_seed(0))
