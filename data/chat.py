@@ -8,7 +8,7 @@ for the next turn.
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
@@ -180,22 +180,6 @@ class Limiter:
 def encode_prompts(chat: Chat, prompts: Sequence[Prompt], limiter: Limiter) -> list[EncodedPrompt]:
     encoded = (EncodedPrompt(prompt, chat.prompt_ids(prompt)) for prompt in prompts)
     return _some([one for one in encoded if limiter.fits(one.prompt, "prompt", len(one.ids))], limiter)
-
-
-def require_room(
-    prompts: Iterable[EncodedPrompt], *, positions: int | None, new_tokens: int, key: str = "sampling.max_new_tokens"
-) -> None:
-    """DataError at the first prompt that leaves no room for a response of `new_tokens`. positions: of the model, where
-    it has a limit. key: what the user calls new_tokens."""
-    if positions is None:
-        return
-    for one in prompts:
-        if len(one.ids) + new_tokens > positions:
-            raise DataError(
-                f"{one.prompt.origin}: the prompt is {len(one.ids)} tokens; with {key} {new_tokens} it may be "
-                f"{positions - new_tokens}, for the model has {positions} positions. Shorten or remove it, or lower "
-                f"{key}."
-            )
 
 
 def encode_demonstrations(

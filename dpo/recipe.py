@@ -9,7 +9,7 @@ from trl.trainer.dpo_config import DPOConfig
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
 from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
-from onebase.trainers import TrlSection, trl_section
+from onebase.trainers import TrlSection, require_one_of, trl_section
 
 if TYPE_CHECKING:
     DpoArguments = TrlSection
@@ -21,6 +21,18 @@ else:
 
 SMOOTHED = {"aot", "aot_unpaired", "exo_pair", "robust"}
 """TRL's losses that read `label_smoothing`."""
+
+LOSSES = (
+    *("sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+    *("apo_zero", "apo_down", "discopop", "sft", "sigmoid_norm"),
+)
+"""Those that TRL's DPO trainer knows."""
+
+DIVERGENCES = ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence")
+"""Values of `trl.f_divergence_type`."""
+
+GENERALISED = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", "discopop", "sft"}
+"""Losses that are defined for other divergences than reverse KL."""
 
 Pairing = Literal["best-worst", "best-random", "all"]
 
@@ -67,6 +79,32 @@ class DpoRecipe(Section):
             raise ValueError(
                 f"limits.prompt_tokens + limits.response_tokens = {longest} must fit in trl.max_length={rows}: "
                 "responses cut in the middle would be compared without their ends. Raise trl.max_length"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_option_is_known(self) -> "DpoRecipe":
+        """TRL finds some of these at the first batch only."""
+        wanted = self.trl.arguments()
+        require_one_of("loss_type", wanted, LOSSES)
+        require_one_of("f_divergence_type", wanted, DIVERGENCES)
+        require_one_of("truncation_mode", wanted, ("keep_start", "keep_end"))
+        weights, losses = wanted.get("loss_weights"), wanted.get("loss_type") or ["sigmoid"]
+        if weights is not None and len(weights) != (1 if isinstance(losses, str) else len(losses)):
+            raise ValueError(f"trl.loss_weights: expected one for each loss of trl.loss_type, found {weights}")
+        if "exo_pair" in losses and not wanted.get("label_smoothing"):
+            raise ValueError("trl.loss_type=exo_pair needs trl.label_smoothing over 0, such as 1e-3")
+        named = {losses} if isinstance(losses, str) else set(losses)
+        if (wanted.get("f_divergence_type") or "reverse_kl") != "reverse_kl" and not named <= GENERALISED:
+            raise ValueError(
+                f"trl.f_divergence_type goes with trl.loss_type {', '.join(sorted(GENERALISED))} only, found "
+                f"{', '.join(sorted(named))}"
+            )
+        if wanted.get("use_weighting") and named & {"aot", "aot_unpaired"}:
+            raise ValueError("trl.use_weighting: TRL has it for all values of trl.loss_type but aot and aot_unpaired")
+        if "robust" in losses and not 0 <= (wanted.get("label_smoothing") or 0) < 0.5:
+            raise ValueError(
+                f"trl.label_smoothing: expected 0 or more and less than 0.5, found {wanted['label_smoothing']}"
             )
         return self
 

@@ -21,6 +21,7 @@ from data.card import write_card
 from data.chat import Chat, EncodedRanking, Limiter, encode_rankings
 from data.contamination import require_apart
 from data.records import Ranking
+from data.room import require_limits
 from data.sources import Loaded
 from data.sources import load as load_records
 from dpo.recipe import DpoRecipe, Pairing
@@ -35,6 +36,7 @@ from onebase.resumable import ROLE, Resumable
 from onebase.roles import Roles
 from onebase.seeding import seed_everything, stream
 from onebase.session import Session
+from onebase.soundness import require_sound
 from onebase.stages import Stopwatch
 from onebase.tracking import Tracker
 
@@ -101,9 +103,10 @@ def run(recipe: DpoRecipe) -> StageRecord:
     data = read_data(recipe)
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
-    roles = Roles(base).load(ROLE, sft.adapter)
+    roles = require_sound(Roles(base)).load(ROLE, sft.adapter)
     parents = {"sft": sft}
     run_identity = stages.run_identity(stages.loaded_identity(base), parents, data.identities)
+    trainers.rehearse(configure(roles, recipe), roles)
     size = state_bytes(roles, [ROLE])
     with stages.open_session(
         recipe, "dpo", recipe, parents=parents, data=data.identities, state_bytes=size, identity=run_identity
@@ -141,6 +144,7 @@ def identify(recipe: DpoRecipe) -> RunIdentity:
 
 def read_data(recipe: DpoRecipe) -> Data:
     """Rankings as tokens; DataError before anything is written."""
+    require_limits(recipe.limits, bases.reach(recipe.base), multiple=trainers.padded_to(recipe.trl))
     chat = Chat(*bases.load_tokenizer(recipe.base, recipe.chat), recipe.chat)
     limiter = Limiter(recipe.limits)
     training = load_records(recipe.data, Ranking, seed=recipe.seed)
@@ -155,9 +159,13 @@ def read_data(recipe: DpoRecipe) -> Data:
     )
 
 
+def configure(roles: Roles, recipe: DpoRecipe) -> DPOConfig:
+    return trainers.configure(DPOConfig, recipe.trl, roles, folder=recipe.out / "checkpoints", seed=recipe.seed)
+
+
 def build_trainer(roles: Roles, data: Data, recipe: DpoRecipe, session: Session) -> TokenPairTrainer:
     """TRL's trainer on the SFT adapter as it is in its file; TRL makes the reference from it."""
-    config = trainers.configure(DPOConfig, recipe.trl, roles, folder=recipe.out / "checkpoints", seed=recipe.seed)
+    config = configure(roles, recipe)
     model: Any = roles.peft
     return trainers.construct(
         roles,
@@ -202,6 +210,7 @@ def require_log_two(metrics: dict[str, float], recipe: DpoRecipe) -> None:
     given = recipe.trl.arguments()
     plain = given.get("loss_type", "sigmoid") in ("sigmoid", ["sigmoid"])
     plain = plain and not given.get("use_weighting") and not given.get("loss_weights")
+    plain = plain and not given.get("router_aux_loss_coef")
     if abs(margin) > TOLERANCE or (plain and abs(loss - math.log(2)) > TOLERANCE):
         raise RuntimeError(
             f"DPO starts with a loss of {loss:.6g} and a margin of {margin:.3g} where log 2 and 0 are expected: "

@@ -17,15 +17,17 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from data.chat import EncodedPrompt, require_room
+from data.chat import EncodedPrompt
 from data.dropped import Dropped
 from data.records import Prompt
+from data.room import require_room
 from data.sources import BUILTIN, Source, load, records_of
 from data.writing import row_of
 from evaluation.responses import texts
 from evaluation.reward_eval import RewardModel
 from evaluation.score_file import best_of
 from onebase import record, same_chat
+from onebase.architecture import reach_of
 from onebase.ensemble import member_scores, spread_of
 from onebase.errors import DataError, RecordError
 from onebase.generation import sample
@@ -89,13 +91,12 @@ def answered(
     model: RewardModel, prompts: Iterator[Prompt], sampling: Sampling, *, keep_all: bool
 ) -> Iterator[dict[str, Any]]:
     """A row for each prompt, in order. DataError, with its place, at a prompt that leaves no room for an answer."""
-    positions = model.roles.base.model.config.get_text_config().max_position_embeddings
-    if positions <= sampling.max_new_tokens:
-        raise DataError(f"--max-new-tokens {sampling.max_new_tokens}: the model has {positions} positions. Lower it.")
+    reach = reach_of(model.roles.base.model.config)
+    require_room([], reach, new_tokens=sampling.max_new_tokens, key="--max-new-tokens")
     number = 0
     while block := list(islice(prompts, sampling.prompts)):
         encoded = [EncodedPrompt(prompt, model.chat.prompt_ids(prompt)) for prompt in block]
-        require_room(encoded, positions=positions, new_tokens=sampling.max_new_tokens, key="--max-new-tokens")
+        require_room(encoded, reach, new_tokens=sampling.max_new_tokens, key="--max-new-tokens")
         yield from _answer(model, encoded, sampling, number, keep_all=keep_all)
         number += 1
 

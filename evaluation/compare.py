@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts, require_room
+from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.records import Prompt, conversation_of
+from data.room import require_pieces, require_room
 from data.sources import load as load_records
 from data.texts import Piece, load_pieces
 from evaluation import run_plots, summary, verdict
@@ -28,6 +29,7 @@ from onebase.errors import RecordError
 from onebase.record import DataIdentity, Found, replace_file
 from onebase.roles import Roles
 from onebase.scoring import kl_between, score
+from onebase.soundness import require_sound
 from onebase.stages import Stopwatch
 from onebase.tracking import METRICS, Tracker
 
@@ -188,13 +190,15 @@ def read_data(recipe: CompareRecipe) -> tuple[Chat, list[EncodedPrompt], list[Pi
     pieces, identities = load_pieces(recipe.texts, chat, tokens=recipe.text_tokens, seed=recipe.seed)
     limiter = Limiter(recipe.limits)
     prompts = encode_prompts(chat, loaded.records, limiter)
-    require_room(prompts, positions=bases.positions_of(recipe.base), new_tokens=recipe.sampling.max_new_tokens)
+    reach = bases.reach(recipe.base)
+    require_room(prompts, reach, new_tokens=recipe.sampling.max_new_tokens)
+    require_pieces(pieces, reach, key="text_tokens")
     return chat, prompts, pieces, [*loaded.identities, *limiter.settle("compare"), *identities]
 
 
 def load_roles(base: Base, parents: Mapping[str, Found]) -> Roles:
     """All adapters on one base, each under its stage's name, none trained."""
-    roles = Roles(base)
+    roles = require_sound(Roles(base))
     for name, found in parents.items():
         roles.load(role_of(name), found.adapter)
     return roles.train()

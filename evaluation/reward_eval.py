@@ -32,6 +32,7 @@ from onebase.rankings import Candidates
 from onebase.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.record import Found
 from onebase.roles import Roles
+from onebase.soundness import require_sound
 
 EVERYBODY = LabelersSection()
 """Nobody is held out."""
@@ -125,7 +126,7 @@ def load_weights(members: dict[str, Found], combine: CombineSection | None = Non
     recipe = members[FIRST].record.recipe
     section, chat = BaseSection.model_validate(recipe["base"]), ChatSection.model_validate(recipe["chat"])
     base = bases.load(section, chat)
-    roles = load_members(Roles(base), members).train()
+    roles = load_members(require_sound(Roles(base)), members).train()
     if recipe["train"]["shared_prompt"] == "off":
         roles.packs = False
     return RewardModel(

@@ -25,6 +25,7 @@ from data.records import Origin, Prompt
 from data.writing import atomically
 from evaluation.group_scores import GroupScores, score_groups
 from evaluation.reward_eval import RewardModel
+from onebase.architecture import Reach, reach_of
 from onebase.errors import DataError
 from onebase.rankings import Candidates
 
@@ -67,10 +68,10 @@ def scored(model: RewardModel, path: Path, *, best: bool) -> Iterator[dict[str, 
 
     best: of each row only the response that scores highest (the first of equal ones), as `response` with its `score`.
     """
-    longest = model.roles.base.model.config.get_text_config().max_position_embeddings
+    reach = reach_of(model.roles.base.model.config)
     several = len(model.members) > 1
     added = ("score", "scores", *(("members", "spread") if several else ()))
-    rows = read_rows(path, model.chat, longest=longest, added=added)
+    rows = read_rows(path, model.chat, reach=reach, added=added)
     done = 0
     while block := list(islice(rows, BLOCK)):
         scores = score_groups(
@@ -93,9 +94,9 @@ def require_rows(path: Path) -> None:
         raise DataError(f"{path}: no rows. The file is empty.")
 
 
-def read_rows(path: Path, chat: Chat, *, longest: int, added: Sequence[str]) -> Iterator[Row]:
-    """Rows as tokens. longest: tokens of prompt and response together that the model has positions for. added: keys
-    that the rows will get."""
+def read_rows(path: Path, chat: Chat, *, reach: Reach | None, added: Sequence[str]) -> Iterator[Row]:
+    """Rows as tokens. reach: how many, prompt and response together, the model can take. added: keys that the rows will
+    get."""
     require_rows(path)
     for line, content in read_jsonl(path):
         origin = Origin(str(path), line)
@@ -108,10 +109,9 @@ def read_rows(path: Path, chat: Chat, *, longest: int, added: Sequence[str]) -> 
         prompt = chat.prompt_ids(asked[0])
         candidates = Candidates(prompt, tuple(chat.response_ids(response) for response in responses))
         tokens = max(map(len, candidates.sequences))
-        if tokens > longest:
+        if reach is not None and tokens > reach.tokens:
             raise DataError(
-                f"{origin}: prompt and response are {tokens} tokens, and the model has {longest} positions. "
-                "Shorten or remove the row."
+                f"{origin}: prompt and response are {tokens} tokens, and {reach.reason}. Shorten or remove the row."
             )
         yield Row(content=content, responses=responses, candidates=candidates)
 

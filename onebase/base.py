@@ -27,7 +27,8 @@ from transformers import (
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from onebase import folders, loaded, vocabulary, weights, wheels
+from onebase import loaded, model_folder, vocabulary, weights, wheels
+from onebase.architecture import Reach, attention_of, reach_of, trunk_of
 from onebase.command import say
 from onebase.errors import BaseError
 from onebase.recipes import BaseSection, ChatSection
@@ -99,7 +100,7 @@ def resolve(model: str, revision: str | None) -> Path:
     BaseError where the folder says that it is not one plain model of transformers' own kinds.
     """
     folder = _locate(model, revision)
-    folders.require_usable(folder)
+    model_folder.require_usable(folder)
     return folder
 
 
@@ -153,12 +154,11 @@ def load_tokenizer(section: BaseSection, chat: ChatSection) -> tuple[PreTrainedT
     return tokenizer, frozenset(_find_stop_ids(tokenizer, folder))
 
 
-def positions_of(section: BaseSection) -> int | None:
-    """How many tokens, prompt and response, the base was made for; None where its config does not say."""
+def reach(section: BaseSection) -> Reach | None:
+    """How many tokens, prompt and response, the base can take; None where its config has no limit."""
     folder = resolve(section.model, section.revision)
     weights.files_of(folder)
-    config = _read_config(folder)
-    return getattr(config.get_text_config(), "max_position_embeddings", None)
+    return reach_of(_read_config(folder))
 
 
 def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None = None) -> Base:
@@ -177,7 +177,7 @@ def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None
     settings: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with loaded.without_table():
         model, report = AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=False, **settings, **_loading_options(section, device)
+            folder, trust_remote_code=False, **settings, **_loading_options(section, device, folder)
         )
     loaded.require_whole(model, report, folder)
     loaded.require_quantization(model, section.quantization)
@@ -193,7 +193,7 @@ def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None
     model.config.use_cache = True
     vocabulary.watch(model, tokenizer)
     _require_plain_head(model, device)
-    if folders.ships_code(folder):
+    if model_folder.ships_code(folder):
         say(f"{section.model} ships code of its publisher; it is not run: transformers' own {type(model).__name__} is.")
     return Base(
         model=model,
@@ -204,10 +204,11 @@ def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None
     )
 
 
-def _loading_options(section: BaseSection, device: torch.device) -> dict[str, Any]:
+def _loading_options(section: BaseSection, device: torch.device, folder: Path) -> dict[str, Any]:
     # fp32 on every CPU, also on those with bf16: only so do decoding and training give the same log-probabilities.
     half = torch.bfloat16 if device.type == "cuda" and has_fast_bf16(device) else torch.float32
-    options: dict[str, Any] = {"use_safetensors": True, "attn_implementation": "sdpa", "device_map": {"": device}}
+    attention = attention_of(_read_config(folder))
+    options: dict[str, Any] = {"use_safetensors": True, "attn_implementation": attention, "device_map": {"": device}}
     if section.quantization == "nf4":
         options["dtype"] = half
         options["quantization_config"] = BitsAndBytesConfig(
@@ -344,7 +345,7 @@ def _only_id(value: Any) -> int:
 def _require_plain_head(model: PreTrainedModel, device: torch.device) -> None:
     """Refuse models that change their logits after the LM head (soft-capping, scaling): we apply the head ourselves."""
     tokens = torch.arange(4, device=device).unsqueeze(0) % model.config.get_text_config().vocab_size
-    hidden = getattr(model, model.base_model_prefix)(input_ids=tokens, use_cache=False).last_hidden_state
+    hidden = trunk_of(model)(input_ids=tokens, use_cache=False).last_hidden_state
     head = model.get_output_embeddings()
     assert head is not None, "a causal language model has an LM head"
     ours = head(hidden).float()

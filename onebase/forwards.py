@@ -13,10 +13,12 @@ from jaxtyping import Float, Int
 from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import Cache
+from transformers import Cache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from onebase.architecture import Reach, reach_of, trunk_of
 from onebase.base import Base
+from onebase.errors import BaseError
 from onebase.lower import Below, LowerStates, Stack, find_stack
 from onebase.products import freeze_linear
 from onebase.tree import NAME, Packed, install, pack
@@ -49,13 +51,26 @@ class Forwards:
     @property
     def trunk(self) -> nn.Module:
         """The decoder without its LM head."""
-        return getattr(self.base.model, self.base.model.base_model_prefix)
+        return trunk_of(self.base.model)
 
     @property
     def lm_head(self) -> nn.Module:
         head = self.base.model.get_output_embeddings()
         assert head is not None, "a causal language model has an LM head"
         return head
+
+    def require_reach(self, tokens: int) -> None:
+        """BaseError where a forward would hold a sequence of more tokens than the model can take.
+
+        Stages check their data and limits at the start, by name; no forward passes this line.
+        """
+        reach = self._reach
+        if reach is not None and tokens > reach.tokens:
+            raise BaseError(f"a sequence of {tokens} tokens, and {reach.reason}. Lower the limits, or shorten the row.")
+
+    @functools.cached_property
+    def _reach(self) -> Reach | None:
+        return reach_of(self.base.model.config)
 
     # --- which role computes ----------------------------------------------------------------------------------------
 
@@ -183,9 +198,7 @@ class Forwards:
 
     def _trial(self) -> tuple[list[list[int]], Packed]:
         """A few tokens that it is tried on what a model can do."""
-        vocabulary = self.base.model.config.get_text_config().vocab_size
-        ids = [(7 * index + 3) % vocabulary for index in range(24)]
-        sequences = [ids[:13], ids[:8] + ids[13:]]
+        sequences = trial_sequences(self.base.model)
         return sequences, pack(sequences, device=self.base.device)
 
     # --- the layers below every adapter (`onebase.lower`) -----------------------------------------------------------
@@ -265,3 +278,10 @@ class Forwards:
             return contextlib.nullcontext()
         assert self.stack is not None, "ask `untouched` first"
         return self.stack.only(below.depth, len(self.stack.layers))
+
+
+def trial_sequences(model: PreTrainedModel) -> list[list[int]]:
+    """Two sequences of 13 and 19 tokens, on which it is tried what a model can do."""
+    vocabulary = model.config.get_text_config().vocab_size
+    ids = [(7 * index + 3) % vocabulary for index in range(24)]
+    return [ids[:13], ids[:8] + ids[13:]]

@@ -78,6 +78,7 @@ def sample(
     value_head: the role whose head is read on this same trunk, at the state that each token is drawn from.
     clock: told how long `rollout_prefill` and `rollout_decode` take.
     """
+    roles.require_reach(max(map(len, prompts)) + max_new_tokens)
     uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
     decode = _in_slots if roles.packs else _padded
     with roles.active(role), roles.base.autocast():

@@ -10,6 +10,7 @@ On disk a role is a folder that PEFT can read, with the head beside it:
 """
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +18,14 @@ import torch
 from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
+from peft.tuners.lora.layer import ParamWrapper
 from peft.tuners.tuners_utils import check_target_module_exists
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from onebase.adapter_config import CONFIG, WEIGHTS, read_config
+from onebase.architecture import bypassed_layers
 from onebase.base import Base
 from onebase.errors import BaseError, RecordError
 from onebase.forwards import Forwards
@@ -56,19 +60,21 @@ class Roles(Forwards):
         super().__init__(base)
         self.heads: dict[str, ScalarHead] = {}
         self._trained: frozenset[str] = frozenset()
+        self._bypassed = bypassed_layers(base.model)
 
     # --- which roles there are -------------------------------------------------------------------------------------
 
     def add(self, role: str, adapter: AdapterSection, *, generator: torch.Generator) -> "Roles":
         """A fresh adapter: A drawn from `generator` (Kaiming uniform, as Hu et al. 2021 in PEFT), B zero."""
         targets = adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
-        excluded = lower_half(self.base.model, self.stack) if adapter.layers == "top-half" else None
+        lower = lower_half(self.base.model, self.stack) if adapter.layers == "top-half" else None
+        bypassed = "|".join(map(re.escape, self._bypassed)) if targets == "all-linear" else None
         config = LoraConfig(
             r=adapter.rank,
             lora_alpha=adapter.alpha,
             lora_dropout=adapter.dropout,
             target_modules=targets,
-            exclude_modules=excluded,
+            exclude_modules=f"({lower})|({bypassed})" if lower and bypassed else lower or bypassed or None,
             task_type="CAUSAL_LM",
         )
         self._attach(role, config)
@@ -132,6 +138,7 @@ class Roles(Forwards):
         # The recipe's name of the base, not the cache folder it happened to be loaded from.
         config.base_model_name_or_path = self.base.identity.model
         self._layers = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
+        self._require_plain_layers(role)
         self.lower = None  # the new adapter may sit below what was kept
         for layer in self._layers:
             fuse(layer)
@@ -140,6 +147,30 @@ class Roles(Forwards):
         self.peft.eval()
         self.train(*self._trained)
         self._activate(self._active)
+
+    def _require_plain_layers(self, role: str) -> None:
+        """BaseError where PEFT has put the adapter on anything but a linear layer of the decoder.
+
+        On embeddings and convolutions its weights have other names and shapes than all that is done with them here
+        (drawing, copying, checkpoints); embeddings are often the LM head's weights besides, which all roles share.
+        """
+        assert self.peft is not None
+        for name, module in self.peft.named_modules():
+            if not isinstance(module, LoraLayer):
+                continue
+            place = name.removeprefix("base_model.model.")
+            if place in self._bypassed:
+                raise BaseError(
+                    f"role {role}: its adapter sits on {place}, whose weights the model hands to its kernels past any "
+                    "adapter. Leave it out of adapter.targets."
+                )
+            # A parameter that is no module of its own (routers, fused experts) has PEFT's wrapper for it.
+            if not isinstance(module, ParamWrapper) and not isinstance(module.get_base_layer(), nn.Linear | Conv1D):
+                raise BaseError(
+                    f"role {role}: its adapter sits on {place}, a layer of kind "
+                    f"{type(module.get_base_layer()).__name__}; only linear layers are trained. Leave it out of "
+                    "adapter.targets."
+                )
 
     # --- which roles learn --------------------------------------------------------------------------------------------
 

@@ -44,6 +44,7 @@ def states_at(
 ) -> Float[Tensor, "N H"]:
     """A role's last hidden states at these tokens of each sequence, sequence after sequence, in one forward."""
     device = roles.base.device
+    roles.require_reach(max(map(len, sequences)))
     if roles.packs:
         packed = pack(sequences, device=device)
         places = [column for row, wanted in enumerate(tokens) for column in packed.columns(row, wanted)]

@@ -7,20 +7,24 @@ and keys that they do not know are refused.
 import dataclasses
 import math
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from pydantic import TypeAdapter, create_model, field_validator, model_serializer, model_validator
 from pydantic.errors import PydanticSchemaGenerationError
+from torch.utils.data import DataLoader
 from transformers import (
     PrinterCallback,
     ProgressCallback,
+    Trainer,
+    get_scheduler,
 )
+from transformers.utils.logging import log_levels
 
 from onebase.errors import RecipeError
 from onebase.interruption import Interrupted
-from onebase.recipes import Section
+from onebase.recipes import Section, unknown_key
 from onebase.reports import Report
 from onebase.resumable import ROLE, Guard, Resumable
 from onebase.roles import Roles
@@ -54,19 +58,48 @@ MANAGED: Mapping[str, str] = {
     "remove_unused_columns": "data comes as tokens",
     "push_to_hub": "a stage writes to its folder only",
     "hub_token": "a token in a recipe would end up in the stage record; log in with `hf auth login`",
+    "use_cpu": "it follows from the hardware",
     "resume_from_checkpoint": "a stage is started again with the same command",
     "auto_find_batch_size": "it would change the batch, and with it the result",
 }
 """Keys of TRL's configs that Onebase sets by itself, and why."""
 
+_ONE_PROCESS = "SFT and DPO run in one process on one device"
+_COMPILED = "the layers of the base are exchanged while roles take turns, and a compiled model keeps the first ones"
+_OWN_CHECKPOINTS = "checkpoints are Onebase's own: see the recipe's `checkpoint`"
+_NO_HUB = "a stage writes to its folder only"
+_TRACK = "the recipe's `track` says where metrics go"
+_NO_METRICS = "only losses and TRL's own metrics are measured"
+
+REFUSED: Mapping[str, str] = {
+    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "accelerator_config"), _ONE_PROCESS),
+    **dict.fromkeys(("ddp_backend", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph"), _ONE_PROCESS),
+    "ddp_find_unused_parameters": _ONE_PROCESS,
+    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"), _COMPILED),
+    **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), "it exchanges the layers that adapters sit on"),
+    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "it would round the adapter's fp32 weights for good"),
+    "ignore_data_skip": "a run that goes on would learn from the first rows again",
+    "restore_callback_states_from_checkpoint": _OWN_CHECKPOINTS,
+    **dict.fromkeys(("enable_jit_checkpoint", "save_on_each_node", "greater_is_better"), _OWN_CHECKPOINTS),
+    **dict.fromkeys(("hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"), _NO_HUB),
+    **dict.fromkeys(("run_name", "project"), _TRACK),
+    **dict.fromkeys(("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), _TRACK),
+    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "a stage always trains and evaluates"),
+    **dict.fromkeys(("include_for_metrics", "batch_eval_metrics", "eval_use_gather_object"), _NO_METRICS),
+    **dict.fromkeys(("label_names", "length_column_name"), "data comes as tokens"),
+    "activation_offloading": "activations stay on the device; trl.gradient_checkpointing=true saves memory",
+    "optim_target_modules": "the optimisers that read it train whole weights; here adapters are trained",
+    **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), "the reference stays fixed"),
+}
+"""Keys of TRL's configs that do nothing here, or cannot work, and why. What switches them off is let through."""
+
+CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop"}
+"""Keys of `trl.gradient_checkpointing_kwargs`, as torch's `checkpoint` has them."""
+
 POSITIVE = (
-    "learning_rate",
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-    "num_train_epochs",
-    "max_length",
-    "beta",
+    *("learning_rate", "num_train_epochs", "beta", "max_length", "pad_to_multiple_of", "precompute_ref_batch_size"),
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+    "eval_accumulation_steps",
 )
 """Numbers of TRL's configs that must be above 0: TRL divides by some, and takes others without a word."""
 
@@ -74,6 +107,9 @@ NOT_NEGATIVE = ("weight_decay", "max_grad_norm", "warmup_steps", "warmup_ratio")
 
 LARGEST: Mapping[str, float] = {"num_train_epochs": 1e6, "beta": 1e6}
 """Beyond these a number of steps, or a loss, overflows."""
+
+REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError, KeyError)
+"""How libraries say that they cannot do what they were told."""
 
 T = TypeVar("T", bound="Resumable")
 
@@ -115,16 +151,32 @@ def trl_section(config: type, *, defaults: Mapping[str, Any]) -> type[TrlSection
             raise ValueError(f"Input should be {LARGEST[info.field_name]:g} at most")
         return value
 
-    bounded: Any = field_validator(*({*POSITIVE, *NOT_NEGATIVE} & fields.keys()), mode="after")(classmethod(bound))
+    def refuse_where_on(cls: type, value: Any, info: Any) -> Any:
+        if value:
+            raise ValueError(f"cannot be used here ({REFUSED[info.field_name]}); remove the key")
+        return value
+
     managed: Any = field_validator(*(MANAGED.keys() & fields.keys()), mode="before")(classmethod(refuse))
-    section = create_model(
-        f"{config.__name__}Section",
-        __base__=TrlSection,
-        __validators__={"_refuse": managed, "_bound": bounded},
-        **fields,
-    )
+    refused: Any = field_validator(*(REFUSED.keys() & fields.keys()), mode="before")(classmethod(refuse_where_on))
+    bounded: Any = field_validator(*({*POSITIVE, *NOT_NEGATIVE} & fields.keys()), mode="after")(classmethod(bound))
+    validators = {"_refuse": managed, "_refuse_where_on": refused, "_bound": bounded}
+    section = create_model(f"{config.__name__}Section", __base__=TrlSection, __validators__=validators, **fields)
     section.defaults = dict(defaults)
     return section
+
+
+def require_one_of(key: str, arguments: Mapping[str, Any], known: Sequence[str]) -> None:
+    """ValueError where a key of the `trl:` block (one value, or a list) has one that the trainer does not know."""
+    values = arguments.get(key)
+    for value in values if isinstance(values, list) else [values]:
+        if value is not None and value not in known:
+            raise ValueError(f"trl.{key}: expected one of {', '.join(known)}, found {value!r}")
+
+
+def padded_to(section: TrlSection) -> int:
+    """Of which number the lengths of TRL's rows are multiples."""
+    multiple = str(section.arguments().get("pad_to_multiple_of") or 1)
+    return int(multiple) if multiple.isdecimal() else 1
 
 
 def _validatable(hint: Any) -> Any:
@@ -136,8 +188,13 @@ def _validatable(hint: Any) -> Any:
     return hint
 
 
-def configure(config: Callable[..., Any], section: TrlSection, roles: Roles, *, folder: Any, seed: int) -> Any:
-    """TRL's config: the recipe's block, and what follows from base and hardware; RecipeError where TRL refuses."""
+def configure(
+    config: Callable[..., Any], section: TrlSection, roles: Roles, *, folder: Any, seed: int, **decided: Any
+) -> Any:
+    """TRL's config: the recipe's block, and what follows from base and hardware; RecipeError where TRL refuses.
+
+    decided: what the stage has settled where the recipe leaves it open.
+    """
     own = {
         "output_dir": str(folder),
         "seed": seed,
@@ -152,14 +209,69 @@ def configure(config: Callable[..., Any], section: TrlSection, roles: Roles, *, 
         "logging_nan_inf_filter": False,
         "save_strategy": "no",
         "disable_tqdm": True,
+        # TRL would add the load-balancing loss of a mixture of experts: a function of the whole micro-batch, on routers
+        # that are frozen.
+        "router_aux_loss_coef": 0.0,
+        **decided,
     }
     try:
         made = config(**{**own, **section.arguments()})
-    except (ValueError, TypeError) as error:
+    except REFUSALS as error:
         raise RecipeError(f"trl: {config.__name__} refuses these settings: {error}") from error
     if made.n_gpu > 1:  # one process, one GPU: Trainer would spread the model over all that it sees, which TRL refuses
         made._n_gpu = 1
     return made
+
+
+def rehearse(config: Any, roles: Roles) -> None:
+    """RecipeError where what Trainer makes only when it starts to train cannot be made, before there is anything to
+    lose: optimiser, schedule, loader."""
+    _require_usable(config, roles)
+    try:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(config, roles.base.model)
+        optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **options)
+    except (*REFUSALS, RuntimeError) as error:
+        raise RecipeError(f"trl.optim={_plain(config.optim)}: this optimiser cannot be used here: {error}") from error
+    try:
+        get_scheduler(
+            config.lr_scheduler_type,
+            optimizer,
+            num_warmup_steps=0,
+            num_training_steps=10,
+            scheduler_specific_kwargs=config.lr_scheduler_kwargs,
+        )
+    except (*REFUSALS, AttributeError) as error:
+        raise RecipeError(
+            f"trl.lr_scheduler_type={_plain(config.lr_scheduler_type)}, with trl.lr_scheduler_kwargs="
+            f"{config.lr_scheduler_kwargs}: this schedule cannot be made: {error}"
+        ) from error
+
+
+def _require_usable(config: Any, roles: Roles) -> None:
+    unknown = sorted((config.gradient_checkpointing_kwargs or {}).keys() - CHECKPOINTING)
+    if unknown:
+        raise RecipeError(unknown_key("trl.gradient_checkpointing_kwargs", unknown[0], sorted(CHECKPOINTING)))
+    if config.router_aux_loss_coef and not hasattr(roles.base.model.config.get_text_config(), "output_router_logits"):
+        raise RecipeError(
+            f"trl.router_aux_loss_coef={config.router_aux_loss_coef}: {type(roles.base.model).__name__} is no mixture "
+            "of experts, so it has no such loss. Remove the key."
+        )
+    try:
+        config.get_process_log_level()
+    except KeyError:
+        raise RecipeError(
+            f"trl.log_level: expected one of {', '.join(log_levels)}, found {config.log_level!r}."
+        ) from None
+    rows: Any = [0]
+    names = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")
+    try:
+        DataLoader(rows, **{name: getattr(config, f"dataloader_{name}") for name in names})
+    except REFUSALS as error:
+        raise RecipeError(f"trl.dataloader_...: no loader can be made with these: {error}") from error
+
+
+def _plain(value: Any) -> str:
+    return str(getattr(value, "value", value))
 
 
 def construct(roles: Roles, make: Callable[[], T], *, session: Session, names: Mapping[str, str]) -> T:
@@ -172,7 +284,7 @@ def construct(roles: Roles, make: Callable[[], T], *, session: Session, names: M
     roles.train()
     try:
         trainer = make()
-    except ValueError as error:
+    except REFUSALS as error:
         raise RecipeError(f"trl: the trainer refuses these settings: {error}") from error
     roles.train(ROLE)
     for name, tensor in roles.state(ROLE).items():

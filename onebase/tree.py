@@ -205,7 +205,7 @@ def tree_attention(
     """
     if tree is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **settings)
-    for name in ("sliding_window", "softcap", "position_bias"):
+    for name in ("sliding_window", "softcap", "position_bias", "s_aux"):
         if settings.get(name) is not None:
             raise ValueError(f"a packed row knows no {name}")
     lengths = [segment.length for segment in tree.segments]

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts, require_room
+from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.contamination import require_apart
 from data.records import Prompt
+from data.room import require_pieces, require_room
 from data.sources import load as load_records
 from data.texts import Piece, load_pieces
 from evaluation.grades import check
@@ -72,9 +73,11 @@ def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPromp
     loaded = load_records(section.prompts, Prompt, seed=recipe.seed)
     limiter = Limiter(recipe.limits)
     prompts = encode_prompts(chat, loaded.records, limiter)
-    require_room(prompts, positions=bases.positions_of(recipe.base), new_tokens=recipe.sampling.max_new_tokens)
+    reach = bases.reach(recipe.base)
+    require_room(prompts, reach, new_tokens=recipe.sampling.max_new_tokens)
     require_apart("evaluation.prompts", loaded.records, [one.prompt for one in training])
     pieces, identities = load_pieces(section.texts, chat, tokens=section.text_tokens, seed=recipe.seed)
+    require_pieces(pieces, reach, key="evaluation.text_tokens")
     identities = [*loaded.identities, *limiter.settle("ppo, evaluation"), *identities]
     return HeldOut(chat=chat, prompts=prompts, pieces=pieces, identities=identities)
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts, require_room
+from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.records import Prompt
+from data.room import require_room
 from data.sources import Loaded
 from data.sources import load as load_records
 from evaluation import verdict
@@ -23,6 +24,7 @@ from onebase.learning import learning_rate_factor
 from onebase.record import DataIdentity, Found
 from onebase.roles import Roles
 from onebase.seeding import generator, seed_everything
+from onebase.soundness import require_sound
 from onebase.stages import Stopwatch
 from ppo.alarms import unable
 from ppo.engines import CustomEngine
@@ -107,14 +109,14 @@ def read_data(recipe: PpoRecipe) -> Data:
     limiter = Limiter(recipe.limits)
     loaded = load_records(recipe.data, Prompt, seed=recipe.seed)
     prompts = encode_prompts(chat, loaded.records, limiter)
-    require_room(prompts, positions=bases.positions_of(recipe.base), new_tokens=recipe.sampling.max_new_tokens)
+    require_room(prompts, bases.reach(recipe.base), new_tokens=recipe.sampling.max_new_tokens)
     identities = [*loaded.identities, *limiter.settle("ppo")]
     return Data(chat=chat, prompts=prompts, loaded=loaded, identities=identities)
 
 
 def start_roles(base: Base, parents: dict[str, Found], recipe: PpoRecipe) -> Roles:
     """All of them, each from its file. LoRA dropout is 0 for every one, whatever SFT used."""
-    roles = Roles(base)
+    roles = require_sound(Roles(base))
     roles.load("policy", parents["sft"].adapter)
     roles.load("reference", parents["sft"].adapter)
     load_members(roles, {name: found for name, found in parents.items() if name != "sft"})

@@ -22,7 +22,9 @@ from typing import Any
 import torch
 
 from data.chat import Chat, EncodedPrompt
+from data.room import require_pieces
 from data.texts import Piece, load_pieces
+from onebase import base as bases
 from onebase.clock import Clock
 from onebase.errors import DataError, RecordError
 from onebase.learning import restore_weights
@@ -67,6 +69,7 @@ def read_steering_data(recipe: PpoRecipe, chat: Chat, training: list[EncodedProm
     if recipe.pretraining is not None:
         section = recipe.pretraining
         pieces, identities = load_pieces(section.data, chat, tokens=section.tokens, seed=recipe.seed)
+        require_pieces(pieces, bases.reach(recipe.base), key="pretraining.tokens")
         if recipe.evaluation is not None and held_out is not None:
             _require_apart(held_out.pieces, pieces, tokens=min(section.tokens, recipe.evaluation.text_tokens))
     held = [] if held_out is None else held_out.identities

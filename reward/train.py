@@ -19,6 +19,7 @@ from data.chat import Chat, EncodedDemonstration, EncodedRanking, Limiter, encod
 from data.contamination import require_apart
 from data.labelers import divide
 from data.records import Demonstration, Ranking
+from data.room import require_limits
 from data.sources import Loaded
 from data.sources import load as load_records
 from evaluation import reward_eval
@@ -38,6 +39,7 @@ from onebase.roles import Roles
 from onebase.scoring import score
 from onebase.seeding import generator, seed_everything
 from onebase.session import Session
+from onebase.soundness import require_sound
 from onebase.stages import Stopwatch
 from onebase.tracking import Tracker
 from reward.losses import LOSSES, RankingLoss, centering_penalty, ranked_right, ranking_loss
@@ -113,6 +115,7 @@ def identify(recipe: RewardRecipe) -> RunIdentity:
 
 def read_data(recipe: RewardRecipe) -> Data:
     """Rankings and demonstrations as tokens; DataError before anything is written."""
+    require_limits(recipe.limits, bases.reach(recipe.base))
     chat = Chat(*bases.load_tokenizer(recipe.base, recipe.chat), recipe.chat)
     limiter = Limiter(recipe.limits)
     training = load_records(recipe.data, Ranking, seed=recipe.seed)
@@ -136,7 +139,7 @@ def read_data(recipe: RewardRecipe) -> Data:
 
 def start_roles(base: Base, sft: Found, recipe: RewardRecipe) -> Roles:
     """The SFT adapter with a fresh head: weights from N(0, 1 / (hidden + 1)), as in lm-human-preferences."""
-    roles = Roles(base).load("reward", sft.adapter)
+    roles = require_sound(Roles(base)).load("reward", sft.adapter)
     head = roles.add_head("reward")
     drawn = torch.randn(head.weight.shape, generator=generator(recipe.seed, "reward", "head"))
     head.weight.data.copy_(drawn / (len(drawn) + 1) ** 0.5)

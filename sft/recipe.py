@@ -9,7 +9,7 @@ from trl.trainer.sft_config import SFTConfig
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
 from onebase.recipes import AdapterSection, BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
-from onebase.trainers import TrlSection, trl_section
+from onebase.trainers import TrlSection, require_one_of, trl_section
 
 if TYPE_CHECKING:
     SftArguments = TrlSection
@@ -20,10 +20,13 @@ else:
             "learning_rate": 2e-4,
             "num_train_epochs": 1,
             "max_length": 1024,
-            # Several demonstrations share a row, each attending to itself only: no padding goes through the model.
-            "packing": True,
         },
     )
+    # `packing` has no default: several demonstrations share a row, each attending to itself only, where the model can
+    # (`sft.packing`), so that no padding goes through it.
+
+LOSSES = ("nll", "dft", "chunked_nll")
+"""Those that TRL's SFT trainer knows."""
 
 
 class EvaluationSection(Section):
@@ -58,5 +61,17 @@ class SftRecipe(Section):
             raise ValueError(
                 f"limits.prompt_tokens + limits.response_tokens = {longest} must fit in trl.max_length={rows}: "
                 "a demonstration cut in the middle would never teach where to stop. Raise trl.max_length"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _every_option_can_be_done(self) -> "SftRecipe":
+        wanted = self.trl.arguments()
+        require_one_of("loss_type", wanted, LOSSES)
+        require_one_of("truncation_mode", wanted, ("keep_start", "keep_end"))
+        if wanted.get("packing_strategy", "bfd") not in ("bfd", "bfd_split"):
+            raise ValueError(
+                f"trl.packing_strategy={wanted['packing_strategy']}: expected 'bfd'. Others cut demonstrations in the "
+                "middle and let them see each other. Leave the key out"
             )
         return self

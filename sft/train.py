@@ -16,11 +16,13 @@ from data.card import write_card
 from data.chat import IGNORED, Chat, EncodedDemonstration, Limiter, encode_demonstrations
 from data.contamination import require_apart
 from data.records import Demonstration
+from data.room import require_limits
 from data.sources import Loaded
 from data.sources import load as load_records
 from evaluation.responses import likeliest
 from onebase import base as bases
 from onebase import stages, trainers
+from onebase.command import say
 from onebase.identity import RunIdentity
 from onebase.learning import state_bytes
 from onebase.record import DataIdentity, StageRecord
@@ -29,8 +31,10 @@ from onebase.resumable import ROLE, Resumable
 from onebase.roles import Roles
 from onebase.seeding import generator, seed_everything
 from onebase.session import Session
+from onebase.soundness import require_sound
 from onebase.stages import Stopwatch
 from onebase.tracking import Tracker
+from sft import packing
 from sft.recipe import SftRecipe
 
 METRICS = {
@@ -100,7 +104,11 @@ def run(recipe: SftRecipe) -> StageRecord:
     data = read_data(recipe)
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
-    roles = Roles(base).add(ROLE, recipe.adapter, generator=generator(recipe.seed, "sft", "adapter"))
+    roles = require_sound(Roles(base)).add(ROLE, recipe.adapter, generator=generator(recipe.seed, "sft", "adapter"))
+    config = configure(roles, recipe)
+    trainers.rehearse(config, roles)
+    if not config.packing and recipe.trl.arguments().get("packing") is None:
+        say(f"sft: {type(base.model).__name__} does not keep demonstrations apart in one row: they are padded instead.")
     run_identity = stages.run_identity(stages.loaded_identity(base), {}, data.identities)
     size = state_bytes(roles, [ROLE])
     with stages.open_session(
@@ -136,6 +144,7 @@ def identify(recipe: SftRecipe) -> RunIdentity:
 
 def read_data(recipe: SftRecipe) -> Data:
     """Demonstrations as tokens; DataError before anything is written."""
+    require_limits(recipe.limits, bases.reach(recipe.base), multiple=trainers.padded_to(recipe.trl))
     chat = Chat(*bases.load_tokenizer(recipe.base, recipe.chat), recipe.chat)
     limiter = Limiter(recipe.limits)
     training = load_records(recipe.data, Demonstration, seed=recipe.seed)
@@ -151,9 +160,16 @@ def read_data(recipe: SftRecipe) -> Data:
     )
 
 
+def configure(roles: Roles, recipe: SftRecipe) -> SFTConfig:
+    packs = packing.decide(roles, recipe.trl)
+    return trainers.configure(
+        SFTConfig, recipe.trl, roles, folder=recipe.out / "checkpoints", seed=recipe.seed, packing=packs
+    )
+
+
 def build_trainer(roles: Roles, data: Data, recipe: SftRecipe, session: Session) -> TokenTrainer:
     """TRL's trainer on the adapter as it is, and on tokens and labels as they are."""
-    config = trainers.configure(SFTConfig, recipe.trl, roles, folder=recipe.out / "checkpoints", seed=recipe.seed)
+    config = configure(roles, recipe)
     model: Any = roles.peft
     return trainers.construct(
         roles,

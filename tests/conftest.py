@@ -1,10 +1,11 @@
 """A tiny random base that tests build themselves. Nothing of ours is imported here at the top: jaxtyping's hook, which
 checks shapes in every signature, must be in place first."""
 
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -114,6 +115,31 @@ def load_base(tiny_base_folder: Path) -> "Callable[[str], Base]":
         return load(section, ChatSection(), device=torch.device("cpu"))
 
     return load
+
+
+@pytest.fixture(scope="session")
+def zoo() -> Any:
+    """tests/zoo.py: tiny models of many architectures."""
+    spec = importlib.util.spec_from_file_location("zoo", Path(__file__).parent / "zoo.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def zoo_roles(zoo: Any, load_base: "Callable[[str], Base]") -> "Callable[..., Roles]":
+    """Roles without an adapter on a model of the zoo."""
+
+    def make(name: str, **changes: Any) -> "Roles":
+        import dataclasses
+
+        from onebase.roles import Roles
+
+        model = zoo.tiny(name, **changes).requires_grad_(False)
+        return Roles(dataclasses.replace(load_base("fp32"), model=model))
+
+    return make
 
 
 @pytest.fixture

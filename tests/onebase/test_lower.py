@@ -113,13 +113,12 @@ def test_a_model_whose_layers_are_not_found_is_refused(deep_roles: DeepRoles) ->
         roles.add("policy", AdapterSection(layers="top-half"), generator=torch.Generator())
 
 
-@pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning")
 def test_the_lowest_adapter_of_any_role_decides(deep_roles: DeepRoles) -> None:
     roles = deep_roles("policy", "reward")
     assert roles.untouched == 2
     roles.add("lower", AdapterSection(targets=(r"layers.1.mlp.up_proj",)), generator=torch.Generator())
     assert roles.untouched == 1
-    roles.add("lowest", AdapterSection(targets=("embed_tokens",)), generator=torch.Generator())
+    roles.add("lowest", AdapterSection(targets=(r"layers.0.self_attn.q_proj",)), generator=torch.Generator())
     assert roles.untouched == 0
 
 

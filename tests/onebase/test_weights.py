@@ -249,7 +249,7 @@ def test_a_folder_that_is_not_whole_is_refused_everywhere_with_the_same_words(co
     change(copy)
     told = []
     for ask in (
-        lambda: bases.positions_of(section(copy)),
+        lambda: bases.reach(section(copy)),
         lambda: bases.identify(section(copy), ChatSection()),
         lambda: load(copy),
     ):
@@ -299,8 +299,8 @@ def test_the_files_that_a_config_names_are_those(copy: Path) -> None:
 @pytest.mark.parametrize("revision", ["main", "0123abc"])
 def test_a_revision_that_nothing_heeds_is_refused(copy: Path, revision: str) -> None:
     asked = section(copy).model_copy(update={"revision": revision})
-    for ask in (bases.positions_of, lambda given: bases.identify(given, ChatSection())):
+    for ask in (bases.reach, lambda given: bases.identify(given, ChatSection())):
         with pytest.raises(BaseError, match=rf"base\.revision: '{revision}' says nothing for .*base"):
             ask(asked)
     snapshot = Path(shutil.copytree(copy, copy.parent / "snapshots" / revision))
-    bases.positions_of(section(snapshot).model_copy(update={"revision": revision}))
+    bases.reach(section(snapshot).model_copy(update={"revision": revision}))

@@ -25,7 +25,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from onebase import base as bases
-from onebase import folders, loaded
+from onebase import loaded, model_folder
 from onebase.command import guarded, run_stage
 from onebase.errors import BaseError, DataError
 from onebase.recipes import BaseSection, ChatSection
@@ -53,7 +53,7 @@ def refusals(folder: Path) -> set[str]:
     """What each way to the base says of it."""
     told = set()
     for ask in (
-        lambda: bases.positions_of(section(folder)),
+        lambda: bases.reach(section(folder)),
         lambda: bases.load_tokenizer(section(folder), ChatSection()),
         lambda: bases.identify(section(folder), ChatSection()),
         lambda: bases.load(section(folder), ChatSection(), device=CPU),
@@ -197,7 +197,7 @@ def test_what_the_hub_gave_without_a_config_is_refused(tmp_path: Path, files: li
     for name in files:
         (tmp_path / name).write_text("GGUF")
     with pytest.raises(BaseError, match=r"holds no config\.json"):
-        folders.require_usable(tmp_path)
+        model_folder.require_usable(tmp_path)
 
 
 def test_null_says_nothing(copy: Path) -> None:
@@ -220,12 +220,12 @@ def test_quantised_tensors_are_seen_where_no_config_says_so(
 ) -> None:
     content = load_file(copy / "model.safetensors")
     save_file({**content, name: tensor}, copy / "model.safetensors", metadata={"format": "pt"})
-    for ask in (bases.positions_of, lambda given: bases.identify(given, ChatSection())):
+    for ask in (bases.reach, lambda given: bases.identify(given, ChatSection())):
         with pytest.raises(BaseError, match=rf"model\.safetensors is stored quantised: {name} is of {format}"):
             ask(section(copy))
 
 
-def test_masks_and_positions_of_old_checkpoints_are_no_quantised_weights(copy: Path) -> None:
+def test_masks_and_reach_old_checkpoints_are_no_quantised_weights(copy: Path) -> None:
     content = load_file(copy / "model.safetensors")
     masks = {"h.0.attn.bias": torch.ones(4, 4, dtype=torch.uint8), "position_ids": torch.arange(4)}
     save_file({**content, **masks}, copy / "model.safetensors", metadata={"format": "pt"})
