@@ -95,7 +95,16 @@ GROUPS = (
         (
             *("label", "kto_tag", "is_safe", "safe", "is_correct", "correct", "verified", "accepted", "approved"),
             *("passed", "good", "desirable", "thumbs", "thumb", "thumbs_up", "verdict", "judgement"),
-            *("judgment", "liked", "upvoted", "preferred", "valid", "answer_correct"),
+            *(
+                "judgment",
+                "liked",
+                "upvoted",
+                "preferred",
+                "valid",
+                "answer_correct",
+                "response_label",
+                "response_harm_label",
+            ),
         ),
     ),
     Group(
@@ -109,7 +118,7 @@ GROUPS = (
     Group(
         "score",
         "how good the answer is",
-        ("score", "rating", "reward", "feedback", "quality", "grade", "vote", "correctness"),
+        ("score", "rating", "reward", "feedback", "quality", "grade", "vote", "correctness", "safety", "outcome"),
     ),
     Group(
         "learned",
@@ -117,6 +126,7 @@ GROUPS = (
         (
             *("weight", "loss_weight", "train", "loss", "learn", "learned", "trainable", "train_on_turn", "training"),
             *("loss_mask", "loss_scale", "compute_loss", "do_train", "include_in_loss", "sample_weight"),
+            *("weights", "loss_weights", "train_detail", "training_detail"),
         ),
     ),
     Group(
@@ -136,7 +146,7 @@ ADJECTIVES: Mapping[str, Rule] = {
         "fault",
     ),
 }
-"""What a key may end in that begins with `is`, such as PKU-SafeRLHF's `is_response_0_safe`."""
+"""What a key may end in that holds `is`, such as PKU-SafeRLHF's `is_response_0_safe`."""
 
 NOTHING = ("", "[]", "{}", "null", "none", "nan", '""')
 """Texts that stand for no value, as CSV files have them."""
@@ -144,8 +154,9 @@ NOTHING = ("", "[]", "{}", "null", "none", "nan", '""')
 YES = ("true", "yes", "1", "1.0")
 NO = ("false", "no", "0", "0.0")
 GOOD = (*YES, "good", "up", "thumbs_up", "positive", "safe", "correct", "right", "accepted", "approved", "desirable")
+GOOD += ("harmless", "unharmful", "pass", "passed", "success")
 BAD = (*NO, "-1", "-1.0", "bad", "down", "thumbs_down", "negative", "unsafe", "incorrect", "wrong", "rejected")
-BAD += ("undesirable", "harmful", "toxic")
+BAD += ("undesirable", "harmful", "toxic", "fail", "failed", "failure")
 
 _OTHER = re.compile(r"[^a-z0-9]+")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -166,7 +177,7 @@ def group_of(key: Any) -> Group | None:
     if not isinstance(key, str):
         return None
     words = _OTHER.split(_HUMP.sub("_", key).lower())
-    if words[0] == "is" and words[-1] in ADJECTIVES:
+    if "is" in words and words[-1] in ADJECTIVES:
         return _BY_RULE[ADJECTIVES[words[-1]]]
     return _GROUP_OF.get(_plain(key))
 
@@ -212,8 +223,11 @@ def check_row(row: Mapping[str, Any], reads: Collection[str], kind: type, origin
     reads: keys that the row's format reads itself. kind: what the row is read as. A verdict on the answer does not
     concern a prompt, and a ranking has its own.
     """
+    listed = _listed(tuple(row))
+    if not listed:
+        return ""
     left_out = ""
-    for key, group in _listed(tuple(row)):
+    for key, group in listed:
         if key in reads or not group.beside_turns:
             continue
         if group.rule in ("content", "context") or (group.rule == "answer" and kind is not Prompt):
@@ -233,7 +247,10 @@ def check_row(row: Mapping[str, Any], reads: Collection[str], kind: type, origin
 
 
 def _only_a_setting(key: str, value: Any) -> bool:
-    """smoltalk2 writes `enable_thinking` beside each row; its other settings are content."""
+    """smoltalk2 writes `enable_thinking` beside each row, and its other settings are content; Nemotron's `reasoning` is
+    on or off."""
+    if value is True or value in ("on", "off"):
+        return True
     if _plain(key) != "chattemplatekwargs" or not isinstance(value, Mapping):
         return False
     return not any(is_filled(inner) for name, inner in value.items() if name != "enable_thinking")
@@ -249,7 +266,7 @@ def _is_repeated(row: Mapping[str, Any], key: str, value: Any, group: Group) -> 
 
 def _speaks_for(key: str, value: Any, group: Group, where: str) -> bool:
     """Whether a verdict or a flag leaves an answer to be imitated; DataError when that cannot be told."""
-    if value is None or value != value or (isinstance(value, str) and value.strip().lower() in NOTHING):
+    if value is None or (not isinstance(value, bool | int | float) and not is_filled(value)) or value != value:
         return True
     word = _word(value)
     if group.rule == "score":

@@ -40,6 +40,9 @@ DEEPEST = 3
 
 _names = "|".join((*SPEAKERS, *OTHER_SPEAKERS))
 _OPENS = re.compile(r"""\s*(?:[\[{("']|array\()""")
+OPENING = frozenset("[{(\"'a \t\r\n")
+"""What a written list or object can begin with, spaces and numpy's `array(` included: nearly all texts do not, and one
+look at their first letter is all that they cost."""
 _SPEAKS = re.compile(rf"""["'](?:role|from)\\*["']\s*:\s*\\*["'](?:{_names})\\*["']""", re.IGNORECASE)
 _BEGINS = re.compile(r"""[\s"'\[(]*(?:array\([\s"'\[(]*)?\{\s*\\*["'](?:role|from|content|value)\\*["']\s*:""")
 _ARRAY = re.compile(r"array\((.*?)(?:,\s*dtype=object)?\)", re.DOTALL)
@@ -53,10 +56,10 @@ def unpacked(row: Any) -> Any:
         return row
     changed: dict[str, Any] = {}
     for key, value in row.items():
-        if type(value) is str and _OPENS.match(value) is not None:
-            parsed = _value_of(key, value)
-            if parsed is not None:
-                changed[key] = parsed
+        if type(value) is str and value[:1] in OPENING and _OPENS.match(value) is not None:
+            written = _value_of(key, value)
+            if written is not None:
+                changed[key] = written
     return {**row, **changed} if changed else row
 
 

@@ -267,7 +267,6 @@ def _build_all(
     rows: Iterator[tuple[int, Any]], source: Source, kind: type[K], dropped: Dropped, unread: Unread | None
 ) -> Iterator[K]:
     report = dropped if source.on_bad_row == "drop" else None
-    watch = unread.watch if unread is not None else None
     return table.build_all(
-        rows, kind, source.source, format=source.format, report=report, note=dropped.add, watch=watch
+        rows, kind, source.source, format=source.format, report=report, note=dropped.add, unread=unread
     )

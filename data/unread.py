@@ -44,16 +44,25 @@ class Unread:
         self.rows: Counter[str] = Counter()
         self.others = 0
         """Keys that came when DISTINCT names were known already."""
+        self._place = ""
 
-    def watch(self, rows: Iterator[tuple[int, Any]]) -> Iterator[tuple[int, Any]]:
+    def watch(self, rows: Iterator[tuple[int, Any]], source: str) -> Iterator[tuple[int, Any]]:
         """The rows; each is looked at again when the next one is asked for."""
         for line, row in rows:
             if not isinstance(row, dict):
                 yield line, row
                 continue
             watched = Watched(row)
+            self._place = f"{source}:{line}"
             yield line, watched
-            self._count(watched)
+            if self._place:
+                self._count(watched)
+
+    def pass_over(self, message: str) -> None:
+        """Do not count the row at hand, if it is the one that a message begins with: it was left out as a whole."""
+        rest = message.removeprefix(self._place)
+        if rest != message and (not rest or rest.startswith(": ")):
+            self._place = ""
 
     def _count(self, row: Watched) -> None:
         for name in set(_unread(row, "")):

@@ -199,6 +199,7 @@ def _kind(source: "Source", given: Kind | None) -> Any:
     defective: list[Any] = []
     for kind in kinds:
         if kind is Prompt and defective:
+            _offer_prompts(tried)
             return defective[0]  # nearly every row is a prompt as well: it must not hide what is wrong with it
         dropped = Dropped(LOOKED_AT)
         with contextlib.suppress(TooManyError):
@@ -212,6 +213,17 @@ def _kind(source: "Source", given: Kind | None) -> Any:
         reasons[kind.__name__.lower()] = next(iter(dropped.counts), "the file has no row")
     said = "\n".join(f"  as {kind}: {reason}" for kind, reason in reasons.items())
     raise DataError(f"{source.source}: no row of the file can be used. The first reason\n{said}")
+
+
+def _offer_prompts(source: "Source") -> None:
+    """Say how to read rows as prompts, where that is all they can be: conversations that wait for an answer."""
+    from data.dropped import Dropped, TooManyError
+    from data.records import Prompt
+    from data.sources import records_of
+
+    with contextlib.suppress(TooManyError):
+        if next(iter(records_of(source, Prompt, Dropped(LOOKED_AT))), None) is not None:
+            command.say(f"{source.source}: rows of it are sound as prompts; where that is meant, pass --kind prompt")
 
 
 def _is_for(source: "Source", kind: Any) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from data.formats.format import Part, Row
 from data.meaning import is_filled, refuse_content
 from data.records import ROLES, Message, Origin, Prompt
-from data.serialised import is_conversation, parsed
+from data.serialised import OPENING, is_conversation, parsed
 from data.strict_json import refuse_broken_text
 from onebase.errors import DataError
 
@@ -40,7 +40,7 @@ def text(row: Row, key: str, origin: Origin) -> str:
 
 
 def refuse_written_messages(value: str, key: str, origin: Origin) -> None:
-    if is_conversation(value):
+    if value[:1] in OPENING and is_conversation(value):
         raise DataError(
             f"{origin}: '{key}' is a list of messages written as text, found {value.strip()[:30]!r}..., and would be "
             "learned with its brackets. Write the messages as a list under 'messages' or 'prompt', or the text alone."
@@ -162,7 +162,9 @@ def system_of(row: Row, origin: Origin) -> str:
 def asked(row: Row, content: str, origin: Origin, *, task: str = "", earlier: bool = True) -> Prompt:
     """A prompt of one user message, under the row's system prompt and behind its `history`, where there are such.
     task: where no key names it. earlier: whether `history` is earlier turns, and not the content itself."""
-    said = [*(earlier_turns(row, origin) if earlier else ()), Message("user", content)]
+    said = [Message("user", content)]
+    if earlier and row.get("history"):
+        said = [*earlier_turns(row, origin), *said]
     if system := system_of(row, origin):
         said.insert(0, Message("system", system))
     known = facts(row)
@@ -176,7 +178,7 @@ def earlier_turns(row: Row, origin: Origin) -> list[Message]:
     value = row.get("history")
     if not is_filled(value):
         return []
-    value = parsed(value) if isinstance(value, str) else value
+    value = parsed(value) or value if isinstance(value, str) else value
     if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
         return list(messages({"history": value}, "history", origin))
     if not isinstance(value, list) or not all(isinstance(turn, list | tuple) and len(turn) == 2 for turn in value):

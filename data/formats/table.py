@@ -27,6 +27,7 @@ from data.formats.grouped import require_object
 from data.meaning import check_row
 from data.records import Demonstration, Origin, Prompt, Ranking
 from data.serialised import unpacked
+from data.unread import Unread
 from onebase.errors import DataError
 
 K = TypeVar("K", Prompt, Demonstration, Ranking)
@@ -97,18 +98,19 @@ def build_all(
     format: str | None = None,
     report: Report | None = None,
     note: Note | None = None,
-    watch: Callable[[Numbered], Numbered] | None = None,
+    unread: Unread | None = None,
 ) -> Iterator[K]:
     """The records of a file's numbered rows, one at a time; memory holds no more than the format needs to join rows.
 
     Without `format`, formats that join rows are recognised by the first row that says anything; all others row by row.
     report: takes the defects of rows, which are raised without it. note: takes what formats leave out by their rules.
-    watch: passes the rows on, and may look at what was asked of them.
+    unread: counts which keys of the rows nothing was made of.
     """
     rows = ((line, unpacked(row)) for line, row in rows)
     if format is None:
         format, rows = _joining_format(rows, kind)
-    rows = watch(rows) if watch is not None else rows
+    if unread is not None:
+        rows, report, note = unread.watch(rows, source), _passing_over(unread, report), _passing_over(unread, note)
     if format is not None:
         name, options = parse(format)
         _require_kind(FORMATS[name], kind, f"data: {source}")
@@ -123,6 +125,18 @@ def build_all(
             if report is None:
                 raise
             report(error)
+
+
+def _passing_over(unread: Unread, count: Callable[..., None] | None) -> Callable[..., None] | None:
+    """The same report or note, which says to `unread` too that a row was left out."""
+    if count is None:
+        return None
+
+    def counting(*said: Any) -> None:
+        unread.pass_over(str(said[-1]))
+        count(*said)
+
+    return counting
 
 
 def _meant(
