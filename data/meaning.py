@@ -33,10 +33,10 @@ class Group:
 GROUPS = (
     Group(
         "content",
-        "pictures, sound, files",
+        "pictures, sound, files, documents",
         (
             *("images", "image", "image_url", "image_path", "pixel_values", "videos", "video", "audios", "audio"),
-            *("files", "attachments", "multi_modal_data"),
+            *("files", "attachments", "multi_modal_data", "documents"),
         ),
         "Only text is read: drop the row, or remove the key where the text makes sense without it.",
     ),
@@ -86,7 +86,7 @@ GROUPS = (
     Group(
         "context",
         "what a question is about",
-        ("context", "contexts", "passage", "passages", "documents", "document", "article", "input", "background"),
+        ("context", "contexts", "passage", "passages", "document", "article", "input", "background"),
         "Write it into the prompt (it is passed over where the prompt holds it already), or remove the key.",
     ),
     Group(
@@ -193,19 +193,27 @@ def _listed(keys: tuple[Any, ...]) -> tuple[tuple[str, Group], ...]:
 
 def is_filled(value: Any) -> bool:
     """Whether there is something in a value: not null, false, NaN, blank, or a list or an object of such."""
-    if isinstance(value, str):
-        return value.strip().lower() not in NOTHING
-    if isinstance(value, Mapping):
-        return any(is_filled(inner) for inner in value.values())
-    if isinstance(value, list | tuple):
-        return any(is_filled(inner) for inner in value)
-    return value is not None and value is not False and value == value
+    waiting = [value]  # no recursion: rows may be nested as deeply as JSON is read
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, Mapping):
+            waiting.extend(inner.values())
+        elif isinstance(inner, list | tuple):
+            waiting.extend(inner)
+        elif isinstance(inner, str):
+            if inner.strip().lower() not in NOTHING:
+                return True
+        elif inner is not None and inner is not False and inner == inner:
+            return True
+    return False
 
 
-def refuse_content(entry: Mapping[str, Any], where: str) -> None:
-    """DataError when a turn, or another part of a row, holds what is not read. where: its place, for the message."""
+def refuse_content(entry: Mapping[str, Any], where: str, *, turn: bool = False) -> None:
+    """DataError when a part of a row holds what is not read. where: its place, for the message. turn: whether it is a
+    turn, which is all text, so that a context beside it is not read either."""
+    rules = ("content", "answer", "context") if turn else ("content", "answer")
     for key, group in _listed(tuple(entry)):
-        if group.rule in ("content", "answer") and is_filled(dict.get(entry, key)):  # pyright: ignore[reportArgumentType]
+        if group.rule in rules and is_filled(dict.get(entry, key)):  # pyright: ignore[reportArgumentType]
             raise _not_read(key, entry[key], group, where)
 
 

@@ -76,7 +76,10 @@ def is_conversation(text: str) -> bool:
 def _value_of(key: str, text: str) -> Any:
     if key in LISTS:
         value = parsed(text)
-        return (_messages(value) or value) if isinstance(value, list | dict) else None
+        messages = _messages(value)
+        if key == "messages" and messages is not None:
+            return [_as_role(one) for one in messages]
+        return (messages or value) if isinstance(value, list | dict) else None
     if (key not in CONVERSATIONS and key not in REPLIES) or _SPEAKS.search(text) is None:
         return None
     messages = _messages(parsed(text))

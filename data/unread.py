@@ -10,13 +10,15 @@ DISTINCT = 500
 """Names that are told apart; a file whose every row has keys of its own must not fill the memory."""
 SHOWN = 12
 LONGEST_NAME = 60
+DEEPEST = 6
+"""Levels of a row that are looked into; no format has more."""
 
 
 class Watched(dict[str, Any]):
     """A row that remembers which of its keys were asked for, within its parts as well."""
 
-    def __init__(self, row: dict[str, Any]) -> None:
-        super().__init__((key, _watched(value)) for key, value in row.items())
+    def __init__(self, row: dict[str, Any], depth: int = 0) -> None:
+        super().__init__((key, _watched(value, depth + 1)) for key, value in row.items())
         self.asked: set[str] = set()
 
     def __getitem__(self, key: str) -> Any:
@@ -31,10 +33,12 @@ class Watched(dict[str, Any]):
         return super().__iter__()
 
 
-def _watched(value: Any) -> Any:
+def _watched(value: Any, depth: int) -> Any:
+    if depth > DEEPEST:
+        return value
     if isinstance(value, dict):
-        return Watched(value)
-    return [_watched(one) for one in value] if isinstance(value, list) else value
+        return Watched(value, depth)
+    return [_watched(one, depth + 1) for one in value] if isinstance(value, list) else value
 
 
 class Unread:

@@ -97,7 +97,7 @@ def objects(row: Row, key: str, origin: Origin) -> list[dict[str, Any]]:
             f"{origin}: '{key}' must be a list of objects, found {_kinds(value)}. Mend the row, or drop it."
         )
     for index, entry in enumerate(value):
-        refuse_content(entry, f"{origin}: '{key}' {index + 1}")
+        refuse_content(entry, f"{origin}: '{key}' {index + 1}", turn=key == "conversations")
     return value
 
 
@@ -242,7 +242,7 @@ def _message(entry: Any, index: int, origin: Origin) -> Message:
         raise DataError(f"{origin}: message {index + 1}: the role must be one of {', '.join(ROLES)}, found {role!r}.")
     if entry.get("tool_calls") or entry.get("function_call"):
         raise DataError(f"{origin}: message {index + 1} calls a tool, which is not read. Remove the row.")
-    refuse_content(entry, f"{origin}: message {index + 1}")
+    refuse_content(entry, f"{origin}: message {index + 1}", turn=True)
     content = entry.get("content")
     if isinstance(content, list):
         content = "".join(_text_part(part, index, origin) for part in content)
