@@ -213,8 +213,13 @@ def refuse_content(entry: Mapping[str, Any], where: str, *, turn: bool = False) 
     turn, which is all text, so that a context beside it is not read either."""
     rules = ("content", "answer", "context") if turn else ("content", "answer")
     for key, group in _listed(tuple(entry)):
-        if group.rule in rules and is_filled(dict.get(entry, key)):  # pyright: ignore[reportArgumentType]
+        if group.rule in rules and is_filled(_at(entry, key)):
             raise _not_read(key, entry[key], group, where)
+
+
+def _at(entry: Mapping[str, Any], key: str) -> Any:
+    """A value that is looked at and not read: Watched counts what is asked for by its own methods."""
+    return dict.get(entry, key) if isinstance(entry, dict) else entry[key]
 
 
 def is_learned(entry: Mapping[str, Any], where: str) -> bool:
@@ -239,7 +244,7 @@ def check_row(row: Mapping[str, Any], reads: Collection[str], kind: type, origin
         if key in reads or not group.beside_turns:
             continue
         if group.rule in ("content", "context") or (group.rule == "answer" and kind is not Prompt):
-            value = dict.get(row, key)  # pyright: ignore[reportArgumentType]
+            value = _at(row, key)
             if is_filled(value) and not _only_a_setting(key, value) and not _is_repeated(row, key, value, group):
                 raise _not_read(key, value, group, str(origin))
         elif kind is Prompt or group.rule == "answer" or (group.rule == "score" and kind is Ranking):

@@ -75,7 +75,7 @@ def test_messages_written_as_text_are_refused_where_they_cannot_be_read():
             with pytest.raises(
                 DataError, match=rf"f:1: '{key}' (is a list of messages written as text|must be a list)"
             ):
-                list(build(row, Ranking if key == "chosen" else Demonstration, ORIGIN))
+                one(row, Ranking if key == "chosen" else Demonstration)
     whole = [*writings(ASKED), *writings(CHOSEN)]
     for written in [*whole, *damaged]:
         rows = [{"instruction": written, "output": "A"}, {"question": written, "answer": "A"}]
