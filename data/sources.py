@@ -19,6 +19,7 @@ from data.mixing import Dedupe, Deduplicator, capped, mixed, seeded_order
 from data.readers import READERS, reader_of
 from data.records import Demonstration, Prompt, Ranking, Record, fingerprint, prompt_of
 from data.splits import FILE_SPLITS, split_of
+from data.unread import Unread
 from onebase.errors import DataError
 from onebase.recipes import Section
 from onebase.record import DataIdentity
@@ -181,21 +182,22 @@ def _decontaminated(records: Iterable[K], source: Source, evaluated: Sequence[Pr
     yield from clean(records, Evaluation(prompts, section), section, dropped)
 
 
-def records_of(source: Source, kind: type[K], dropped: Dropped) -> Iterator[K]:
-    """The records of a file or a hub id in their own order, one at a time; what is left out is counted in `dropped`."""
+def records_of(source: Source, kind: type[K], dropped: Dropped, unread: Unread | None = None) -> Iterator[K]:
+    """The records of a file or a hub id in their own order, one at a time; what is left out is counted in `dropped`,
+    and in `unread` which keys of its rows nothing was made of."""
     path = Path(source.source)
     if source.format is not None:
         table.parse(source.format)  # refuses what there is not, before a file is opened
     if source.source.startswith("builtin:"):
         raise DataError(f"data: '{source.source}' is not known; the built-in source is {BUILTIN}.")
     if reader_of(path) is not None:
-        return _from_file(source, kind, dropped)
+        return _from_file(source, kind, dropped, unread)
     if path.exists() or FILE_ENDING.fullmatch(path.suffix):
         known = ", ".join(READERS)
         raise DataError(
             f"data: {source.source}: files of this kind are not read. Known: {known}; or a hub id such as org/name."
         )
-    return _from_hub(source, kind, dropped)
+    return _from_hub(source, kind, dropped, unread)
 
 
 def _refuse_settings(source: Source, what: str, *names: str) -> None:
@@ -222,7 +224,7 @@ def _builtin(source: Source, kind: type[K], seed: int) -> list[K]:
     return makers[kind](source.split, source.rows, seed)
 
 
-def _from_file(source: Source, kind: type[K], dropped: Dropped) -> Iterator[K]:
+def _from_file(source: Source, kind: type[K], dropped: Dropped, unread: Unread | None) -> Iterator[K]:
     path = Path(source.source)
     _refuse_settings(source, "a file", "config", "revision", "responses", "noise")
     if not path.is_file():
@@ -235,14 +237,14 @@ def _from_file(source: Source, kind: type[K], dropped: Dropped) -> Iterator[K]:
     read = reader_of(path)
     assert read is not None, "the caller has asked for it"
     rows = read(path, longest=source.longest_line, report=dropped if source.on_bad_row == "drop" else None)
-    for record in _build_all(rows, source, kind, dropped):
+    for record in _build_all(rows, source, kind, dropped, unread):
         if source.split is None or split_of(prompt_of(record), FILE_SPLITS) == source.split:
             yield record
 
 
-def _from_hub(source: Source, kind: type[K], dropped: Dropped) -> Iterator[K]:
+def _from_hub(source: Source, kind: type[K], dropped: Dropped, unread: Unread | None) -> Iterator[K]:
     _refuse_settings(source, "a hub id", "responses", "noise", "longest_line")
-    return _build_all(rows_of_hub(source), source, kind, dropped)
+    return _build_all(rows_of_hub(source), source, kind, dropped, unread)
 
 
 def rows_of_hub(source: Source) -> Iterator[tuple[int, Any]]:
@@ -261,6 +263,10 @@ def rows_of_hub(source: Source) -> Iterator[tuple[int, Any]]:
     return enumerate(rows, start=1)
 
 
-def _build_all(rows: Iterator[tuple[int, Any]], source: Source, kind: type[K], dropped: Dropped) -> Iterator[K]:
+def _build_all(
+    rows: Iterator[tuple[int, Any]], source: Source, kind: type[K], dropped: Dropped, unread: Unread | None
+) -> Iterator[K]:
     report = dropped if source.on_bad_row == "drop" else None
-    return table.build_all(rows, kind, source.source, format=source.format, report=report, note=dropped.add)
+    return table.build_all(
+        rows, kind, source.source, format=source.format, report=report, note=dropped.add, unread=unread
+    )

@@ -199,6 +199,7 @@ def _kind(source: "Source", given: Kind | None) -> Any:
     defective: list[Any] = []
     for kind in kinds:
         if kind is Prompt and defective:
+            _offer_prompts(tried)
             return defective[0]  # nearly every row is a prompt as well: it must not hide what is wrong with it
         dropped = Dropped(LOOKED_AT)
         with contextlib.suppress(TooManyError):
@@ -214,16 +215,28 @@ def _kind(source: "Source", given: Kind | None) -> Any:
     raise DataError(f"{source.source}: no row of the file can be used. The first reason\n{said}")
 
 
+def _offer_prompts(source: "Source") -> None:
+    """Say how to read rows as prompts, where that is all they can be: conversations that wait for an answer."""
+    from data.dropped import Dropped, TooManyError
+    from data.records import Prompt
+    from data.sources import records_of
+
+    with contextlib.suppress(TooManyError):
+        if next(iter(records_of(source, Prompt, Dropped(LOOKED_AT))), None) is not None:
+            command.say(f"{source.source}: rows of it are sound as prompts; where that is meant, pass --kind prompt")
+
+
 def _is_for(source: "Source", kind: Any) -> bool:
     """Whether the keys of the file's first rows are those of a format that gives this kind, whatever their values."""
     from data.formats import table
     from data.readers import reader_of
+    from data.serialised import unpacked
 
     read = reader_of(Path(source.source))
     if read is None:
         return False
     rows = itertools.islice(read(Path(source.source), longest=source.longest_line, report=lambda _: None), LOOKED_AT)
-    return any(isinstance(row, dict) and table.candidates(row, kind) for _, row in rows)
+    return any(isinstance(row, dict) and table.candidates(unpacked(row), kind) for _, row in rows)
 
 
 def _check(source: "Source", kind: Kind | None) -> int:
@@ -231,12 +244,14 @@ def _check(source: "Source", kind: Kind | None) -> int:
     from data.dropped import Dropped
     from data.mixing import Deduplicator, task_of
     from data.sources import records_of
+    from data.unread import Unread
 
     dropped = Dropped()
     chosen = _kind(source, kind)
     rows, prompts, tasks, kept = Deduplicator("rows"), Deduplicator("prompts"), set[str](), 0
     copies = repeated = 0
-    for record in _counted(records_of(source, chosen, dropped), source.source):
+    unread = Unread()
+    for record in _counted(records_of(source, chosen, dropped, unread), source.source):
         kept += 1
         copies += not rows.is_new(record)
         repeated += not prompts.is_new(record)
@@ -245,6 +260,8 @@ def _check(source: "Source", kind: Kind | None) -> int:
         raise DataError(f"{source.source}: the file has no row.")
     print(f"{source.source}: {kept} sound {chosen.__name__.lower()}s, {dropped.defects} with a defect")
     print(f"  copies: {copies} rows, {repeated} prompts; tasks: {len(tasks)}")
+    if passed_over := unread.summary():
+        print(f"  {passed_over}")
     _show_dropped(dropped)
     return dropped.defects
 

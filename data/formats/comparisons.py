@@ -66,7 +66,7 @@ def _history(row: Row, origin: Origin) -> Prompt:
     history = fields.filled(row, "history", origin)
     if history.strip().lower() in GONE:
         raise DataError(f"{origin}: 'history' was deleted. Drop the row.")
-    return fields.asked(row, history, origin, task=fields.optional_text(row, "domain", origin))
+    return fields.asked(row, history, origin, task=fields.optional_text(row, "domain", origin), earlier=False)
 
 
 def _shp(row: Row, origin: Origin) -> Ranking:
@@ -121,7 +121,8 @@ def _pandalm_prompt(row: Row, origin: Origin) -> Prompt:
 
 
 def _context(row: Row, origin: Origin) -> Prompt:
-    return Prompt(fields.messages(row, "context", origin), origin, fields.facts({"category": row.get("domain")}))
+    said = fields.under_system(row, fields.messages(row, "context", origin), origin)
+    return Prompt(said, origin, fields.facts({"category": row.get("domain")}))
 
 
 def _helpsteer3(row: Row, origin: Origin) -> Ranking:
@@ -152,6 +153,7 @@ FORMATS = [
         publisher="PandaLM test set, https://arxiv.org/abs/2306.05087",
         keys=frozenset({"instruction", "response1", "response2", "annotator1"}),
         rows=_builders(_pandalm_prompt, _pandalm),
+        reads=frozenset({"input", "history"}),
     ),
     Format(
         name="helpsteer3",

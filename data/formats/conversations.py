@@ -9,7 +9,9 @@ from typing import Any
 
 from data.formats import fields
 from data.formats.format import Builder, Format, Options, Outcome, Row
+from data.meaning import is_learned
 from data.records import Demonstration, Message, Origin, Prompt
+from data.serialised import SPEAKERS
 from onebase.errors import DataError
 
 
@@ -35,44 +37,33 @@ def replies(
     found = [Demonstration(Prompt(tuple(said[:index]), origin, facts), said[index].content) for index in places]
     kept = [one for index, one in zip(places, found, strict=True) if index not in left_out]
     if not kept:
-        raise DataError(f"{origin}: every reply has the weight 0, so there is nothing to imitate. Remove the row.")
+        raise DataError(
+            f"{origin}: every reply has the weight 0, or another mark not to learn it, so there is nothing to imitate. "
+            "Remove the row."
+        )
     yield from kept
 
 
-def _with_system(row: Row, said: tuple[Message, ...], origin: Origin) -> tuple[Message, ...]:
-    system = fields.system_of(row, origin)
-    if system and said[0].role == "system" and said[0].content != system:
-        raise DataError(f"{origin}: there are two system prompts, one beside the messages and one in them. Remove one.")
-    return (Message("system", system), *said) if system and said[0].role != "system" else said
-
-
-def _unweighted(row: Row, origin: Origin) -> frozenset[int]:
-    """Messages with OpenAI's `weight: 0`: shown to the model, not to be imitated."""
-    found = set()
-    for index, entry in enumerate(row["messages"]):
-        if entry.get("weight") is not None and fields.one_of(entry, "weight", (0, 1), origin) == 0:
-            found.add(index)
-    return frozenset(found)
+def not_learned(entries: Sequence[Row], origin: Origin, shift: int) -> frozenset[int]:
+    """Turns that say themselves that they are not to be imitated, such as by OpenAI's `weight: 0`; the model is shown
+    them. shift: how much further down they stand in the conversation that was made of the entries."""
+    return frozenset(
+        index + shift for index, entry in enumerate(entries) if not is_learned(entry, f"{origin}: message {index + 1}")
+    )
 
 
 def messages_prompt(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
-    said = _with_system(row, fields.messages(row, "messages", origin), origin)
+    said = fields.under_system(row, fields.messages(row, "messages", origin), origin)
     yield conversation_prompt(said, origin, fields.facts(row))
 
 
 def messages_demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
     """OpenAI's fine-tuning rows: {messages: [{role, content, weight?}]}."""
-    said = _with_system(row, fields.messages(row, "messages", origin), origin)
-    shift = len(said) - len(row["messages"])
-    left_out = frozenset(index + shift for index in _unweighted(row, origin))
+    said = fields.under_system(row, fields.messages(row, "messages", origin), origin)
+    left_out = not_learned(row["messages"], origin, len(said) - len(row["messages"]))
     yield from replies(said, origin, fields.facts(row), left_out)
 
 
-SHAREGPT_ROLES = {
-    **dict.fromkeys(("human", "user"), "user"),
-    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "assistant", "model"), "assistant"),
-    "system": "system",
-}
 PAGE = re.compile(r'<div class="(?:markdown|flex|min-h)|<button class=')
 """What the web page's own markup looks like, in the crawls that were not cleaned."""
 
@@ -82,9 +73,9 @@ def _sharegpt(row: Row, origin: Origin) -> tuple[Message, ...]:
     said = []
     for index, entry in enumerate(fields.objects(row, "conversations", origin)):
         speaker, key = ("from", "value") if entry.get("from") is not None else ("role", "content")
-        role = SHAREGPT_ROLES.get(fields.text(entry, speaker, origin).lower())
+        role = SPEAKERS.get(fields.text(entry, speaker, origin).lower())
         if role is None:
-            known = ", ".join(SHAREGPT_ROLES)
+            known = ", ".join(SPEAKERS)
             raise DataError(
                 f"{origin}: turn {index + 1} is from {entry[speaker]!r}, which is not read. Known: {known}."
             )
@@ -93,8 +84,8 @@ def _sharegpt(row: Row, origin: Origin) -> tuple[Message, ...]:
             raise DataError(
                 f"{origin}: turn {index + 1} holds the web page's HTML. Use a cleaned copy, or drop the row."
             )
-        said.append(Message(role, content))  # pyright: ignore[reportArgumentType]  # a value of SHAREGPT_ROLES
-    return _with_system(row, fields.without_blank_system(said), origin)
+        said.append(Message(role, content))  # pyright: ignore[reportArgumentType]  # a value of SPEAKERS
+    return fields.under_system(row, fields.without_blank_system(said), origin)
 
 
 def _sharegpt_prompt(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
@@ -102,7 +93,9 @@ def _sharegpt_prompt(row: Row, origin: Origin, options: Options) -> Iterator[Out
 
 
 def _sharegpt_demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
-    yield from replies(_sharegpt(row, origin), origin, fields.facts(row))
+    said = _sharegpt(row, origin)
+    left_out = not_learned(row["conversations"], origin, len(said) - len(row["conversations"]))
+    yield from replies(said, origin, fields.facts(row), left_out)
 
 
 def split_turns(
@@ -141,7 +134,8 @@ def dialogue_prompt(row: Row, origin: Origin) -> Prompt:
     said = dialogue(fields.text(row, "prompt", origin), "prompt", origin)
     if said[-1] == Message("assistant", ""):
         said.pop()
-    return Prompt(tuple(said), origin, fields.facts(row))
+    fields.no_earlier_turns(row, "prompt", origin)
+    return Prompt(fields.under_system(row, tuple(said), origin), origin, fields.facts(row))
 
 
 def _baize(row: Row, origin: Origin) -> list[Message]:

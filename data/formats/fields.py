@@ -5,7 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from data.formats.format import Part, Row
+from data.meaning import is_filled, refuse_content
 from data.records import ROLES, Message, Origin, Prompt
+from data.serialised import OPENING, is_conversation, parsed
 from data.strict_json import refuse_broken_text
 from onebase.errors import DataError
 
@@ -33,7 +35,16 @@ def text(row: Row, key: str, origin: Origin) -> str:
     value = row.get(key)
     if not isinstance(value, str):
         raise DataError(f"{origin}: '{key}' must be text, found {type(value).__name__}. Mend the row, or drop it.")
+    refuse_written_messages(value, key, origin)
     return value
+
+
+def refuse_written_messages(value: str, key: str, origin: Origin) -> None:
+    if value[:1] in OPENING and is_conversation(value):
+        raise DataError(
+            f"{origin}: '{key}' is a list of messages written as text, found {value.strip()[:30]!r}..., and would be "
+            "learned with its brackets. Write the messages as a list under 'messages' or 'prompt', or the text alone."
+        )
 
 
 def filled(row: Row, key: str, origin: Origin) -> str:
@@ -85,6 +96,8 @@ def objects(row: Row, key: str, origin: Origin) -> list[dict[str, Any]]:
         raise DataError(
             f"{origin}: '{key}' must be a list of objects, found {_kinds(value)}. Mend the row, or drop it."
         )
+    for index, entry in enumerate(value):
+        refuse_content(entry, f"{origin}: '{key}' {index + 1}", turn=key == "conversations")
     return value
 
 
@@ -92,6 +105,8 @@ def texts(row: Row, key: str, origin: Origin) -> list[str]:
     value = row.get(key)
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise DataError(f"{origin}: '{key}' must be a list of texts.")
+    for entry in value:
+        refuse_written_messages(entry, key, origin)
     return value
 
 
@@ -144,15 +159,56 @@ def system_of(row: Row, origin: Origin) -> str:
     return given if given.strip() else ""
 
 
-def asked(row: Row, content: str, origin: Origin, *, task: str = "") -> Prompt:
-    """A prompt of one user message, under the row's system prompt where there is one. task: where no key names it."""
+def asked(row: Row, content: str, origin: Origin, *, task: str = "", earlier: bool = True) -> Prompt:
+    """A prompt of one user message, under the row's system prompt and behind its `history`, where there are such.
+    task: where no key names it. earlier: whether `history` is earlier turns, and not the content itself."""
     said = [Message("user", content)]
+    if earlier and row.get("history"):
+        said = [*earlier_turns(row, origin), *said]
     if system := system_of(row, origin):
         said.insert(0, Message("system", system))
     known = facts(row)
     if task:
         known["task"] = task
     return Prompt(tuple(said), origin, known)
+
+
+def earlier_turns(row: Row, origin: Origin) -> list[Message]:
+    """`history` as LLaMA-Factory has it: a list of [question, answer]; or a list of messages."""
+    value = row.get("history")
+    if not is_filled(value):
+        return []
+    value = parsed(value) or value if isinstance(value, str) else value
+    if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+        return list(messages({"history": value}, "history", origin))
+    if not isinstance(value, list) or not all(isinstance(turn, list | tuple) and len(turn) == 2 for turn in value):
+        raise DataError(
+            f"{origin}: 'history' must be a list of [question, answer], found {_kinds(value)}. Write the row as "
+            "'messages', or drop it."
+        )
+    said = []
+    for question, answer in value:
+        said.append(Message("user", text({"history": question}, "history", origin)))
+        said.append(Message("assistant", text({"history": answer}, "history", origin)))
+    return said
+
+
+def under_system(row: Row, said: tuple[Message, ...], origin: Origin) -> tuple[Message, ...]:
+    """A conversation under the system prompt that stands beside it, where there is one."""
+    system = system_of(row, origin)
+    if not system or not said:
+        return said
+    if said[0].role == "system" and said[0].content != system:
+        raise DataError(f"{origin}: there are two system prompts, one beside the messages and one in them. Remove one.")
+    return said if said[0].role == "system" else (Message("system", system), *said)
+
+
+def no_earlier_turns(row: Row, key: str, origin: Origin) -> None:
+    """DataError for a `history` beside a conversation, which has its earlier turns in itself."""
+    if is_filled(row.get("history")):
+        raise DataError(
+            f"{origin}: '{key}' is a conversation, and 'history' beside it is not read. Put one into the other."
+        )
 
 
 def joined(instruction: str, given: str) -> str:
@@ -186,6 +242,7 @@ def _message(entry: Any, index: int, origin: Origin) -> Message:
         raise DataError(f"{origin}: message {index + 1}: the role must be one of {', '.join(ROLES)}, found {role!r}.")
     if entry.get("tool_calls") or entry.get("function_call"):
         raise DataError(f"{origin}: message {index + 1} calls a tool, which is not read. Remove the row.")
+    refuse_content(entry, f"{origin}: message {index + 1}", turn=True)
     content = entry.get("content")
     if isinstance(content, list):
         content = "".join(_text_part(part, index, origin) for part in content)
@@ -197,6 +254,7 @@ def _text_part(part: Any, index: int, origin: Origin) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
         found = part.get("type") if isinstance(part, dict) else type(part).__name__
         raise DataError(f"{origin}: message {index + 1} holds {found!r}; only text is read. Remove the row.")
+    refuse_content(part, f"{origin}: message {index + 1}")
     return text(part, "text", origin)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from data.records import Origin, Record
@@ -59,6 +60,8 @@ class Format:
     """By kind of record: for formats whose rows stand alone."""
     files: Mapping[type, WholeBuilder] = field(default_factory=dict)
     """By kind of record: where rows must be joined."""
+    reads: frozenset[str] = frozenset()
+    """Keys of data.meaning that it reads itself, besides `keys`; all others are checked for it."""
     options: Options = field(default_factory=dict)
     """Numbers that a recipe may set behind the name, with their defaults: `helpsteer verbosity=-0.4`."""
 
@@ -66,6 +69,11 @@ class Format:
     def kinds(self) -> tuple[type, ...]:
         """Which of Prompt, Demonstration and Ranking it gives."""
         return (*self.rows, *self.files)
+
+    @cached_property
+    def read_keys(self) -> frozenset[str]:
+        """Keys that data.meaning has nothing to say about."""
+        return self.keys | self.reads
 
     @property
     def whole(self) -> bool:

@@ -88,7 +88,8 @@ def _helpsteer_prompt(row: Row, origin: Origin) -> Prompt:
     turns = split_turns(NEMO["user"] + said, NEMO, "prompt", origin)
     if turns[-1] == Message("assistant", ""):
         turns.pop()
-    return Prompt(tuple(turns), origin, fields.facts(row))
+    fields.no_earlier_turns(row, "prompt", origin)
+    return Prompt(fields.under_system(row, tuple(turns), origin), origin, fields.facts(row))
 
 
 def _helpsteer(row: Row, origin: Origin, weights: Options) -> Scored:
@@ -136,7 +137,7 @@ def _thumbs(answer: str) -> dict[str, Any]:
         yield record if one.score else Skipped("thumbs down, so not to be imitated", origin)
 
     rows: dict[type, Builder] = {Prompt: PROMPT, Demonstration: demonstrations}
-    return {"rows": rows, "files": {Ranking: rankings}}
+    return {"rows": rows, "files": {Ranking: rankings}, "reads": frozenset({"history"})}
 
 
 FORMATS = [
@@ -146,6 +147,7 @@ FORMATS = [
         keys=frozenset({"prompt", "response", *ATTRIBUTES}),
         rows={Prompt: _helpsteer_prompts, Demonstration: _helpsteer_demonstrations},
         files={Ranking: _helpsteer_rankings},
+        reads=frozenset({"history"}),
         options={"helpfulness": 1.0, **dict.fromkeys(ATTRIBUTES[1:], 0.0)},
     ),
     Format(

@@ -7,6 +7,7 @@ from data.formats import fields
 from data.formats.fields import attempt, part
 from data.formats.format import Builder, Format, Options, Outcome, Row, Skipped
 from data.formats.instructions import answers, prompts
+from data.meaning import is_learned
 from data.records import Demonstration, Origin, Prompt, Ranking
 from onebase.errors import DataError
 
@@ -22,7 +23,9 @@ def _each(
     for index, one in enumerate(instances):
         place = part(origin, index)
 
-        def make(one: Row = one, place: Origin = place) -> Prompt | Demonstration:
+        def make(one: Row = one, place: Origin = place) -> Prompt | Demonstration | Skipped:
+            if kind is Demonstration and not is_learned(one, str(place)):
+                return Skipped("an instance that is marked not to be imitated", place)
             prompt = asked(one, place)
             return prompt if kind is Prompt else Demonstration(prompt, answer(one, place))
 
@@ -190,6 +193,7 @@ FORMATS = [
         keys=frozenset({"instruction", "instances"}),
         looks=_is_self_instruct,
         rows={Prompt: _self_instruct(Prompt), Demonstration: _self_instruct(Demonstration)},
+        reads=frozenset({"history"}),
     ),
     Format(
         name="unnatural-instructions",
@@ -203,11 +207,13 @@ FORMATS = [
         publisher="(Super-)Natural Instructions task files, https://arxiv.org/abs/2204.07705",
         keys=frozenset({"Definition", "Instances"}),
         rows={Prompt: _task_records(Prompt), Demonstration: _task_records(Demonstration), Ranking: _task_rankings},
+        reads=frozenset({"Reasoning"}),  # which kinds of it a task asks for
     ),
     Format(
         name="natural-instructions-rows",
         publisher="Super-Natural Instructions, one instance a row (Muennighoff/natural-instructions)",
         keys=frozenset({"definition", "inputs", "targets"}),
         rows={Prompt: prompts(_flat), Demonstration: answers(_flat, "targets")},
+        reads=frozenset({"history"}),
     ),
 ]

@@ -19,7 +19,9 @@ def given_prompt(row: Row, origin: Origin) -> Prompt:
     if isinstance(row["prompt"], str) and row["prompt"].startswith(DIALOGUE["user"]):
         return dialogue_prompt(row, origin)
     if isinstance(row["prompt"], list):
-        return Prompt(fields.messages(row, "prompt", origin), origin, fields.facts(row))
+        fields.no_earlier_turns(row, "prompt", origin)
+        said = fields.under_system(row, fields.messages(row, "prompt", origin), origin)
+        return Prompt(said, origin, fields.facts(row))
     return fields.asked(row, fields.text(row, "prompt", origin), origin)
 
 
@@ -111,10 +113,18 @@ QUESTION = prompts(_question)
 
 
 def _format(
-    name: str, publisher: str, keys: str, prompt: Builder, demonstration: Builder | None, **more: Any
+    name: str,
+    publisher: str,
+    keys: str,
+    prompt: Builder,
+    demonstration: Builder | None,
+    *,
+    reads: str = "history",
+    **more: Any,
 ) -> Format:
     rows = {Prompt: prompt} if demonstration is None else {Prompt: prompt, Demonstration: demonstration}
-    return Format(name=name, publisher=publisher, keys=frozenset(keys.split()), rows=rows, **more)
+    listed = frozenset(reads.split())
+    return Format(name=name, publisher=publisher, keys=frozenset(keys.split()), rows=rows, reads=listed, **more)
 
 
 FORMATS = [
@@ -127,7 +137,7 @@ FORMATS = [
         PROMPT,
         answers(given_prompt, "completion"),
     ),
-    _format("instruction", "ours", "instruction", INSTRUCTION, None),
+    _format("instruction", "ours", "instruction", INSTRUCTION, None, reads="input history"),
     _format(
         "alpaca",
         "Stanford Alpaca, https://github.com/tatsu-lab/stanford_alpaca",
@@ -141,6 +151,7 @@ FORMATS = [
         "instruction output",
         prompts(_evolved),
         answers(_evolved, "output", _evolved_output),
+        reads="input history",
     ),
     _format(
         "dolly",
@@ -148,6 +159,7 @@ FORMATS = [
         "instruction response category",
         prompts(_in_context),
         answers(_in_context, "response"),
+        reads="context history",
     ),
     _format(
         "back-translation",
@@ -155,6 +167,7 @@ FORMATS = [
         "instruction response",
         INSTRUCTION,
         _back_translated,
+        reads="input score history",
         options={"min_score": 0.0},
     ),
     _format(
@@ -164,13 +177,14 @@ FORMATS = [
         prompts(_longform),
         answers(_longform, "output"),
     ),
-    _format("question", "ours", "question", QUESTION, None),
+    _format("question", "ours", "question", QUESTION, None, reads="context history"),
     _format(
         "question-answer",
         "GSM8K (https://github.com/openai/grade-school-math) and others",
         "question answer",
         QUESTION,
         answers(_question, "answer"),
+        reads="context history",
     ),
     _format(
         "question-response",
@@ -178,5 +192,6 @@ FORMATS = [
         "question response",
         QUESTION,
         answers(_question, "response"),
+        reads="context history",
     ),
 ]

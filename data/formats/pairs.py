@@ -7,6 +7,7 @@ from data.formats import fields
 from data.formats.conversations import DIALOGUE, dialogue, is_dialogue, messages_demonstrations
 from data.formats.format import Builder, Format, Options, Outcome, Row
 from data.formats.instructions import PROMPT, QUESTION, given_prompt, prompts
+from data.meaning import is_learned
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from onebase.errors import DataError
 
@@ -79,7 +80,7 @@ def _hh(row: Row, origin: Origin) -> Pair:
         _split(dialogue(fields.text(row, key, origin), key, origin), key, origin) for key in KEYS
     )
     _same_start(before, other, origin)
-    return Prompt(before, origin, fields.facts(row)), chosen, rejected
+    return Prompt(fields.under_system(row, before, origin), origin, fields.facts(row)), chosen, rejected
 
 
 def _is_hh(row: Row) -> bool:
@@ -130,6 +131,9 @@ def _ends(row: Row, origin: Origin) -> tuple[tuple[Message, ...], str, str] | No
         raise DataError(f"{origin}: one of chosen and rejected is text and the other messages. Mend the row.")
     (before, chosen), (other, rejected) = (_split(fields.messages(row, key, origin), key, origin) for key in KEYS)
     _same_start(before, other, origin)
+    for key in KEYS:
+        if not is_learned(row[key][-1], f"{origin}: '{key}'"):
+            raise DataError(f"{origin}: '{key}' ends with a reply that is marked not to be learned. Drop the row.")
     return before, chosen, rejected
 
 
@@ -142,6 +146,7 @@ def _alone(row: Row, origin: Origin) -> Pair:
             "with 'Human:'."
         )
     before, chosen, rejected = ends
+    before = fields.under_system(row, before, origin) if before else before
     return Prompt(before, origin, fields.facts(row)), chosen, rejected
 
 
@@ -174,8 +179,9 @@ def _question_pair(row: Row, origin: Origin) -> Pair:
     return prompt, fields.text(row, "chosen", origin), fields.text(row, "rejected", origin)
 
 
-def _format(name: str, publisher: str, keys: str, rows: dict[type, Builder], **more: Any) -> Format:
-    return Format(name=name, publisher=publisher, keys=frozenset(keys.split()), rows=rows, **more)
+def _format(name: str, publisher: str, keys: str, rows: dict[type, Builder], *, reads: str = "", **more: Any) -> Format:
+    listed = frozenset(reads.split())
+    return Format(name=name, publisher=publisher, keys=frozenset(keys.split()), rows=rows, reads=listed, **more)
 
 
 def _chosen_demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
@@ -214,6 +220,7 @@ FORMATS = [
         "prompt chosen rejected",
         {Prompt: PROMPT, Ranking: rankings(_text_pair)},
         looks=_as_texts,
+        reads="history",
     ),
     _format(
         "prompt-chosen-rejected-chat",
@@ -221,6 +228,7 @@ FORMATS = [
         "prompt chosen rejected",
         {Prompt: _prompts(_with_prompt), Ranking: rankings(_with_prompt)},
         looks=_as_messages,
+        reads="history",
     ),
     _format(
         "ultrafeedback-binarized",
@@ -237,5 +245,6 @@ FORMATS = [
         "Intel/orca_dpo_pairs",
         "question chosen rejected",
         {Prompt: QUESTION, Ranking: rankings(_question_pair)},
+        reads="history",
     ),
 ]

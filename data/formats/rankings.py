@@ -162,7 +162,8 @@ def rankings(read: Callable[[Row, Origin], Ranking]) -> Builder:
 
 
 def _format(name: str, publisher: str, keys: frozenset[str], prompt: Builder, ranking: Builder) -> Format:
-    return Format(name=name, publisher=publisher, keys=keys, rows={Prompt: prompt, Ranking: ranking})
+    rows = {Prompt: prompt, Ranking: ranking}
+    return Format(name=name, publisher=publisher, keys=keys, rows=rows, reads=frozenset({"history"}))
 
 
 _OWN = rankings(_own)

@@ -163,6 +163,7 @@ FORMATS = [
         keys=frozenset({"id", "title", "subreddit", "created_utc"}),
         files=_FILES,
         options=_OPTIONS,
+        reads=frozenset({"score"}),
     ),
     Format(
         name="reddit-comments",
@@ -170,5 +171,6 @@ FORMATS = [
         keys=frozenset({"id", "link_id", "parent_id", "body"}),
         files=_FILES,
         options=_OPTIONS,
+        reads=frozenset({"score"}),
     ),
 ]

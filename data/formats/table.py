@@ -24,7 +24,10 @@ from data.formats import (
 )
 from data.formats.format import Format, Numbered, Options, Outcome, Row, Skipped, any_values
 from data.formats.grouped import require_object
+from data.meaning import check_row
 from data.records import Demonstration, Origin, Prompt, Ranking
+from data.serialised import unpacked
+from data.unread import Unread
 from onebase.errors import DataError
 
 K = TypeVar("K", Prompt, Demonstration, Ranking)
@@ -59,6 +62,13 @@ def build(
     format: its name, with options behind it; None: recognised by the row. report and note: see build_all. DataError
     names the row's place and the key.
     """
+    yield from _build(unpacked(row), kind, origin, format=format, report=report, note=note)
+
+
+def _build(
+    row: Any, kind: type[K], origin: Origin, *, format: str | None, report: Report | None, note: Note | None
+) -> Iterator[K]:
+    """See build; for a row whose written lists are parsed."""
     require_object(row, origin)
     if format is None:
         chosen = FORMATS[recognise(row, kind, origin)]
@@ -74,7 +84,10 @@ def build(
             f"{origin}: rows of the format '{chosen.name}' are joined into {kind.__name__.lower()}s, so all rows of a "
             "file must have it, from the first on."
         )
-    yield from _kept(builder(row, origin, options), kind, report, note)
+    if left_out := check_row(row, chosen.read_keys, kind, origin):
+        yield from _kept(iter([Skipped(left_out, origin)]), kind, report, note)
+    else:
+        yield from _kept(builder(row, origin, options), kind, report, note)
 
 
 def build_all(
@@ -85,27 +98,64 @@ def build_all(
     format: str | None = None,
     report: Report | None = None,
     note: Note | None = None,
+    unread: Unread | None = None,
 ) -> Iterator[K]:
     """The records of a file's numbered rows, one at a time; memory holds no more than the format needs to join rows.
 
     Without `format`, formats that join rows are recognised by the first row that says anything; all others row by row.
     report: takes the defects of rows, which are raised without it. note: takes what formats leave out by their rules.
+    unread: counts which keys of the rows nothing was made of.
     """
+    rows = ((line, unpacked(row)) for line, row in rows)
     if format is None:
         format, rows = _joining_format(rows, kind)
+    if unread is not None:
+        rows, report, note = unread.watch(rows, source), _passing_over(unread, report), _passing_over(unread, note)
     if format is not None:
         name, options = parse(format)
         _require_kind(FORMATS[name], kind, f"data: {source}")
         if kind in FORMATS[name].files:
+            rows = _meant(rows, FORMATS[name], kind, source, report, note)
             yield from _kept(FORMATS[name].files[kind](rows, source, options), kind, report, note)
             return
     for line, row in rows:
         try:
-            yield from build(row, kind, Origin(source, line), format=format, report=report, note=note)
+            yield from _build(row, kind, Origin(source, line), format=format, report=report, note=note)
         except DataError as error:
             if report is None:
                 raise
             report(error)
+
+
+def _passing_over(unread: Unread, count: Callable[..., None] | None) -> Callable[..., None] | None:
+    """The same report or note, which says to `unread` too that a row was left out."""
+    if count is None:
+        return None
+
+    def counting(*said: Any) -> None:
+        unread.pass_over(str(said[-1]))
+        count(*said)
+
+    return counting
+
+
+def _meant(
+    rows: Numbered, chosen: Format, kind: type, source: str, report: Report | None, note: Note | None
+) -> Numbered:
+    """The rows of a format that joins them, without those that their own keys leave out."""
+    for line, row in rows:
+        origin = Origin(source, line)
+        try:
+            left_out = check_row(row, chosen.read_keys, kind, origin) if isinstance(row, dict) else ""
+        except DataError as error:
+            if report is None:
+                raise
+            report(error)
+            continue
+        if not left_out:
+            yield line, row
+        elif note is not None:
+            note(left_out, str(origin))
 
 
 def _joining_format(rows: Numbered, kind: type) -> tuple[str | None, Numbered]:

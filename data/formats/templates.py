@@ -42,6 +42,9 @@ def _choices(rows: Numbered, source: str, options: Options) -> Iterator[Outcome]
     return grouped(rows, source, _choice)
 
 
+_IN_THE_TEXT = frozenset({"answer_choices", "weight", "history"})
+"""The template has written the choices into the text; `weight` makes the choices of a question count as one row."""
+
 FORMATS = [
     Format(
         name="inputs-targets",
@@ -49,12 +52,14 @@ FORMATS = [
         keys=frozenset({"inputs", "targets"}),
         looks=_is_text,
         rows={Prompt: prompts(_as_text), Demonstration: answers(_as_text, "targets")},
+        reads=frozenset({"history"}),
     ),
     Format(
         name="p3",
         publisher="P3 as on the hub (bigscience/P3), https://arxiv.org/abs/2110.08207",
         keys=frozenset({"inputs_pretokenized", "targets_pretokenized"}),
         rows={Prompt: prompts(_pretokenized), Demonstration: answers(_pretokenized, "targets_pretokenized")},
+        reads=_IN_THE_TEXT,
     ),
     Format(
         name="p3-choices",
@@ -62,5 +67,6 @@ FORMATS = [
         keys=frozenset({"inputs_pretokenized", "targets_pretokenized", "is_correct"}),
         rows={Prompt: prompts(_pretokenized), Demonstration: _right_choices},
         files={Ranking: _choices},
+        reads=_IN_THE_TEXT,
     ),
 ]

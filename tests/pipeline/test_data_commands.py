@@ -212,3 +212,27 @@ def test_a_kind_that_fails_is_named_where_a_lesser_one_is_read():
     done = data("check", "texts.jsonl")
     assert "2 sound demonstrations" in done.output
     assert "no ranking of it is sound, the first because: 'helpfulness' must be a number" in done.output
+
+
+def test_check_names_the_keys_of_which_nothing_was_made():
+    put("more.jsonl", [{**GOOD[0], "source": "a", "note\x1b[31m": 1}, {**GOOD[2], "source": "b"}])
+    done = data("check", "more.jsonl", "good.jsonl")
+    assert done.exit_code == 0, done.output
+    assert "  not read: source (2 rows), note\\x1b[31m (1 row)\n" in done.output
+    assert done.output.count("not read") == 1
+
+
+def test_conversations_that_wait_for_an_answer_are_offered_as_prompts():
+    put("asked.jsonl", [{"messages": [{"role": "user", "content": "Name a fruit."}], "ground_truth": "apple"}])
+    done = data("convert", "asked.jsonl", "--out", "out.jsonl")
+    assert done.exit_code == 2
+    assert "must end with the assistant's message" in done.output and "pass --kind prompt" in done.output
+    assert data("convert", "asked.jsonl", "--out", "out.jsonl", "--kind", "prompt").exit_code == 0
+
+
+def test_rejected_replies_are_counted_and_not_written():
+    put("rated.jsonl", [{**row, "is_safe": row is not GOOD[0]} for row in (GOOD[0], GOOD[2])])
+    done = data("convert", "rated.jsonl", "--out", "out.jsonl")
+    assert done.exit_code == 0, done.output
+    assert "1: 'is_safe' says that this is not to be imitated\n      rated.jsonl:1" in done.output
+    assert [json.loads(line)["response"] for line in Path("out.jsonl").read_text().splitlines()] == ["almond"]
