@@ -11,6 +11,7 @@ from typing import Any
 
 from data.json_list import rows_of_list
 from data.lines import COMPRESSIONS, LONGEST_LINE, Report, refuse, text_lines
+from data.parquet import leaf_paths, require_honest_size, rows_of
 from data.strict_json import BLANK, Defect, parse_line, refuse_broken_text
 from onebase.errors import DataError
 
@@ -73,23 +74,29 @@ def _check_header(names: Sequence[str], path: Path) -> None:
 
 
 def read_parquet(path: Path, *, longest: int = LONGEST_LINE, report: Report | None = None) -> Numbered:
-    """Rows numbered from 1, read in batches. Times and decimals come as text; binary columns are left out."""
+    """Rows numbered from 1, read in batches. Times and decimals come as text; binary columns are left out.
+
+    A file that would take far more memory than it is long is refused (`data.parquet`), and so are rows over `longest`.
+    """
     import pyarrow
     import pyarrow.parquet
 
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            columns = _columns(file.schema_arrow, path)
+        with pyarrow.parquet.ParquetFile(path) as plain:
+            texts, columns = leaf_paths(plain), _columns(plain.schema_arrow, path)
+            require_honest_size(plain, columns, path, longest)
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
+            first = 1
             for batch in file.iter_batches(batch_size=BATCH, columns=columns):
-                for row in _as_text(batch).to_pylist():
-                    number += 1
+                for number, row in rows_of(_as_text(batch), first, path, longest=longest, report=report):
                     try:
                         refuse_broken_text(row)
                     except Defect as defect:
                         refuse(DataError(f"{path}:{number}: {defect}. Mend or remove the row."), report)
                         continue
                     yield number, row
+                first += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0].rstrip('.')}.") from None
     except UnicodeDecodeError as error:
@@ -104,7 +111,13 @@ def _columns(schema: Any, path: Path) -> list[str]:
     for name in schema.names:
         if schema.names.count(name) > 1:
             raise DataError(f"{path}: the column '{name}' is there twice. Rename one.")
-    return [field.name for field in schema if not (types.is_binary(field.type) or types.is_large_binary(field.type))]
+    return [field.name for field in schema if not _is_binary(field.type)]
+
+
+def _is_binary(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
 
 
 def _as_text(batch: Any) -> Any:

@@ -17,6 +17,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import sys
 import time
@@ -34,13 +35,15 @@ from torch import Tensor
 
 from onebase.disk import as_disk_error, sync
 from onebase.errors import InputError, RecordError
+from onebase.folders import MANIFEST, free_name, step_folders
 from onebase.recipes import UNCOUNTED, Section
 from onebase.record import canonical, hash_file
 
 SCHEMA = 1
-MANIFEST = "manifest.json"
 STATE = "state.json"
 TENSORS = "tensors.safetensors"
+OWN_HALF = re.compile(r"\.step-\d{8,}\.(\d+|old)")
+"""Name of a checkpoint that is being written, or being removed."""
 
 
 class CheckpointSection(Section):
@@ -107,8 +110,8 @@ class Checkpoints:
             manifest = {"schema_version": SCHEMA, "step": step, "recipe": self._recipe, "files": files}
             _write(temporary / MANIFEST, canonical(manifest))
             sync(temporary)
-            if target.exists():
-                shutil.rmtree(target)
+            if os.path.lexists(target):
+                self._set_aside([target])
             os.rename(temporary, target)
             sync(self.folder)
         except (OSError, SafetensorError) as error:
@@ -162,10 +165,11 @@ class Checkpoints:
         if not self.folder.is_dir():
             return None
         for stale in self.folder.glob(".step-*"):
-            shutil.rmtree(stale, ignore_errors=True)
+            if OWN_HALF.fullmatch(stale.name) and not stale.is_symlink():
+                shutil.rmtree(stale, ignore_errors=True)
         problems: list[str] = []
         passed: list[Path] = []
-        for folder in sorted(self.folder.glob("step-*"), reverse=True):
+        for folder in reversed(step_folders(self.folder)):
             try:
                 found = self._read(folder)
             except (OSError, ValueError, KeyError) as error:
@@ -186,8 +190,7 @@ class Checkpoints:
         """Out of the names that count: as the newest ones they would make the rotation remove what is sound."""
         for folder in damaged:
             aside = folder.with_name(f"damaged-{folder.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            os.rename(folder, aside)
+            os.rename(folder, free_name(aside) if os.path.lexists(aside) else aside)
 
     def _verified(self, folder: Path) -> dict[str, Any]:
         """Its manifest, where every file is as it was written and it is of this recipe."""
@@ -211,7 +214,8 @@ class Checkpoints:
         return Saved(folder=folder, step=manifest["step"], state=_unpack(content, tensors))
 
     def _rotate(self) -> None:
-        for old in sorted(self.folder.glob("step-*"))[: -self._section.keep]:
+        own = [one for one in step_folders(self.folder) if (one / MANIFEST).is_file()]
+        for old in own[: -self._section.keep]:
             # Out of the namespace first: a deletion cut short must not leave half a checkpoint under a good name.
             aside = old.with_name(f".{old.name}.old")
             os.rename(old, aside)

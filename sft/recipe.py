@@ -8,6 +8,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
+from onebase.paths import UserPath
 from onebase.recipes import AdapterSection, BaseSection, ChatSection, LimitsSection, Section, TrackSection
 from onebase.trainers import TrlSection, trl_section
 
@@ -48,7 +49,7 @@ class SftRecipe(Section):
     track: TrackSection = TrackSection()
     checkpoint: CheckpointSection = CheckpointSection()
     seed: int = 0
-    out: Path = Path("runs/sft/sft")
+    out: UserPath = Path("runs/sft/sft")
 
     @model_validator(mode="after")
     def _rows_fit(self) -> "SftRecipe":
