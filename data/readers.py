@@ -11,14 +11,11 @@ from typing import Any
 
 from data.json_list import rows_of_list
 from data.lines import COMPRESSIONS, LONGEST_LINE, Report, refuse, text_lines
-from data.parquet import leaf_paths, require_honest_size, rows_of
+from data.parquet import batches_of, parts_of
 from data.strict_json import BLANK, Defect, parse_line, refuse_broken_text
 from onebase.errors import DataError
 
 Numbered = Iterator[tuple[int, Any]]
-
-BATCH = 1000
-"""Rows of a Parquet file that are held at once."""
 
 
 Reader = Callable[..., Numbered]
@@ -83,20 +80,18 @@ def read_parquet(path: Path, *, longest: int = LONGEST_LINE, report: Report | No
 
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as plain:
-            texts, columns = leaf_paths(plain), _columns(plain.schema_arrow, path)
-            require_honest_size(plain, columns, path, longest)
-        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
-            first = 1
-            for batch in file.iter_batches(batch_size=BATCH, columns=columns):
-                for number, row in rows_of(_as_text(batch), first, path, longest=longest, report=report):
+        with pyarrow.parquet.ParquetFile(path) as file:
+            columns, first = _columns(file.schema_arrow, path), 1
+        for batch in batches_of(path, columns, longest=longest):
+            for start, part in parts_of(batch, first, path, longest=longest, report=report):
+                for number, row in enumerate(_as_text(part).to_pylist(), start=start):
                     try:
                         refuse_broken_text(row)
                     except Defect as defect:
                         refuse(DataError(f"{path}:{number}: {defect}. Mend or remove the row."), report)
                         continue
                     yield number, row
-                first += batch.num_rows
+            first += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0].rstrip('.')}.") from None
     except UnicodeDecodeError as error:
@@ -121,11 +116,13 @@ def _is_binary(kind: Any) -> bool:
 
 
 def _as_text(batch: Any) -> Any:
-    """The batch with columns of types that JSON lacks cast to text."""
+    """The batch with columns of types that JSON lacks cast to text, and with texts out of their dictionaries."""
     import pyarrow
     import pyarrow.types as types
 
     for index, field in enumerate(batch.schema):
+        if types.is_dictionary(field.type):
+            batch = batch.set_column(index, field.name, batch.column(index).dictionary_decode())
         if types.is_temporal(field.type) or types.is_decimal(field.type):
             batch = batch.set_column(index, field.name, batch.column(index).cast(pyarrow.string()))
     return batch

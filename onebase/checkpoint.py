@@ -76,7 +76,8 @@ class Checkpoints:
         parents and data; checkpoints of another one are refused."""
         self.folder = folder
         self._section = section
-        self._recipe = recipe_hash(recipe)
+        self.recipe = recipe_hash(recipe)
+        """sha256 of all that decides a result."""
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -107,7 +108,7 @@ class Checkpoints:
                 _write(temporary / name, text)
             sync(temporary / TENSORS)
             files = {path.name: hash_file(path) for path in sorted(temporary.iterdir())}
-            manifest = {"schema_version": SCHEMA, "step": step, "recipe": self._recipe, "files": files}
+            manifest = {"schema_version": SCHEMA, "step": step, "recipe": self.recipe, "files": files}
             _write(temporary / MANIFEST, canonical(manifest))
             sync(temporary)
             if os.path.lexists(target):
@@ -200,7 +201,7 @@ class Checkpoints:
         for name, expected in manifest["files"].items():
             if hash_file(folder / name) != expected:
                 raise ValueError(f"{name} is damaged: its sha256 is not the one in {MANIFEST}")
-        if manifest["recipe"] != self._recipe:
+        if manifest["recipe"] != self.recipe:
             raise RecordError(
                 f"{folder}: this checkpoint is of another recipe, so going on from it would mix two runs. "
                 "Give the recipe it was started with, or start anew with --restart."

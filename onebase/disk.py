@@ -22,10 +22,13 @@ def as_disk_error(error: BaseException, folder: Path, *, needed: int | None = No
     number = _number(error)
     if number not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
         return _as_path_error(error, folder)
+    place = folder
     if isinstance(error, OSError) and isinstance(error.filename, str):
-        folder = Path(error.filename).parent  # where it is, when that is known: it may be a cache
+        place = Path(error.filename)  # when that is known: it may lie in a cache
+        folder = place.parent
     said = f"{os.strerror(number)}: the disk at {mount_point(folder)} has {free_bytes(folder)} bytes free"
-    return DiskError(number, said if needed is None else f"{said}, and {needed} bytes were to be written")
+    needs = "" if needed is None else f", and {needed} bytes were to be written"
+    return DiskError(number, f"{said}{needs}: {place}")
 
 
 def _as_path_error(error: BaseException, folder: Path) -> DiskError | None:

@@ -2,7 +2,7 @@
 
 A stage takes a folder that is not there yet or is empty, and puts its mark into it before anything else:
 
-    sft/.onebase.json      {"schema_version": 1, "stage": "sft", "recipe": sha256 of the resolved recipe}
+    sft/.onebase.json      {"schema_version": 1, "stage": "sft", "recipe": sha256 of recipe, parents and data}
 
 A folder with other content is a run's only by that mark, by a stage record, or, as runs from before the mark have
 neither until they end, by a checkpoint whose files are those of its manifest. Every other folder is refused.
@@ -110,7 +110,7 @@ def require_own(out: Path, stage: str) -> None:
 
 
 def claim(out: Path, stage: str, recipe: str) -> None:
-    """Make `out` this stage's: its folder, and the mark in it. recipe: sha256 of the resolved one."""
+    """Make `out` this stage's: its folder, and the mark in it. recipe: sha256 of all that decides a result."""
     require_own(out, stage)
     with writable(out):
         out.mkdir(parents=True, exist_ok=True)

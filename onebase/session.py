@@ -27,7 +27,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from onebase import folders
-from onebase.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, recipe_hash, set_random_state
+from onebase.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
 from onebase.disk import as_disk_error
 from onebase.errors import DivergedError, EndedError, InputError
 from onebase.interruption import Interrupted
@@ -94,7 +94,7 @@ class Session:
         self.checkpoints = Checkpoints(folder / folders.CHECKPOINTS, checkpoint, recipe={**recipe, "inputs": inputs})
         self.resumed: Saved | None = self.checkpoints.newest()
         self.checkpoints.probe(state_bytes)
-        folders.claim(folder, stage, recipe_hash(recipe))
+        folders.claim(folder, stage, self.checkpoints.recipe)
         kept = None if self.resumed is None else self.resumed.state["files"]
         self.tracker = Tracker(folder, stage, track, recipe, kept=kept)
         self.strikes = 0 if self.resumed is None else int(self.resumed.state["strikes"])
