@@ -101,7 +101,6 @@ def read_parquet(path: Path, *, longest: int = LONGEST_LINE, report: Report | No
 
 
 def _columns(schema: Any, path: Path) -> list[str]:
-    import pyarrow.types as types
 
     for name in schema.names:
         if schema.names.count(name) > 1:

@@ -15,7 +15,6 @@ A checkpoint is a step boundary. Batches depend on (seed, step) alone, so a step
 import contextlib
 import json
 import math
-import os
 import signal
 import sys
 import threading

@@ -92,7 +92,7 @@ def test_the_folder_of_another_stage_is_refused(tmp_path: Path, evidence: str) -
         put(tmp_path / "sft", {"stage.json": '{"schema_version": 1, "stage": "sft", "recipe": {}, "files": {}}'})
     with pytest.raises(InputError, match="folder of a stage 'sft', and this is stage 'ppo'"):
         require_own(tmp_path / "sft", "ppo")
-    with pytest.raises(InputError, match="lies in .*sft, the folder of a stage 'sft'"):
+    with pytest.raises(InputError, match=r"lies in .*sft, the folder of a stage 'sft'"):
         require_own(tmp_path / "sft" / "adapter" / "new", "ppo")
 
 
@@ -176,7 +176,7 @@ def test_files_of_somebody_else_are_not_written_over(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="is there already, and is not written over"):
             require_new(tmp_path / name)
     claim(tmp_path / "sft", "sft", "0")
-    with pytest.raises(InputError, match="lies in .*sft"):
+    with pytest.raises(InputError, match=r"lies in .*sft"):
         require_new(tmp_path / "sft" / "adapter" / "new.jsonl")
 
 
