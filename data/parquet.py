@@ -77,11 +77,10 @@ def _rows_at_once(packed: Any, number: int, columns: list[str]) -> int:
 
 
 def _longest_text(array: Any) -> int:
-    import pyarrow.compute
     import pyarrow.types as types
 
     if types.is_dictionary(array.type):
-        return pyarrow.compute.max(pyarrow.compute.binary_length(array.dictionary)).as_py() or 0
+        return int(_compute("max", _compute("binary_length", array.dictionary)).as_py() or 0)
     if types.is_struct(array.type):
         return sum(map(_longest_text, array.flatten()))
     if types.is_map(array.type):
@@ -113,22 +112,28 @@ def parts_of(batch: Any, number: int, path: Path, *, longest: int, report: Repor
 
 def bytes_of(array: Any) -> Any:
     """Bytes of each element: of its texts, however often they are repeated, and of all other values."""
-    import pyarrow.compute as compute
     import pyarrow.types as types
 
     kind = array.type
     if types.is_dictionary(kind):
-        lengths = compute.binary_length(array.dictionary).fill_null(0)
+        lengths = _compute("binary_length", array.dictionary).fill_null(0)
         return _numpy(lengths.take(array.indices))
     if types.is_struct(kind):
         return sum(map(bytes_of, array.flatten()), np.zeros(len(array), dtype=np.int64))
     if types.is_map(kind):
         return _sums(bytes_of(array.keys) + bytes_of(array.items), np.diff(array.offsets.to_numpy()))
     if _is_list(kind):
-        return _sums(bytes_of(array.flatten()), _numpy(compute.list_value_length(array)))
+        return _sums(bytes_of(array.flatten()), _numpy(_compute("list_value_length", array)))
     if types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind):
-        return _numpy(compute.binary_length(array))
+        return _numpy(_compute("binary_length", array))
     return np.full(len(array), -(-array.nbytes // max(1, len(array))), dtype=np.int64)
+
+
+def _compute(name: str, array: Any) -> Any:
+    """One of Arrow's functions by its name: pyarrow makes them as it is imported, where no type checker sees them."""
+    import pyarrow.compute
+
+    return pyarrow.compute.call_function(name, [array])
 
 
 def _numpy(numbers: Any) -> Any:
