@@ -17,10 +17,13 @@ from data.mixing import Deduplicator, seeded_order, task_of
 from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
 from data.sources import Loaded
 from data.writing import atomically
+from onebase.folders import require_replaceable
 from onebase.recipes import LimitsSection
 from onebase.record import DataIdentity
 
 SCHEMA = 1
+CARD = "card.json"
+PLOTS = ("lengths.svg", "tasks.svg", "rankings.svg")
 MEASURED = 20_000
 """Rows whose tokens are counted: of more, so many are drawn. The card says how many."""
 TASKS = 50
@@ -51,10 +54,15 @@ def write_card(
     for name, figure in card_plots.figures(card, lengths, limits).items():
         with atomically(folder / name) as temporary:
             card_plots.save(figure, temporary)
-    with atomically(folder / "card.json") as temporary:
+    with atomically(folder / CARD) as temporary:
         text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
         temporary.write_text(text, encoding="utf-8")
     return card
+
+
+def require_room(folder: Path) -> None:
+    """InputError where a card in `folder` would take the place of somebody else's files."""
+    require_replaceable(folder, CARD, ("schema_version", "kind", "rows", "sources"), PLOTS)
 
 
 class Lengths:

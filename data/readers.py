@@ -11,13 +11,11 @@ from typing import Any
 
 from data.json_list import rows_of_list
 from data.lines import COMPRESSIONS, LONGEST_LINE, Report, refuse, text_lines
+from data.parquet import batches_of, parts_of
 from data.strict_json import BLANK, Defect, parse_line, refuse_broken_text
 from onebase.errors import DataError
 
 Numbered = Iterator[tuple[int, Any]]
-
-BATCH = 1000
-"""Rows of a Parquet file that are held at once."""
 
 
 Reader = Callable[..., Numbered]
@@ -73,23 +71,27 @@ def _check_header(names: Sequence[str], path: Path) -> None:
 
 
 def read_parquet(path: Path, *, longest: int = LONGEST_LINE, report: Report | None = None) -> Numbered:
-    """Rows numbered from 1, read in batches. Times and decimals come as text; binary columns are left out."""
+    """Rows numbered from 1, read in batches. Times and decimals come as text; binary columns are left out.
+
+    A file that would take far more memory than it is long is refused (`data.parquet`), and so are rows over `longest`.
+    """
     import pyarrow
     import pyarrow.parquet
 
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            columns = _columns(file.schema_arrow, path)
-            for batch in file.iter_batches(batch_size=BATCH, columns=columns):
-                for row in _as_text(batch).to_pylist():
-                    number += 1
+            columns, first = _columns(file.schema_arrow, path), 1
+        for batch in batches_of(path, columns, longest=longest):
+            for start, part in parts_of(batch, first, path, longest=longest, report=report):
+                for number, row in enumerate(_as_text(part).to_pylist(), start=start):
                     try:
                         refuse_broken_text(row)
                     except Defect as defect:
                         refuse(DataError(f"{path}:{number}: {defect}. Mend or remove the row."), report)
                         continue
                     yield number, row
+            first += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0].rstrip('.')}.") from None
     except UnicodeDecodeError as error:
@@ -99,20 +101,27 @@ def read_parquet(path: Path, *, longest: int = LONGEST_LINE, report: Report | No
 
 
 def _columns(schema: Any, path: Path) -> list[str]:
-    import pyarrow.types as types
 
     for name in schema.names:
         if schema.names.count(name) > 1:
             raise DataError(f"{path}: the column '{name}' is there twice. Rename one.")
-    return [field.name for field in schema if not (types.is_binary(field.type) or types.is_large_binary(field.type))]
+    return [field.name for field in schema if not _is_binary(field.type)]
+
+
+def _is_binary(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
 
 
 def _as_text(batch: Any) -> Any:
-    """The batch with columns of types that JSON lacks cast to text."""
+    """The batch with columns of types that JSON lacks cast to text, and with texts out of their dictionaries."""
     import pyarrow
     import pyarrow.types as types
 
     for index, field in enumerate(batch.schema):
+        if types.is_dictionary(field.type):
+            batch = batch.set_column(index, field.name, batch.column(index).dictionary_decode())
         if types.is_temporal(field.type) or types.is_decimal(field.type):
             batch = batch.set_column(index, field.name, batch.column(index).cast(pyarrow.string()))
     return batch

@@ -13,7 +13,9 @@ from typing import Any
 from data.formats.conversations import DIALOGUE
 from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
 from data.splits import FILE_SPLITS, split_of
+from onebase.disk import as_disk_error
 from onebase.errors import DataError
+from onebase.folders import FULL
 
 BATCH = 1000
 """Rows that are held before they are written to Parquet."""
@@ -60,6 +62,8 @@ def atomically(target: Path) -> Iterator[Path]:
             os.fsync(stream.fileno())
         os.replace(temporary, target)
     except OSError as error:
+        if error.errno in FULL:
+            raise as_disk_error(error, target.parent) or error from error
         raise DataError(f"{target}: cannot be written ({error.strerror or error}).") from error
     finally:
         with suppress(FileNotFoundError, NotADirectoryError):

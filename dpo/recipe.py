@@ -8,6 +8,7 @@ from trl.trainer.dpo_config import DPOConfig
 
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
+from onebase.paths import UserPath
 from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
 from onebase.trainers import TrlSection, require_one_of, trl_section
 
@@ -40,7 +41,7 @@ Pairing = Literal["best-worst", "best-random", "all"]
 class ParentsSection(Section):
     """The finished stage whose adapter this one starts from, and is held to."""
 
-    sft: Path
+    sft: UserPath
 
 
 class EvaluationSection(Section):
@@ -69,7 +70,7 @@ class DpoRecipe(Section):
     track: TrackSection = TrackSection()
     checkpoint: CheckpointSection = CheckpointSection()
     seed: Seed = 0
-    out: Path = Path("runs/dpo/dpo")
+    out: UserPath = Path("runs/dpo/dpo")
 
     @model_validator(mode="after")
     def _rows_fit(self) -> "DpoRecipe":

@@ -23,7 +23,7 @@ from evaluation.recipe import CompareRecipe
 from evaluation.responses import Responder, adapter_sha256, texts
 from evaluation.statistics import Estimate, clustered, differences, ratio
 from onebase import base as bases
-from onebase import record, stages
+from onebase import folders, record, stages
 from onebase.base import Base
 from onebase.errors import RecordError
 from onebase.record import DataIdentity, Found, replace_file
@@ -122,6 +122,7 @@ class Comparison:
 def run(recipe: CompareRecipe) -> dict[str, Any]:
     """Let every model answer, judge the answers, write summary.json and lineage.json; returns the summary."""
     watch = Stopwatch()
+    folders.require_run(recipe.out)
     parents = read_parents(recipe)
     chat, prompts, pieces, identities = read_data(recipe)
     base = bases.load(recipe.base, recipe.chat)
@@ -159,8 +160,8 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
     write_answers(comparison, folder / "answers.jsonl")
     replace_file(recipe.out / "lineage.json", record.canonical(summary.lineage(parents, recipe.out)))
     replace_file(recipe.out / "summary.json", record.canonical(content))
-    folders = {name: (found.record.stage, found.folder) for name, found in parents.items()}
-    run_plots.write(content, folders, recipe.out / "plots")
+    trained = {name: (found.record.stage, found.folder) for name, found in parents.items()}
+    run_plots.write(content, trained, recipe.out / "plots")
     log(comparison, content, recipe, folder)
     return content
 

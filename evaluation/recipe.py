@@ -7,18 +7,19 @@ from pydantic import Field, PositiveInt, field_validator
 
 from data.sources import Source
 from data.texts import TextSource
+from onebase.paths import UserPath
 from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
 
 
 class ParentsSection(Section):
     """The finished stages to compare. What is not given is left out of the table."""
 
-    sft: Path
+    sft: UserPath
     """The policy that KL is measured against."""
-    reward: Path | None = None
+    reward: UserPath | None = None
     """What scores the responses."""
-    ppo: Path | None = None
-    dpo: Path | None = None
+    ppo: UserPath | None = None
+    dpo: UserPath | None = None
 
 
 class SamplingSection(Section):
@@ -35,7 +36,7 @@ class CompareRecipe(Section):
     base: BaseSection
     chat: ChatSection = ChatSection()
     parents: ParentsSection
-    policies: dict[str, Path] = Field(default_factory=dict)
+    policies: dict[str, UserPath] = Field(default_factory=dict)
     """Further policies under names of your choice: finished ppo or dpo stages from the same SFT stage, such as `best/`
     and `ema/`."""
     data: tuple[Source, ...] = Field(min_length=1)
@@ -49,7 +50,7 @@ class CompareRecipe(Section):
     """Prompts printed below the table with everyone's answer."""
     track: TrackSection = TrackSection()
     seed: Seed = 0
-    out: Path = Path("runs/compare")
+    out: UserPath = Path("runs/compare")
     """The run's folder: summary.json, lineage.json and evaluation/ are written there."""
 
     @field_validator("policies")

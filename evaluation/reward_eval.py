@@ -28,6 +28,7 @@ from onebase import record, same_chat, stages
 from onebase.command import say
 from onebase.ensemble import FIRST, CombineSection, Ensemble, load_members, read_members
 from onebase.errors import DataError, InputError, RecordError
+from onebase.folders import require_replaceable, require_writable
 from onebase.rankings import Candidates
 from onebase.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.record import Found
@@ -150,6 +151,8 @@ def evaluate(
     from evaluation import reward_plots  # matplotlib, which the reward stage has no use for
 
     require_outside(out, *folders)
+    require_replaceable(out, "report.json", ("stage_sha256",), [f"{name}.svg" for name in reward_plots.FIGURES])
+    require_writable(out)
     members = read(folders)
     recipe = members[FIRST].record.recipe
     seed, limiter = recipe["seed"], Limiter(LimitsSection.model_validate(recipe["limits"]))

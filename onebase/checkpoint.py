@@ -16,6 +16,7 @@ import hashlib
 import math
 import os
 import random
+import re
 import shutil
 import sys
 import time
@@ -34,18 +35,20 @@ from torch import Tensor
 from onebase.differences import differences, told
 from onebase.disk import as_disk_error, sync
 from onebase.errors import InputError, RecordError
+from onebase.folders import MANIFEST, free_name, step_folders
 from onebase.json_file import read_object
 from onebase.recipes import UNCOUNTED, Section
 from onebase.record import canonical, hash_file
 
 SCHEMA = 1
-MANIFEST = "manifest.json"
 STATE = "state.json"
 TENSORS = "tensors.safetensors"
 KEYS = {"schema_version", "step", "recipe", "settings", "files"}
 """Of a manifest."""
 LARGEST, DEEPEST = 2**30, 256
 """Bytes of a state's JSON, and lists and objects in each other: `_pack` makes three of each level."""
+OWN_HALF = re.compile(r"\.step-\d{8,}\.(\d+|old)")
+"""Name of a checkpoint that is being written, or being removed."""
 
 
 class CheckpointSection(Section):
@@ -78,7 +81,8 @@ class Checkpoints:
         parents and data; checkpoints of another one are refused."""
         self.folder = folder
         self._section = section
-        self._settings, self._recipe = counted(recipe), recipe_hash(recipe)
+        self._settings, self.recipe = counted(recipe), recipe_hash(recipe)
+        """`recipe`: sha256 of all that decides a result."""
         self._last = time.monotonic()
 
     def due(self, step: int) -> bool:
@@ -109,12 +113,12 @@ class Checkpoints:
                 _write(temporary / name, text)
             sync(temporary / TENSORS)
             files = {path.name: hash_file(path) for path in sorted(temporary.iterdir())}
-            of = {"recipe": self._recipe, "settings": self._settings}
+            of = {"recipe": self.recipe, "settings": self._settings}
             manifest = {"schema_version": SCHEMA, "step": step, **of, "files": files}
             _write(temporary / MANIFEST, canonical(manifest))
             sync(temporary)
-            if target.exists():
-                shutil.rmtree(target)
+            if os.path.lexists(target):
+                self._set_aside([target])
             os.rename(temporary, target)
             sync(self.folder)
         except (OSError, SafetensorError) as error:
@@ -168,10 +172,11 @@ class Checkpoints:
         if not self.folder.is_dir():
             return None
         for stale in self.folder.glob(".step-*"):
-            shutil.rmtree(stale, ignore_errors=True)
+            if OWN_HALF.fullmatch(stale.name) and not stale.is_symlink():
+                shutil.rmtree(stale, ignore_errors=True)
         problems: list[str] = []
         passed: list[Path] = []
-        for folder in sorted(self.folder.glob("step-*"), reverse=True):
+        for folder in reversed(step_folders(self.folder)):
             try:
                 found = self._read(folder)
             except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
@@ -192,8 +197,7 @@ class Checkpoints:
         """Out of the names that count: as the newest ones they would make the rotation remove what is sound."""
         for folder in damaged:
             aside = folder.with_name(f"damaged-{folder.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            os.rename(folder, aside)
+            os.rename(folder, free_name(aside) if os.path.lexists(aside) else aside)
 
     def _verified(self, folder: Path) -> dict[str, Any]:
         """Its manifest, where every file is as it was written and it is of this recipe."""
@@ -213,7 +217,7 @@ class Checkpoints:
         settings = manifest.get("settings")  # which older checkpoints do not have
         if manifest.keys() - KEYS or (settings is not None and recipe_hash(settings) != manifest["recipe"]):
             raise ValueError(f"{MANIFEST} is damaged: its recipe is not the one that it has the hash of")
-        if manifest["recipe"] != self._recipe:
+        if manifest["recipe"] != self.recipe:
             rows = [] if settings is None else differences(settings, self._settings)
             which = f": {told(rows)}" if rows else ""
             raise RecordError(
@@ -229,7 +233,8 @@ class Checkpoints:
         return Saved(folder=folder, step=manifest["step"], state=_unpack(content, tensors))
 
     def _rotate(self) -> None:
-        for old in sorted(self.folder.glob("step-*"))[: -self._section.keep]:
+        own = [one for one in step_folders(self.folder) if (one / MANIFEST).is_file()]
+        for old in own[: -self._section.keep]:
             # Out of the namespace first: a deletion cut short must not leave half a checkpoint under a good name.
             aside = old.with_name(f".{old.name}.old")
             os.rename(old, aside)

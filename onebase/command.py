@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
-from onebase import recipes, record, threads
+from onebase import folders, recipes, record, threads
 from onebase.differences import differences, told
 from onebase.disk import DiskError, as_disk_error
 from onebase.errors import InputError, RecordError
@@ -85,16 +85,22 @@ def run_stage(
             print(recipes.dump(recipe), end="")
             return
         out = cast(Path, recipe.out)  # type: ignore[attr-defined]  # every stage's recipe has it
+        folders.require_own(out, stage)
         if record.is_finished(out) and not restart:
             _verify_finished(stage, recipe, out, identify)
             return
+        folders.require_writable(out)
         try:
-            if out.exists() and any(out.iterdir()):
+            if not folders.is_free(out):
                 _make_way(stage, out, restart)
             run(recipe, **flags)
+        except Interrupted as interruption:
+            interruption.add_note(folders.what_follows(out, restart=restart))
+            raise
         except Exception as error:
             told = as_disk_error(error, out)
             if told is not None:
+                told.add_note(folders.what_follows(out, restart=restart))
                 raise told from error
             raise
         finally:
@@ -139,7 +145,7 @@ def guarded(work: Callable[[], None]) -> int:
         say(f"error: {error}")
         return 2
     except Interrupted as interruption:
-        say("stopped; the same command goes on from the last checkpoint")
+        say("; ".join(["stopped", *_notes_of(interruption)]))
         return interruption.exit_code
     except KeyboardInterrupt:
         say("interrupted")
@@ -149,13 +155,32 @@ def guarded(work: Callable[[], None]) -> int:
         say(f"error: something called sys.exit({'' if end.code is None else end.code!r}) in the middle of the work")
         return 1
     except DiskError as error:
-        do = "look at the disk" if error.errno == errno.EIO else "make room"
-        say(f"error: {error}. What was saved before stands: {do}, and the same command goes on.")
+        follows = "; then ".join([MENDS.get(error.errno or 0, "Mend that"), *_notes_of(error)])
+        say(f"error: {error}. {follows}.")
+        return 1
+    except OSError as error:
+        if error.errno is None or error.filename is None:
+            traceback.print_exc()
+        else:
+            say(f"error: {error.filename}: {os.strerror(error.errno)}.")
         return 1
     except Exception:
         traceback.print_exc()
         return 1
     return 0
+
+
+MENDS = {
+    errno.ENOSPC: "Make room",
+    errno.EDQUOT: "Make room",
+    errno.EIO: "Look at the disk",
+    errno.EROFS: "Let it be written again",
+}
+"""What the user can do about a disk."""
+
+
+def _notes_of(error: BaseException) -> list[str]:
+    return getattr(error, "__notes__", [])
 
 
 def say(text: str) -> None:
@@ -170,9 +195,9 @@ def _make_way(stage: str, out: Path, restart: bool) -> None:
     session.hold(out)
     if not restart and session.is_resumable(out):
         return
-    aside = _move_aside(out)
+    aside = folders.move_aside(out)
     if not restart:
-        say(f"{out} holds an unfinished run without a checkpoint, now in {aside}; stage {stage} starts anew.")
+        say(f"{out} held an unfinished run without a checkpoint, now in {aside}; stage {stage} starts anew.")
 
 
 def _verify_finished(stage: str, recipe: Section, out: Path, identify: Callable[..., Any]) -> None:
@@ -195,13 +220,3 @@ def _with_defaults(recipe: Section, recorded: dict[str, Any]) -> dict[str, Any]:
         return type(recipe).model_validate(recorded).model_dump(mode="json")
     except ValidationError:
         return recorded
-
-
-def _move_aside(out: Path) -> Path | None:
-    if not out.exists():
-        return None
-    number = 1
-    while (aside := out.with_name(f"{out.name}.old-{number}")).exists():
-        number += 1
-    out.rename(aside)
-    return aside

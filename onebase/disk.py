@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 
 class DiskError(OSError):
-    """A disk is full or fails. The message names the disk and its bytes."""
+    """A disk is full, fails or takes nothing. The message names the disk and its bytes, or the file."""
 
 
 def as_disk_error(error: BaseException, folder: Path, *, needed: int | None = None) -> DiskError | None:
@@ -21,19 +21,34 @@ def as_disk_error(error: BaseException, folder: Path, *, needed: int | None = No
     if isinstance(error, DiskError):
         return error
     number = _number(error)
-    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        return None
+    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+        return _as_path_error(error, folder)
+    place = folder
     if isinstance(error, OSError) and isinstance(error.filename, str):
-        folder = Path(error.filename).parent  # where it is, when that is known: it may be a cache
+        place = Path(error.filename)  # when that is known: it may lie in a cache
+        folder = place.parent
     said = f"{os.strerror(number)}: the disk at {mount_point(folder)} has {free_bytes(folder)} bytes free"
-    return DiskError(number, said if needed is None else f"{said}, and {needed} bytes were to be written")
+    needs = "" if needed is None else f", and {needed} bytes were to be written"
+    return DiskError(number, f"{said}{needs}: {place}")
+
+
+def _as_path_error(error: BaseException, folder: Path) -> DiskError | None:
+    """What the system has against a file in `folder`: taken away, made read-only, replaced by something else."""
+    name = error.filename if isinstance(error, OSError) else None
+    if not isinstance(error, OSError) or error.errno is None or not isinstance(name, str):
+        return None
+    place = Path(name).absolute()
+    if not place.is_relative_to(folder.absolute()):
+        return None
+    return DiskError(error.errno, f"{os.strerror(error.errno)}: {place}")
 
 
 def _number(error: BaseException) -> int | None:
     if isinstance(error, OSError):
         return error.errno
-    # safetensors tells what the system said in words only.
-    found = re.search(r"os error (\d+)", str(error)) if isinstance(error, SafetensorError) else None
+    # safetensors and tokenizers tell what the system said in words only, the latter in a bare Exception.
+    in_words = isinstance(error, SafetensorError) or type(error) is Exception
+    found = re.search(r"os error (\d+)", str(error)) if in_words else None
     return int(found[1]) if found else None
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from pydantic_core import ErrorDetails
 
 from onebase.errors import RecipeError
+from onebase.paths import UserPath
 
 LARGEST_COUNT = 10**12
 
@@ -47,7 +48,7 @@ class ChatSection(Section):
 
     system: str | None = None
     """The system message of prompts that bring none; None leaves it to the template."""
-    template: Path | None = None
+    template: UserPath | None = None
     """A jinja file instead of the tokenizer's own template."""
 
 

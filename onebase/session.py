@@ -25,6 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from onebase import folders
 from onebase.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
 from onebase.disk import as_disk_error
 from onebase.errors import DivergedError, EndedError, InputError
@@ -45,15 +46,24 @@ def hold(folder: Path) -> None:
     place = folder.resolve()
     if place in _held:
         return
-    place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place.with_name(f".{place.name}.lock"))
+    file = place.with_name(f".{place.name}.lock")
+    lock = FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        with folders.writable(folder):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _require_lock(file)
+            lock.acquire(timeout=0)
     except Timeout:
         raise InputError(
             f"{folder}: another process is working in this folder. Wait for it, stop it, or give another out=FOLDER."
         ) from None
     _held[place] = lock
+
+
+def _require_lock(file: Path) -> None:
+    """InputError where the lock's file is not one: opening it would empty it."""
+    if file.is_symlink() or (file.exists() and (not file.is_file() or file.stat().st_size)):
+        raise InputError(f"{file}: is where the lock of a run lies, and is no lock. Move it away.")
 
 
 def release(folder: Path) -> None:
@@ -80,14 +90,15 @@ class Session:
         """recipe: the resolved one. inputs: hashes of parents and data; with the recipe they tell whose checkpoints
         these are. state_bytes: of one save, for which there must be room. identity: what else decides the result; a
         run that goes on is refused where that has changed."""
+        folders.require_own(folder, stage)
         hold(folder)
         self.folder = folder
-        self.checkpoints = Checkpoints(folder / "checkpoints", checkpoint, recipe={**recipe, "inputs": inputs})
+        self.checkpoints = Checkpoints(folder / folders.CHECKPOINTS, checkpoint, recipe={**recipe, "inputs": inputs})
         self.resumed: Saved | None = self.checkpoints.newest()
         self.identity = identity
         self._identify(stage)
         self.checkpoints.probe(state_bytes)
-        folder.mkdir(parents=True, exist_ok=True)
+        folders.claim(folder, stage, self.checkpoints.recipe)
         kept = None if self.resumed is None else self.resumed.state["files"]
         self.tracker = Tracker(folder, stage, track, recipe, kept=kept)
         self.strikes = 0 if self.resumed is None else int(self.resumed.state["strikes"])
@@ -146,9 +157,8 @@ class Session:
             (self.folder / FAILURE).unlink(missing_ok=True)
         except OSError as failure:
             error = as_disk_error(failure, self.folder) or failure
-            kept = sorted(
-                path.name for path in self.checkpoints.folder.glob("step-*") if path.name != f"step-{step:08d}"
-            )
+            earlier = folders.step_folders(self.checkpoints.folder)
+            kept = [path.name for path in earlier if path.name != f"step-{step:08d}"]
             last = f"{kept[-1]} still stands" if kept else "there is no earlier one"
             print(f"checkpoint of step {step} was not written ({error}); {last}.", file=sys.stderr, flush=True)
         finally:
@@ -241,4 +251,4 @@ class Session:
 
 def is_resumable(folder: Path) -> bool:
     """Whether an unfinished stage left a checkpoint here (it may still fail to verify)."""
-    return any((folder / "checkpoints").iterdir()) if (folder / "checkpoints").is_dir() else False
+    return bool(folders.step_folders(folder / folders.CHECKPOINTS))

@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from onebase import base as bases
-from onebase import record, same_chat
+from onebase import folders, record, same_chat
 from onebase.base import Base
 from onebase.checkpoint import CheckpointSection
 from onebase.dashboard import artifact_name, version_of
@@ -172,12 +172,7 @@ def finish(
     session: Session,
 ) -> StageRecord:
     """Save the role and the tokenizer, tell the dashboard, and write the record last."""
-    for name in ("adapter", "tokenizer"):
-        # A run that was killed in here leaves halves of files, which would be handed on as if they belonged to it.
-        shutil.rmtree(recipe.out / name, ignore_errors=True)
-    files = roles.save(role, recipe.out / "adapter")
-    base.tokenizer.save_pretrained(recipe.out / "tokenizer")
-    files += [path for path in (recipe.out / "tokenizer").rglob("*") if path.is_file()]
+    files = _hand_over(roles, role, base, recipe.out)
     # Nothing is written to these from here on: what follows only tells the dashboard.
     files += quoted_files(recipe.out)
     tracker, identity = session.tracker, session.identity
@@ -211,6 +206,25 @@ def finish(
     )
     record.write(recipe.out, finished)
     return finished
+
+
+def _hand_over(roles: Roles, role: str, base: Base, out: Path) -> list[Path]:
+    """Put `adapter/` and `tokenizer/` into a stage's folder, each whole or not at all; returns their files."""
+    for half in out.glob(".handing-over.*"):  # of processes that were killed in here
+        if half.suffix[1:].isdecimal() and not half.is_symlink():
+            shutil.rmtree(half, ignore_errors=True)
+    half = out / f".handing-over.{os.getpid()}"
+    try:
+        roles.save(role, half / "adapter")
+        base.tokenizer.save_pretrained(half / "tokenizer")
+        for name in ("adapter", "tokenizer"):
+            if os.path.lexists(out / name):  # no part of this run: it would be handed on as if it were
+                folders.move_aside(out / name)
+            os.rename(half / name, out / name)
+        sync(out)
+    finally:
+        shutil.rmtree(half, ignore_errors=True)
+    return [path for name in ("adapter", "tokenizer") for path in sorted((out / name).rglob("*")) if path.is_file()]
 
 
 def _artifact_of(found: Found) -> str:

@@ -4,6 +4,7 @@ W&B runs online when the user is logged in, else offline (`wandb sync` sends it 
 run goes on. Nothing secret passes through: no console capture, no argv.
 """
 
+import errno
 import functools
 import json
 import math
@@ -14,14 +15,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from onebase.dashboard import Dashboard, DashboardLostError
 from onebase.disk import sync
 from onebase.errors import RecordError
+from onebase.folders import move_aside
 from onebase.recipes import TrackSection
 
 METRICS = "metrics.jsonl"
+FILES = (METRICS, "alarms.jsonl", "evaluation_samples.jsonl", "samples.jsonl")
+"""All that a tracker writes, and so all that it cuts back."""
 
 
 class Tracker:
@@ -45,7 +49,7 @@ class Tracker:
         self.stage = stage
         if kept is not None:
             _cut_back(folder, kept)
-        self._stream = (folder / METRICS).open("a", encoding="utf-8")
+        self._stream = _open(folder / METRICS)
         self._started = time.monotonic()
         self._summary: dict[str, float] = {}
         self._artifact: Callable[[Dashboard], None] | None = None
@@ -56,11 +60,11 @@ class Tracker:
 
     def sizes(self) -> dict[str, int]:
         """Bytes of metrics and tables so far, by file name: what a checkpoint must know to cut them back."""
-        return {path.name: path.stat().st_size for path in sorted(self.folder.glob("*.jsonl"))}
+        return {path.name: path.stat().st_size for path in _own(self.folder)}
 
     def sync(self) -> None:
         """Make sure that every row so far, and the files themselves, are on the disk."""
-        for path in sorted(self.folder.glob("*.jsonl")):
+        for path in _own(self.folder):
             sync(path)
         sync(self.folder)
 
@@ -69,7 +73,7 @@ class Tracker:
         for row in _rows(self.folder / METRICS):
             step = row.pop("step")
             dashboard.log(step, {name: math.nan if value is None else value for name, value in row.items()})
-        for path in sorted(self.folder.glob("*.jsonl")):
+        for path in _own(self.folder):
             if path.name == METRICS:
                 continue
             by_step: dict[int, list[dict[str, Any]]] = {}
@@ -111,7 +115,8 @@ class Tracker:
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], *, step: int = 0) -> None:
         """Samples and the like: `<name>.jsonl` in the stage folder, and a W&B table. NaN becomes null in the file."""
-        with (self.folder / f"{name}.jsonl").open("a", encoding="utf-8") as stream:
+        assert f"{name}.jsonl" in FILES, f"a resumed run would not cut {name}.jsonl back"
+        with _open(self.folder / f"{name}.jsonl") as stream:
             for row in rows:
                 cells = (_finite(cell) if isinstance(cell, float) else cell for cell in row)
                 content = {"step": step, **dict(zip(columns, cells, strict=True))}
@@ -150,7 +155,9 @@ class Tracker:
 
 
 def _cut_back(folder: Path, kept: Mapping[str, int]) -> None:
-    """Cut each file to the size it had; one that was not there yet is removed. RecordError where rows are lost."""
+    """Cut each of the tracker's files to the size it had; one that was not there yet is moved aside. RecordError where
+    rows are lost."""
+    kept = {name: size for name, size in kept.items() if name in FILES}
     for name, size in kept.items():
         found = (folder / name).stat().st_size if (folder / name).is_file() else 0
         if found < size:
@@ -158,14 +165,42 @@ def _cut_back(folder: Path, kept: Mapping[str, int]) -> None:
                 f"{folder / name}: has {found} bytes, and its checkpoint knows of {size}: rows are lost. "
                 "Put the file back, or start anew with --restart."
             )
-    for path in folder.glob("*.jsonl"):
+    for path in _own(folder):
         if path.name not in kept:
-            path.unlink()
-            continue
-        with path.open("r+b") as stream:
-            stream.truncate(kept[path.name])
-            stream.flush()
-            os.fsync(stream.fileno())
+            move_aside(path)
+        elif path.stat().st_size > kept[path.name]:
+            _shorten(path, kept[path.name])
+
+
+def _shorten(path: Path, size: int) -> None:
+    """In a new file of that name: the old one may have another name elsewhere, which keeps all of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with path.open("rb") as whole, temporary.open("wb") as stream:
+        stream.write(whole.read(size))
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
+    sync(path.parent)
+
+
+def _own(folder: Path) -> list[Path]:
+    """The tracker's files that are there; RecordError where one is a link, behind which lies somebody else's."""
+    there = [path for path in (folder / name for name in FILES) if os.path.lexists(path)]
+    for path in there:
+        if path.is_symlink() or not path.is_file():
+            raise RecordError(f"{path}: is a link or no file, and is left alone. Put the file itself in its place.")
+    return there
+
+
+def _open(path: Path) -> TextIO:
+    """To append to; RecordError where it is a link."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    try:
+        return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8")
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise RecordError(f"{path}: is a link, and is not written through. Put the file itself in its place.") from None
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ safetensors folder that every other part of Onebase reads. The result lies in th
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onebase.errors import BaseError
+from onebase.folders import move_aside
 
 PREFIX = "pypi:"
 
@@ -139,7 +139,7 @@ def _move_into_place(converted: Path, folder: Path) -> None:
     try:
         os.rename(converted, folder)
     except OSError:
-        # Another process was faster, or a half-made folder is in the way: keep a whole one, replace a broken one.
+        # Another process was faster, or a half-made folder is in the way: keep a whole one, move a broken one aside.
         if not (folder / "config.json").is_file():
-            shutil.rmtree(folder, ignore_errors=True)
+            move_aside(folder)
             os.rename(converted, folder)

@@ -13,12 +13,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onebase import recipes
+from onebase import folders, recipes
 from onebase.command import Loader, say
 from onebase.errors import RecipeError
+from onebase.paths import expanded
 from onebase.recipes import Section
 from pipeline import stages
 
@@ -51,7 +53,7 @@ def plan(folder: Path, overrides: Sequence[str]) -> list[Step]:
         raise RecipeError(f"{folder}: expected a folder with recipes ({known}), found none of them.")
     own, by_name = _sort_overrides(overrides, [*present, COMPARE])
     run_name = own.get("name") or folder.resolve().name
-    home = Path(own.get("runs_dir", "runs")) / run_name
+    home = expanded(own.get("runs_dir", "runs")) / expanded(run_name)
     steps = []
     for name in present:
         stage = stage_of(name)
@@ -138,6 +140,8 @@ def _sort_overrides(overrides: Sequence[str], known: Sequence[str]) -> tuple[dic
 def run(folder: Path, overrides: Sequence[str], *, restart: bool) -> int:
     """Run the steps; the exit code of the first that fails, else 0. A finished, verified stage is not run again."""
     steps = plan(folder, overrides)
+    for step in steps:  # before the first starts: the last one's folder must not cost the hours of the others
+        (folders.require_run if step.stage == COMPARE else partial(folders.require_own, stage=step.stage))(step.out)
     for number, step in enumerate(steps, start=1):
         say(f"[{number}/{len(steps)}] {step.name}: {step.recipe} -> {step.out}")
         command = [sys.executable, "-m", "pipeline", step.stage, str(step.recipe), *step.overrides]
@@ -145,10 +149,9 @@ def run(folder: Path, overrides: Sequence[str], *, restart: bool) -> int:
             command.append("--restart")
         code = _run_child(command)
         if code:
-            say(
-                f"{step.name} ended with exit code {code}; nothing after it was run. "
-                f"The same command{' without --restart' if restart else ''} goes on from here."
-            )
+            command_again = f"the same command{' without --restart' if restart else ''}"
+            begins = f"Mend that; {command_again}" if code in (1, 2) else command_again.capitalize()
+            say(f"{step.name} ended with exit code {code}; nothing after it was run. {begins} begins with {step.name}.")
             return code if code > 0 else 128 - code
     return 0
 

@@ -12,6 +12,8 @@ import typer
 
 from onebase import command
 from onebase.errors import DataError
+from onebase.folders import require_new
+from onebase.paths import expanded
 
 if TYPE_CHECKING:
     from data.dropped import Dropped
@@ -109,6 +111,8 @@ def card(
         from data.sources import Loaded, identify, records_of
         from onebase.recipes import LimitsSection
 
+        folder = expanded(out)
+        cards.require_room(folder)
         limits = LimitsSection(prompt_tokens=prompt_tokens, response_tokens=response_tokens)
         tokens = _chat(model) if model is not None else None
         sources = [_source(file, format, None, on_bad_row.value) for file in files]
@@ -126,9 +130,9 @@ def card(
         if not records:
             raise DataError("the files hold no sound row, so there is nothing to describe. Run `onebase data check`.")
         loaded = Loaded(records=records, identities=identities)
-        content = cards.write_card(out, loaded, tokens=tokens, limits=limits)
+        content = cards.write_card(folder, loaded, tokens=tokens, limits=limits)
         print("\n".join(cards.summary(content)))
-        command.say(f"written: {out / 'card.json'}")
+        command.say(f"written: {folder / cards.CARD}")
 
     raise typer.Exit(command.guarded(work))
 
@@ -157,17 +161,18 @@ def convert(
         from data.sources import records_of
         from data.writing import write, write_splits
 
-        _require_other(file, out)
+        target = expanded(out)
+        _require_other(file, target)
         source = _source(file, format, longest_line, on_bad_row.value, split)
         dropped = Dropped()
         found = records_of(source, _kind(source, kind), dropped)
         records = _distinct(_counted(found, source.source), dedupe.value, dropped)
-        if out.suffix:
-            print(f"{out}: {write(records, out)} rows")
+        if target.suffix:
+            print(f"{out}: {write(records, target)} rows")
         elif split is not None:
             raise DataError(f"--split={split} gives one file; name it with --out, such as {out / split}.jsonl.")
         else:
-            for name, count in write_splits(records, out).items():
+            for name, count in write_splits(records, target).items():
                 print(f"{out / name}.jsonl: {count} rows")
         _show_dropped(dropped)
 
@@ -293,6 +298,7 @@ def _require_other(file: Path, out: Path) -> None:
     for target in targets:
         if target.exists() and file.exists() and target.samefile(file):
             raise DataError(f"--out {out}: the output would replace the file that is read. Pass another name.")
+        require_new(target)
 
 
 def _chat(model: str) -> Any:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onebase import command
+from onebase.folders import require_new, require_writable
+from onebase.paths import expanded
 
 if TYPE_CHECKING:
     from onebase.ensemble import CombineSection
@@ -63,7 +65,7 @@ def reward(
         if not data and (split is not None or rows is not None):
             raise InputError("--split and --rows are about --data, which is not given. Give it, or leave them out.")
         sources = [Source(source=one, split=split, rows=rows) for one in data or ()]
-        folder = out or record.resolve().parent / "evaluation" / "reward"
+        folder = expanded(out) if out else record.resolve().parent / "evaluation" / "reward"
         section = combine_section(combine, spread_weight, others)
         report = reward_eval.evaluate([record, *(others or ())], folder, rankings=sources, combine=section)
         reward_table.show(report, f"{record}: {report['prompts']} held-out prompts")
@@ -91,9 +93,10 @@ def score(
 
         folders = [record, *(others or ())]
         reward_eval.require_outside(out, *folders)
+        target = _new_file(out)
         score_file.require_rows(file)  # before the weights, which take seconds
         model = reward_eval.load(folders, combine_section(combine, spread_weight, others))
-        count = score_file.write_scores(model, file, out, best=best)
+        count = score_file.write_scores(model, file, target, best=best)
         command.say(f"{count} rows scored by {record}")
 
     raise typer.Exit(command.guarded(work))
@@ -129,14 +132,25 @@ def best_of_n(
 
         folders = [record, *(others or ())]
         reward_eval.require_outside(out, policy, *folders)
+        target = _new_file(out)
         asked = best.begun(best.prompts_of(Source(source=prompts, split=split, rows=rows), seed=seed))
         model = reward_eval.load(folders, combine_section(combine, spread_weight, others))
         best.add_policy(model, policy)
         sampling = best.Sampling(n=n, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch, seed=seed)
-        count = score_file.write_lines(best.answered(model, asked, sampling, keep_all=keep_all), out)
+        count = score_file.write_lines(best.answered(model, asked, sampling, keep_all=keep_all), target)
         command.say(f"{count} prompts answered by {policy}, best of {n} by {record}")
 
     raise typer.Exit(command.guarded(work))
+
+
+def _new_file(out: Path | None) -> Path | None:
+    """Where lines go, which must not be there yet; None for stdout."""
+    if out is None:
+        return None
+    target = expanded(out)
+    require_new(target)
+    require_writable(target.parent)
+    return target
 
 
 def combine_section(rule: str, spread_weight: float | None, others: list[Path] | None) -> "CombineSection":

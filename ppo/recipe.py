@@ -9,6 +9,7 @@ from data.sources import Source
 from onebase.checkpoint import CheckpointSection
 from onebase.functions import DOTTED
 from onebase.memory import halved
+from onebase.paths import UserPath
 from onebase.recipes import (
     BaseSection,
     ChatSection,
@@ -28,9 +29,9 @@ from ppo.steering_recipe import Steered
 class ParentsSection(Section):
     """The finished stages whose adapters this one starts from."""
 
-    sft: Path
+    sft: UserPath
     """Stage folder of the SFT adapter: where the policy starts, and the reference."""
-    reward: Path | Annotated[tuple[Path, ...], Field(min_length=1)] | None = None
+    reward: UserPath | Annotated[tuple[UserPath, ...], Field(min_length=1)] | None = None
     """Stage folder of the reward model: what scores, and where the value function starts. A list: an ensemble; the
     value function starts from its first. None: only functions score."""
 
@@ -136,7 +137,7 @@ class PpoRecipe(Steered):
     track: TrackSection = TrackSection()
     checkpoint: CheckpointSection = CheckpointSection()
     seed: Seed = 0
-    out: Path = Path("runs/ppo/ppo")
+    out: UserPath = Path("runs/ppo/ppo")
 
     @property
     def has_value(self) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from onebase import record
+from onebase import folders, record
 from onebase.base import Base
 from onebase.disk import sync
 from onebase.errors import RecordError
@@ -44,7 +44,7 @@ def write(name: str, roles: Roles, role: str, origin: Origin, metrics: Mapping[s
     target = origin.recipe.out / name
     temporary, aside = target.with_name(f".{name}.{os.getpid()}"), target.with_name(f".{name}.old")
     for half in target.parent.glob(f".{name}.*"):  # of processes that were killed in here
-        if half != aside:
+        if half.suffix[1:].isdecimal() and not half.is_symlink():
             shutil.rmtree(half, ignore_errors=True)
     temporary.mkdir(parents=True)
     files = roles.save(role, temporary / "adapter")
@@ -70,13 +70,21 @@ def write(name: str, roles: Roles, role: str, origin: Origin, metrics: Mapping[s
     for folder in {path.parent for path in files}:
         sync(folder)
     record.write(temporary, made)
-    shutil.rmtree(aside, ignore_errors=True)
-    if target.exists():
+    _remove(aside)
+    if os.path.lexists(target):
         os.rename(target, aside)
     os.rename(temporary, target)
     sync(origin.recipe.out)
-    shutil.rmtree(aside, ignore_errors=True)
+    _remove(aside)
     return target
+
+
+def _remove(aside: Path) -> None:
+    """An earlier stage of that name; what is no stage of ours is kept, under a name that is free."""
+    if folders.stage_of(aside) is not None and not aside.is_symlink():
+        shutil.rmtree(aside, ignore_errors=True)
+    elif os.path.lexists(aside):
+        folders.move_aside(aside)
 
 
 def stands(folder: Path, metrics: Mapping[str, float]) -> bool:

@@ -9,6 +9,7 @@ from data.labelers import LabelersSection
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
 from onebase.memory import halved
+from onebase.paths import UserPath
 from onebase.recipes import (
     BaseSection,
     ChatSection,
@@ -25,7 +26,7 @@ from onebase.recipes import (
 class ParentsSection(Section):
     """The finished stage whose adapter this one starts from."""
 
-    sft: Path
+    sft: UserPath
 
 
 class EvaluationSection(Section):
@@ -101,7 +102,7 @@ class RewardRecipe(Section):
     track: TrackSection = TrackSection()
     checkpoint: CheckpointSection = CheckpointSection()
     seed: Seed = 0
-    out: Path = Path("runs/reward/reward")
+    out: UserPath = Path("runs/reward/reward")
 
     def halved(self, count: int) -> "RewardRecipe":
         """The same run in micro-batches of 1/2^count, where memory does not suffice for those of the recipe."""

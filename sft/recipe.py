@@ -8,6 +8,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from data.sources import Source
 from onebase.checkpoint import CheckpointSection
+from onebase.paths import UserPath
 from onebase.recipes import AdapterSection, BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
 from onebase.trainers import TrlSection, require_one_of, trl_section
 
@@ -51,7 +52,7 @@ class SftRecipe(Section):
     track: TrackSection = TrackSection()
     checkpoint: CheckpointSection = CheckpointSection()
     seed: Seed = 0
-    out: Path = Path("runs/sft/sft")
+    out: UserPath = Path("runs/sft/sft")
 
     @model_validator(mode="after")
     def _rows_fit(self) -> "SftRecipe":

@@ -74,8 +74,33 @@ FULL: dict[str, tuple[Place, int | None]] = {
     "full in the state": (("onebase.checkpoint:canonical", "after", 4), 0),
     "full in the manifest": (("onebase.checkpoint:canonical", "after", 5), 0),
     "full in the adapter": (("onebase.roles:Roles.save", "before", 1), 4096),
+    "full in the tokenizer": (("transformers:PreTrainedTokenizerBase.save_pretrained", "before", 1), 8192),
+    "full at the tokenizer's first file": (("transformers:PreTrainedTokenizerBase.save_pretrained", "before", 1), 0),
+    "full in the record": (("onebase.record:write", "before", 1), 0),
 }
 """When the disk fills up, and to how many bytes; None: no inode is left. It stays full until the process ends."""
+
+READ_ONLY: dict[str, Place] = {
+    "read-only at the start": ("onebase.session:hold", "before", 1),
+    "read-only before the folder": ("onebase.checkpoint:Checkpoints.save", "before", 2),
+    "read-only in the tensors": ("onebase.checkpoint:save_file", "before", 2),
+    "read-only before the rename": ("onebase.checkpoint:os.rename", "before", 2),
+    "read-only in the adapter": ("onebase.roles:Roles.save", "before", 1),
+    "read-only in the tokenizer": ("transformers:PreTrainedTokenizerBase.save_pretrained", "before", 1),
+    "read-only in the record": ("onebase.record:write", "before", 1),
+}
+"""When the disk takes nothing more, until the process ends; files that are open can still be written."""
+
+FOREIGN: dict[str, dict[str, str]] = {
+    "somebody's training": {
+        "checkpoints/step-00000001/weights.pt": "theirs",
+        "adapter/my.bin": "theirs",
+        "tokenizer/my.model": "theirs",
+        "metrics.jsonl": '{"loss": 1}\n',
+    },
+    "somebody's papers": {"chapters/one.txt": "words", "stage.json": '{"stage": "sft"}', ".notes": ""},
+}
+"""What lies in a folder that is given as `out` and is no run's: files by path, with what is in them."""
 
 FAILING: dict[str, tuple[str, str]] = {
     "write of the tensors": ("write", "*/checkpoints/.step-*/.tmp*"),

@@ -1,12 +1,14 @@
 """Strikes stages at armed points, lets them go on, and compares what comes out with an undisturbed run: bit for bit.
 
-    python tests/faults.py [--stages ppo ...] [--kinds KILL TERM ENOSPC EIO] [--points ...] [--no-control]
+    python tests/faults.py [--stages ppo ...] [--kinds KILL TERM ENOSPC EROFS EIO FOREIGN] [--points ...] [--no-control]
     python tests/faults.py --recipes recipes/demo --stages sft --at 13 [--parents runs/demo]
 
 KILL    and then the loss of what was not synced: a power cut (tests/storage.py says how, and what is simulated)
 TERM    and INT: what a scheduler and Ctrl-C send
-ENOSPC  a small disk of its own that fills up within a save, or when the adapter is written
+ENOSPC  a small disk of its own that fills up within a save, or when adapter, tokenizer or record are written
+EROFS   a disk that takes nothing more: at the start, within a save, or at the end
 EIO     one write or fsync of one file that fails
+FOREIGN somebody else's folder as `out`: refused, all in it as it was; then given away, the run is undisturbed
 
 The control is the KILL rows once more in a program that hashes nothing and syncs nothing, which is patched into the
 forked process: if no run came out broken there, this harness could not see what it is for.
@@ -32,8 +34,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import storage
-from armed import FAILING, FULL, POINTS, WITHIN
-from strikes import ROOT, SIGNALS, Bench, Case, Verdict, strike, undisturbed
+from armed import FAILING, FOREIGN, FULL, POINTS, READ_ONLY, WITHIN
+from strikes import ROOT, SIGNALS, Bench, Case, Verdict, intrude, strike, undisturbed
 
 STAGES = ("sft", "reward", "ppo", "dpo")
 
@@ -75,6 +77,10 @@ def cases(stage: str, given: argparse.Namespace) -> list[Case]:
         own += [Case(stage=stage, point=point, kind="KILL") for point in WITHIN]
     if "ENOSPC" in given.kinds and storage.can_mount():
         own += [Case(stage=stage, point=point, kind="ENOSPC") for point in FULL]
+    if "EROFS" in given.kinds and storage.can_mount():
+        own += [Case(stage=stage, point=point, kind="EROFS") for point in READ_ONLY]
+    if "FOREIGN" in given.kinds:
+        own += [Case(stage=stage, point=point, kind="FOREIGN") for point in FOREIGN]
     if "EIO" in given.kinds and storage.can_fail():
         own += [Case(stage=stage, point=point, kind="EIO") for point in FAILING]
     if not given.no_control:
@@ -86,9 +92,9 @@ def cases(stage: str, given: argparse.Namespace) -> list[Case]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = (*SIGNALS, "ENOSPC", "EIO")
+    every = (*SIGNALS, "ENOSPC", "EROFS", "EIO", "FOREIGN")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
-    parser.add_argument("--kinds", nargs="+", choices=every, default=["KILL", "TERM", "ENOSPC", "EIO"])
+    parser.add_argument("--kinds", nargs="+", choices=every, default=["KILL", "TERM", *every[3:]])
     parser.add_argument("--points", nargs="+", help="only points whose name contains one of these")
     parser.add_argument("--no-control", action="store_true")
     parser.add_argument("--case", nargs=3, action="append", metavar=("STAGE", "POINT", "KIND"), help="only these")
@@ -115,7 +121,7 @@ def main() -> int:
             wanted = cases(stage, given)
             expected = undisturbed(stage, bench) if wanted else {}
             for case in wanted:
-                verdicts.append(strike(case, bench, expected))
+                verdicts.append((intrude if case.kind == "FOREIGN" else strike)(case, bench, expected))
                 print(verdicts[-1], flush=True)
     return report(verdicts)
 

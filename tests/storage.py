@@ -134,6 +134,17 @@ def small_disk(place: Path, *, megabytes: int = 32) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
+def make_read_only(place: Path) -> None:
+    """Mount a folder over itself so that nothing can be made, written or removed in it."""
+    subprocess.run(["mount", "--bind", str(place), str(place)], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(place)], check=True)
+
+
+def make_writable(place: Path) -> None:
+    """Undo `make_read_only`."""
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
 FILLER = "filler"
 
 

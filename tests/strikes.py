@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import storage
-from armed import FAILING, FAILS_FROM, FULL, POINTS, SIZES, WITHIN, Place, arm, find
+from armed import FAILING, FAILS_FROM, FOREIGN, FULL, POINTS, READ_ONLY, SIZES, WITHIN, Place, arm, find
 
 ROOT = Path(__file__).resolve().parent.parent
 SIGNALS = ("KILL", "TERM", "INT")
@@ -152,14 +152,14 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def stands(folder: Path) -> bool:
-    """Whether a checkpoint verifies by its own manifest, and nothing half-written lies beside it."""
+def stands(folder: Path, *, halves: bool = False) -> bool:
+    """Whether a checkpoint verifies by its own manifest, and nothing half-written lies beside it (halves: it may)."""
     own = folder / "checkpoints"
     for one in own.glob("step-*"):
         files = json.loads((one / "manifest.json").read_text())["files"]
         if any(sha256(one / name) != expected for name, expected in files.items()):
             return False
-    return any(own.glob("step-*")) and not any(own.glob(".step-*"))
+    return any(own.glob("step-*")) and (halves or not any(own.glob(".step-*")))
 
 
 def strike(case: Case, bench: Bench, expected: Any) -> Verdict:
@@ -168,7 +168,8 @@ def strike(case: Case, bench: Bench, expected: Any) -> Verdict:
         home = bench.home / case.name
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
-        disk = stack.enter_context(storage.small_disk(home / "disk")) if case.kind == "ENOSPC" else home
+        disk = stack.enter_context(storage.small_disk(home / "disk")) if case.kind == "ENOSPC" else home / "disk"
+        disk.mkdir(exist_ok=True)
         folder, log, synced = disk / case.stage, home / "log.txt", home / "synced.txt"
         command = bench.command(case.stage, folder)
         armed, recorded = arming(case, bench, disk), [partial(storage.record_syncs, synced)]
@@ -180,11 +181,11 @@ def strike(case: Case, bench: Bench, expected: Any) -> Verdict:
             struck, kept = code == (-int(number) if case.kind == "KILL" else 128 + int(number)), True
             lost = storage.lose(folder, synced, case.name) if case.kind == "KILL" else []
         else:
-            words = os.strerror({"ENOSPC": 28, "EIO": 5}[case.kind])
-            struck = f"{words}: the disk at " in said and " bytes free" in said and code in (0, 1)
-            kept, lost = stands(folder), []
+            struck, kept, lost = *disk_verdict(case, code, said, folder), list[str]()
             if case.kind == "ENOSPC":
                 storage.make_room(disk)
+            if case.kind == "EROFS":
+                storage.make_writable(disk)
         again = run_forked(lambda: run_stage(case.stage, command, log, *weakened))
         survived = again == 0 and kept
         found = outcome(folder, verify=not case.control) if again == 0 else {}
@@ -198,11 +199,54 @@ def strike(case: Case, bench: Bench, expected: Any) -> Verdict:
     return Verdict(case=case, struck=struck, survived=survived, equal=equal, detail=detail)
 
 
+def disk_verdict(case: Case, code: int, said: str, folder: Path) -> tuple[bool, bool]:
+    """Whether a disk's fault was met and told as it should be; and whether a checkpoint stood."""
+    words = os.strerror({"ENOSPC": 28, "EROFS": 30, "EIO": 5}[case.kind])
+    if "start" in case.point:
+        return code == 2 and f"cannot be written ({words})" in said and not folder.exists(), "Traceback" not in said
+    told = f"{words}: the disk at " in said and " bytes free" in said and "Traceback" not in said
+    # What cannot be written can be as little removed.
+    return told and code in (0, 1), stands(folder, halves=case.kind == "EROFS")
+
+
+def intrude(case: Case, bench: Bench, expected: Any) -> Verdict:
+    """A run is to go where somebody else's files are; then, where they were, it is undisturbed."""
+    home = bench.home / case.name
+    shutil.rmtree(home, ignore_errors=True)
+    folder, log = home / case.stage, home / "log.txt"
+    for name, text in FOREIGN[case.point].items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    codes, before = list[int](), contents(home)
+    for flags in [], ["--restart"]:
+        command = [*bench.command(case.stage, folder), *flags]
+        codes.append(run_forked(lambda command=command: run_stage(case.stage, command, log)))
+    said = log.read_text()
+    log.unlink()
+    struck = codes == [2, 2] and "no run of Onebase" in said and "Traceback" not in said
+    kept = contents(home) == before
+    folder.rename(home / "theirs")
+    again = run_forked(lambda: run_stage(case.stage, bench.command(case.stage, folder), log))
+    found = outcome(folder) if again == 0 else {}
+    survived, equal = again == 0 and kept, struck and kept and found == expected
+    detail = f"exits {codes}, then {again}{'' if kept else ', their files changed'}"
+    if equal:
+        shutil.rmtree(home)
+    return Verdict(case=case, struck=struck, survived=survived, equal=equal, detail=detail)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Every file, by path, and what is in it."""
+    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
 def arming(case: Case, bench: Bench, disk: Path) -> Callable[[], None]:
     """What the process that is to be struck does before its command."""
     if case.kind == "ENOSPC":
         place, leave = FULL[case.point]
         return partial(arm, place, partial(storage.fill, disk, leave=leave))
+    if case.kind == "EROFS":
+        return partial(arm, READ_ONLY[case.point], partial(storage.make_read_only, disk))
     if case.kind == "EIO":
         return partial(arm, FAILS_FROM, partial(storage.fail_calls, *FAILING[case.point]))
     if case.point in WITHIN:

@@ -40,9 +40,14 @@ DISKS = [
     ("sft", "within the adapter's file", "KILL"),
     ("sft", "full in the tensors", "ENOSPC"),
     ("ppo", "full in the adapter", "ENOSPC"),
+    ("sft", "full in the tokenizer", "ENOSPC"),
+    ("sft", "read-only in the tensors", "EROFS"),
+    ("reward", "read-only in the record", "EROFS"),
+    ("dpo", "read-only at the start", "EROFS"),
     ("reward", "write of a metric row", "EIO"),
     ("dpo", "sync of the checkpoint", "EIO"),
 ]
+FOREIGN = ("sft", "somebody's training", "FOREIGN")
 CONTROL = ("reward", "last step", "CONTROL")
 
 
@@ -65,7 +70,7 @@ def printed(
     finish_run: Callable[[str], Path], tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[str, str, str], str]:
     """What the harness says of each case; in a process of its own: cases are forked, and pytest's should not be."""
-    cases = [part for case in (*SIX, *HALVES, *DISKS, CONTROL) for part in ("--case", *case)]
+    cases = [part for case in (*SIX, *HALVES, *DISKS, FOREIGN, CONTROL) for part in ("--case", *case)]
     ready = map(str, (tiny_base_folder, finish_run("fp32"), tmp_path_factory.mktemp("faults")))
     command = [sys.executable, "tests/faults.py", "--ready", *ready, *cases]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -92,10 +97,14 @@ def test_a_stage_struck_between_two_halves_of_one_act_goes_on_to_equal_bits(
 def test_a_disk_that_is_full_or_fails_costs_no_checkpoint_and_no_bit(
     printed: dict[tuple[str, str, str], str], stage: str, point: str, kind: str
 ) -> None:
-    refused = printed.get(("", "", "ENOSPC" if kind == "ENOSPC" else "EIO"))
+    refused = printed.get(("", "", "ENOSPC" if kind in ("ENOSPC", "EROFS") else "EIO"))
     if refused is not None:
         pytest.skip(refused)
     assert printed[stage, point, kind] == "struck, equal"
+
+
+def test_somebody_elses_folder_is_refused_and_left_as_it_is(printed: dict[tuple[str, str, str], str]) -> None:
+    assert printed[FOREIGN] == "struck, equal"
 
 
 def test_the_harness_sees_a_run_break_when_nothing_is_synced_or_verified(
@@ -104,7 +113,11 @@ def test_the_harness_sees_a_run_break_when_nothing_is_synced_or_verified(
     assert printed[CONTROL].startswith(("struck, BROKEN", "struck, NOT EQUAL"))
 
 
-@pytest.mark.parametrize("place", sorted({place for points in armed.POINTS.values() for place, *_ in points.values()}))
+PLACES = {place for points in (*armed.POINTS.values(), armed.READ_ONLY) for place, *_ in points.values()}
+PLACES |= {place for (place, *_), _ in armed.FULL.values()}
+
+
+@pytest.mark.parametrize("place", sorted(PLACES))
 def test_every_place_of_the_harness_is_there(place: str) -> None:
     """Also those that the cut above leaves out: a function that has moved would be struck nowhere."""
     assert callable(getattr(*armed.find(place)))

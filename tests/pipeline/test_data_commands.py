@@ -88,12 +88,11 @@ def test_convert_cuts_in_one_pass_what_sources_cut_by_split():
     assert sum(len(Path(f"cut/{split}.jsonl").read_text().splitlines()) for split in ("train", "heldout")) == 60
 
 
-def test_convert_stops_at_a_bad_row_and_leaves_what_was_there():
-    Path("out.jsonl").write_text("as it was\n")
+def test_convert_stops_at_a_bad_row_and_leaves_nothing():
     done = data("convert", "bad.jsonl", "--out", "out.jsonl")
     assert done.exit_code == 2
     assert "error: bad.jsonl:2: 'prompt' must be text, found int" in done.output
-    assert Path("out.jsonl").read_text() == "as it was\n"
+    assert not Path("out.jsonl").exists()
     assert not [path for path in Path().iterdir() if path.name.startswith(".")]
 
 
