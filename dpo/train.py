@@ -105,7 +105,7 @@ def run(recipe: DpoRecipe) -> StageRecord:
     base = bases.load(recipe.base, recipe.chat)
     roles = require_sound(Roles(base)).load(ROLE, sft.adapter)
     parents = {"sft": sft}
-    run_identity = stages.run_identity(stages.loaded_identity(base), parents, data.identities)
+    run_identity = stages.run_identity(stages.loaded_identity(recipe, base), parents, data.identities)
     trainers.rehearse(configure(roles, recipe), roles)
     size = state_bytes(roles, [ROLE])
     with stages.open_session(

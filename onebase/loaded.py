@@ -118,7 +118,7 @@ def _require_four_bits(model: PreTrainedModel) -> None:
     packed, plain = 0, {}
     for name, parameter in _matrices(model):
         if isinstance(parameter, Params4bit) and parameter.quant_state is not None:
-            packed += math.prod(parameter.quant_state.shape)
+            packed += math.prod(parameter.quant_state.shape or ())
         else:
             plain[name] = parameter.numel()
     share = sum(plain.values()) / max(1, packed + sum(plain.values()))

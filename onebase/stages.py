@@ -69,8 +69,10 @@ class Identity:
         return ChatTexts.of_recipe(self.base_section, self.chat_section)
 
 
-def loaded_identity(base: Base) -> Identity:
-    return Identity(base=base.identity, tokenizer=base.tokenizer_identity)
+def loaded_identity(recipe: ModelRecipe, base: Base) -> Identity:
+    return Identity(
+        base=base.identity, tokenizer=base.tokenizer_identity, base_section=recipe.base, chat_section=recipe.chat
+    )
 
 
 def run_identity(

@@ -157,11 +157,11 @@ def require_finite(files: Iterable[Path], *, ignored: Iterable[str] = ()) -> Non
     for file in files:
         with safe_open(file, framework="pt") as content:
             names = [name for name in content.offset_keys() if not any(p.search(name) for p in skipped)]
-            broken += [f"{name} in {file.name}" for name in names if not _is_finite(content.get_tensor(name))]
+            broken += [f"{name} in {file}" for name in names if not _is_finite(content.get_tensor(name))]
     if broken:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         raise BaseError(
-            f"base.model: {file.parent}: NaN or infinity in the weights: {', '.join(broken[:3])}{more}. "
+            f"base.model: NaN or infinity in the weights: {', '.join(broken[:3])}{more}. "
             "The model was saved broken, or damaged since. Pass another one."
         )
 

@@ -145,8 +145,8 @@ class PpoRecipe(Steered):
         return self.advantages.kind == "gae"
 
     @property
-    def functions(self) -> tuple[str, ...]:
-        """The Python functions that decide a result."""
+    def function_names(self) -> tuple[str, ...]:
+        """The Python functions that decide a result, as `package.module:name`."""
         judge = None if self.evaluation is None else self.evaluation.judge
         given = (*(term.function for term in self.reward.terms), judge, self.sampling.engine)
         return tuple(one for one in given if one is not None)

@@ -74,7 +74,9 @@ def start(recipe: PpoRecipe) -> Started:
     roles = start_roles(base, parents, recipe)
     learner = start_learner(roles, recipe)
     identities = [*data.identities, *steered.identities]
-    identity = stages.run_identity(stages.loaded_identity(base), parents, identities, functions=recipe.functions)
+    identity = stages.run_identity(
+        stages.loaded_identity(recipe, base), parents, identities, functions=recipe.function_names
+    )
     origin = Origin(recipe=recipe, base=base, parents=parents, data=identities, identity=identity, watch=watch)
     steering = Steering(roles, steered, origin, learner.optimizer)
     return Started(origin=origin, data=data, roles=roles, learner=learner, steering=steering)
@@ -84,7 +86,7 @@ def identify(recipe: PpoRecipe) -> RunIdentity:
     """What a run of this recipe goes by today, without a weight loaded."""
     parents, data = read_parents(recipe), read_data(recipe)
     identities = [*data.identities, *read_steering_data(recipe, data.chat, data.prompts).identities]
-    return stages.run_identity(stages.identify(recipe), parents, identities, functions=recipe.functions)
+    return stages.run_identity(stages.identify(recipe), parents, identities, functions=recipe.function_names)
 
 
 def read_parents(recipe: PpoRecipe) -> dict[str, Found]:

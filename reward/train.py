@@ -71,7 +71,7 @@ def run(recipe: RewardRecipe) -> StageRecord:
     base = bases.load(recipe.base, recipe.chat)
     roles = start_roles(base, sft, recipe)
     parents = {"sft": sft}
-    run_identity = stages.run_identity(stages.loaded_identity(base), parents, data.identities)
+    run_identity = stages.run_identity(stages.loaded_identity(recipe, base), parents, data.identities)
     size = state_bytes(roles, ["reward"])
     with stages.open_session(
         recipe, "reward", recipe, parents=parents, data=data.identities, state_bytes=size, identity=run_identity

@@ -109,7 +109,7 @@ def run(recipe: SftRecipe) -> StageRecord:
     trainers.rehearse(config, roles)
     if not config.packing and recipe.trl.arguments().get("packing") is None:
         say(f"sft: {type(base.model).__name__} does not keep demonstrations apart in one row: they are padded instead.")
-    run_identity = stages.run_identity(stages.loaded_identity(base), {}, data.identities)
+    run_identity = stages.run_identity(stages.loaded_identity(recipe, base), {}, data.identities)
     size = state_bytes(roles, [ROLE])
     with stages.open_session(
         recipe, "sft", recipe, parents={}, data=data.identities, state_bytes=size, identity=run_identity

@@ -267,11 +267,16 @@ def draws() -> list[float]:
     return [random.random(), float(numpy.random.random()), float(torch.rand(()))]
 
 
+def numpy_state() -> list[int]:
+    state: Any = numpy.random.get_state()
+    return state[1].tolist()
+
+
 def test_the_global_generators_begin_at_the_calls_seed_and_are_as_before() -> None:
     random.seed(1)
     random.random()  # from here on a draw moves the place in the state and not the state
     # Of python's generator all but the place: the checks of shapes and types that tests run under draw from it.
-    before = random.getstate()[1][:-1], numpy.random.get_state()[1].tolist(), torch.get_rng_state()
+    before = random.getstate()[1][:-1], numpy_state(), torch.get_rng_state()
 
     def reseeds() -> list[float]:
         numbers = draws()
@@ -284,7 +289,7 @@ def test_the_global_generators_begin_at_the_calls_seed_and_are_as_before() -> No
     assert one == again
     assert not set(one) & set(other)
     assert random.getstate()[1][:-1] == before[0]
-    assert numpy.random.get_state()[1].tolist() == before[1]
+    assert numpy_state() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
 
 

@@ -241,9 +241,10 @@ SMALL: dict[str, Any] = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 64,
 }
+QWEN: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "head_dim": 16}
 EXPERTS: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(**SMALL, num_local_experts=4),
-    "qwen3_moe": Qwen3MoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64, head_dim=16),
+    "qwen3_moe": Qwen3MoeConfig(**SMALL, **QWEN),
     "olmoe": OlmoeConfig(**SMALL, num_experts=4, num_experts_per_tok=2),
 }
 DENSE: dict[str, PreTrainedConfig] = {
@@ -257,7 +258,8 @@ def build(copy: Path) -> Callable[[PreTrainedConfig], Path]:
     """A base of another architecture, with the tokenizer of the tiny one."""
 
     def make(config: PreTrainedConfig) -> Path:
-        model = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)](config)
+        model_class: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        model = model_class(config)
         model.save_pretrained(copy)
         (copy / "generation_config.json").unlink()  # with the stop tokens of another tokenizer
         return copy
@@ -300,7 +302,7 @@ def test_a_hundredth_may_stay_as_it_is(copy: Path, rows: int, accepted: bool) ->
     ("recorded", "held"), [("bf16", torch.float32), ("fp32", torch.bfloat16), ("fp32", torch.half)]
 )
 def test_a_number_format_that_was_not_loaded_is_refused(copy: Path, recorded: str, held: torch.dtype) -> None:
-    model = bases.load(section(copy), ChatSection(), device=CPU).model
+    model: Any = bases.load(section(copy), ChatSection(), device=CPU).model
     loaded.require_quantization(model, "fp32")
     with pytest.raises(BaseError, match=rf"{recorded} is asked for, and 100% of the weights"):
         loaded.require_quantization(model.to(held), recorded)

@@ -195,7 +195,7 @@ def test_each_ancestor_is_verified_once_however_many_ways_lead_to_it(
         stage = make_stage(tmp_path / str(number), {"left": stage, "right": stage})
     parsed: list[Path] = []
     parse = record._parse
-    monkeypatch.setattr(record, "_parse", lambda folder: parsed.append(folder) or parse(folder))
+    monkeypatch.setattr(record, "_parse", lambda folder, stage: parsed.append(folder) or parse(folder, stage))
     found = record.read(stage)
     assert len(parsed) == 13
     assert len(lineage({"ppo": found}, tmp_path)["records"]) == 13

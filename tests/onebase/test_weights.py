@@ -174,7 +174,10 @@ def cut(size: int) -> Callable[[Path], None]:
 
 
 def replaced(name: str, text: str) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_text(text) and None
+    def change(folder: Path) -> None:
+        (folder / name).write_text(text)
+
+    return change
 
 
 def shard_missing(folder: Path) -> None:
