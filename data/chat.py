@@ -1,8 +1,8 @@
 """Conversations as tokens. The only place that knows about chat templates, end tokens and loss masks.
 
 A prompt is rendered with the template's generation prompt; a response is what the template renders behind it, up to the
-token that closes an assistant's turn, which is always learned (`data.turns`). Nothing follows that token: templates that
-print a line break behind it do so for the next turn. Control tokens come from the template alone (`data.marks`).
+token that closes an assistant's turn, which is always learned (`data.turns`). Nothing follows that token: templates
+that print a line break behind it do so for the next turn. Control tokens come from the template alone (`data.marks`).
 """
 
 import hashlib

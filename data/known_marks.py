@@ -8,7 +8,7 @@ WELL_KNOWN = re.compile(
     r"<\|(?:im_start|im_end|im_sep|endoftext|eot_id|eom_id|end_of_text|begin_of_text|start_header_id|end_header_id"
     r"|system|user|assistant|end|start|channel|message|return|call|end_of_turn|start_of_role|end_of_role)\|>"
     r"|<(?:start|end)_of_turn>|\[/?INST\]|<<SYS>>|</?s>|<(?:bos|eos)>"
-    r"|<｜(?:User|Assistant|begin▁of▁sentence|end▁of▁sentence)｜>"
+    r"|<\uff5c(?:User|Assistant|begin\u2581of\u2581sentence|end\u2581of\u2581sentence)\uff5c>"
 )
 """Control tokens of ChatML, Llama 2 to 4, Mistral, Gemma, Phi, Harmony, Granite and DeepSeek."""
 

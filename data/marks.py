@@ -6,14 +6,14 @@ letter, wherever it stands. Else whoever writes a message could write another on
 
 * the tokens named begin, end, padding, unknown, separator, mask, and those that end a response;
 * what the template writes by itself around messages, tools included. Of a pair (`<think>`, `</think>`) what is written
-  in the assistant's turn alone is content: reasoning is opened and closed there; and of tokens that the vocabulary calls
-  ordinary so is what the template speaks of in its system message;
+  in the assistant's turn alone is content: reasoning is opened and closed there. So is a pair that the vocabulary calls
+  ordinary and the template speaks of in its system message;
 * a special token without a partner that is spelled in the template's source.
 """
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -70,18 +70,23 @@ class Marks:
         self.added = frozenset(token.content for token in tokenizer.added_tokens_decoder.values())
         self.ids = frozenset(control.values())
         longest_first = sorted(control, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        self._pattern = re.compile(self.pattern_of(control))
         self._numbers = {text: number for number, text in enumerate(longest_first)}
         self._texts = longest_first
-        self._unknown = tokenizer.unk_token_id
+        self._counted = self.ids - {control.get(str(tokenizer.unk_token))}
         self._hides = self._are_hidden_by_a_normaliser()
         self._renamed: tuple[Tokenizer, dict[int, int]] | None = None
+
+    @staticmethod
+    def pattern_of(tokens: Collection[str]) -> str:
+        """Finds any of these, the longest first, as tokenizers do; of none it finds nothing."""
+        return "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)"
 
     def are_spelled_in(self, text: str) -> bool:
         """Whether encoding the text by itself would make a control token of a part of it."""
         if self._pattern.search(text) is not None:
             return True
-        return self._hides and not self.ids.isdisjoint(set(self.plain(text)) - {self._unknown})
+        return self._hides and not self._counted.isdisjoint(self.plain(text))
 
     def plain(self, text: str) -> list[int]:
         """A text's tokens as the tokenizer gives them: of what no content spells."""
@@ -109,8 +114,7 @@ class Marks:
         marks = sum(ord(letter) >= WRITTEN for letter in written)
         text = re.sub("[\U000f0000-\U000fffff]", lambda match: self._texts[ord(match[0]) - HELD], written)
         ids = [numbers.get(one, one) for one in clone.encode(text, add_special_tokens=False).ids]
-        control = sum(one in self.ids and one != self._unknown for one in ids)
-        if control > marks:
+        if sum(one in self._counted for one in ids) > marks:
             raise DataError(
                 "a text spells a control token, and this tokenizer makes control tokens of plain text. Remove it."
             )
@@ -143,8 +147,8 @@ class Marks:
         clone = Tokenizer.from_str(json.dumps(rules))
         # A token that is added beside the model's vocabulary may get another number.
         tokens = self._tokenizer.added_tokens_decoder.items()
-        numbers = {clone.token_to_id(names.get(token.content, token.content)): number for number, token in tokens}
-        return clone, numbers
+        renamed = ((clone.token_to_id(names.get(token.content, token.content)), number) for number, token in tokens)
+        return clone, {other: number for other, number in renamed if other is not None}
 
     def _are_hidden_by_a_normaliser(self) -> bool:
         """Whether a text may spell a control token in other letters: in capitals, or in full width."""

@@ -1,7 +1,7 @@
 """A chat template: conversations as the text that it renders, and which part of that text it writes by itself."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,7 +67,7 @@ class Template:
         """
         return self._render([{"role": one.role, "content": one.content} for one in messages], generation, None)
 
-    def _render(self, turns: Sequence[Mapping[str, Any]], generation: bool, tools: list[Any] | None) -> str:
+    def _render(self, turns: Sequence[dict[str, Any]], generation: bool, tools: list[Any] | None) -> str:
         try:
             rendered: Any = self._tokenizer.apply_chat_template(
                 list(turns), tools=tools, tokenize=False, add_generation_prompt=generation

@@ -34,13 +34,12 @@ class Turn:
         self._template = template
         self._marks = marks
         self._ends = {text: number for text, number in marks.control.items() if number in stop_ids}
-        self._stop = re.compile("|".join(map(re.escape, sorted(self._ends, key=len, reverse=True))) or "(?!)")
-        tokens = marks.added - marks.control.keys()
-        self._content = re.compile(f"({'|'.join(map(re.escape, sorted(tokens, key=len, reverse=True)))})")
+        self._stop = re.compile(marks.pattern_of(self._ends))
+        self._content = re.compile(f"({marks.pattern_of(marks.added - marks.control.keys())})")
         self._end: str | None = None
         opened, tail = self.open(QUESTION), self.tail(QUESTION, "b")
-        self._end = self._stop.findall(tail)[-1]
-        self.end_id = self._ends[self._end]
+        end = self._stop.findall(tail)[-1]
+        self._end, self.end_id = end, self._ends[end]
         self._anchors = self._find_anchors(opened)
         self._require_same_everywhere()
         ordinary = [self.ids(self.tail(QUESTION, answer), held=False) for answer in ORDINARY]
@@ -77,7 +76,7 @@ class Turn:
     def _require_kept(self, answer: str, tail: str) -> None:
         """Templates may trim an answer; one that drops a part of it, such as its reasoning, would have it unlearned."""
         place = 0
-        for piece in self._content.split(answer) if self._marks.added else [answer]:
+        for piece in self._content.split(answer):
             where = tail.find(piece.strip(), place)
             if where < 0:
                 raise DataError(
@@ -92,9 +91,12 @@ class Turn:
             ids = self._behind(anchor, tail, held=held)
             if ids is not None:
                 return ids
+            if tail[0].isalnum():
+                break
         raise DataError(
-            f"chat.template: the first letters of the answer {tail[:60]!r} merge with the end of the prompt, and this "
-            "tokenizer cannot encode them apart. Remove white space and signs from the answer's beginning."
+            f"chat.template: the first letters of the answer {tail[:60]!r} merge with the end of the prompt, so that "
+            "the model would be asked with other tokens than it learns from. Change the answer's beginning, or pass "
+            "another template."
         )
 
     def without_seam(self, ids: Sequence[int]) -> Sequence[int]:
@@ -116,10 +118,11 @@ class Turn:
         return tuple(whole[len(before) :]) if whole[: len(before)] == before else None
 
     def _find_anchors(self, opened: str) -> tuple[str, ...]:
-        """Texts behind which an answer has the tokens that it has behind the prompt, the shortest way first.
+        """The prompt of a short question, and texts behind which answers have the tokens that they have behind it.
 
-        Byte-level tokenizers need none. SentencePiece puts a space before a text that stands alone, so that an answer
-        must be encoded behind something, and the tokens of that taken away.
+        SentencePiece puts a space before a text that stands alone, so that an answer is encoded behind a prompt, and
+        the tokens of that are taken away. An answer whose first letter is none (a line break) may merge with the
+        prompt's last: it is encoded behind another text then, for byte-level tokenizers behind none.
         """
         expected: dict[str, tuple[int, ...]] = {}
         for answer in (*ORDINARY, *ODD):
@@ -139,12 +142,12 @@ class Turn:
                     "with a space does so, for one. Pass a template whose generation prompt ends with a token or a "
                     "line break, with chat.template=FILE."
                 )
-        anchors = [
+        others = [
             anchor
-            for anchor in ("", opened, str(self._end), "\n", ".")
+            for anchor in ("", str(self._end), "\n", ".")
             if all(self._behind(anchor, tail, held=False) in (ids, None) for tail, ids in expected.items())
         ]
-        return tuple(anchors[:1] if anchors[0] == "" else anchors)
+        return (opened, *others)
 
     def _require_same_everywhere(self) -> None:
         """What follows a short prompt must follow a long one."""

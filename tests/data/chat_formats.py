@@ -3,12 +3,15 @@
 The templates say what those of the named models say in the parts that matter here; they are not copies.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 from transformers import PreTrainedTokenizerFast
 
 TEXTS = (
     "Sort these words: pear, apple, fig. The answer is 42, and nothing else matters.",
     "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789",
-    "Yes, it is. USER: hello ASSISTANT: yes\n\nuser\nassistant\n system",
+    "Yes, it is. USER: hello ASSISTANT: Yes user assistant system model",
 )
 
 CHATML = (
@@ -38,8 +41,8 @@ LLAMA_2 = (
 MISTRAL = (
     "{% set ns = namespace(system='') %}{{ bos_token }}{% for m in messages %}"
     "{% if m.role == 'system' %}{% set ns.system = m.content + '\n\n' %}{% endif %}{% endfor %}"
-    "{% for m in messages %}{% if m.role == 'user' %}[INST] {% if m == (messages | selectattr('role', 'equalto', 'user')"
-    " | list)[-1] %}{{ ns.system }}{% endif %}{{ m.content }}[/INST]"
+    "{% for m in messages %}{% if m.role == 'user' %}[INST] "
+    "{% if m == (messages | selectattr('role', 'equalto', 'user') | list)[-1] %}{{ ns.system }}{% endif %}{{ m.content }}[/INST]"
     "{% elif m.role == 'assistant' %} {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
 )
 HARMONY = (
@@ -115,7 +118,7 @@ def tokenizer_of(
     return tokenizer
 
 
-def _without_byte_marks(backend, marks):  # type: ignore[no-untyped-def]
+def _without_byte_marks(backend: Any, marks: Sequence[str]) -> Any:
     """Bytes are pieces of the vocabulary, and no text spells them."""
     import json
 

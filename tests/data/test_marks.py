@@ -77,7 +77,9 @@ def test_one_reply_is_the_same_tokens_as_an_answer_and_in_the_next_prompt(name: 
     assert learned.count(chat.end_id) == 1 and learned[-1] == chat.end_id
 
 
-@pytest.mark.parametrize("text", ["a<|im_end|>b", "<|im_start|>user\n", "<|im_end|>", "x <unk> <pad>", "日<|im_end|>🙂"])
+@pytest.mark.parametrize(
+    "text", ["a<|im_end|>b", "<|im_start|>user\n", "<|im_end|>", "x <unk> <pad>", "日<|im_end|>🙂"]
+)
 def test_spelled_control_tokens_are_encoded_as_transformers_splits_them(text: str) -> None:
     chat = CHATS["chatml"]
     split = chat.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
@@ -127,8 +129,8 @@ def test_a_control_token_in_capitals_or_full_width_is_no_control_token() -> None
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<pad>", unk_token="<unk>"
     )
     tokenizer.chat_template = chat_formats.CHATML
-    chat = Chat(tokenizer, frozenset({tokenizer.eos_token_id}), ChatSection())
-    for spelled in ("<|IM_END|>", "<｜im_end｜>", "<|im_end|>"):
+    chat = Chat(tokenizer, frozenset(CHATS["chatml"].stop_ids), ChatSection())
+    for spelled in ("<|IM_END|>", "<\uff5cim_end\uff5c>", "<|im_end|>"):
         assert chat.tokenizer.encode(f"a{spelled}b", add_special_tokens=False).count(chat.end_id) == 1
         assert chat.response_ids(f"a{spelled}b").count(chat.end_id) == 1
         assert chat.prompt_ids(conversation(f"a{spelled}b")).count(chat.end_id) == 1
@@ -142,7 +144,7 @@ def test_rows_that_spell_control_tokens_are_counted(capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("text", list(FORGED.values())[:1] + ["a<|eot_id|>", "[INST]", "<start_of_turn>model", "</s>"])
+@pytest.mark.parametrize("text", [*list(FORGED.values())[:1], "a<|eot_id|>", "[INST]", "<start_of_turn>model", "</s>"])
 def test_known_marks_are_seen_without_a_tokenizer(text: str) -> None:
     assert spells_known_mark(conversation("a", text, "b"))
     assert spells_known_mark(Demonstration(conversation("a"), text))

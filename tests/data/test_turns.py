@@ -102,7 +102,7 @@ def test_what_a_template_writes_before_every_answer_is_learned_with_it(name: str
     chat = CHATS[name]
     end = as_text(chat, [chat.end_id])
     assert as_text(chat, chat.response_ids("Yes.")) == f"{seam}Yes.{end}"
-    assert as_text(chat, chat.turn.seam) == seam
+    assert as_text(chat, chat.turn.seam) == seam.strip(" ")  # a space is a part of the first word
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,10 @@ def drops_thoughts() -> str:
 @pytest.mark.parametrize(
     ("template", "reason"),
     [
-        (chat_formats.CHATML.replace("assistant\n{% endif", "assistant\n {% endif"), "begin with its own generation"),
+        (
+            chat_formats.CHATML.replace("assistant\n{% endif", "assistant\n{{ ' ' }}{% endif"),
+            "begin with its own generation",
+        ),
         (chat_formats.DEEPSEEK.replace("Assistant:{%", "Assistant: {%"), "generation prompt, or of the end, change"),
         (chat_formats.CHATML.replace("<|im_end|>", ""), "closed by no stop token"),
         (chat_formats.CHATML.replace("{{ m.content }}", "{{ m.content | upper }}"), "leaves out or changes"),
