@@ -81,6 +81,7 @@ class Chat:
         self.marks = Marks(tokenizer, control_tokens(tokenizer, stop_ids, frame))
         self.turn = Turn(self.template, self.marks, stop_ids)
         self._is_apart = False
+        self._words = () if self.marks.are_spelled_in(frame.between) else frame.words
 
     @classmethod
     def of(cls, base: Base, section: ChatSection) -> "Chat":
@@ -130,6 +131,7 @@ class Chat:
     ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
         """Tokens of a prompt and of answers to it."""
         messages = self.template.with_system(messages)
+        self._require_no_imitation(messages)
         held = self.spells_control(messages, *answers)
         if held:
             self._require_apart()
@@ -139,6 +141,16 @@ class Chat:
         prompt = self.marks.encode(opened) if held else self.marks.plain(opened)
         tails = [self.turn.tail(messages, one, opened) for one in answers]
         return tuple(prompt), tuple(self.turn.ids(tail, held=held) for tail in tails)
+
+    def _require_no_imitation(self, messages: Sequence[Message]) -> None:
+        """Where a template parts turns by words alone, a message that spells them has the tokens of two turns."""
+        for content in (one.content for one in messages) if self._words else ():
+            if all(word in content for word in self._words):
+                raise DataError(
+                    f"a message spells {' and '.join(map(repr, self._words))}, which this template writes between turns "
+                    "without a control token: it cannot be told from several turns. Remove it, or use a template that "
+                    "closes each turn by a control token."
+                )
 
     def _require_apart(self) -> None:
         if not self._is_apart:

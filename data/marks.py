@@ -56,7 +56,7 @@ def _is_turn_mark(text: str, special: bool, added: Mapping[str, Any], frame: Fra
 
 
 def _partner(text: str) -> str:
-    """What closes `<x>`, `[x]` or `<|x|>`, or opens what closes it: the same with or without a slash before the name."""
+    """What closes `<x>`, `[x]` or `<|x|>`, or opens what it closes: the same with or without a slash before the name."""
     before, slash, name = re.fullmatch(r"([^\w/]*)(/?)(.*)", text, re.DOTALL).groups()  # pyright: ignore[reportOptionalMemberAccess] - it matches anything
     return f"{before}{name}" if slash else f"{before}/{name}"
 
@@ -87,6 +87,10 @@ class Marks:
         if self._pattern.search(text) is not None:
             return True
         return self._hides and not self._counted.isdisjoint(self.plain(text))
+
+    def last_start(self, rendered: str) -> int:
+        """Where the last control token of a rendered text starts; 0 where there is none."""
+        return max((match.start() for match in self._pattern.finditer(rendered)), default=0)
 
     def plain(self, text: str) -> list[int]:
         """A text's tokens as the tokenizer gives them: of what no content spells."""

@@ -42,6 +42,9 @@ class Frame:
     """Between a question and its answer; and behind the last question, where an answer is asked for."""
     between: str
     """Between an answer and the next question."""
+    words: tuple[str, ...]
+    """What opens an answer and what opens the next question, without white space: all that a text must spell to imitate
+    turns where no control token stands between them."""
     tools: str
     """All of conversations with tools; empty where the template takes none."""
     source: str
@@ -102,6 +105,7 @@ class Template:
             head=head,
             opening=f"{opening}\0{closing}",
             between=between,
+            words=tuple(filter(None, (opening.strip(), between.strip()))),
             tools="\0".join(self._with_tools()),
             source=template if isinstance(template, str) else "\0".join(template.values()),
         )

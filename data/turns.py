@@ -37,6 +37,8 @@ class Turn:
         self._stop = re.compile(marks.pattern_of(self._ends))
         self._content = re.compile(f"({marks.pattern_of(marks.added - marks.control.keys())})")
         self._end: str | None = None
+        self._before: dict[str, list[int]] = {}
+        """Tokens of the texts that answers are encoded behind."""
         opened, tail = self.open(QUESTION), self.tail(QUESTION, "b")
         end = self._stop.findall(tail)[-1]
         self._end, self.end_id = end, self._ends[end]
@@ -114,11 +116,13 @@ class Turn:
     def _behind(self, anchor: str, tail: str, *, held: bool) -> tuple[int, ...] | None:
         """Tokens of a tail that follows the anchor; None where the tail changes the anchor's own."""
         encode = self._marks.encode if held else self._marks.plain
-        before, whole = encode(anchor) if anchor else [], encode(anchor + tail)
+        if anchor not in self._before:
+            self._before[anchor] = self._marks.plain(anchor)
+        before, whole = self._before[anchor], encode(anchor + tail)
         return tuple(whole[len(before) :]) if whole[: len(before)] == before else None
 
     def _find_anchors(self, opened: str) -> tuple[str, ...]:
-        """The prompt of a short question, and texts behind which answers have the tokens that they have behind it.
+        """The end of a prompt, and texts behind which answers have the tokens that they have behind a prompt.
 
         SentencePiece puts a space before a text that stands alone, so that an answer is encoded behind a prompt, and
         the tokens of that are taken away. An answer whose first letter is none (a line break) may merge with the
@@ -142,12 +146,15 @@ class Turn:
                     "with a space does so, for one. Pass a template whose generation prompt ends with a token or a "
                     "line break, with chat.template=FILE."
                 )
-        others = [
-            anchor
-            for anchor in ("", str(self._end), "\n", ".")
-            if all(self._behind(anchor, tail, held=False) in (ids, None) for tail, ids in expected.items())
-        ]
-        return (opened, *others)
+
+        def agrees(anchor: str, *also: None) -> bool:
+            behind = {tail: self._behind(anchor, tail, held=False) for tail in expected}
+            return all(behind[tail] in (ids, *also) for tail, ids in expected.items())
+
+        # What stands before the prompt's last control token seldom matters, and may be a long system message.
+        short = opened[self._marks.last_start(opened) :]
+        others = [anchor for anchor in ("", str(self._end), "\n", ".") if agrees(anchor, None)]
+        return (short if agrees(short) else opened, *others)
 
     def _require_same_everywhere(self) -> None:
         """What follows a short prompt must follow a long one."""

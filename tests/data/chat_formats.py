@@ -42,8 +42,8 @@ MISTRAL = (
     "{% set ns = namespace(system='') %}{{ bos_token }}{% for m in messages %}"
     "{% if m.role == 'system' %}{% set ns.system = m.content + '\n\n' %}{% endif %}{% endfor %}"
     "{% for m in messages %}{% if m.role == 'user' %}[INST] "
-    "{% if m == (messages | selectattr('role', 'equalto', 'user') | list)[-1] %}{{ ns.system }}{% endif %}{{ m.content }}[/INST]"
-    "{% elif m.role == 'assistant' %} {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if m == (messages | selectattr('role', 'equalto', 'user') | list)[-1] %}{{ ns.system }}{% endif %}"
+    "{{ m.content }}[/INST]{% elif m.role == 'assistant' %} {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
 )
 HARMONY = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% if loop.last %}"
