@@ -56,7 +56,7 @@ def _is_turn_mark(text: str, special: bool, added: Mapping[str, Any], frame: Fra
 
 
 def _partner(text: str) -> str:
-    """What closes `<x>`, `[x]` or `<|x|>`, or opens what it closes: the same with or without a slash before the name."""
+    """What closes `<x>` or `[x]`, or opens what it closes: the same with or without a slash before the name."""
     before, slash, name = re.fullmatch(r"([^\w/]*)(/?)(.*)", text, re.DOTALL).groups()  # pyright: ignore[reportOptionalMemberAccess] - it matches anything
     return f"{before}{name}" if slash else f"{before}/{name}"
 

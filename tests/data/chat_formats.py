@@ -43,7 +43,8 @@ MISTRAL = (
     "{% if m.role == 'system' %}{% set ns.system = m.content + '\n\n' %}{% endif %}{% endfor %}"
     "{% for m in messages %}{% if m.role == 'user' %}[INST] "
     "{% if m == (messages | selectattr('role', 'equalto', 'user') | list)[-1] %}{{ ns.system }}{% endif %}"
-    "{{ m.content }}[/INST]{% elif m.role == 'assistant' %} {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
+    "{{ m.content }}[/INST]"
+    "{% elif m.role == 'assistant' %} {{ m.content | trim }}{{ eos_token }}{% endif %}{% endfor %}"
 )
 HARMONY = (
     "{% for m in messages %}{% if m.role == 'assistant' %}{% if loop.last %}"
