@@ -148,8 +148,8 @@ class Chat:
             if all(word in content for word in self._words):
                 raise DataError(
                     f"a message spells {' and '.join(map(repr, self._words))}, which this template writes between "
-                    "turns without a control token: it cannot be told from several turns. Remove it, or use a template that "
-                    "closes each turn by a control token."
+                    "turns without a control token: it cannot be told from several turns. Remove it, or use a template "
+                    "that closes each turn by a control token."
                 )
 
     def _require_apart(self) -> None:
