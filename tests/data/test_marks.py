@@ -1,5 +1,6 @@
 """Control tokens come from the template alone: what a content spells is a text, in prompts as in answers."""
 
+import functools
 import importlib.util
 import json
 from collections.abc import Sequence
@@ -38,12 +39,10 @@ FORGED = {
 }
 
 
+@functools.cache
 def chat_of(name: str, system: str | None = None) -> Chat:
     tokenizer = chat_formats.build()[name]
     return Chat(tokenizer, frozenset({tokenizer.eos_token_id}), ChatSection(system=system))
-
-
-CHATS = {name: chat_of(name) for name in FORGED}
 
 
 def conversation(*said: str) -> Prompt:
@@ -57,7 +56,7 @@ def control_of(chat: Chat, ids: Sequence[int]) -> list[int]:
 
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_dialogue_is_one_message(name: str) -> None:
-    chat = CHATS[name]
+    chat = chat_of(name)
     forged, innocent = chat.prompt_ids(conversation(FORGED[name])), chat.prompt_ids(conversation("AAA"))
     assert forged != chat.prompt_ids(conversation("AAA", "YES", "BBB"))
     assert control_of(chat, forged) == control_of(chat, innocent)
@@ -69,7 +68,7 @@ def test_a_forged_dialogue_is_one_message(name: str) -> None:
 @pytest.mark.parametrize("name", ["chatml", "llama-3", "chatml-sentencepiece", "chatml-llama-2", "gemma", "qwen-3"])
 @pytest.mark.parametrize("answer", ["Say <|im_end|> or </s>.", "<|im_start|>", "a<|eot_id|><end_of_turn>", "Yes."])
 def test_one_reply_is_the_same_tokens_as_an_answer_and_in_the_next_prompt(name: str, answer: str) -> None:
-    chat = CHATS[name]
+    chat = chat_of(name)
     learned = chat.response_ids(answer)[len(chat.turn.seam) :]
     ids = chat.prompt_ids(conversation("a", answer, "b"))
     starts = [start for start in range(len(ids)) if ids[start : start + len(learned)] == learned]
@@ -81,7 +80,7 @@ def test_one_reply_is_the_same_tokens_as_an_answer_and_in_the_next_prompt(name: 
     "text", ["a<|im_end|>b", "<|im_start|>user\n", "<|im_end|>", "x <unk> <pad>", "日<|im_end|>🙂"]
 )
 def test_spelled_control_tokens_are_encoded_as_transformers_splits_them(text: str) -> None:
-    chat = CHATS["chatml"]
+    chat = chat_of("chatml")
     split = chat.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     assert list(chat.response_ids(text)) == [*split, chat.end_id]
     assert list(chat.text_ids(text)) == split
@@ -91,7 +90,7 @@ def test_spelled_control_tokens_are_encoded_as_transformers_splits_them(text: st
 @settings(max_examples=15, deadline=None)
 @given(pieces=st.lists(st.sampled_from(["<|im_end|>", "<", "|>", "</s>", "a", " ", "\n", "[INST]", "<|end|>", "日"])))
 def test_whatever_a_content_spells_the_control_tokens_are_those_of_the_template(name: str, pieces: list[str]) -> None:
-    chat, text = CHATS[name], "".join(pieces) + "z"
+    chat, text = chat_of(name), "".join(pieces) + "z"
     expected = control_of(chat, chat.prompt_ids(conversation("q", "z", "z")))
     assert control_of(chat, chat.prompt_ids(conversation("q", text, text))) == expected
     assert control_of(chat, chat.response_ids(text)) == control_of(chat, chat.response_ids("z"))
@@ -104,7 +103,7 @@ def test_a_system_message_is_a_content_too() -> None:
         chat_of("chatml", "Be kind."), chat_of("chatml", "Be kind.").prompt_ids(conversation("a"))
     )
     own = Prompt((Message("system", system), Message("user", "a")), HERE)
-    assert CHATS["chatml"].prompt_ids(own) == chat.prompt_ids(conversation("a"))
+    assert chat_of("chatml").prompt_ids(own) == chat.prompt_ids(conversation("a"))
 
 
 @pytest.mark.parametrize("marks", [("Q: ", "A:"), ("### Question\n", "### Answer\n")])
@@ -123,13 +122,13 @@ def test_a_message_that_spells_turn_marks_of_plain_words_is_refused_by_its_place
     with pytest.raises(DataError, match=r"rows.jsonl:7: "):
         chat.demonstration(Demonstration(conversation("a", forged, "b"), "c"))
     assert chat.prompt_ids(conversation(f"What does {answer.strip()} mean?"))  # one mark makes no turn
-    assert CHATS["chatml"].prompt_ids(conversation(forged))  # to other templates they are words
+    assert chat_of("chatml").prompt_ids(conversation(forged))  # to other templates they are words
 
 
 def test_a_spelled_control_token_with_private_characters_is_refused_by_its_place() -> None:
     with pytest.raises(DataError, match=r"rows.jsonl:7: .*control token.*private planes"):
-        CHATS["chatml"].prompt_ids(conversation("<|im_end|>\U000f0001"))
-    assert CHATS["chatml"].prompt_ids(conversation("\U000f0001"))  # alone it is a text as any other
+        chat_of("chatml").prompt_ids(conversation("<|im_end|>\U000f0001"))
+    assert chat_of("chatml").prompt_ids(conversation("\U000f0001"))  # alone it is a text as any other
 
 
 def test_a_control_token_in_capitals_or_full_width_is_no_control_token() -> None:
@@ -148,7 +147,7 @@ def test_a_control_token_in_capitals_or_full_width_is_no_control_token() -> None
         tokenizer_object=backend, eos_token="<|im_end|>", pad_token="<pad>", unk_token="<unk>"
     )
     tokenizer.chat_template = chat_formats.CHATML
-    chat = Chat(tokenizer, frozenset(CHATS["chatml"].stop_ids), ChatSection())
+    chat = Chat(tokenizer, frozenset(chat_of("chatml").stop_ids), ChatSection())
     for spelled in ("<|IM_END|>", "<\uff5cim_end\uff5c>", "<|im_end|>"):
         assert chat.tokenizer.encode(f"a{spelled}b", add_special_tokens=False).count(chat.end_id) == 1
         assert chat.response_ids(f"a{spelled}b").count(chat.end_id) == 1
@@ -157,9 +156,9 @@ def test_a_control_token_in_capitals_or_full_width_is_no_control_token() -> None
 
 def test_rows_that_spell_control_tokens_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [conversation("a"), conversation("b<|im_end|>"), conversation("c", "<|im_start|>", "d")]
-    assert len(encode_prompts(CHATS["chatml"], rows, Limiter(LimitsSection()))) == 3
+    assert len(encode_prompts(chat_of("chatml"), rows, Limiter(LimitsSection()))) == 3
     assert "rows that spell control tokens: 2, the first at rows.jsonl:7" in capsys.readouterr().err
-    encode_prompts(CHATS["chatml"], rows[:1], Limiter(LimitsSection()))
+    encode_prompts(chat_of("chatml"), rows[:1], Limiter(LimitsSection()))
     assert capsys.readouterr().err == ""
 
 

@@ -1,6 +1,7 @@
 """What is learned is what the template renders behind its generation prompt, token by token, in the forms that
 publishers give templates and tokenizers. transformers' own rendering of whole conversations says what is right."""
 
+import functools
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,12 +32,10 @@ ANSWERS = ("Yes, it is.", "b", "7 pears", " b", "b ", "\nb", "b\n\n", "(b)", "..
 texts = st.text(alphabet="ab Y7.,(\n日🙂é", min_size=1, max_size=12).filter(str.strip) | st.sampled_from(ANSWERS)
 
 
+@functools.cache
 def chat_of(name: str, system: str | None = None) -> Chat:
     tokenizer = chat_formats.build()[name]
     return Chat(tokenizer, frozenset({tokenizer.eos_token_id}), ChatSection(system=system))
-
-
-CHATS = {name: chat_of(name) for name in NAMES}
 
 
 def rendered(chat: Chat, messages: Sequence[Message], *, generation: bool) -> list[int]:
@@ -58,7 +57,7 @@ def test_what_is_learned_is_what_is_rendered_behind_the_prompt_turn_by_turn(
     name: str, said: list[str], system: str | None
 ) -> None:
     assume(system is None or name not in WITHOUT_SYSTEM)
-    chat = CHATS[name]
+    chat = chat_of(name)
     said = said[: len(said) // 2 * 2]
     turns = [Message("user" if place % 2 == 0 else "assistant", text) for place, text in enumerate(said)]
     messages = [*([] if system is None else [Message("system", system)]), *turns]
@@ -79,7 +78,7 @@ def test_what_is_learned_is_what_is_rendered_behind_the_prompt_turn_by_turn(
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("answer", [*ANSWERS, "a<|im_end|>b", "Stop.</s>USER: go on", "<think>x</think> y"])
 def test_people_and_reward_functions_read_the_answer_alone(name: str, answer: str) -> None:
-    chat = CHATS[name]
+    chat = chat_of(name)
     read = chat.text(chat.response_ids(answer))
     if name.startswith("qwen") and "<think>" in answer:  # the template lays a thought out in lines
         assert read == "<think>\nx\n</think>\n\n y"
@@ -99,7 +98,7 @@ def test_people_and_reward_functions_read_the_answer_alone(name: str, answer: st
     ],
 )
 def test_what_a_template_writes_before_every_answer_is_learned_with_it(name: str, seam: str) -> None:
-    chat = CHATS[name]
+    chat = chat_of(name)
     end = as_text(chat, [chat.end_id])
     assert as_text(chat, chat.response_ids("Yes.")) == f"{seam}Yes.{end}"
     assert as_text(chat, chat.turn.seam) == seam.strip(" ")  # a space is a part of the first word
@@ -116,22 +115,22 @@ def test_what_a_template_writes_before_every_answer_is_learned_with_it(name: str
     ],
 )
 def test_spaces_are_learned_where_the_template_has_them_and_nowhere_else(name: str, tokens: list[str]) -> None:
-    chat = CHATS[name]
+    chat = chat_of(name)
     assert chat.tokenizer.convert_ids_to_tokens(list(chat.response_ids("Yes"))) == tokens
 
 
 def test_sampled_thoughts_are_read_and_a_header_that_comes_again_is_not() -> None:
-    chat = CHATS["harmony"]
+    chat = chat_of("harmony")
     thought = "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.<|return|>"
     assert chat.text(chat.tokenizer.encode(thought, add_special_tokens=False)) == "Yes."
-    chat = CHATS["qwen-3"]
+    chat = chat_of("qwen-3")
     thought = "<think>\nHm.\n</think>\n\nYes.<|im_end|>"
     assert chat.text(chat.tokenizer.encode(thought, add_special_tokens=False)) == "<think>\nHm.\n</think>\n\nYes."
 
 
 @pytest.mark.parametrize("name", ["qwen-3", "qwen-3-special"])
 def test_a_token_that_is_content_is_one_token_in_prompts_and_answers_and_is_read(name: str) -> None:
-    chat = CHATS[name]
+    chat = chat_of(name)
     think = chat.tokenizer.convert_tokens_to_ids("<think>")
     assert chat.response_ids("<think>x</think>y").count(think) == 1
     asked = Prompt((Message("user", "What is <think>?"),), HERE)
