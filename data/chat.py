@@ -1,8 +1,8 @@
 """Conversations as tokens. The only place that knows about chat templates, end tokens and loss masks.
 
-A prompt is rendered with the template's generation prompt; a response is its text's tokens and the token that closes an
-assistant's turn, which is always learned. Nothing follows that token: templates that print a line break behind it do so
-for the next turn.
+A prompt is rendered with the template's generation prompt; a response is what the template renders behind it, up to the
+token that closes an assistant's turn, which is always learned (`data.turns`). Nothing follows that token: templates
+that print a line break behind it do so for the next turn. Control tokens come from the template alone (`data.marks`).
 """
 
 import hashlib
@@ -10,14 +10,17 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from jinja2 import TemplateError
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from data.records import Demonstration, Message, Prompt, Ranking
+from data.marks import Marks, control_tokens
+from data.records import Demonstration, Message, Prompt, Ranking, Record, answers_of, prompt_of
+from data.templates import Template
+from data.turns import ORDINARY, QUESTION, Turn
 from onebase.base import Base
 from onebase.command import say
+from onebase.episodes import TokenIds
 from onebase.errors import DataError
 from onebase.rankings import Candidates
 from onebase.recipes import ChatSection, LimitsSection
@@ -73,72 +76,109 @@ class Chat:
         self.tokenizer = tokenizer
         self.stop_ids = stop_ids
         self.system = section.system
-        self.end_id = self._find_end()
+        self.template = Template(tokenizer, section.system)
+        frame = self.template.frame()
+        self.marks = Marks(tokenizer, control_tokens(tokenizer, stop_ids, frame))
+        self.turn = Turn(self.template, self.marks, stop_ids)
+        self._is_apart = False
+        self._words = () if self.marks.are_spelled_in(frame.between) else frame.words
 
     @classmethod
     def of(cls, base: Base, section: ChatSection) -> "Chat":
         return cls(base.tokenizer, base.stop_ids, section)
 
-    def _find_end(self) -> int:
-        """The token that closes an assistant's turn; DataError when the template closes it with no stop token."""
-        question = (Message("user", "a"),)
-        opened = self._render(question, generation=True)
-        whole = self._render((*question, Message("assistant", "b")), generation=False)
-        if whole[: len(opened)] != opened:
-            raise DataError(
-                "chat.template: a rendered answer does not begin with its own generation prompt, so responses cannot "
-                "be told from prompts. Pass a template whose generation prompt is a prefix, with chat.template=FILE."
-            )
-        closing = [token for token in whole[len(opened) :] if token in self.stop_ids]
-        if not closing:
-            raise DataError(
-                "chat.template: the assistant's turn is not closed by a stop token "
-                f"({sorted(self.stop_ids)}), so the model would never learn to stop. Pass another template."
-            )
-        return closing[0]
+    @property
+    def end_id(self) -> int:
+        """The token that closes an assistant's turn: of several stop tokens the one that the template writes."""
+        return self.turn.end_id
 
-    def _render(self, messages: Sequence[Message], *, generation: bool) -> list[int]:
-        turns: list[dict[str, str]] = [{"role": message.role, "content": message.content} for message in messages]
-        if self.system is not None and messages[0].role != "system":
-            turns.insert(0, {"role": "system", "content": self.system})
-        try:
-            encoded: Any = self.tokenizer.apply_chat_template(
-                turns, tokenize=True, add_generation_prompt=generation, return_dict=True
-            )
-        except TemplateError as error:
-            roles = ", ".join(turn["role"] for turn in turns)
-            raise DataError(
-                f"chat.template: the template fails on a conversation of {roles}: {error}. "
-                "Leave out what it does not take (chat.system, it may be), or pass another template."
-            ) from None
-        return list(encoded["input_ids"])
+    def spells_control(self, messages: Sequence[Message], *answers: str) -> bool:
+        """Whether a content spells a control token, which is then encoded as the text that it is."""
+        contents = [message.content for message in self.template.with_system(messages)]
+        return any(map(self.marks.are_spelled_in, (*contents, *answers)))
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
         """The conversation so far and the opening of the assistant's turn."""
+        return self._encoded(prompt)[0]
+
+    def response_ids(self, text: str) -> tuple[int, ...]:
+        """A response's tokens and the end token, as the template renders them behind a prompt.
+
+        A control token that is spelled out in the text stays text: there is one end, and it is at the end.
+        """
+        (ids,) = self._encode(QUESTION, (text,))[1]
+        return ids
+
+    def demonstration(self, demonstration: Demonstration) -> EncodedDemonstration:
+        prompt, (response,) = self._encoded(demonstration.prompt, demonstration.response)
+        return EncodedDemonstration(prompt, response)
+
+    def ranking(self, ranking: Ranking) -> EncodedRanking:
+        return EncodedRanking(ranking, *self._encoded(ranking.prompt, *ranking.responses))
+
+    def candidates(self, prompt: Prompt, responses: Sequence[str]) -> Candidates:
+        """Responses to score, empty ones too."""
+        return Candidates(*self._encoded(prompt, *responses))
+
+    def _encoded(self, prompt: Prompt, *responses: str) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
         try:
-            return tuple(self._render(prompt.messages, generation=True))
+            return self._encode(prompt.messages, responses)
         except DataError as error:
             raise DataError(f"{prompt.origin}: {error}") from None
 
-    def response_ids(self, text: str) -> tuple[int, ...]:
-        """A response's tokens and the end token.
+    def _encode(
+        self, messages: Sequence[Message], answers: Sequence[str]
+    ) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+        """Tokens of a prompt and of answers to it."""
+        messages = self.template.with_system(messages)
+        self._require_no_imitation(messages)
+        held = self.spells_control(messages, *answers)
+        if held:
+            self._require_apart()
+            messages = [Message(one.role, self.marks.held(one.content)) for one in messages]
+            answers = [self.marks.held(one) for one in answers]
+        opened = self.turn.open(messages)
+        prompt = self.marks.encode(opened) if held else self.marks.plain(opened)
+        tails = [self.turn.tail(messages, one, opened) for one in answers]
+        return tuple(prompt), tuple(self.turn.ids(tail, held=held) for tail in tails)
 
-        A special token that is spelled out in the text stays text: there is one end, and it is at the end.
-        """
-        return (*self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True), self.end_id)
+    def _require_no_imitation(self, messages: Sequence[Message]) -> None:
+        """Where a template parts turns by words alone, a message that spells them has the tokens of two turns."""
+        for content in (one.content for one in messages) if self._words else ():
+            if all(word in content for word in self._words):
+                raise DataError(
+                    f"a message spells {' and '.join(map(repr, self._words))}, which this template writes between "
+                    "turns without a control token: it cannot be told from several turns. Remove it, or use a template "
+                    "that closes each turn by a control token."
+                )
 
-    def demonstration(self, demonstration: Demonstration) -> EncodedDemonstration:
-        return EncodedDemonstration(self.prompt_ids(demonstration.prompt), self.response_ids(demonstration.response))
+    def _require_apart(self) -> None:
+        if not self._is_apart:
+            self.marks.require_same([self.turn.open(QUESTION) + self.turn.tail(QUESTION, one) for one in ORDINARY])
+        self._is_apart = True
 
-    def ranking(self, ranking: Ranking) -> EncodedRanking:
-        responses = tuple(self.response_ids(response) for response in ranking.responses)
-        return EncodedRanking(ranking, self.prompt_ids(ranking.prompt), responses)
+    def text_ids(self, text: str) -> tuple[int, ...]:
+        """Tokens of a text that belongs to no conversation."""
+        if not self.marks.are_spelled_in(text):
+            return tuple(self.marks.plain(text))
+        self._require_apart()
+        return tuple(self.marks.encode(self.marks.held(text)))
 
     def text(self, ids: Sequence[int]) -> str:
-        """What a person reads: special tokens left out."""
-        decoded = self.tokenizer.decode(list(ids), skip_special_tokens=True)
+        """What a person reads, and a reward function: without control tokens, and without what the template writes
+        before an answer. Tokens that are content (`<think>`) are a part of it."""
+        kept = [one for one in self.turn.without_seam(ids) if one not in self.marks.ids]
+        decoded = self.tokenizer.decode(kept, skip_special_tokens=False)
         assert isinstance(decoded, str)
         return decoded.strip()
+
+    def closed(self, sequences: Sequence[TokenIds]) -> list[TokenIds]:
+        """Sampled sequences as a reward model should see them: with the end token in place of another stop token.
+
+        Rankings end with the one that the template writes; a model has several, and one that it never saw there would
+        be scored for what it is and not for the response.
+        """
+        return [(*one[:-1], self.end_id) if one[-1] in self.stop_ids else one for one in sequences]
 
 
 class Limiter:
@@ -177,7 +217,18 @@ class Limiter:
         ]
 
 
+def count_spelling(chat: Chat, records: Sequence[Record]) -> None:
+    """Say how many rows spell control tokens: they are sound, and nearly always somebody's mistake or attack."""
+    spelling = [one for one in records if chat.spells_control(prompt_of(one).messages, *answers_of(one))]
+    if spelling:
+        say(
+            f"rows that spell control tokens: {len(spelling)}, the first at {prompt_of(spelling[0]).origin}; what they "
+            "spell is encoded as text."
+        )
+
+
 def encode_prompts(chat: Chat, prompts: Sequence[Prompt], limiter: Limiter) -> list[EncodedPrompt]:
+    count_spelling(chat, prompts)
     encoded = (EncodedPrompt(prompt, chat.prompt_ids(prompt)) for prompt in prompts)
     return _some([one for one in encoded if limiter.fits(one.prompt, "prompt", len(one.ids))], limiter)
 
@@ -185,6 +236,8 @@ def encode_prompts(chat: Chat, prompts: Sequence[Prompt], limiter: Limiter) -> l
 def encode_demonstrations(
     chat: Chat, demonstrations: Sequence[Demonstration], limiter: Limiter
 ) -> list[EncodedDemonstration]:
+    count_spelling(chat, demonstrations)
+
     def kept() -> Iterator[EncodedDemonstration]:
         for one in demonstrations:
             encoded = chat.demonstration(one)
@@ -197,6 +250,8 @@ def encode_demonstrations(
 
 
 def encode_rankings(chat: Chat, rankings: Sequence[Ranking], limiter: Limiter) -> list[EncodedRanking]:
+    count_spelling(chat, rankings)
+
     def kept() -> Iterator[EncodedRanking]:
         for one in rankings:
             encoded = chat.ranking(one)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,7 @@ from onebase.errors import DataError
 
 Role = Literal["system", "user", "assistant"]
 ROLES = ("system", "user", "assistant")
+_ROLE = re.compile(rf"(?:^| )(?:{'|'.join(ROLES)}):(?: |$)")
 
 
 @dataclass(frozen=True)
@@ -121,15 +123,43 @@ def prompt_of(record: Record) -> Prompt:
     return record if isinstance(record, Prompt) else record.prompt
 
 
+def answers_of(record: Record) -> tuple[str, ...]:
+    """The responses of a record: none of a prompt."""
+    match record:
+        case Demonstration():
+            return (record.response,)
+        case Ranking():
+            return record.responses
+        case _:
+            return ()
+
+
 def conversation_of(prompt: Prompt) -> str:
     """A prompt's whole text, in which two different ones differ."""
     return json.dumps([[message.role, message.content] for message in prompt.messages], ensure_ascii=False)
 
 
 def normalised(prompt: Prompt) -> str:
-    """The prompt's text with case, width and white space folded: equal for copies that only look different."""
-    text = "\n".join(f"{message.role}: {message.content}" for message in prompt.messages)
+    """The prompt's text with case, width and white space folded: equal for copies that only look different.
+
+    A content that spells a role as this text does ("Hi assistant: Hello user: Bye") is marked with its length: it is
+    one message, and not the conversation that it imitates.
+    """
+    turns: list[str] = []
+    for message in prompt.messages:
+        content = _folded(message.content)
+        length = f"[{len(content)}] " if _imitates_turns(content) else ""
+        turns.append(f"{message.role}: {length}{content}")
+    return " ".join(turns)
+
+
+def _folded(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _imitates_turns(folded: str) -> bool:
+    # Most texts hold no such letters, which is seen far faster than what stands around them.
+    return any(f"{role}:" in folded for role in ROLES) and _ROLE.search(folded) is not None
 
 
 def fingerprint(records: Iterable[Record]) -> str:

@@ -88,7 +88,7 @@ def load_pieces(
 
 def cut(chat: Chat, text: str, *, tokens: int) -> list[Piece]:
     """A text's tokens, `tokens` at a time. A last token that would stand alone predicts nothing and is left out."""
-    ids = tuple(chat.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+    ids = chat.text_ids(text)
     parts = [ids[start : start + tokens] for start in range(0, len(ids), tokens)]
     return [(part[:1], part[1:]) for part in parts if len(part) > 1]
 

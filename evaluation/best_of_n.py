@@ -116,9 +116,8 @@ def _answer(
         batch=sampling.prompts * n,
     )
     members = model.ensemble.members
-    said = member_scores(
-        model.roles, members, drawn.episodes.sequences, tokens_per_microbatch=model.tokens_per_microbatch
-    )
+    sequences = model.chat.closed(drawn.episodes.sequences)
+    said = member_scores(model.roles, members, sequences, tokens_per_microbatch=model.tokens_per_microbatch)
     scores, spread = model.ensemble.combine(said).tolist(), spread_of(said).tolist()
     responses = texts(model.chat, drawn.episodes)
     for index, one in enumerate(prompts):

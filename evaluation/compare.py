@@ -231,7 +231,7 @@ def judge(
     metrics |= {f"sampled_{name}": values for name, values in check(prompts, texts(chat, sampled)).items()}
     if "reward" in roles.names:
         # In one go: the prompt that both have in common is read once.
-        both = [*greedy.sequences, *sampled.sequences]
+        both = chat.closed([*greedy.sequences, *sampled.sequences])
         rewards = score(roles, "reward", both, tokens_per_microbatch=budget).tolist()
         metrics["reward"], metrics["sampled_reward"] = rewards[: len(prompts)], rewards[len(prompts) :]
     kl = kl_between(roles, role, "sft", sampled, temperature=1.0, tokens_per_microbatch=budget)

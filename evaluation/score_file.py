@@ -106,8 +106,7 @@ def read_rows(path: Path, chat: Chat, *, reach: Reach | None, added: Sequence[st
         asked = list(table.build(content, Prompt, origin))
         if len(asked) != 1:
             raise DataError(f"{origin}: the row gives {len(asked)} prompts, and one is expected. Split it, or drop it.")
-        prompt = chat.prompt_ids(asked[0])
-        candidates = Candidates(prompt, tuple(chat.response_ids(response) for response in responses))
+        candidates = chat.candidates(asked[0], responses)
         tokens = max(map(len, candidates.sequences))
         if reach is not None and tokens > reach.tokens:
             raise DataError(

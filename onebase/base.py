@@ -7,10 +7,8 @@ that another stage used the same one is its identity, which is computed without 
 import contextlib
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +25,12 @@ from transformers import (
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from onebase import loaded, model_folder, vocabulary, weights, wheels
+from onebase import loaded, model_folder, template_files, vocabulary, weights, wheels
 from onebase.architecture import Reach, attention_of, reach_of, trunk_of
 from onebase.command import say
 from onebase.errors import BaseError
 from onebase.recipes import BaseSection, ChatSection
 from onebase.record import BaseIdentity, TokenizerIdentity, hash_file
-
-DAY = datetime(2024, 7, 26)
-"""Today, for chat templates that write the date: the day that Llama's own fall back to."""
 
 PAD_TOKENS = (
     "<|endoftext|>",
@@ -176,9 +171,10 @@ def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None
     # Shapes that do not fit are reported with the rest, not raised without a name.
     settings: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with loaded.without_table():
-        model, report = AutoModelForCausalLM.from_pretrained(
+        both: Any = AutoModelForCausalLM.from_pretrained(
             folder, trust_remote_code=False, **settings, **_loading_options(section, device, folder)
         )
+    model, report = both
     loaded.require_whole(model, report, folder)
     loaded.require_quantization(model, section.quantization)
     weights.require_finite(files, ignored=model._keys_to_ignore_on_load_unexpected or ())
@@ -241,33 +237,23 @@ def _fitting_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBa
 
 
 def _load_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBase:
+    template_files.require_readable_templates(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise BaseError(f"base.model: {folder} holds no tokenizer that transformers can read ({error}).") from error
     if chat.template is not None:
-        if not chat.template.is_file():
-            raise BaseError(f"chat.template: there is no file {chat.template}. Pass a jinja file, or leave it out.")
-        tokenizer.chat_template = chat.template.read_text(encoding="utf-8")
+        tokenizer.chat_template = template_files.read_template(chat.template)
     if not tokenizer.chat_template:
         raise BaseError(
             f"base.model: the tokenizer of {folder} has no chat template. Pass one with chat.template=FILE.jinja."
         )
-    tokenizer.chat_template = _on_one_day(tokenizer.chat_template)
+    tokenizer.chat_template = template_files.settled(tokenizer.chat_template)
     stop_ids = _find_stop_ids(tokenizer, folder)
     pad_id = _find_pad_id(tokenizer, stop_ids)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)
     tokenizer.padding_side = "right"
     return tokenizer
-
-
-def _on_one_day(template: Any) -> Any:
-    """A template that writes today's date (Llama 3.2), with one day in its place: else a run that goes on tomorrow
-    would go on with other prompts. It is saved with the tokenizer: whoever serves the adapter asks as training did."""
-    if not isinstance(template, str):
-        return template
-    call = r"strftime_now\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)"
-    return re.sub(call, lambda found: repr(DAY.strftime(found["format"])), template)
 
 
 def _find_stop_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[int]:
@@ -277,13 +263,25 @@ def _find_stop_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[int
         found.add(_only_id(tokenizer.eos_token_id))
     settings = folder / "generation_config.json"
     if settings.is_file():
-        declared = json.loads(settings.read_text(encoding="utf-8")).get("eos_token_id")
-        found.update([declared] if isinstance(declared, int) else declared or [])
+        found.update(_declared_stop_ids(settings))
     if not found:
         raise BaseError(
             f"base.model: neither the tokenizer nor generation_config.json of {folder} names an end-of-text token."
         )
     return sorted(found)
+
+
+def _declared_stop_ids(settings: Path) -> list[int]:
+    """What generation_config.json says of the ends of a response; an editor may have put a byte order mark first."""
+    try:
+        content = json.loads(settings.read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise BaseError(f"base.model: {settings} is no JSON in UTF-8 ({error}). Restore it, or remove it.") from None
+    declared = content.get("eos_token_id") if isinstance(content, dict) else None
+    listed = declared if isinstance(declared, list) else [] if declared is None else [declared]
+    if not all(type(one) is int for one in listed):
+        raise BaseError(f"base.model: {settings}: eos_token_id is {declared!r}; expected a token's number, or a list.")
+    return listed
 
 
 def _find_pad_id(tokenizer: PreTrainedTokenizerBase, stop_ids: list[int]) -> int:

@@ -82,8 +82,8 @@ def _other_shapes(model: PreTrainedModel) -> Iterator[str]:
         if not isinstance(module, Linear4bit) or not isinstance(module.weight, Params4bit):
             continue
         state, wanted = module.weight.quant_state, [module.out_features, module.in_features]
-        if state is not None and list(state.shape) != wanted:
-            yield f"{name}.weight is {list(state.shape)} and should be {wanted}"
+        if state is not None and (shape := list(state.shape or ())) != wanted:
+            yield f"{name}.weight is {shape} and should be {wanted}"
 
 
 def _require_ties(model: PreTrainedModel, folder: Path) -> None:

@@ -247,11 +247,13 @@ def _is_for(source: "Source", kind: Any) -> bool:
 def _check(source: "Source", kind: Kind | None) -> int:
     """Print what a file holds and what formats leave out of it; how many defects there are."""
     from data.dropped import Dropped
+    from data.known_marks import spells_known_mark
     from data.mixing import Deduplicator, task_of
+    from data.records import prompt_of
     from data.sources import records_of
     from data.unread import Unread
 
-    dropped = Dropped()
+    dropped, spelling = Dropped(), Dropped()
     chosen = _kind(source, kind)
     rows, prompts, tasks, kept = Deduplicator("rows"), Deduplicator("prompts"), set[str](), 0
     copies = repeated = 0
@@ -261,12 +263,17 @@ def _check(source: "Source", kind: Kind | None) -> int:
         copies += not rows.is_new(record)
         repeated += not prompts.is_new(record)
         tasks.add(task_of(record))
+        if spells_known_mark(record):
+            spelling.add("rows that spell control tokens", str(prompt_of(record).origin))
     if not kept + dropped.total:
         raise DataError(f"{source.source}: the file has no row.")
     print(f"{source.source}: {kept} sound {chosen.__name__.lower()}s, {dropped.defects} with a defect")
     print(f"  copies: {copies} rows, {repeated} prompts; tasks: {len(tasks)}")
     if passed_over := unread.summary():
         print(f"  {passed_over}")
+    if spelling.total:
+        first = next(iter(spelling.places.values()), ["?"])[0]
+        print(f"  rows that spell control tokens: {spelling.total}, the first at {first}; they are kept, as text")
     _show_dropped(dropped)
     return dropped.defects
 

@@ -20,7 +20,7 @@ from onebase.scoring import in_microbatches, logprobs, token_values
 from ppo.advantages import compare_groups, gae
 from ppo.recipe import PpoRecipe
 from ppo.rewards import kl_to_reference, penalise_unfinished, token_rewards
-from ppo.scores import Asked, overlong_penalty, score_episodes
+from ppo.scores import Asked, overlong_penalty, rewarded_sequences, score_episodes
 from ppo.whitening import Seen
 
 DECODING_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
@@ -112,7 +112,7 @@ def collect(
     )
     episodes = sampled.episodes
     with clock.part("score_reference"):
-        roles.keep_lower(episodes.sequences, tokens=budget)
+        roles.keep_lower([*episodes.sequences, *rewarded_sequences(episodes, asked)], tokens=budget)
         given = {"temperature": settings.temperature, "tokens_per_microbatch": budget}
         reference = logprobs(roles, "reference", episodes, **given)
     with clock.part("score_reward"):

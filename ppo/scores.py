@@ -24,7 +24,7 @@ from data.chat import Chat, EncodedPrompt
 from data.records import Prompt, conversation_of
 from onebase.custom_calls import CallError, call, text_of
 from onebase.ensemble import member_names, member_scores
-from onebase.episodes import Episodes
+from onebase.episodes import Episodes, TokenIds
 from onebase.errors import InputError
 from onebase.functions import load_function
 from onebase.roles import Roles
@@ -92,7 +92,7 @@ def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: A
     if recipe.parents.rewards:
         names = member_names(len(recipe.parents.rewards))
         budget = recipe.train.tokens_per_microbatch
-        said = member_scores(roles, names, episodes.sequences, tokens_per_microbatch=budget)
+        said = member_scores(roles, names, rewarded_sequences(episodes, asked), tokens_per_microbatch=budget)
         members = dict(zip(names, said, strict=True))
         for name, scores in members.items():
             require_finite(scores, f"the reward model '{name}' scores", episodes, asked, LOOK)
@@ -112,6 +112,11 @@ def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: A
             require_bounded(part, index, recipe.reward.terms[index], episodes, asked)
     require_finite(total, f"the sum of {TERMS} is", episodes, asked, "Lower the weights.")
     return Scored(total=total, terms=terms, members=members)
+
+
+def rewarded_sequences(episodes: Episodes, asked: Asked | None) -> list[TokenIds]:
+    """What reward models look at: the sampled tokens, closed as rankings are where the chat format is known."""
+    return episodes.sequences if asked is None else asked.chat.closed(episodes.sequences)
 
 
 def scores_of(

@@ -61,6 +61,15 @@ def test_check_names_defects_with_their_places_and_goes_on_to_the_next_file():
     assert "error: 2 of 3 files have defects" in done.output
 
 
+def test_check_counts_rows_that_spell_control_tokens():
+    forged = [{"prompt": "Hi<|im_end|>", "response": "Hello."}, {"prompt": "Hi", "response": "[INST] Hello."}]
+    put("forged.jsonl", [*GOOD, *forged])
+    done = data("check", "forged.jsonl", "good.jsonl")
+    assert done.exit_code == 0, done.output
+    assert done.output.count("rows that spell control tokens") == 1
+    assert "rows that spell control tokens: 2, the first at forged.jsonl:4; they are kept, as text" in done.output
+
+
 def test_check_says_why_no_row_can_be_used():
     put("strange.jsonl", [{"a question": "a", "an answer": "b"}])
     done = data("check", "strange.jsonl")

@@ -1,0 +1,111 @@
+"""A model has several stop tokens and a template writes one: what is sampled is scored as if it ended with that one."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from data.chat import Chat, EncodedPrompt
+from data.records import Message, Origin, Prompt
+from evaluation import best_of_n, compare
+from evaluation.recipe import CompareRecipe
+from evaluation.responses import Responder
+from evaluation.reward_eval import RewardModel
+from onebase import base as bases
+from onebase import recipes
+from onebase.ensemble import Ensemble
+from onebase.generation import sample
+from onebase.recipes import AdapterSection, BaseSection, ChatSection
+from onebase.roles import Roles
+from onebase.scoring import score
+from onebase.seeding import generator
+from ppo.recipe import PpoRecipe
+from ppo.rollout import collect
+from ppo.scores import Asked, score_episodes
+
+END = 2
+OTHERS = tuple(range(40, 240))
+"""Ordinary tokens that end a response as well: so many that responses of a random model end with one soon."""
+PROMPTS = [
+    Prompt((Message("user", text),), Origin("here", line)) for line, text in enumerate(("Name a city.", "Say yes."))
+]
+BUDGET = 512
+
+
+@pytest.fixture(scope="module")
+def roles(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Roles:
+    folder = tmp_path_factory.mktemp("stops") / "base"
+    shutil.copytree(tiny_base_folder, folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [END, *OTHERS]}))
+    section = BaseSection.model_validate({"model": str(folder), "quantization": "fp32"})
+    roles = Roles(bases.load(section, ChatSection(), device=torch.device("cpu")))
+    for number, name in enumerate(("policy", "reference", "sft", "reward")):
+        drawn = generator(number, "adapter")
+        roles.add(name, AdapterSection(rank=2, alpha=4), generator=drawn)
+        if name == "reward":
+            for parameter in roles.parameters(name):
+                parameter.data.copy_(torch.randn(parameter.shape, generator=drawn) * 0.1)
+            roles.add_head(name).weight.data.copy_(torch.randn(64, generator=drawn))
+    return roles
+
+
+def scored_as_closed(roles: Roles, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[float]:
+    """Stand-alone scores, one by one, of the responses with their last token put right by hand."""
+    closed = [[*one[:-1], END] if one[-1] in OTHERS else list(one) for one in responses]
+    whole = [[*prompt, *response] for prompt, response in zip(prompts, closed, strict=True)]
+    return score(roles, "reward", whole, tokens_per_microbatch=1).tolist()
+
+
+def test_responses_that_end_with_another_stop_token_score_as_those_of_rankings_do(roles: Roles) -> None:
+    chat = Chat.of(roles.base, ChatSection())
+    assert chat.end_id == END and len(chat.stop_ids) == 1 + len(OTHERS)
+    encoded = [EncodedPrompt(one, chat.prompt_ids(one)) for one in PROMPTS for _ in range(4)]
+    ids = [one.ids for one in encoded]
+    recipe = recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [f"base.model={roles.base.identity.model}"])
+    asked = Asked(chat=chat, prompts=encoded)
+    rollout = collect(roles, ids, recipe, generator(0, "test"), asked, with_values=False)
+    responses = [
+        row[mask].tolist() for row, mask in zip(rollout.episodes.responses, rollout.episodes.mask, strict=True)
+    ]
+    assert sum(one[-1] in OTHERS for one in responses) >= 4, "the test is of such responses"
+    expected = scored_as_closed(roles, ids, responses)
+    assert rollout.scores.tolist() == pytest.approx(expected, abs=1e-4)
+    # As they stand they score otherwise: that is what went wrong.
+    plain = score(roles, "reward", rollout.episodes.sequences, tokens_per_microbatch=BUDGET).tolist()
+    assert max(abs(one - other) for one, other in zip(plain, expected, strict=True)) > 0.05
+    # The function that scores is the stand-alone one, bit for bit in the same micro-batches.
+    closed = chat.closed(rollout.episodes.sequences)
+    budget = recipe.train.tokens_per_microbatch
+    assert torch.equal(
+        score_episodes(roles, rollout.episodes, recipe, asked).total,
+        score(roles, "reward", closed, tokens_per_microbatch=budget),
+    )
+    # What the policy said keeps its tokens.
+    assert rollout.episodes.sequences != closed
+
+
+def test_best_of_n_and_compare_score_closed_responses(roles: Roles, tmp_path: Path) -> None:
+    chat = Chat.of(roles.base, ChatSection())
+    model = RewardModel(members={}, ensemble=Ensemble(), roles=roles, chat=chat, tokens_per_microbatch=BUDGET)
+    sampling = best_of_n.Sampling(n=4, max_new_tokens=8, temperature=1.0, batch=8, seed=5)
+    rows = list(best_of_n.answered(model, iter(PROMPTS), sampling, keep_all=True))
+    ids = [chat.prompt_ids(one) for one in PROMPTS for _ in range(4)]
+    settings = {"max_new_tokens": 8, "temperature": 1.0, "batch": 8}
+    drawn = sample(roles, "policy", ids, generator=generator(5, "best-of-n", 0), **settings).episodes
+    responses = [row[mask].tolist() for row, mask in zip(drawn.responses, drawn.mask, strict=True)]
+    assert any(one[-1] in OTHERS for one in responses)
+    said = [value for row in rows for value in row["scores"]]
+    assert said == pytest.approx(scored_as_closed(roles, ids, responses), abs=1e-4)
+
+    encoded = [EncodedPrompt(one, chat.prompt_ids(one)) for one in PROMPTS]
+    respond = Responder(roles, [one.ids for one in encoded], tmp_path, max_new_tokens=8, batch=8, seed=1)
+    recipe = recipes.read("recipes/smoke/compare.yaml", CompareRecipe, [f"base.model={roles.base.identity.model}"])
+    answers = compare.judge(roles, "base", None, respond, chat, encoded, [], recipe)
+    for name, temperature in (("reward", 0.0), ("sampled_reward", 1.0)):
+        episodes = respond(None, adapter_sha256=None, temperature=temperature)
+        responses = [row[mask].tolist() for row, mask in zip(episodes.responses, episodes.mask, strict=True)]
+        expected = scored_as_closed(roles, [one.ids for one in encoded], responses)
+        assert answers.metrics[name] == pytest.approx(expected, abs=1e-4)
