@@ -176,7 +176,7 @@ class Checkpoints:
                 shutil.rmtree(stale, ignore_errors=True)
         problems: list[str] = []
         passed: list[Path] = []
-        for folder in reversed(step_folders(self.folder)):
+        for folder in reversed([*step_folders(self.folder)]):
             try:
                 found = self._read(folder)
             except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:

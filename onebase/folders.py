@@ -220,17 +220,19 @@ def _require_no_links(folder: Path, names: Iterable[str]) -> None:
 # --- checkpoints --------------------------------------------------------------------------------------------------
 
 
-def step_folders(checkpoints: Path) -> list[Path]:
+def step_folders(checkpoints: Path) -> Iterator[Path]:
     """The folders of checkpoints by name, the newest last; whatever else is there is not ours."""
+    # No list: beartype, which checks types in tests, would draw one of its elements from python's own generator, whose
+    # state a checkpoint holds.
     if not checkpoints.is_dir():
-        return []
+        return iter(())
     own = (path for path in checkpoints.iterdir() if STEP.fullmatch(path.name))
-    return sorted(path for path in own if path.is_dir() and not path.is_symlink())
+    return iter(sorted(path for path in own if path.is_dir() and not path.is_symlink()))
 
 
 def standing(out: Path) -> Iterator[Path]:
     """The checkpoints of a stage folder whose files are those of their manifests, the newest first."""
-    for folder in reversed(step_folders(out / CHECKPOINTS)):
+    for folder in reversed([*step_folders(out / CHECKPOINTS)]):
         files = content.get("files") if isinstance(content := _json_of(folder / MANIFEST), dict) else None
         if not isinstance(files, dict) or not files or "recipe" not in content:
             continue

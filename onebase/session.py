@@ -251,4 +251,4 @@ class Session:
 
 def is_resumable(folder: Path) -> bool:
     """Whether an unfinished stage left a checkpoint here (it may still fail to verify)."""
-    return bool(folders.step_folders(folder / folders.CHECKPOINTS))
+    return any(True for _ in folders.step_folders(folder / folders.CHECKPOINTS))

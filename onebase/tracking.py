@@ -12,7 +12,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -183,13 +183,13 @@ def _shorten(path: Path, size: int) -> None:
     sync(path.parent)
 
 
-def _own(folder: Path) -> list[Path]:
+def _own(folder: Path) -> Iterator[Path]:
     """The tracker's files that are there; RecordError where one is a link, behind which lies somebody else's."""
     there = [path for path in (folder / name for name in FILES) if os.path.lexists(path)]
     for path in there:
         if path.is_symlink() or not path.is_file():
             raise RecordError(f"{path}: is a link or no file, and is left alone. Put the file itself in its place.")
-    return there
+    return iter(there)  # no list, for the reason that `step_folders` has
 
 
 def _open(path: Path) -> TextIO:
