@@ -147,7 +147,7 @@ from onebase.recipes import TrackSection
 from onebase.tracking import Tracker
 
 service.get_core_path = lambda: sys.argv[2]
-dashboard.START_SECONDS = 6.0
+dashboard.START_SECONDS = 4.0
 folder = Path(sys.argv[1])
 folder.mkdir()
 with Tracker(folder, "sft", TrackSection(wandb="offline"), {"seed": 0}) as tracker:
@@ -160,7 +160,10 @@ print("LEFT BEHIND", [child.cmdline() for child in psutil.Process().children(rec
 """
 
 
-@pytest.mark.parametrize("core", CORE)
+SLOW = ("talks nonsense", "is no program")
+
+
+@pytest.mark.parametrize("core", [pytest.param(core, marks=[pytest.mark.slow] if core in SLOW else []) for core in CORE])
 def test_a_dashboard_that_cannot_start_costs_a_warning(tmp_path: Path, core: str) -> None:
     program, content = tmp_path / "wandb-core", CORE[core]
     if content is not None:
