@@ -13,7 +13,7 @@ FAST_TESTS := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -
 # One thread a process, for two run at once. `OMP_NUM_THREADS=2 make test` tries two.
 test test-avx2: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-avx2 prove check lint types layers mutants faults clean
+.PHONY: demo test test-avx2 prove check lint types layers mutants faults audit clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Onebase needs Python 3.11 or newer; pass one with make PYTHON=python3.11")'
@@ -55,7 +55,23 @@ types: $(STAMP)
 layers: $(STAMP)
 	$(BIN)/lint-imports
 
+# What is installed, as a CycloneDX list (dist/sbom.cdx.json), and which of it has known holes. The tools live in .audit,
+# so that they are no part of what they look at. Where their service cannot be asked, nothing was audited, and that is said.
+.audit/.installed:
+	$(PYTHON) -m venv .audit
+	.audit/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1
+	@touch $@
+
+audit: $(STAMP) .audit/.installed
+	@mkdir -p dist && rm -f dist/audit.txt
+	.audit/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --of JSON -o dist/sbom.cdx.json $(BIN)/python
+	@$(BIN)/python -m pip --disable-pip-version-check freeze --exclude-editable | sed 's/+[A-Za-z0-9.]*$$//' >dist/installed.txt
+	@if .audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off -r dist/installed.txt >dist/audit.txt 2>dist/audit.err; \
+	then echo "audited: $$(wc -l <dist/installed.txt) packages, no known vulnerability"; \
+	elif [ -s dist/audit.txt ]; then cat dist/audit.txt; exit 1; \
+	else echo "not audited: $$(tail -n 1 dist/audit.err)"; fi
+
 check: lint types layers test
 
 clean:
-	rm -rf $(VENV) dist
+	rm -rf $(VENV) .audit dist

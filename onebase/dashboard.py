@@ -1,25 +1,30 @@
 """Weights & Biases beside `metrics.jsonl`: whatever it does, or fails to do, the run goes on.
 
 W&B's client retries for as long as it takes: its `finish` would wait for a lost server for days. Here it is waited for
-while the server answers and given up soon after it does not.
+while the server answers and given up soon after it does not. Its process on this machine may be missing, end at once or
+hang: starting it has a time limit of its own.
 """
 
 import contextlib
 import netrc
 import os
 import re
-import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import psutil
+
 from onebase.recipes import TrackSection
+from onebase.terminal import say
 
 INIT_SECONDS = 8
 """How long the start of an online run may take before it goes offline."""
+START_SECONDS = 25.0
+"""How long the start of a run may take with W&B's own process, which a slow machine loads for seconds."""
 LOOK_SECONDS = 2.0
 """How often a slow request makes us look whether the server is still there; two looks in vain are enough."""
 ANSWER_SECONDS = 2.0
@@ -39,7 +44,7 @@ class Dashboard:
         """folder: the stage's. recipe: the resolved one, for the dashboard's config."""
         self.stage = stage
         self._artifact = artifact_name(folder, stage, track.group)
-        self._run: Any = _start_wandb(folder, stage, track, recipe, offline=offline)
+        self._run: Any = _start_in_time(folder, stage, track, recipe, offline=offline)
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Values under their full names at the stage's own step."""
@@ -50,11 +55,15 @@ class Dashboard:
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         """Samples and the like."""
-        import wandb
 
-        table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+        def send() -> None:
+            import wandb
+
+            table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+            self._send(step, {f"{self.stage}/{name}": table})
+
         # A table is an artifact, for which the server is asked.
-        self._try(lambda: self._send(step, {f"{self.stage}/{name}": table}), waits=True)
+        self._try(send, waits=True)
 
     def artifact(self, adapter: Path, *, version: str, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
         """The stage's adapter; online its parents are linked, so that W&B draws the lineage.
@@ -95,10 +104,15 @@ class Dashboard:
                 while_it_answers(work, self._run.settings.base_url)
             else:
                 work()
-        except Exception as error:  # W&B's own, a broken pipe to its process, a timeout: none of them is the run's
-            _end_wandb()
-            said = (str(error).splitlines() or ["no reason given"])[0]
-            raise DashboardLostError(f"{type(error).__name__}: {said}") from error
+        except (Exception, SystemExit) as error:  # W&B's own, a broken pipe, a timeout: none of them is the run's
+            raise _lost(error) from error
+
+
+def _lost(error: BaseException, others: Collection[psutil.Process] = ()) -> DashboardLostError:
+    """What to raise for whatever W&B did. Its process is ended (see `_end_wandb`)."""
+    _end_wandb(others)
+    reason = (str(error).splitlines() or ["no reason given"])[0]
+    return DashboardLostError(f"{type(error).__name__}: {reason}")
 
 
 def run_name(folder: Path, stage: str) -> str:
@@ -126,16 +140,7 @@ def while_it_answers(work: Callable[[], object], url: str) -> None:
 
     The work then goes on in a thread that nobody waits for.
     """
-    raised: list[Exception] = []
-
-    def run() -> None:
-        try:
-            work()
-        except Exception as error:  # told to the caller below
-            raised.append(error)
-
-    thread = threading.Thread(target=run, name="wandb", daemon=True)
-    thread.start()
+    thread, raised = _in_thread(work)
     misses = 0
     while thread.is_alive():
         thread.join(LOOK_SECONDS)
@@ -145,6 +150,21 @@ def while_it_answers(work: Callable[[], object], url: str) -> None:
                 raise TimeoutError(f"{url} does not answer")
     if raised:
         raise raised[0]
+
+
+def _in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
+    """Start `work` in a thread that nobody has to wait for; what it raises is put into the list."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # also the SystemExit of a library: told to whoever waits
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="wandb", daemon=True)
+    thread.start()
+    return thread, raised
 
 
 def answers(url: str) -> bool:
@@ -158,18 +178,35 @@ def answers(url: str) -> bool:
         return False
 
 
-def _end_wandb() -> None:
+def _end_wandb(others: Collection[psutil.Process] = ()) -> None:
     """End W&B's process, and let the next run have a new one: at our exit its client would wait for it, and it for its
-    server."""
-    import psutil
-    import wandb
-
+    server. others: processes of ours that are certainly not it; with them, every child but these is ended."""
+    ended = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.Error):  # it may have ended by itself
-            if "wandb" in child.name():
+            if (others and child not in others) or "wandb" in child.name():
                 child.kill()
+                ended.append(child)
+    psutil.wait_procs(ended, timeout=2)
     with contextlib.suppress(Exception, SystemExit):  # it would like to say good-bye to the process
+        import wandb
+
         wandb.teardown()
+
+
+def _start_in_time(
+    folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any], *, offline: bool
+) -> Any:
+    """A W&B run; DashboardLostError where W&B cannot be imported, ends, or takes longer than START_SECONDS."""
+    runs: list[Any] = []
+    others = [psutil.Process(), *psutil.Process().children()]
+    thread, raised = _in_thread(lambda: runs.append(_start_wandb(folder, stage, track, recipe, offline=offline)))
+    thread.join(START_SECONDS)
+    if thread.is_alive():
+        raise _lost(TimeoutError(f"not started after {START_SECONDS:.0f} s"), others)
+    if raised:
+        raise _lost(raised[0], others) from raised[0]
+    return runs[0]
 
 
 def _start_wandb(folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any], *, offline: bool) -> Any:
@@ -179,7 +216,7 @@ def _start_wandb(folder: Path, stage: str, track: TrackSection, recipe: Mapping[
     import wandb
 
     online = not offline and (track.wandb == "online" or (track.wandb == "auto" and logged_in()))
-    if os.environ.get("WANDB_MODE") in {"offline", "disabled"}:
+    if os.environ.get("WANDB_MODE") == "offline":
         online = False
 
     def start(mode: Literal["online", "offline"]) -> Any:
@@ -207,12 +244,17 @@ def _start_wandb(folder: Path, stage: str, track: TrackSection, recipe: Mapping[
     try:
         run = start("online" if online else "offline")
     except Exception as error:  # whatever the network does, the training goes on
-        print(f"W&B cannot be reached ({type(error).__name__}); this run is kept offline.", file=sys.stderr)
+        say(f"W&B cannot be reached ({type(error).__name__}); this run is kept offline.")
         run = start("offline")
     # Our own step: W&B's must only ever grow, and several things are logged at one of ours.
     run.define_metric(f"{stage}/step", hidden=True)
     run.define_metric("*", step_metric=f"{stage}/step")
     return run
+
+
+def is_wanted(track: TrackSection) -> bool:
+    """Whether W&B is told anything: not with `track.wandb: off`, nor where the user has switched W&B off everywhere."""
+    return track.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled"
 
 
 def logged_in() -> bool:

@@ -1,11 +1,55 @@
-"""Text from files and other people's code, before it goes to a terminal."""
+"""The one place that writes to the terminal: what comes from files and other people's code is shown there, not obeyed.
 
+A file's name, a row's text or an exception's message may hold escape codes that clear the screen, colour a line or turn
+the direction of writing. Every control character but tab and line feed is written as its code (`\\x1b`).
+"""
+
+import json
 import re
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-# C0 but tab and line feed, DEL and C1, and the marks that turn the direction of writing or break a line.
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# C0 but tab and line feed, DEL and C1, marks that turn the direction of writing or break a line, and lone surrogates.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+COLUMNS_OF_A_FILE = 120
+"""How wide a table is where stdout is no terminal."""
 
 
 def printable(text: str) -> str:
     """The text with each control character as its code (`\\x1b`), so that a terminal shows it and does not obey it."""
     return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
+
+
+def say(text: str) -> None:
+    """A line for the user, on stderr: stdout is for results."""
+    print(printable(text), file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """A line of a result, on stdout."""
+    print(printable(text), flush=True)
+
+
+def show_json(line: str) -> None:
+    """A line of JSON on stdout. Control characters get JSON's own escapes, so that whoever parses it reads the same."""
+    print(_CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], line), flush=True)
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """A console of rich for tables and bars. What it prints besides its own styles goes through `printable`."""
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class PrintableConsole(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+            for segment in super().render(renderable, options):
+                plain: Any = segment if segment.control else segment._replace(text=printable(segment.text))
+                yield plain
+
+    stream = sys.stderr if stderr else sys.stdout
+    return PrintableConsole(stderr=stderr, width=None if stream.isatty() else COLUMNS_OF_A_FILE)

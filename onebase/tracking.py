@@ -17,11 +17,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from onebase.dashboard import Dashboard, DashboardLostError
+from onebase.dashboard import Dashboard, DashboardLostError, is_wanted
 from onebase.disk import sync
 from onebase.errors import RecordError
 from onebase.folders import move_aside
 from onebase.recipes import TrackSection
+from onebase.terminal import say
 
 METRICS = "metrics.jsonl"
 FILES = (METRICS, "alarms.jsonl", "evaluation_samples.jsonl", "samples.jsonl")
@@ -54,7 +55,7 @@ class Tracker:
         self._summary: dict[str, float] = {}
         self._artifact: Callable[[Dashboard], None] | None = None
         self._open = functools.partial(Dashboard, folder, stage, track, recipe)
-        self._dashboard = self._open() if track.wandb != "off" else None
+        self._dashboard = self._begin() if is_wanted(track) else None
         if kept is not None:
             self._tell(self._replay)
 
@@ -82,6 +83,13 @@ class Tracker:
             for step, rows in by_step.items():
                 dashboard.table(path.stem, list(rows[0]), [list(row.values()) for row in rows], step)
 
+    def _begin(self) -> Dashboard | None:
+        try:
+            return self._open()
+        except Exception as error:  # what W&B may raise where it cannot start is not listed anywhere
+            say(f"W&B does not start ({error}). The run goes on without it; its numbers are in {METRICS}.")
+            return None
+
     def _tell(self, what: Callable[[Dashboard], None]) -> None:
         """Tell the dashboard, if there is one; where it is lost, a new offline run takes its place."""
         if self._dashboard is None:
@@ -93,7 +101,7 @@ class Tracker:
 
     def _start_over(self, reason: Exception) -> Dashboard | None:
         """An offline run that holds everything so far; what is told from now on goes there."""
-        print(f"W&B is lost ({reason}). The run goes on, and is kept offline: `wandb sync` sends it.", file=sys.stderr)
+        say(f"W&B is lost ({reason}). The run goes on, and is kept offline: `wandb sync` sends it.")
         try:
             dashboard = self._open(offline=True)
             self._replay(dashboard)
@@ -101,7 +109,7 @@ class Tracker:
             if self._artifact is not None:
                 self._artifact(dashboard)
         except Exception as error:  # what W&B may raise when it cannot even start is not listed anywhere
-            print(f"W&B does not start again ({type(error).__name__}); the numbers are in {METRICS}.", file=sys.stderr)
+            say(f"W&B does not start again ({error}); the numbers are in {METRICS}.")
             return None
         return dashboard
 
@@ -131,7 +139,7 @@ class Tracker:
 
     def alert(self, title: str, text: str, *, step: int) -> None:
         """Something that a person should look at: on stderr, as a row of `alarms.jsonl`, and as a W&B alert."""
-        print(f"{self.stage}, step {step}: {title}: {text}", file=sys.stderr, flush=True)
+        say(f"{self.stage}, step {step}: {title}: {text}")
         self.table("alarms", ["title", "text"], [[title, text]], step=step)
         self._tell(lambda dashboard: dashboard.alert(title, text))
 

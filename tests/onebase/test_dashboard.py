@@ -19,6 +19,7 @@ import pytest
 from onebase import dashboard
 from onebase.dashboard import Dashboard, answers, run_name, version_of, while_it_answers
 from onebase.recipes import TrackSection
+from onebase.tracking import Tracker
 
 STEPS = 20
 
@@ -125,6 +126,74 @@ def run_stage(folder: Path, url: str, fate: str, server: Server | None = None) -
             process.kill()
             raise
     return process.returncode, said
+
+
+CORE = {
+    "exits": "#!/bin/sh\nexit 3\n",
+    "hangs": "#!/bin/sh\nexec sleep 300\n",
+    "talks nonsense": "#!/bin/sh\nwhile [ $# -gt 0 ]; do [ $1 = --port-filename ] && echo nonsense >$2; shift; done\nexec sleep 300\n",
+    "is missing": None,
+    "is no program": "not a program",
+}
+"""What may stand in the place of W&B's own process."""
+
+BROKEN = """
+import sys
+from pathlib import Path
+import psutil
+import wandb.sdk.lib.service.service_process as service
+from onebase import dashboard
+from onebase.recipes import TrackSection
+from onebase.tracking import Tracker
+
+service.get_core_path = lambda: sys.argv[2]
+dashboard.START_SECONDS = 4.0
+folder = Path(sys.argv[1])
+folder.mkdir()
+with Tracker(folder, "sft", TrackSection(wandb="offline"), {"seed": 0}) as tracker:
+    for step in range(3):
+        tracker.log(step, {"sft/loss": float(step)})
+    tracker.table("samples", ["prompt"], [["why?"]])
+    tracker.alert("a title", "a text", step=2)
+    tracker.summarise({"sft/loss": 2.0})
+print("LEFT BEHIND", [child.cmdline() for child in psutil.Process().children(recursive=True)])
+"""
+
+
+SLOW = ("talks nonsense", "is no program")
+CORES = [pytest.param(core, marks=[pytest.mark.slow] if core in SLOW else []) for core in CORE]
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_a_dashboard_that_cannot_start_costs_a_warning(tmp_path: Path, core: str) -> None:
+    program, content = tmp_path / "wandb-core", CORE[core]
+    if content is not None:
+        program.write_text(content)
+        program.chmod(0o755)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    command = [sys.executable, "-c", BROKEN, str(tmp_path / "sft"), str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=90)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("W&B does not start (") == 1
+    assert "Traceback" not in done.stderr
+    assert "LEFT BEHIND []" in done.stdout
+    assert rows(tmp_path / "sft") == [0, 1, 2]
+
+
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_dashboards_switched_off_everywhere_write_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", mode)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
+    with Tracker(tmp_path, "sft", TrackSection(wandb="auto"), {}) as tracker:
+        tracker.table("samples", ["prompt"], [["a canary"]])
+    holders = {
+        path.name for path in tmp_path.rglob("*") if path.is_file() and b"canary" in path.read_bytes()
+    }
+    assert "samples.jsonl" in holders
+    assert (holders == {"samples.jsonl"}) == (mode == "disabled")
+    assert (tmp_path / "wandb").exists() == (mode == "offline")
 
 
 def history(log: Path) -> list[str]:
