@@ -19,12 +19,12 @@ from data.records import Demonstration, Message, Prompt, Ranking, Record, answer
 from data.templates import Template
 from data.turns import ORDINARY, QUESTION, Turn
 from onebase.base import Base
-from onebase.command import say
 from onebase.episodes import TokenIds
 from onebase.errors import DataError
 from onebase.rankings import Candidates
 from onebase.recipes import ChatSection, LimitsSection
 from onebase.record import DataIdentity
+from onebase.terminal import say
 
 T = TypeVar("T")
 

@@ -18,9 +18,9 @@ from data.readers import READERS, reader_of
 from data.records import Demonstration, Message, Origin, Prompt, fingerprint
 from data.sources import Source, identify, load, rows_of_hub
 from data.splits import FILE_SPLITS, split_of
-from onebase.command import say
 from onebase.errors import DataError
 from onebase.record import DataIdentity
+from onebase.terminal import say
 
 MANUAL = "builtin:python-manual"
 """English prose about the language, by paragraphs: 1,076 of 298,000 characters in Python 3.11, about 75,000 tokens.

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from onebase.record import canonical, replace_file
 from onebase.roles import Roles
 from onebase.seeding import generator, stream
 from onebase.stage_files import NEEDED
-from onebase.terminal import printable
+from onebase.terminal import printable, say
 
 LARGEST = 2**30
 """Bytes of a file of kept responses."""
@@ -95,7 +94,7 @@ class Responder:
             reason = "edited or damaged"
         except (RecordError, KeyError, TypeError) as error:
             reason = str(error)
-        print(f"kept responses are not taken: {path}: {printable(reason)}", file=sys.stderr, flush=True)
+        say(f"kept responses are not taken: {path}: {printable(reason)}")
         return None
 
     def _generate(self, role: str | None, temperature: float) -> list[list[int]]:

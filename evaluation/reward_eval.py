@@ -25,7 +25,6 @@ from evaluation.reward_report import ScoredDemonstration
 from evaluation.verdict import verdict_of, warn
 from onebase import base as bases
 from onebase import record, same_chat, stages
-from onebase.command import say
 from onebase.ensemble import FIRST, CombineSection, Ensemble, load_members, read_members
 from onebase.errors import DataError, InputError, RecordError
 from onebase.folders import require_replaceable, require_writable
@@ -34,6 +33,7 @@ from onebase.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.record import Found
 from onebase.roles import Roles
 from onebase.soundness import require_sound
+from onebase.terminal import say
 
 EVERYBODY = LabelersSection()
 """Nobody is held out."""

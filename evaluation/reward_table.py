@@ -1,19 +1,18 @@
 """The reward report for a terminal: what a person looks at first."""
 
-import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from evaluation.verdict import verdict_of
+from onebase.terminal import console
 
 
 def show(report: Mapping[str, Any], title: str) -> None:
     """Print the numbers with their intervals, then the examples side by side."""
-    console = Console(width=None if os.isatty(1) else 120)
+    screen = console()
     table = Table("what", "share of pairs right [95 %]", "prompts", "pairs", title=title)
     for column in (1, 2, 3):
         table.columns[column].justify = "right"
@@ -22,12 +21,12 @@ def show(report: Mapping[str, Any], title: str) -> None:
             table.add_row(name, f"no data: {cell['no_data']}", style="dim")
         else:
             table.add_row(name, interval(cell), str(cell.get("prompts", "")), str(cell.get("pairs", "")))
-    console.print(table)
+    screen.print(table)
     for line in _lines(report):
-        console.print(line)
+        screen.print(line)
     for heading, rows in report["examples"].items():
-        console.print(_examples(heading, rows) if rows else f"{heading}: none")
-    console.print(f"verdict: {verdict_of(report).text}", markup=False)
+        screen.print(_examples(heading, rows) if rows else f"{heading}: none")
+    screen.print(f"verdict: {verdict_of(report).text}", markup=False)
 
 
 def interval(cell: Mapping[str, Any]) -> str:

@@ -28,6 +28,7 @@ from evaluation.reward_eval import RewardModel
 from onebase.architecture import Reach, reach_of
 from onebase.errors import DataError
 from onebase.rankings import Candidates
+from onebase.terminal import show_json
 
 BLOCK = 256
 """Rows that are scored together: rows of similar length then share a micro-batch."""
@@ -53,7 +54,7 @@ def write_lines(rows: Iterator[dict[str, Any]], out: Path | None) -> int:
     count = 0
     if out is None:
         for line in lines:
-            print(line, flush=True)
+            show_json(line)
             count += 1
     else:
         with atomically(out) as temporary, temporary.open("w", encoding="utf-8") as stream:

@@ -10,6 +10,7 @@ from evaluation.statistics import Estimate
 from onebase import record, stages
 from onebase.errors import RecordError
 from onebase.record import DataIdentity, Found, Resources
+from onebase.terminal import console
 from onebase.tracking import peak_rss_bytes
 
 if TYPE_CHECKING:
@@ -124,36 +125,35 @@ def lineage(parents: Mapping[str, Found], home: Path) -> dict[str, Any]:
 
 def show(content: Mapping[str, Any]) -> None:
     """Print table and samples of a summary."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(width=None if os.isatty(1) else 120)
+    screen = console()
     title = f"{content['run']}: {content['prompts']} held-out prompts, mean [95 % interval]"
-    _show_table(console, f"{title}; likeliest responses", content["models"], GREEDY)
-    _show_table(console, "responses sampled at temperature 1", content["models"], SAMPLED)
-    _show_table(console, "texts that are no tasks", content["models"], LANGUAGE)
+    _show_table(screen, f"{title}; likeliest responses", content["models"], GREEDY)
+    _show_table(screen, "responses sampled at temperature 1", content["models"], SAMPLED)
+    _show_table(screen, "texts that are no tasks", content["models"], LANGUAGE)
     if "reward_model" in content:
-        console.print(f"reward model: held-out pair accuracy {_cell('', content['reward_model']['pair_accuracy'])}")
-    _show_differences(console, content["differences"])
+        screen.print(f"reward model: held-out pair accuracy {_cell('', content['reward_model']['pair_accuracy'])}")
+    _show_differences(screen, content["differences"])
     if len(content["by_source"]) > 1:
         for source, part in content["by_source"].items():
-            console.print(f"{source}, {part['prompts']} prompts:")
-            _show_differences(console, part["differences"])
+            screen.print(f"{source}, {part['prompts']} prompts:")
+            _show_differences(screen, part["differences"])
     for sample in content["samples"]:
-        console.print()
+        screen.print()
         for name, text in sample.items():
-            console.print(Text(f"{name:>7}  ", style="bold") + Text(text.replace("\n", "\n         ")))
-    console.print()
+            screen.print(Text(f"{name:>7}  ", style="bold") + Text(text.replace("\n", "\n         ")))
+    screen.print()
     for stage, resources in content["stages"].items():
         on_gpu = resources.get("peak_gpu_bytes", 0)
-        console.print(
+        screen.print(
             f"{stage:>8}: {resources['seconds']:7.1f} s, peak memory {resources['peak_rss_bytes'] / 2**30:.2f} GiB"
             + (f", on the GPU {on_gpu / 2**30:.2f} GiB" if on_gpu else "")
         )
 
 
 def _show_table(
-    console: "Console", title: str, models: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]
+    screen: "Console", title: str, models: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]
 ) -> None:
     from rich.table import Table
 
@@ -166,10 +166,10 @@ def _show_table(
         table.add_column(columns[name], justify="right")
     for model, row in models.items():
         table.add_row(model, *(_cell(name, row.get(name)).replace(" [", "\n[") for name in named))
-    console.print(table)
+    screen.print(table)
 
 
-def _show_differences(console: "Console", differences: Mapping[str, Any]) -> None:
+def _show_differences(screen: "Console", differences: Mapping[str, Any]) -> None:
     for comparison, row in differences.items():
         for manner, columns in (("likeliest", GREEDY), ("sampled", SAMPLED), ("texts", LANGUAGE)):
             shown = [
@@ -178,7 +178,7 @@ def _show_differences(console: "Console", differences: Mapping[str, Any]) -> Non
                 if name in row and heading in ("correctness", "form", "check", "reward", *LANGUAGE.values())
             ]
             if shown:
-                console.print(f"{comparison}, {manner}, paired: {', '.join(shown)}")
+                screen.print(f"{comparison}, {manner}, paired: {', '.join(shown)}")
 
 
 def _cell(name: str, estimate: Mapping[str, float] | None, *, sign: bool = False) -> str:

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from onebase.command import say
 from onebase.errors import RecordError
 from onebase.record import Found
+from onebase.terminal import say
 
 BASELINES = ("longer wins", "shorter wins", "bag of words")
 """Their places are what a record, which holds numbers, names them by. Random scores may be lucky, and are none."""

@@ -27,10 +27,10 @@ from transformers.utils import logging as transformers_logging
 
 from onebase import loaded, model_folder, template_files, vocabulary, weights, wheels
 from onebase.architecture import Reach, attention_of, reach_of, trunk_of
-from onebase.command import say
 from onebase.errors import BaseError
 from onebase.recipes import BaseSection, ChatSection
 from onebase.record import BaseIdentity, TokenizerIdentity, hash_file
+from onebase.terminal import say
 
 PAD_TOKENS = (
     "<|endoftext|>",

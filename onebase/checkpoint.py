@@ -18,7 +18,6 @@ import os
 import random
 import re
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from onebase.folders import MANIFEST, free_name, step_folders
 from onebase.json_file import read_object
 from onebase.recipes import UNCOUNTED, Section
 from onebase.record import canonical, hash_file
+from onebase.terminal import say
 
 SCHEMA = 1
 STATE = "state.json"
@@ -182,7 +182,7 @@ class Checkpoints:
             except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
                 passed.append(folder)
                 problems.append(f"{folder}: {error}")
-                print(f"checkpoint passed over: {folder}: {error}", file=sys.stderr, flush=True)
+                say(f"checkpoint passed over: {folder}: {error}")
             else:
                 self._set_aside(passed)
                 return found

@@ -23,7 +23,7 @@ from onebase.disk import DiskError, as_disk_error
 from onebase.errors import InputError, RecordError
 from onebase.interruption import Interrupted
 from onebase.recipes import Section
-from onebase.terminal import printable
+from onebase.terminal import say, show
 
 
 class Stage(NamedTuple):
@@ -82,7 +82,7 @@ def run_stage(
         recipe_class, run, identify = load()
         recipe = recipes.read(recipe_path, recipe_class, overrides)
         if print_config:
-            print(recipes.dump(recipe), end="")
+            show(recipes.dump(recipe).rstrip("\n"))
             return
         out = cast(Path, recipe.out)  # type: ignore[attr-defined]  # every stage's recipe has it
         folders.require_own(out, stage)
@@ -160,12 +160,12 @@ def guarded(work: Callable[[], None]) -> int:
         return 1
     except OSError as error:
         if error.errno is None or error.filename is None:
-            traceback.print_exc()
+            say(traceback.format_exc().rstrip("\n"))
         else:
             say(f"error: {error.filename}: {os.strerror(error.errno)}.")
         return 1
     except Exception:
-        traceback.print_exc()
+        say(traceback.format_exc().rstrip("\n"))
         return 1
     return 0
 
@@ -181,11 +181,6 @@ MENDS = {
 
 def _notes_of(error: BaseException) -> list[str]:
     return getattr(error, "__notes__", [])
-
-
-def say(text: str) -> None:
-    """A line for the user, on stderr: stdout is for results."""
-    print(printable(text), file=sys.stderr, flush=True)
 
 
 def _make_way(stage: str, out: Path, restart: bool) -> None:

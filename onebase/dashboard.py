@@ -194,9 +194,7 @@ def _end_wandb(others: Collection[psutil.Process] = ()) -> None:
         wandb.teardown()
 
 
-def _start_in_time(
-    folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any], *, offline: bool
-) -> Any:
+def _start_in_time(folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any], *, offline: bool) -> Any:
     """A W&B run; DashboardLostError where W&B cannot be imported, ends, or takes longer than START_SECONDS."""
     runs: list[Any] = []
     others = [psutil.Process(), *psutil.Process().children()]

@@ -13,13 +13,13 @@ import errno
 import json
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from onebase.errors import InputError
 from onebase.record import FILE, canonical, hash_file, replace_file
+from onebase.terminal import say
 
 SCHEMA = 1
 MARK = ".onebase.json"
@@ -264,7 +264,7 @@ def move_aside(path: Path) -> Path:
         if error.errno in FULL:
             raise
         raise InputError(f"{path}: cannot be moved to {aside} ({error.strerror}). Move it by hand.") from None
-    print(f"{path}: what was there is now in {aside}", file=sys.stderr, flush=True)
+    say(f"{path}: what was there is now in {aside}")
     return aside
 
 

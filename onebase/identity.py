@@ -11,7 +11,6 @@ A function that has ended the run by an error may be mended, which is a change t
 
 import contextlib
 import platform
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -32,6 +31,7 @@ from onebase.record import (
     git_state,
     replace_file,
 )
+from onebase.terminal import say
 
 COMPUTES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "tokenizers", "numpy")
 FAILURE = "failure.json"
@@ -107,7 +107,7 @@ class RunIdentity:
             raise RecordError(f"{stage}: the checkpoint's parts are damaged. Start anew with --restart.")
         moved = [*changes, *_moved(self.parts[-1], part)]
         if moved:
-            _say(
+            say(
                 f"{stage}: goes on after step {step} with another environment, and the record will hold both: "
                 f"{_listed(moved)}. Last bits may differ."
             )
@@ -223,7 +223,3 @@ def _listed(changes: Sequence[Change]) -> str:
 
 def _short(text: str) -> str:
     return f"{text[:12]}..." if len(text) == 64 else text
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -3,8 +3,9 @@
 import contextlib
 import os
 import signal
-import sys
 from collections.abc import Iterable
+
+from onebase.terminal import say
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -38,7 +39,7 @@ def say_stopping(number: int) -> None:
     """Tell the user; where the terminal is gone, let go of it, or every later line would be an error."""
     text = f"{signal.Signals(number).name}: stopping; a second one leaves at once"
     try:
-        print(text, file=sys.stderr, flush=True)
+        say(text)
     except OSError:
         nowhere = os.open(os.devnull, os.O_RDWR)
         for stream in (1, 2):

@@ -5,7 +5,6 @@ that the recipe decides.
 """
 
 import gc
-import sys
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -13,6 +12,7 @@ import torch
 from accelerate.utils.memory import should_reduce_batch_size
 
 from onebase.errors import InputError
+from onebase.terminal import say
 
 T = TypeVar("T")
 
@@ -53,11 +53,7 @@ class Halving:
                     "What was saved before stands."
                 )
             self.count += 1
-            print(
-                f"out of memory: micro-batches are halved (1/{2**self.count} of the recipe's); the batch is as before.",
-                file=sys.stderr,
-                flush=True,
-            )
+            say(f"out of memory: micro-batches are halved (1/{2**self.count} of the recipe's); the batch is as before.")
 
 
 def halved(size: int, count: int) -> int:

@@ -1,6 +1,5 @@
 """`--profile`: a few steps of a run under torch.profiler, for a person to look into."""
 
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -10,6 +9,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from onebase.terminal import say
 
 T = TypeVar("T")
 
@@ -41,7 +42,7 @@ def profiled(steps: Iterable[T], *, total: int, folder: Path, logged: Callable[[
         found.export_chrome_trace(str(folder / "trace.json.gz"))
         tables = [by_part(rows), *by_operation(events_of(found))]
         (folder / "table.txt").write_text("\n".join(tables), encoding="utf-8")
-        print(f"profile of {len(rows)} steps: {folder}/table.txt, trace.json.gz", file=sys.stderr, flush=True)
+        say(f"profile of {len(rows)} steps: {folder}/table.txt, trace.json.gz")
     yield from steps
 
 

@@ -5,6 +5,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from onebase.terminal import console, say
+
 T = TypeVar("T")
 
 SECONDS_BETWEEN_LINES = 15.0
@@ -22,11 +24,10 @@ def track(items: Iterable[T], *, total: int, description: str) -> Iterator[T]:
         now = time.monotonic()
         if now - shown > SECONDS_BETWEEN_LINES or (done == total and now - started > SECONDS_BETWEEN_LINES):
             shown = now
-            print(f"{description}: {done}/{total} after {now - started:.0f} s", file=sys.stderr, flush=True)
+            say(f"{description}: {done}/{total} after {now - started:.0f} s")
 
 
 def _bar(items: Iterable[T], total: int, description: str) -> Iterator[T]:
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -43,5 +44,5 @@ def _bar(items: Iterable[T], total: int, description: str) -> Iterator[T]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*columns, console=console(stderr=True)) as progress:
         yield from progress.track(items, total=total, description=description)

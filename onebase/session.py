@@ -16,7 +16,6 @@ import contextlib
 import json
 import math
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +33,7 @@ from onebase.interruption import Interrupted, answered, leave_next, say_stopping
 from onebase.memory import Halving
 from onebase.recipes import TrackSection
 from onebase.record import replace_file
+from onebase.terminal import say
 from onebase.tracking import Tracker
 
 State = Mapping[str, Any]
@@ -111,7 +111,7 @@ class Session:
         self._pending: int | None = None
         self._previous: dict[int, Any] = {}
         if self.resumed is not None:
-            print(f"{stage}: going on after step {self.resumed.step} from {self.resumed.folder}", file=sys.stderr)
+            say(f"{stage}: going on after step {self.resumed.step} from {self.resumed.folder}")
 
     def _identify(self, stage: str) -> None:
         if self.identity is not None and self.resumed is None:
@@ -160,7 +160,7 @@ class Session:
             earlier = folders.step_folders(self.checkpoints.folder)
             kept = [path.name for path in earlier if path.name != f"step-{step:08d}"]
             last = f"{kept[-1]} still stands" if kept else "there is no earlier one"
-            print(f"checkpoint of step {step} was not written ({error}); {last}.", file=sys.stderr, flush=True)
+            say(f"checkpoint of step {step} was not written ({error}); {last}.")
         finally:
             self._saving = False
         if self._pending is not None:
@@ -209,14 +209,14 @@ class Session:
         place = self.folder / "nonfinite" / f"step-{step:08d}-{self.strikes}.json"
         place.parent.mkdir(exist_ok=True)
         replace_file(place, json.dumps({"step": step, "values": [str(value) for value in values], "batch": batch}))
-        say = f"step {step}: loss or gradient is not finite ({', '.join(map(str, values))}); its batch is in {place}"
+        what = f"step {step}: loss or gradient is not finite ({', '.join(map(str, values))}); its batch is in {place}"
         if self.strikes >= self._allowed:
             raise DivergedError(
-                f"{say}. That was strike {self.strikes} of {self._allowed}: training has come apart. Look at these "
+                f"{what}. That was strike {self.strikes} of {self._allowed}: training has come apart. Look at these "
                 f"batches. checkpoint.strikes={2 * self._allowed} lets the same run skip more of them; a lower "
                 "learning rate makes it another run, which --restart begins."
             )
-        print(f"{say}. The step is skipped; strike {self.strikes} of {self._allowed}.", file=sys.stderr, flush=True)
+        say(f"{what}. The step is skipped; strike {self.strikes} of {self._allowed}.")
         self.tracker.log(step, {f"{self.tracker.stage}/nonfinite": float(self.strikes)})
         return False
 

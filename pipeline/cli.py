@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from onebase import command, threads
+from onebase.terminal import show
 from pipeline import chain, data_commands, reward_commands, stages
 
 threads.settle()  # torch, which reads it, is imported by the commands
@@ -109,7 +110,7 @@ def compare(
 
         content = recipes.read(recipe, CompareRecipe, overrides or [])
         if print_config:
-            print(recipes.dump(content), end="")
+            show(recipes.dump(content).rstrip("\n"))
             return
         summary.show(run_comparison(content))
 
@@ -128,7 +129,7 @@ def verify(
 
         for folder in folders:
             found = record.read(folder)
-            print(f"{folder}: stage '{printable(found.record.stage)}', {len(found.record.files)} files, verified")
+            show(f"{folder}: stage '{printable(found.record.stage)}', {len(found.record.files)} files, verified")
 
     raise typer.Exit(command.guarded(work))
 

@@ -14,6 +14,7 @@ from onebase import command
 from onebase.errors import DataError
 from onebase.folders import require_new
 from onebase.paths import expanded
+from onebase.terminal import console, say, show
 
 if TYPE_CHECKING:
     from data.dropped import Dropped
@@ -78,8 +79,8 @@ def check(files: Files, kind: KindOption = None, format: FormatOption = None, lo
             try:
                 defective += _check(_source(file, format, longest_line, "drop"), kind) > 0
             except DataError as error:  # of the whole file; the others are looked at all the same
-                print(f"{file}: cannot be read to its end")
-                print(f"  {error}")
+                show(f"{file}: cannot be read to its end")
+                show(f"  {error}")
                 defective += 1
         if defective:
             raise DataError(f"{defective} of {len(files)} files have defects; they are listed on stdout.")
@@ -131,8 +132,8 @@ def card(
             raise DataError("the files hold no sound row, so there is nothing to describe. Run `onebase data check`.")
         loaded = Loaded(records=records, identities=identities)
         content = cards.write_card(folder, loaded, tokens=tokens, limits=limits)
-        print("\n".join(cards.summary(content)))
-        command.say(f"written: {folder / cards.CARD}")
+        show("\n".join(cards.summary(content)))
+        say(f"written: {folder / cards.CARD}")
 
     raise typer.Exit(command.guarded(work))
 
@@ -168,12 +169,12 @@ def convert(
         found = records_of(source, _kind(source, kind), dropped)
         records = _distinct(_counted(found, source.source), dedupe.value, dropped)
         if target.suffix:
-            print(f"{out}: {write(records, target)} rows")
+            show(f"{out}: {write(records, target)} rows")
         elif split is not None:
             raise DataError(f"--split={split} gives one file; name it with --out, such as {out / split}.jsonl.")
         else:
             for name, count in write_splits(records, target).items():
-                print(f"{out / name}.jsonl: {count} rows")
+                show(f"{out / name}.jsonl: {count} rows")
         _show_dropped(dropped)
 
     raise typer.Exit(command.guarded(work))
@@ -211,7 +212,7 @@ def _kind(source: "Source", given: Kind | None) -> Any:
             if next(iter(records_of(tried, kind, dropped)), None) is not None:
                 for other in defective:
                     other = other.__name__.lower()
-                    command.say(f"{source.source}: no {other} of it is sound, the first because: {reasons[other]}")
+                    say(f"{source.source}: no {other} of it is sound, the first because: {reasons[other]}")
                 return kind
         if dropped.defects and _is_for(tried, kind):
             defective.append(kind)
@@ -228,7 +229,7 @@ def _offer_prompts(source: "Source") -> None:
 
     with contextlib.suppress(TooManyError):
         if next(iter(records_of(source, Prompt, Dropped(LOOKED_AT))), None) is not None:
-            command.say(f"{source.source}: rows of it are sound as prompts; where that is meant, pass --kind prompt")
+            say(f"{source.source}: rows of it are sound as prompts; where that is meant, pass --kind prompt")
 
 
 def _is_for(source: "Source", kind: Any) -> bool:
@@ -267,23 +268,23 @@ def _check(source: "Source", kind: Kind | None) -> int:
             spelling.add("rows that spell control tokens", str(prompt_of(record).origin))
     if not kept + dropped.total:
         raise DataError(f"{source.source}: the file has no row.")
-    print(f"{source.source}: {kept} sound {chosen.__name__.lower()}s, {dropped.defects} with a defect")
-    print(f"  copies: {copies} rows, {repeated} prompts; tasks: {len(tasks)}")
+    show(f"{source.source}: {kept} sound {chosen.__name__.lower()}s, {dropped.defects} with a defect")
+    show(f"  copies: {copies} rows, {repeated} prompts; tasks: {len(tasks)}")
     if passed_over := unread.summary():
-        print(f"  {passed_over}")
+        show(f"  {passed_over}")
     if spelling.total:
         first = next(iter(spelling.places.values()), ["?"])[0]
-        print(f"  rows that spell control tokens: {spelling.total}, the first at {first}; they are kept, as text")
+        show(f"  rows that spell control tokens: {spelling.total}, the first at {first}; they are kept, as text")
     _show_dropped(dropped)
     return dropped.defects
 
 
 def _show_dropped(dropped: "Dropped") -> None:
     for reason, count in dropped.counts.most_common():
-        print(f"  {count}: {reason}")
+        show(f"  {count}: {reason}")
         if places := dropped.places.get(reason):
             more = " ..." if count > len(places) else ""
-            print(f"      {', '.join(places)}{more}")
+            show(f"      {', '.join(places)}{more}")
 
 
 def _distinct(records: "Iterable[Record]", dedupe: Any, dropped: "Dropped") -> "Iterator[Record]":
@@ -322,11 +323,10 @@ def _counted(items: Iterable[T], description: str) -> Iterator[T]:
     if not sys.stderr.isatty():
         yield from items
         return
-    from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}: {task.completed:,.0f} rows"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task(description)
         pending = 0
         for item in items:

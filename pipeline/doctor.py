@@ -9,10 +9,10 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from onebase.record import LIBRARIES
+from onebase.terminal import console
 
 PACKAGES = ("onebase", "data", "evaluation", "sft", "reward", "ppo", "dpo", "pipeline")
 FREE_BYTES = 5 * 2**30
@@ -37,12 +37,12 @@ def report(path: Path) -> int:
         table.add_row(name, value)
         if problem:
             problems.append(problem)
-    console = Console(width=None if os.isatty(1) else 120)
-    console.print(table)
+    screen = console()
+    screen.print(table)
     for problem in problems:
-        console.print(f"[bold red]problem:[/bold red] {problem}")
+        screen.print(f"[bold red]problem:[/bold red] {problem}")
     if not problems:
-        console.print("[green]Nothing here would break a run.[/green]")
+        screen.print("[green]Nothing here would break a run.[/green]")
     return 1 if problems else 0
 
 

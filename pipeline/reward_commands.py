@@ -11,6 +11,7 @@ import typer
 from onebase import command
 from onebase.folders import require_new, require_writable
 from onebase.paths import expanded
+from onebase.terminal import say, show
 
 if TYPE_CHECKING:
     from onebase.ensemble import CombineSection
@@ -69,7 +70,7 @@ def reward(
         section = combine_section(combine, spread_weight, others)
         report = reward_eval.evaluate([record, *(others or ())], folder, rankings=sources, combine=section)
         reward_table.show(report, f"{record}: {report['prompts']} held-out prompts")
-        print(f"report and figures: {folder}")
+        show(f"report and figures: {folder}")
 
     raise typer.Exit(command.guarded(work))
 
@@ -97,7 +98,7 @@ def score(
         score_file.require_rows(file)  # before the weights, which take seconds
         model = reward_eval.load(folders, combine_section(combine, spread_weight, others))
         count = score_file.write_scores(model, file, target, best=best)
-        command.say(f"{count} rows scored by {record}")
+        say(f"{count} rows scored by {record}")
 
     raise typer.Exit(command.guarded(work))
 
@@ -138,7 +139,7 @@ def best_of_n(
         best.add_policy(model, policy)
         sampling = best.Sampling(n=n, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch, seed=seed)
         count = score_file.write_lines(best.answered(model, asked, sampling, keep_all=keep_all), target)
-        command.say(f"{count} prompts answered by {policy}, best of {n} by {record}")
+        say(f"{count} prompts answered by {policy}, best of {n} by {record}")
 
     raise typer.Exit(command.guarded(work))
 

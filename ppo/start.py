@@ -1,7 +1,6 @@
 """What a PPO run starts from: parents and data, read and verified, four roles on one base, and the optimiser."""
 
 import itertools
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -26,6 +25,7 @@ from onebase.roles import Roles
 from onebase.seeding import generator, seed_everything
 from onebase.soundness import require_sound
 from onebase.stages import Stopwatch
+from onebase.terminal import say
 from ppo.alarms import unable
 from ppo.engines import CustomEngine
 from ppo.recipe import PpoRecipe
@@ -68,7 +68,7 @@ def start(recipe: PpoRecipe) -> Started:
     waiting = recipe.value.warmup_steps
     silent = unable(recipe.alarms, steps=recipe.steps, waiting=waiting, has_value=recipe.has_value)
     if silent is not None:
-        print(silent, file=sys.stderr, flush=True)
+        say(silent)
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
     roles = start_roles(base, parents, recipe)

@@ -29,7 +29,6 @@ from evaluation.verdict import recorded, verdict_of
 from onebase import base as bases
 from onebase import record, stages
 from onebase.base import Base
-from onebase.command import say
 from onebase.identity import RunIdentity
 from onebase.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
 from onebase.progress import track
@@ -41,6 +40,7 @@ from onebase.seeding import generator, seed_everything
 from onebase.session import Session
 from onebase.soundness import require_sound
 from onebase.stages import Stopwatch
+from onebase.terminal import say
 from onebase.tracking import Tracker
 from reward.losses import LOSSES, RankingLoss, centering_penalty, ranked_right, ranking_loss
 from reward.recipe import LossSection, RewardRecipe

@@ -22,7 +22,6 @@ from data.sources import load as load_records
 from evaluation.responses import likeliest
 from onebase import base as bases
 from onebase import stages, trainers
-from onebase.command import say
 from onebase.identity import RunIdentity
 from onebase.learning import state_bytes
 from onebase.record import DataIdentity, StageRecord
@@ -33,6 +32,7 @@ from onebase.seeding import generator, seed_everything
 from onebase.session import Session
 from onebase.soundness import require_sound
 from onebase.stages import Stopwatch
+from onebase.terminal import say
 from onebase.tracking import Tracker
 from sft import packing
 from sft.recipe import SftRecipe

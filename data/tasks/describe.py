@@ -3,6 +3,7 @@
 from random import Random
 
 from data.tasks.families.catalogue import FAMILIES
+from onebase.terminal import show
 
 
 def table() -> str:
@@ -16,4 +17,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table(), end="")
+    show(table().rstrip("\n"))

@@ -131,7 +131,7 @@ def run_stage(folder: Path, url: str, fate: str, server: Server | None = None) -
 CORE = {
     "exits": "#!/bin/sh\nexit 3\n",
     "hangs": "#!/bin/sh\nexec sleep 300\n",
-    "talks nonsense": "#!/bin/sh\nwhile [ $# -gt 0 ]; do [ $1 = --port-filename ] && echo nonsense >$2; shift; done\nexec sleep 300\n",
+    "talks nonsense": "#!/bin/sh\nwhile [ $1 != --port-filename ]; do shift; done\necho nonsense >$2; exec sleep 300\n",
     "is missing": None,
     "is no program": "not a program",
 }
@@ -188,9 +188,7 @@ def test_dashboards_switched_off_everywhere_write_nothing(
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
     with Tracker(tmp_path, "sft", TrackSection(wandb="auto"), {}) as tracker:
         tracker.table("samples", ["prompt"], [["a canary"]])
-    holders = {
-        path.name for path in tmp_path.rglob("*") if path.is_file() and b"canary" in path.read_bytes()
-    }
+    holders = {path.name for path in tmp_path.rglob("*") if path.is_file() and b"canary" in path.read_bytes()}
     assert "samples.jsonl" in holders
     assert (holders == {"samples.jsonl"}) == (mode == "disabled")
     assert (tmp_path / "wandb").exists() == (mode == "offline")
