@@ -109,7 +109,7 @@ def test_what_could_never_be_a_runs_folder_is_refused(
     Path("link").symlink_to("elsewhere")
     Path("lost").symlink_to("nowhere")
     before = contents(tmp_path)
-    with pytest.raises(InputError, match="is the folder above" if out in ("..", "../..", "/") else ""):
+    with pytest.raises(InputError, match="is the folder above" if out in ("..", "../..", "/") else "Give|Write|needs"):
         claim(expanded(out), "sft", "0")
     assert contents(tmp_path) == before and not Path("nowhere").exists()
 
