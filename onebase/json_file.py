@@ -36,10 +36,10 @@ def read_bytes(path: Path, *, largest: int = LARGEST) -> bytes:
         if found.st_size > largest:
             raise RecordError(f"{path}: has {found.st_size:,} bytes, and at most {largest:,} are read. It was edited.")
         with path.open("rb") as stream:
-            raw = stream.read(largest + 1)
+            raw = stream.read(found.st_size + 1)  # no more: room for all of it is taken first
     except OSError as error:
         raise RecordError(f"{short_path(path)}: cannot be read ({error.strerror}).") from None
-    if len(raw) > largest:
+    if len(raw) > found.st_size:
         raise RecordError(f"{path}: grows while it is read. Wait until nobody writes to it.")
     return raw
 

@@ -154,14 +154,16 @@ def require_finite(files: Iterable[Path], *, ignored: Iterable[str] = ()) -> Non
     """
     skipped = [MASKS, *map(re.compile, ignored)]
     broken: list[str] = []
+    folder = Path()
     for file in files:
+        folder = file.parent
         with safe_open(file, framework="pt") as content:
             names = [name for name in content.offset_keys() if not any(p.search(name) for p in skipped)]
-            broken += [f"{name} in {file}" for name in names if not _is_finite(content.get_tensor(name))]
+            broken += [f"{name} in {file.name}" for name in names if not _is_finite(content.get_tensor(name))]
     if broken:
         more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
         raise BaseError(
-            f"base.model: NaN or infinity in the weights: {', '.join(broken[:3])}{more}. "
+            f"base.model: {folder}: NaN or infinity in the weights: {', '.join(broken[:3])}{more}. "
             "The model was saved broken, or damaged since. Pass another one."
         )
 

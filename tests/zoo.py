@@ -249,7 +249,7 @@ def tiny(name: str, **changes: Any) -> Any:
     config = CONFIG_MAPPING[kind](**{**fields, **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config).float().eval()
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False).float().eval()
 
 
 def save(name: str, folder: Path, tokenizer: Path, **changes: Any) -> Path:

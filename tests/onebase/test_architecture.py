@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, LlamaConfig, PretrainedConfig, ViTConfig
+from transformers import CONFIG_MAPPING, AutoConfig, LlamaConfig, PretrainedConfig, ViTConfig
 
 from onebase import base as bases
 from onebase.architecture import attention_of, reach_of
@@ -254,5 +254,5 @@ def test_a_config_as_saved_by_transformers_is_read(tmp_path: Path) -> None:
     LlamaConfig(max_position_embeddings=77, rope_parameters={"rope_type": "dynamic", "factor": 2.0}).save_pretrained(
         tmp_path
     )
-    reach = bases.reach(BaseSection(model=str(tmp_path)))
+    reach = reach_of(AutoConfig.from_pretrained(tmp_path, trust_remote_code=False))
     assert reach is not None and reach.tokens == 77

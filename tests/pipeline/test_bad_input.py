@@ -69,7 +69,7 @@ def test_held_out_rows_that_are_trained_on(
     ("override", "said"),
     [
         ("adapter.targets=[q_prj]", "See adapter.targets"),
-        ("trl.loss_type=nlll", "trl: the trainer refuses these settings"),
+        ("trl.loss_type=nlll", "trl.loss_type: expected one of nll, dft, chunked_nll, found 'nlll'"),
     ],
 )
 def test_what_peft_or_trl_refuse(run_stage: Stage, tmp_path: Path, override: str, said: str) -> None:
@@ -246,6 +246,7 @@ def test_a_finished_stage_is_not_trained_over_with_another_recipe(
     before = (finished / "stage.json").read_bytes()
     code, text = run_stage("sft", f"out={finished}", "seed=7")
     assert code == 2
-    assert "finished with another recipe: seed: it had 0, this one says 7. Pass" in text
+    # The base stands in another folder where another worker has made the run.
+    assert "finished with another recipe: " in text and "seed: it had 0, this one says 7. Pass" in text
     assert "--restart" in text
     assert (finished / "stage.json").read_bytes() == before

@@ -260,6 +260,7 @@ def test_further_policies_and_texts_are_compared(finish_run: Callable[[str], Pat
     folder.mkdir(parents=True)
     for name in ("metrics", "samples"):  # of a comparison that was made before
         (folder / f"{name}.jsonl").write_text('{"step": 0}\n')
+    (tmp_path / "out" / "summary.json").write_text('{"schema_version": 1, "run": "out", "models": {}}\n')
     content = run_comparison(recipes.read(recipe, CompareRecipe, [*given, f"policies.keys={home / 'ppo'}"]))
     models = content["models"]
     assert [len(rows_of(folder / f"{name}.jsonl")) for name in ("metrics", "samples")] == [1, 8]
