@@ -106,6 +106,14 @@ def test_a_file_that_a_library_would_read_beside_those_listed_is_refused(tmp_pat
     refused(stage, str(stage / name), "not part of the stage")
 
 
+@pytest.mark.parametrize("name", ["adapter/.DS_Store", "adapter/._adapter_config.json", "tokenizer/.cache/x.json"])
+def test_hidden_files_that_copying_leaves_are_passed_over(tmp_path: Path, name: str) -> None:
+    stage = make_stage(tmp_path / "sft")
+    (stage / name).parent.mkdir(exist_ok=True)
+    (stage / name).write_text("{}")
+    assert record.read(stage).record.stage == "sft"
+
+
 def test_links_are_not_followed(tmp_path: Path) -> None:
     elsewhere = make_stage(tmp_path / "elsewhere")
     for place in ("tokenizer/linked", "adapter/linked.json"):
