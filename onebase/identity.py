@@ -171,18 +171,15 @@ def changes_between(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[C
     changes: list[Change] = []
     for part, fields in (("base", _BASE), ("tokenizer", _TOKENS)):
         changes += _differing(before.get(part), now[part], fields)
-    changes += _differing(
-        before.get("parents"), now["parents"], _named("parent", before.get("parents"), now["parents"])
-    )
+    changes += _differing_by_name("parent", before.get("parents"), now["parents"])
     changes += _data_changes(before.get("data"), now["data"])
-    names = _named("function", before.get("functions"), now["functions"])
-    changes += _differing(before.get("functions"), now["functions"], names)
+    changes += _differing_by_name("function", before.get("functions"), now["functions"])
     return changes
 
 
-def _named(kind: str, before: Any, now: Mapping[str, Any]) -> dict[str, str]:
-    """What both have, and what only one has."""
-    return {name: f"{kind} {name}" for name in dict.fromkeys([*_mapping(before), *now])}
+def _differing_by_name(kind: str, before: Any, now: Mapping[str, Any]) -> list[Change]:
+    """Also what only one of the two has."""
+    return _differing(before, now, {name: f"{kind} {name}" for name in dict.fromkeys([*_mapping(before), *now])})
 
 
 def _differing(before: Any, now: Mapping[str, Any], names: Mapping[str, str]) -> list[Change]:
