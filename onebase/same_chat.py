@@ -42,8 +42,9 @@ class ChatTexts:
         elif files:
             template = read_object(found.folder / place, largest=LARGEST)[0].get("chat_template")
         chat = found.record.recipe.get("chat")
+        system = chat.get("system") if isinstance(chat, dict) else None
         return cls(
-            system=chat.get("system") if isinstance(chat, dict) else None,
+            system=system if isinstance(system, str) else None,
             template=template if isinstance(template, str) else None,
             place=str(found.folder / place),
         )
