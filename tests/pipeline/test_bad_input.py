@@ -69,7 +69,7 @@ def test_held_out_rows_that_are_trained_on(
     ("override", "said"),
     [
         ("adapter.targets=[q_prj]", "See adapter.targets"),
-        ("trl.loss_type=nlll", "trl: the trainer refuses these settings"),
+        ("trl.loss_type=nlll", "trl.loss_type: expected one of "),
     ],
 )
 def test_what_peft_or_trl_refuse(run_stage: Stage, tmp_path: Path, override: str, said: str) -> None:

@@ -97,7 +97,7 @@ def test_a_single_score_says_nothing_of_equal_rewards(batch: int) -> None:
     steering._recipe = recipe_of().model_copy(update={"train": TrainSection(batch=batch, minibatch=1, episodes=4)})
     steering._rows, steering._ringing, heard = [], set(), list[str]()
     tracker = Tracker.__new__(Tracker)
-    tracker.alert = lambda title, text, *, step: heard.append(title)  # type: ignore[method-assign]
+    tracker.alert = lambda title, text, *, step: heard.append(title)  # type: ignore[method-assign]  # no tracker with a folder
     for step, score in enumerate((0.2, 0.9, 0.4), start=1):
         steering.watch(step, {"ppo/score": score, "ppo/score_std": 0.0}, tracker)
     assert heard == ([] if batch == 1 else ["all rewards equal"])
