@@ -19,6 +19,7 @@ from onebase.checkpoint import CheckpointSection
 from onebase.errors import InputError, RecordError
 from onebase.function_source import source_sha256
 from onebase.identity import FAILURE, RunIdentity
+from onebase.interruption import Interrupted
 from onebase.recipes import TrackSection
 from onebase.record import BaseIdentity, DataIdentity, TokenizerIdentity
 from onebase.session import Session
@@ -205,7 +206,7 @@ def open_session(folder: Path, identity: RunIdentity, sft: str = "run/sft") -> S
     )
 
 
-def run_step(session: Session, number: int, error: Exception | None = None) -> None:
+def run_step(session: Session, number: int, error: BaseException | None = None) -> None:
     with session.step(number, lambda: {"x": torch.ones(2)}, total=9):
         session.tracker.log(number, {"ppo/score": 1.0})
         if error is not None:
@@ -235,12 +236,13 @@ def test_a_run_goes_on_where_its_parents_were_moved_and_not_where_they_are_other
         open_session(folder, make_identity(sft=HASHES["a"]), sft="moved/sft")
 
 
-def test_no_other_error_lets_a_function_be_changed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [OSError(5, "the disk fails"), Interrupted(signal.SIGTERM)])
+def test_nothing_else_lets_a_function_be_changed(tmp_path: Path, error: BaseException) -> None:
     folder = tmp_path / "ppo"
     with open_session(folder, make_identity()) as session:
         run_step(session, 1)
-        with pytest.raises(OSError):
-            run_step(session, 2, OSError(5, "the disk fails"))
+        with pytest.raises(type(error)):
+            run_step(session, 2, error)
     with pytest.raises(RecordError, match="function mine:reward"):
         open_session(folder, make_identity(functions={"mine:reward": HASHES["a"]}))
 
