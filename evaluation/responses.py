@@ -18,7 +18,7 @@ from onebase.record import canonical, replace_file
 from onebase.roles import Roles
 from onebase.seeding import generator, stream
 from onebase.stage_files import NEEDED
-from onebase.terminal import printable, say
+from onebase.terminal import say
 
 LARGEST = 2**30
 """Bytes of a file of kept responses."""
@@ -94,7 +94,7 @@ class Responder:
             reason = "edited or damaged"
         except (RecordError, KeyError, TypeError) as error:
             reason = str(error)
-        say(f"kept responses are not taken: {path}: {printable(reason)}")
+        say(f"kept responses are not taken: {path}: {reason}")
         return None
 
     def _generate(self, role: str | None, temperature: float) -> list[list[int]]:

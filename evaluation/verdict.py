@@ -91,10 +91,13 @@ def verdict_of(report: Mapping[str, Any]) -> Verdict:
 
 
 def recorded(metrics: Mapping[str, float]) -> Verdict | None:
-    """From a finished stage's metrics; None where an older Onebase has not measured it."""
+    """From a finished stage's metrics; None where an older Onebase has not measured it. RecordError where there is no
+    such baseline."""
     if not metrics.keys() >= set(NAMES):
         return None
     prompts, place, accuracy, over, low, high = (metrics[name] for name in NAMES)
+    if place not in range(len(BASELINES)):
+        raise RecordError(f"metrics: {BASELINE} is {place:g}, and there are {len(BASELINES)}. The record was edited.")
     return Verdict(
         prompts=int(prompts),
         baseline=BASELINES[int(place)],

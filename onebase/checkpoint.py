@@ -77,8 +77,7 @@ class Checkpoints:
     """The checkpoints of one stage folder."""
 
     def __init__(self, folder: Path, section: CheckpointSection, *, recipe: Mapping[str, Any]) -> None:
-        """folder: `<stage>/checkpoints`. recipe: resolved, and whatever else decides a result, such as the hashes of
-        parents and data; checkpoints of another one are refused."""
+        """folder: `<stage>/checkpoints`. recipe: resolved; checkpoints of another one are refused."""
         self.folder = folder
         self._section = section
         self._settings, self.recipe = counted(recipe), recipe_hash(recipe)
@@ -219,7 +218,7 @@ class Checkpoints:
             raise ValueError(f"{MANIFEST} is damaged: its recipe is not the one that it has the hash of")
         if manifest["recipe"] != self.recipe:
             rows = [] if settings is None else differences(settings, self._settings)
-            which = f": {told(rows)}" if rows else ""
+            which = f": {told(rows)}" if rows else ". Or an older Onebase made it, and only that one goes on from it"
             raise RecordError(
                 f"{folder}: this checkpoint is of another recipe, so going on from it would mix two runs{which}. "
                 "Give the recipe it was started with, or start anew with --restart."

@@ -199,13 +199,21 @@ def _verify_finished(stage: str, recipe: Section, out: Path, identify: Callable[
     found = record.read(out, stage=stage)
     given, had = recipe.model_dump(mode="json"), _with_defaults(recipe, found.record.recipe)
     differing = [key for key in given if key not in recipes.UNCOUNTED and given[key] != had.get(key)]
-    if differing:
-        rows = differences({key: had.get(key) for key in differing}, {key: given[key] for key in differing})
+    which = told(differences({key: had.get(key) for key in differing}, {key: given[key] for key in differing}))
+    if set(differing) - {recipes.PARENTS}:
         raise RecordError(
-            f"{out}: stage '{stage}' is finished with another recipe: {told(rows)}. "
+            f"{out}: stage '{stage}' is finished with another recipe: {which}. "
             "Pass --restart to move it aside and train again, or another out=FOLDER."
         )
-    identify(recipe).require_of(found.record, where=f"{out}: stage '{stage}'")
+    try:
+        today = identify(recipe)
+    except InputError as error:
+        raise RecordError(
+            f"{out}: stage '{stage}' is finished and its files are whole, but what it was made of cannot be "
+            f"compared with what is there now: {error} Put that back, or use the stage as it is, without this command: "
+            f"parents.{stage}={out}."
+        ) from error
+    today.require_of(found.record, where=f"{out}: stage '{stage}'{f' ({which})' if which else ''}")
     say(f"{out}: stage '{stage}' is finished and verified; nothing to do.")
 
 

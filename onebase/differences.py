@@ -50,11 +50,6 @@ def told(rows: Sequence[Difference]) -> str:
 
 
 def _told(one: Difference) -> str:
-    # What a run was made from is known by hashes, which tell a person nothing.
-    if one.key.startswith("inputs.parents."):
-        return f"parents.{one.key.removeprefix('inputs.parents.')}: that stage is another one, or was trained again"
-    if one.key.startswith("inputs.data"):
-        return "data: its rows are not those that it had"
     had, given = both_shown(one.had, one.given)
     return f"{one.key}: it had {had}, this one says {given}"
 

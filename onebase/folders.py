@@ -36,6 +36,11 @@ ENTRIES = (
 RUN_ENTRIES = ("evaluation", "plots", "summary.json", "lineage.json")
 """What a comparison writes into the run's folder, beside the stages."""
 
+COMPARISON = ("summary.json", "plots", "evaluation/metrics.jsonl", "evaluation/samples.jsonl")
+"""Of these what a comparison writes last, so that none is there without summary.json."""
+LOCK = re.compile(r"\..+\.lock")
+"""Name of the lock beside a stage's folder."""
+
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 """No fault of the folder that was given."""
 
@@ -123,17 +128,23 @@ def require_run(out: Path) -> None:
     require_plain(out)
     require_writable(out)
     with writable(out):
-        if is_free(out):
+        stage = stage_of(out)
+        if stage is not None:
+            raise InputError(
+                f"{out}: is the folder of a stage '{stage}'. Give the run's folder around it: {out.parent}."
+            )
+        # A lock is all that is left of a first stage that was refused before it had a folder.
+        if is_free(out) or all(LOCK.fullmatch(name) for name in os.listdir(out)):
             return
         own = _is_json_with(out / "summary.json", ("schema_version", "run", "models"))
         if not own:
-            own = any(stage_of(path) is not None for path in out.iterdir() if path.is_dir())
-            taken = [name for name in ("summary.json", "plots") if os.path.lexists(out / name)]
+            own = any(_holds_a_run(path) for path in out.iterdir() if path.is_dir())
+            taken = [name for name in COMPARISON if os.path.lexists(out / name)]
             if not own or taken:
                 named = f"{taken[0]} in it is not a comparison's" if own else f"it holds {_some(out)}"
                 raise InputError(
                     f"{out}: is not the folder of a run of Onebase: {named}. Nothing in it was touched. "
-                    "Give another out=FOLDER."
+                    "Give another out=FOLDER, or move that away."
                 )
         _require_no_links(out, RUN_ENTRIES)
         _require_no_links(out / "evaluation", ("metrics.jsonl", "samples.jsonl", "responses", "answers.jsonl"))
@@ -179,6 +190,10 @@ def stage_of(folder: Path) -> str | None:
     content = _json_of(folder / FILE)
     known = isinstance(content, dict) and {"schema_version", "stage", "recipe", "files"} <= content.keys()
     return content["stage"] if known and isinstance(content["stage"], str) else None
+
+
+def _holds_a_run(folder: Path) -> bool:
+    return stage_of(folder) is not None or any(True for _ in standing(folder))
 
 
 def _mark_of(folder: Path) -> dict[str, Any] | None:

@@ -24,6 +24,8 @@ _LIBRARIES = (
     *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     *(_HOME / name for name in _OURS),
 )
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""Folders of packages, also where they are not this Python's own: of a user (`pip install --user`), of Debian."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ def source_sha256(dotted: str) -> str:
 
 def _counts(module: _Module, root: str) -> bool:
     place = module.file.resolve()
-    if not any(folder in place.parents for folder in _LIBRARIES):
+    is_library = any(folder in place.parents for folder in _LIBRARIES) or not _INSTALLED.isdisjoint(place.parts)
+    if not is_library:
         return True
     return module.name.partition(".")[0] == root and root not in _OURS and root not in sys.stdlib_module_names
 
@@ -83,7 +86,11 @@ def _imports(module: _Module) -> Iterator[str]:
     """Names that may be modules: `from a import b` names `a` and perhaps `a.b`."""
     if module.file.suffix != ".py":
         return
-    for node in ast.walk(ast.parse(module.file.read_bytes())):
+    try:
+        tree = ast.parse(module.file.read_bytes())
+    except (SyntaxError, ValueError):  # for another Python: it cannot be imported here either
+        return
+    for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
                 yield from (one.name for one in names)

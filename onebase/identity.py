@@ -171,11 +171,15 @@ def changes_between(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[C
     changes: list[Change] = []
     for part, fields in (("base", _BASE), ("tokenizer", _TOKENS)):
         changes += _differing(before.get(part), now[part], fields)
-    changes += _differing(before.get("parents"), now["parents"], {name: f"parent {name}" for name in now["parents"]})
+    changes += _differing_by_name("parent", before.get("parents"), now["parents"])
     changes += _data_changes(before.get("data"), now["data"])
-    names = dict.fromkeys([*_mapping(before.get("functions")), *now["functions"]])
-    changes += _differing(before.get("functions"), now["functions"], {name: f"function {name}" for name in names})
+    changes += _differing_by_name("function", before.get("functions"), now["functions"])
     return changes
+
+
+def _differing_by_name(kind: str, before: Any, now: Mapping[str, Any]) -> list[Change]:
+    """Also what only one of the two has."""
+    return _differing(before, now, {name: f"{kind} {name}" for name in dict.fromkeys([*_mapping(before), *now])})
 
 
 def _differing(before: Any, now: Mapping[str, Any], names: Mapping[str, str]) -> list[Change]:

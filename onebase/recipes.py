@@ -97,6 +97,9 @@ class TrackSection(Section):
     """The pipeline run this stage belongs to; None: the name of the folder around the stage's."""
 
 
+PARENTS = "parents"
+"""Top-level key of the stages that a run starts from: they go by the hashes of their records, wherever they lie."""
+
 UNCOUNTED = frozenset({"out", "track", "checkpoint", "alarms", "functions"})
 """Top-level keys that do not change a result: where it goes, who is told and of what, how often it is saved, how long a
 function may take."""

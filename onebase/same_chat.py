@@ -4,7 +4,6 @@ A record knows system message and chat template by one hash. Where it is another
 always: a finished stage keeps its recipe and, in tokenizer/, its template.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -13,12 +12,15 @@ from onebase import base as bases
 from onebase import record
 from onebase.differences import ABSENT, both_shown
 from onebase.errors import RecordError
+from onebase.json_file import read_object
 from onebase.recipes import BaseSection, ChatSection
 from onebase.record import Found, TokenizerIdentity
 
 TEMPLATE = "tokenizer/chat_template.jinja"
 """Where transformers writes a template; older versions had it in tokenizer_config.json."""
 OLD = "tokenizer/tokenizer_config.json"
+LARGEST = 2**28
+"""Bytes of the latter."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +37,14 @@ class ChatTexts:
     def of_stage(cls, found: Found) -> "ChatTexts":
         files = [name for name in (TEMPLATE, OLD) if name in found.record.files]
         template, place = None, files[0] if files else "tokenizer"
-        if files:
-            content = (found.folder / place).read_text(encoding="utf-8")
-            template = content if place == TEMPLATE else json.loads(content).get("chat_template")
+        if place == TEMPLATE:
+            template = (found.folder / place).read_text(encoding="utf-8", errors="replace")
+        elif files:
+            template = read_object(found.folder / place, largest=LARGEST)[0].get("chat_template")
+        chat = found.record.recipe.get("chat")
+        system = chat.get("system") if isinstance(chat, dict) else None
         return cls(
-            system=found.record.recipe.get("chat", {}).get("system"),
+            system=system if isinstance(system, str) else None,
             template=template if isinstance(template, str) else None,
             place=str(found.folder / place),
         )

@@ -31,7 +31,7 @@ from onebase.errors import DivergedError, EndedError, InputError
 from onebase.identity import FAILURE, RunIdentity, note_failure
 from onebase.interruption import Interrupted, answered, leave_next, say_stopping
 from onebase.memory import Halving
-from onebase.recipes import TrackSection
+from onebase.recipes import PARENTS, TrackSection
 from onebase.record import replace_file
 from onebase.terminal import say
 from onebase.tracking import Tracker
@@ -83,17 +83,17 @@ class Session:
         track: TrackSection,
         checkpoint: CheckpointSection,
         recipe: Mapping[str, Any],
-        inputs: Mapping[str, Any],
         state_bytes: int,
         identity: RunIdentity | None = None,
     ) -> None:
-        """recipe: the resolved one. inputs: hashes of parents and data; with the recipe they tell whose checkpoints
-        these are. state_bytes: of one save, for which there must be room. identity: what else decides the result; a
-        run that goes on is refused where that has changed."""
+        """recipe: the resolved one, which tells whose checkpoints these are. state_bytes: of one save, for which there
+        must be room. identity: what else decides the result; a run that goes on is refused where that has changed."""
         folders.require_own(folder, stage)
         hold(folder)
         self.folder = folder
-        self.checkpoints = Checkpoints(folder / folders.CHECKPOINTS, checkpoint, recipe={**recipe, "inputs": inputs})
+        # Where the identity has the parents' hashes, it does not matter where they lie: a run can be moved.
+        counted = {key: value for key, value in recipe.items() if identity is None or key != PARENTS}
+        self.checkpoints = Checkpoints(folder / folders.CHECKPOINTS, checkpoint, recipe=counted)
         self.resumed: Saved | None = self.checkpoints.newest()
         self.identity = identity
         self._identify(stage)
@@ -187,15 +187,13 @@ class Session:
                 self.save(number - 1, state(), random=random, files=before)
             self._note(number, error)
             raise
-        except Exception as error:
-            self._note(number, error)
-            raise
         self._changed = False
         if number == total or self.checkpoints.due(number):
             self.save(number, state())
 
     def _note(self, step: int, error: BaseException) -> None:
-        if isinstance(error, Exception) and self.identity is not None and self.identity.functions:
+        """What a function has done wrong is an InputError: nothing else lets it be mended."""
+        if isinstance(error, InputError) and self.identity is not None and self.identity.functions:
             note_failure(self.folder, step, error, self.identity.functions)
 
     def is_finite(self, step: int, *values: float, batch: Any) -> bool:

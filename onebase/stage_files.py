@@ -80,11 +80,15 @@ def _require_file(folder: Path, name: str, expected: str, record: Path) -> None:
 
 
 def _beside(folder: Path) -> Iterator[str]:
-    """Whatever is in the folders that are handed on; a link or a device counts, an empty folder does not."""
+    """Whatever is in the folders that are handed on; a link or a device counts, an empty folder does not. Nor does what
+    is hidden: systems put it there (`.DS_Store`, `._name`, `.nfs0001`) when a folder is looked at or copied, and no
+    library reads it."""
     waiting = [folder / name for name in HANDED_ON if (folder / name).is_dir()]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
             for entry in entries:
+                if entry.name.startswith("."):
+                    continue
                 if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
                     waiting.append(Path(entry.path))
                 else:

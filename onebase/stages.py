@@ -142,7 +142,6 @@ def open_session(
         track=recipe.track,
         checkpoint=recipe.checkpoint,
         recipe=config.model_dump(mode="json"),
-        inputs={},  # told apart by name, in `identity`
         state_bytes=state_bytes,
         identity=identity,
     )

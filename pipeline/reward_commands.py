@@ -62,10 +62,13 @@ def reward(
         from data.sources import Source
         from evaluation import reward_eval, reward_table
         from onebase.errors import InputError
+        from onebase.record import is_finished
 
         if not data and (split is not None or rows is not None):
             raise InputError("--split and --rows are about --data, which is not given. Give it, or leave them out.")
         sources = [Source(source=one, split=split, rows=rows) for one in data or ()]
+        if out is None and not is_finished(record):
+            reward_eval.read([record])  # refuses it, and says which stage was meant: what is beside it is no run
         folder = expanded(out) if out else record.resolve().parent / "evaluation" / "reward"
         section = combine_section(combine, spread_weight, others)
         report = reward_eval.evaluate([record, *(others or ())], folder, rankings=sources, combine=section)

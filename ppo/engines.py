@@ -18,7 +18,7 @@ from onebase.generation import Sample
 from onebase.memory import is_out_of_memory
 from onebase.roles import Roles
 
-MEND = "Mend the engine; the same command goes on from the last checkpoint."
+MEND = "Mend the engine and give the same command again."
 
 
 class EngineError(InputError):

@@ -50,7 +50,7 @@ MOST = 1e9
 of millions of squares, which fp32 holds up to 3e38."""
 
 LOOK = "Look at report.json in its stage folder, and whether the base overflows in half precision."
-MEND = "Mend the function; the same command goes on from the last checkpoint."
+MEND = "Mend the function and give the same command again."
 
 
 class RewardError(InputError):

@@ -9,6 +9,7 @@ from evaluation import baselines
 from evaluation.pairs import ScoredRanking
 from evaluation.reward_report import build
 from evaluation.verdict import BETTER, LEAST, NOT_BETTER, UNTOLD, Verdict, recorded, verdict_of
+from onebase.errors import RecordError
 
 NOTHING = "there are no training rankings"
 
@@ -80,3 +81,10 @@ def test_a_record_says_what_the_report_says(right: int, wrong: int) -> None:
     assert recorded({**found.metrics, "reward/eval_accuracy": 0.5}) == found
     assert recorded({"reward/eval_accuracy": 0.5}) is None
     assert f"'{found.baseline}'" in found.text and f"{found.over:+.2f}" in found.text
+
+
+@pytest.mark.parametrize("place", [-1.0, 0.5, 3.0, 1e300])
+def test_a_record_that_names_no_baseline_is_refused(place: float) -> None:
+    edited = {**verdict(made(6, 2, longer_of_right=4, longer_of_wrong=1)).metrics, "reward/baseline": place}
+    with pytest.raises(RecordError, match=r"reward/baseline is .*and there are 3\. The record was edited"):
+        recorded(edited)

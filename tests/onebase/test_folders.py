@@ -150,6 +150,10 @@ def test_an_own_folder_with_a_link_among_its_files_is_refused(tmp_path: Path, na
         ({"sft/.onebase.json": '{"schema_version": 1, "stage": "sft"}', "notes.txt": ""}, True),
         ({"sft/.onebase.json": '{"schema_version": 1, "stage": "sft"}', "plots/mine.svg": ""}, False),
         ({"summary.json": '{"schema_version": 1, "run": "x", "models": {}}', "plots/reward.svg": ""}, True),
+        ({".sft.lock": ""}, True),  # of a first stage that was refused before it had a folder
+        ({".sft.lock": "", "notes.txt": ""}, False),
+        ({"sft/.onebase.json": '{"schema_version": 1, "stage": "sft"}', "evaluation/metrics.jsonl": ""}, False),
+        ({"sft/.onebase.json": '{"schema_version": 1, "stage": "sft"}', "evaluation/responses/a.json": ""}, True),
     ],
 )
 def test_a_comparison_goes_into_a_runs_folder_only(tmp_path: Path, files: dict[str, str], accepted: bool) -> None:
@@ -160,6 +164,16 @@ def test_a_comparison_goes_into_a_runs_folder_only(tmp_path: Path, files: dict[s
         with pytest.raises(InputError, match="not the folder of a run of Onebase"):
             require_run(tmp_path / "run")
     assert contents(tmp_path / "run") == before if files else True
+
+
+def test_a_comparison_goes_into_no_stage_and_into_a_run_from_before_the_mark(tmp_path: Path) -> None:
+    claim(tmp_path / "run" / "ppo", "ppo", "0")
+    best = '{"schema_version": 1, "stage": "ppo", "recipe": {}, "files": {}}'
+    put(tmp_path / "run" / "ppo" / "best", {"stage.json": best})
+    with pytest.raises(InputError, match=r"ppo: is the folder of a stage 'ppo'\. Give the run's folder around it"):
+        require_run(tmp_path / "run" / "ppo")
+    Checkpoints(tmp_path / "old" / "sft" / "checkpoints", CheckpointSection(), recipe={}).save(3, {"x": 1})
+    require_run(tmp_path / "old")
 
 
 def test_files_of_somebody_else_are_not_written_over(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from onebase.checkpoint import CheckpointSection
 from onebase.errors import InputError, RecordError
 from onebase.function_source import source_sha256
 from onebase.identity import FAILURE, RunIdentity
+from onebase.interruption import Interrupted
 from onebase.recipes import TrackSection
 from onebase.record import BaseIdentity, DataIdentity, TokenizerIdentity
 from onebase.session import Session
@@ -74,6 +75,15 @@ def test_a_run_of_something_else_does_not_go_on(changes: dict[str, Any], what: s
         make_identity(**changes).go_on(started(), 7, mended=False, stage="ppo")
 
 
+@pytest.mark.parametrize(("before", "now"), [(["sft"], ["sft", "reward_2"]), (["sft", "reward_2"], ["sft"])])
+def test_a_parent_more_or_less_is_another_run(before: list[str], now: list[str]) -> None:
+    first, again = make_identity(), make_identity()
+    first.parents, again.parents = (dict.fromkeys(names, HASHES["d"]) for names in (before, now))
+    first.begin()
+    with pytest.raises(RecordError, match="parent reward_2: it had"):
+        again.go_on(first.as_state(), 7, mended=False, stage="ppo")
+
+
 def test_a_function_may_be_mended_where_it_has_ended_the_run_and_nothing_else_may() -> None:
     again = make_identity(functions={"mine:reward": HASHES["a"]})
     again.go_on(started(), 7, mended=True, stage="ppo")
@@ -123,6 +133,28 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
             del sys.modules[name]
 
 
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
+def test_packages_that_a_user_has_installed_elsewhere_do_not_count(
+    here: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    (here / folder).mkdir()
+    monkeypatch.syspath_prepend(str(here / folder))
+    (here / folder / "library.py").write_text("")
+    (here / "uses.py").write_text("import library\n\ndef reward(prompt, response):\n    return 1.0\n")
+    first = source_sha256("uses:reward")
+    (here / folder / "library.py").write_text("# another version\n")
+    assert source_sha256("uses:reward") == first
+
+
+def test_a_module_for_another_python_counts_as_it_stands(here: Path) -> None:
+    (here / "old.py").write_text("print 'hello'\n")
+    text = "try:\n    import old\nexcept SyntaxError:\n    pass\n\ndef reward(prompt, response):\n    return 1.0\n"
+    (here / "takes.py").write_text(text)
+    first = source_sha256("takes:reward")
+    (here / "old.py").write_text("print 'bye'\n")
+    assert source_sha256("takes:reward") != first
+
+
 def test_what_a_function_imports_of_ones_own_counts_and_what_is_beside_it_does_not(here: Path) -> None:
     (here / "kit").mkdir()
     sources = {
@@ -162,20 +194,19 @@ def test_a_function_of_python_itself_has_a_source_too(here: Path) -> None:
 # --- in a session ----------------------------------------------------------------------------------------------------
 
 
-def open_session(folder: Path, identity: RunIdentity) -> Session:
+def open_session(folder: Path, identity: RunIdentity, sft: str = "run/sft") -> Session:
     return Session(
         folder,
         "ppo",
         track=TrackSection(wandb="off"),
         checkpoint=CheckpointSection(every_steps=1),
-        recipe={"seed": 0},
-        inputs={},
+        recipe={"seed": 0, "parents": {"sft": sft}},
         state_bytes=4096,
         identity=identity,
     )
 
 
-def run_step(session: Session, number: int, error: Exception | None = None) -> None:
+def run_step(session: Session, number: int, error: BaseException | None = None) -> None:
     with session.step(number, lambda: {"x": torch.ones(2)}, total=9):
         session.tracker.log(number, {"ppo/score": 1.0})
         if error is not None:
@@ -193,6 +224,27 @@ def test_a_session_is_refused_before_a_row_is_cut_and_goes_on_when_all_is_put_ba
     assert (folder / "metrics.jsonl").read_bytes() == rows
     with open_session(folder, make_identity()) as session:
         assert session.first_step == 2
+
+
+def test_a_run_goes_on_where_its_parents_were_moved_and_not_where_they_are_others(tmp_path: Path) -> None:
+    folder = tmp_path / "ppo"
+    with open_session(folder, make_identity()) as session:
+        run_step(session, 1)
+    with open_session(folder, make_identity(), sft="moved/sft") as session:
+        assert session.first_step == 2
+    with pytest.raises(RecordError, match="parent sft"):
+        open_session(folder, make_identity(sft=HASHES["a"]), sft="moved/sft")
+
+
+@pytest.mark.parametrize("error", [OSError(5, "the disk fails"), Interrupted(signal.SIGTERM)])
+def test_nothing_else_lets_a_function_be_changed(tmp_path: Path, error: BaseException) -> None:
+    folder = tmp_path / "ppo"
+    with open_session(folder, make_identity()) as session:
+        run_step(session, 1)
+        with pytest.raises(type(error)):
+            run_step(session, 2, error)
+    with pytest.raises(RecordError, match="function mine:reward"):
+        open_session(folder, make_identity(functions={"mine:reward": HASHES["a"]}))
 
 
 def test_a_step_that_an_error_ended_lets_its_function_be_mended_until_the_next_save(tmp_path: Path) -> None:
@@ -224,7 +276,7 @@ def test_a_hang_up_saves_as_a_termination_does_and_under_nohup_is_not_heard(tmp_
         f"signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if ignored else 'SIG_DFL'})\n"
         "def work():\n"
         f"    with Session(Path({str(tmp_path / 'ppo')!r}), 'ppo', track=TrackSection(wandb='off'),\n"
-        "        checkpoint=CheckpointSection(), recipe={}, inputs={}, state_bytes=4096) as session:\n"
+        "        checkpoint=CheckpointSection(), recipe={}, state_bytes=4096) as session:\n"
         "        def state():\n"
         "            os.kill(os.getpid(), signal.SIGHUP)  # the shell's, after the terminal's\n"
         "            return {'x': torch.ones(2)}\n"
@@ -248,7 +300,7 @@ def test_a_terminal_that_is_gone_is_let_go_of_and_the_state_is_saved(tmp_path: P
         "from onebase.session import Session\n"
         "def work():\n"
         f"    with Session(Path({str(tmp_path / 'ppo')!r}), 'ppo', track=TrackSection(wandb='off'),\n"
-        "        checkpoint=CheckpointSection(), recipe={}, inputs={}, state_bytes=4096) as session:\n"
+        "        checkpoint=CheckpointSection(), recipe={}, state_bytes=4096) as session:\n"
         "        with session.step(3, lambda: {'x': torch.ones(2)}, total=9):\n"
         f"            Path({str(tmp_path / 'ready')!r}).touch()\n"
         "            time.sleep(60)\n"

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from evaluation.summary import lineage
-from onebase import record
+from onebase import record, same_chat
 from onebase.errors import RecordError
+from onebase.same_chat import ChatTexts
 from onebase.terminal import printable
 
 Content = dict[str, Any]
@@ -104,6 +105,24 @@ def test_a_file_that_a_library_would_read_beside_those_listed_is_refused(tmp_pat
     (stage / name).parent.mkdir(exist_ok=True)
     (stage / name).write_text("{}")
     refused(stage, str(stage / name), "not part of the stage")
+
+
+@pytest.mark.parametrize("name", ["adapter/.DS_Store", "adapter/._adapter_config.json", "tokenizer/.cache/x.json"])
+def test_hidden_files_that_copying_leaves_are_passed_over(tmp_path: Path, name: str) -> None:
+    stage = make_stage(tmp_path / "sft")
+    (stage / name).parent.mkdir(exist_ok=True)
+    (stage / name).write_text("{}")
+    assert record.read(stage).record.stage == "sft"
+
+
+@pytest.mark.parametrize("chat", ["Be brief.", None, {"system": 7}, ["system"]])
+def test_a_strangers_chat_is_compared_whatever_it_is(tmp_path: Path, chat: Any) -> None:
+    """Where it is no system message, the two templates' hashes are told."""
+    found = record.read(make_stage(tmp_path / "sft", change=lambda content: content["recipe"].update(chat=chat)))
+    other = found.record.tokenizer.model_copy(update={"template_sha256": "u"})
+    ours = ChatTexts(system="Answer.", template=None, place="base")
+    with pytest.raises(RecordError, match=r"chat(\.system)?: .*sft was trained with another"):
+        same_chat.require(found, other, lambda: ours)
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:

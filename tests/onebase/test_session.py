@@ -26,7 +26,6 @@ def open_session(folder: Path, *, strikes: int = 3, every: int = 1, wandb: str =
         track=TrackSection.model_validate({"wandb": wandb}),
         checkpoint=CheckpointSection(every_steps=every, strikes=strikes),
         recipe={"seed": 0},
-        inputs={"parents": {}},
         state_bytes=4096,
     )
 
@@ -101,7 +100,6 @@ def test_a_run_without_room_for_its_checkpoints_is_refused_before_it_writes_anyt
             track=TrackSection.model_validate({"wandb": "off"}),
             checkpoint=CheckpointSection(),
             recipe={},
-            inputs={},
             state_bytes=size,
         )
     release(tmp_path / "ppo")
@@ -222,7 +220,6 @@ def test_an_interruption_of_another_recipe_does_not_lose_the_checkpoint(tmp_path
             track=TrackSection(wandb="off"),
             checkpoint=CheckpointSection(),
             recipe={"seed": 1},
-            inputs={"parents": {}},
             state_bytes=4096,
         )
     release(folder)

@@ -1,6 +1,7 @@
 """A finished stage that is started again: nothing to do, unless something else than then would go in today."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,15 @@ import pytest
 
 from onebase import record
 from onebase.record import hash_file
+from pipeline.stages import PARENTS
 
 Stage = Callable[..., tuple[int, str]]
 OTHER = "0" * 64
 
 
-def start_again(run_stage: Stage, parents: Path, stage: str) -> tuple[int, str]:
-    given = [f"parents.{name}={parents / name}" for name in ("sft",) if stage != "sft"]
-    return run_stage(stage, f"out={parents / stage}", "base.quantization=fp32", *given)
+def start_again(run_stage: Stage, parents: Path, stage: str, *overrides: str) -> tuple[int, str]:
+    given = [f"parents.{name}={parents / name}" for name in PARENTS[stage]]
+    return run_stage(stage, f"out={parents / stage}", "base.quantization=fp32", *given, *overrides)
 
 
 def edit(stage: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -29,6 +31,36 @@ def test_everything_as_it_was_is_nothing_to_do(run_stage: Stage, parents: Path) 
     code, said = start_again(run_stage, parents, "sft")
     assert code == 0, said
     assert "finished and verified; nothing to do" in said
+
+
+@pytest.mark.parametrize("stage", ["reward", "ppo"])
+def test_a_run_that_was_moved_is_nothing_to_do(run_stage: Stage, parents: Path, stage: str) -> None:
+    """Its recipe named the parents by the paths of then; they are the same stages."""
+    code, said = start_again(run_stage, parents, stage)
+    assert code == 0, said
+    assert "finished and verified; nothing to do" in said
+
+
+def test_another_parent_is_told_by_its_path(run_stage: Stage, parents: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(parents / "sft", tmp_path / "other"))
+    edit(other, lambda content: content.update(created="later"))
+    code, said = start_again(run_stage, parents, "reward", f"parents.sft={other}")
+    assert code == 2, said
+    assert "(parents.sft: it had" in said and "parent sft: it had" in said and "--restart" in said
+
+
+def test_a_finished_stage_whose_data_is_gone_says_what_to_do(run_stage: Stage, parents: Path, tmp_path: Path) -> None:
+    gone = [{"source": str(tmp_path / "gone.jsonl")}]
+    edit(parents / "sft", lambda content: content["recipe"].update(data=gone))
+    code, said = start_again(run_stage, parents, "sft", f"data={json.dumps(gone)}")
+    assert code == 2, said
+    for words in (
+        "is finished and its files are whole",
+        "gone.jsonl",
+        "Put that back",
+        f"parents.sft={parents / 'sft'}",
+    ):
+        assert words in said
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ import torch
 
 from onebase.episodes import Episodes
 from onebase.errors import RecordError
+from onebase.tracking import Tracker
 from ppo.frontier import Point, best_of
 from ppo.objective import Answers
-from ppo.recipe import PpoRecipe
+from ppo.recipe import PpoRecipe, TrainSection
 from ppo.rollout import Rollout, compute_targets
 from ppo.steering import Measured, Steering
 from ppo.whitening import Seen
@@ -87,6 +88,19 @@ def test_scores_that_are_whitened_compare_on_the_scale_of_now(variance: float, s
     both = [one.on_scale(recipe, seen) for one in (measured(1, 0.0, True), measured(2, 3.0, False))]
     best = best_of(both, kl_budget=1.0)
     assert best is not None and best.step == step
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_single_score_says_nothing_of_equal_rewards(batch: int) -> None:
+    """Its deviation is 0, whatever is scored."""
+    steering = Steering.__new__(Steering)
+    steering._recipe = recipe_of().model_copy(update={"train": TrainSection(batch=batch, minibatch=1, episodes=4)})
+    steering._rows, steering._ringing, heard = [], set(), list[str]()
+    tracker = Tracker.__new__(Tracker)
+    tracker.alert = lambda title, text, *, step: heard.append(title)  # type: ignore[method-assign]  # no tracker with a folder
+    for step, score in enumerate((0.2, 0.9, 0.4), start=1):
+        steering.watch(step, {"ppo/score": score, "ppo/score_std": 0.0}, tracker)
+    assert heard == ([] if batch == 1 else ["all rewards equal"])
 
 
 def test_a_checkpoint_that_chose_by_the_reward_alone_is_refused() -> None:
