@@ -199,8 +199,9 @@ class Resumable(Trainer):
         own: Any = self
         content = self.session.resumed.state["stage"]
         restore_learning(content, self.roles, (ROLE,), own.optimizer, own.lr_scheduler)
-        own._total_train_tokens = content["tokens"]
-        report_of(self).go_on(content["tokens"], content["metrics"])
+        with restoring("what was counted"):
+            report_of(self).go_on(content["tokens"], content["metrics"])
+            own._total_train_tokens = content["tokens"]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

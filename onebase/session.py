@@ -258,7 +258,10 @@ HOLDS: Mapping[str, type] = {"stage": dict, "random": dict, "files": dict, "stri
 def _whole(saved: Saved | None) -> Saved | None:
     """RecordError where a checkpoint whose hashes are right does not hold what `Session.save` writes."""
     for name, kind in HOLDS.items():
-        if saved is not None and not isinstance(saved.state.get(name), kind):
+        value = None if saved is None else saved.state.get(name)
+        counts = value.values() if isinstance(value, dict) and name == "files" else [value] if kind is int else []
+        whole = isinstance(value, kind) and all(isinstance(one, int) and one >= 0 for one in counts)
+        if saved is not None and not whole:
             raise RecordError(
                 f"{saved.folder}: its state has no '{name}' as this Onebase writes it: by another Onebase, or edited. "
                 "Use the Onebase that wrote it, or start anew with --restart."

@@ -245,7 +245,15 @@ def test_rows_that_a_checkpoint_knows_of_and_the_disk_does_not_hold_are_an_error
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("random", None), ("files", [1]), ("strikes", "2"), ("stage", 7), ("halvings", None)]
+    ("name", "value"),
+    [
+        ("random", None),
+        ("files", [1]),
+        ("strikes", "2"),
+        ("stage", 7),
+        ("halvings", -1),
+        ("files", {"metrics.jsonl": "1"}),
+    ],
 )
 def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path, name: str, value: Any) -> None:
     """Its hashes are right: it was written by another Onebase, or edited by somebody who can compute them."""
