@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from data.card import Lengths
 from onebase.recipes import LimitsSection
+from onebase.terminal import printable
 
 SHOWN = 20
 """Tasks with a bar of their own."""
@@ -51,8 +52,8 @@ def _tasks(tasks: Mapping[str, int]) -> Figure:
     figure = Figure(figsize=(8, 1 + 0.25 * max(1, len(shown))), layout="constrained")
     axes = figure.subplots()
     axes.barh(range(len(shown)), [count for _, count in shown], color="#4c72b0")
-    # parse_math: a task may be named with dollar signs.
-    axes.set_yticks(range(len(shown)), [name[:60] for name, _ in shown], parse_math=False)
+    # parse_math: a task may be named with dollar signs; and with control characters, which XML cannot hold.
+    axes.set_yticks(range(len(shown)), [printable(name[:60]) for name, _ in shown], parse_math=False)
     axes.invert_yaxis()
     axes.set_xlabel("rows")
     return figure

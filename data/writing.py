@@ -13,7 +13,7 @@ from typing import Any
 from data.formats.conversations import DIALOGUE
 from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
 from data.splits import FILE_SPLITS, split_of
-from onebase.disk import as_disk_error
+from onebase.disk import as_disk_error, create_file
 from onebase.errors import DataError
 from onebase.folders import FULL
 
@@ -57,6 +57,7 @@ def atomically(target: Path) -> Iterator[Path]:
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        os.close(create_file(temporary))
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
@@ -66,7 +67,7 @@ def atomically(target: Path) -> Iterator[Path]:
             raise as_disk_error(error, target.parent) or error from error
         raise DataError(f"{target}: cannot be written ({error.strerror or error}).") from error
     finally:
-        with suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(OSError):  # mostly it is gone; what went wrong before is what must be told
             temporary.unlink()
 
 

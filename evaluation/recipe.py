@@ -56,7 +56,7 @@ class CompareRecipe(Section):
     @field_validator("policies")
     @classmethod
     def _names_are_free(cls, policies: dict[str, Path]) -> dict[str, Path]:
-        taken = sorted({"base", "compare", "prompt", "family", *ParentsSection.model_fields} & set(policies))
+        taken = sorted({"base", "compare", "prompt", "family", "step", *ParentsSection.model_fields} & set(policies))
         if taken:
             raise ValueError(f"'{taken[0]}' is the name of another column or model of the tables. Choose another")
         odd = next((name for name in policies if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name)), None)

@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from onebase.differences import differences, told
-from onebase.disk import as_disk_error, sync
+from onebase.disk import as_disk_error, create_file, sync
 from onebase.errors import InputError, RecordError
 from onebase.folders import MANIFEST, free_name, step_folders
 from onebase.json_file import read_object
@@ -147,7 +147,7 @@ class Checkpoints:
         probe = place / f".room-{os.getpid()}"
         free = shutil.disk_usage(place).free
         try:
-            with probe.open("wb") as stream:
+            with os.fdopen(create_file(probe), "wb") as stream:
                 probe.unlink()  # now: whatever comes, the room is given back with the file's last handle
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(stream.fileno(), 0, needed)

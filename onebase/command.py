@@ -1,6 +1,7 @@
 """The command of a stage: `python -m sft RECIPE.yaml [key=value ...]`, which is also `onebase sft`.
 
-Exit codes: 0 done, 1 failed, 2 bad input, 129, 130 or 143 stopped by a signal with a checkpoint written.
+Exit codes: 0 done, 1 failed, 2 bad input, 129, 130 or 143 stopped by a signal with a checkpoint written, 141 stopped
+for nobody reads what is printed.
 """
 
 import argparse
@@ -8,6 +9,7 @@ import contextlib
 import errno
 import logging
 import os
+import signal
 import sys
 import traceback
 import warnings
@@ -20,10 +22,10 @@ from pydantic import ValidationError
 from onebase import folders, recipes, record, threads
 from onebase.differences import differences, told
 from onebase.disk import DiskError, as_disk_error
-from onebase.errors import InputError, RecordError
+from onebase.errors import CodeError, InputError, RecordError
 from onebase.interruption import Interrupted
 from onebase.recipes import Section
-from onebase.terminal import say, show
+from onebase.terminal import NobodyReadsError, say, settle, show
 
 
 class Stage(NamedTuple):
@@ -94,8 +96,8 @@ def run_stage(
             if not folders.is_free(out):
                 _make_way(stage, out, restart)
             run(recipe, **flags)
-        except Interrupted as interruption:
-            interruption.add_note(folders.what_follows(out, restart=restart))
+        except (Interrupted, CodeError) as end:
+            end.add_note(folders.what_follows(out, restart=restart))
             raise
         except Exception as error:
             told = as_disk_error(error, out)
@@ -139,10 +141,18 @@ def guarded(work: Callable[[], None]) -> int:
     """Run `work`; its exit code, with what the user needs to know on stderr."""
     quieten()
     try:
+        return _guarded(work)
+    finally:
+        settle()
+
+
+def _guarded(work: Callable[[], None]) -> int:
+    try:
         with unasked():
             work()
     except InputError as error:
-        say(f"error: {error}")
+        follows = (f"{note[:1].upper()}{note[1:]}." for note in _notes_of(error))
+        say(" ".join([f"error: {error}", *follows]))
         return 2
     except Interrupted as interruption:
         say("; ".join(["stopped", *_notes_of(interruption)]))
@@ -154,15 +164,19 @@ def guarded(work: Callable[[], None]) -> int:
         # Nothing of ours calls sys.exit() in here: a library has, and its code may well be 0.
         say(f"error: something called sys.exit({'' if end.code is None else end.code!r}) in the middle of the work")
         return 1
+    except NobodyReadsError:
+        return 128 + signal.SIGPIPE  # as of any program whose reader has what it wanted
     except DiskError as error:
         follows = "; then ".join([MENDS.get(error.errno or 0, "Mend that"), *_notes_of(error)])
         say(f"error: {error}. {follows}.")
         return 1
     except OSError as error:
-        if error.errno is None or error.filename is None:
+        mend = MENDS.get(error.errno or 0)
+        if error.errno is None or (error.filename is None and mend is None):
             say(traceback.format_exc().rstrip("\n"))
         else:
-            say(f"error: {error.filename}: {os.strerror(error.errno)}.")
+            where = "" if error.filename is None else f"{error.filename}: "
+            say(f"error: {where}{os.strerror(error.errno)}.{'' if mend is None else f' {mend}.'}")
         return 1
     except Exception:
         say(traceback.format_exc().rstrip("\n"))
@@ -175,8 +189,10 @@ MENDS = {
     errno.EDQUOT: "Make room",
     errno.EIO: "Look at the disk",
     errno.EROFS: "Let it be written again",
+    errno.EEXIST: "Move it away",
+    errno.EISDIR: "Move it away",
 }
-"""What the user can do about a disk."""
+"""What the user can do about a disk, or a file that is in the way."""
 
 
 def _notes_of(error: BaseException) -> list[str]:

@@ -6,6 +6,7 @@ hang: starting it has a time limit of its own.
 """
 
 import contextlib
+import http.client
 import netrc
 import os
 import re
@@ -174,7 +175,7 @@ def answers(url: str) -> bool:
             return True
     except urllib.error.HTTPError as error:
         return error.code < 500  # a gateway says so of a server that is gone
-    except (OSError, ValueError):
+    except (OSError, ValueError, http.client.HTTPException):  # the last: something answers, and speaks no HTTP
         return False
 
 

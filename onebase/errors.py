@@ -17,6 +17,11 @@ class RecordError(InputError):
     """A stage record, or an adapter that does not fit it."""
 
 
+class CodeError(InputError):
+    """Code that the recipe names did something wrong in the middle of a run. The command adds what giving it again does
+    (`onebase.folders.what_follows`): there may be a checkpoint to go on from, or none."""
+
+
 class EndedError(InputError):
     """Raised at the end of a step to end the run there: what the step came to stands, and is saved."""
 

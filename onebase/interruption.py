@@ -1,7 +1,5 @@
 """SIGINT, SIGTERM and SIGHUP as an exception."""
 
-import contextlib
-import os
 import signal
 from collections.abc import Iterable
 
@@ -36,12 +34,5 @@ def leave_next(numbers: Iterable[int]) -> None:
 
 
 def say_stopping(number: int) -> None:
-    """Tell the user; where the terminal is gone, let go of it, or every later line would be an error."""
-    text = f"{signal.Signals(number).name}: stopping; a second one leaves at once"
-    try:
-        say(text)
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_RDWR)
-        for stream in (1, 2):
-            with contextlib.suppress(OSError):
-                os.dup2(nowhere, stream)
+    """Tell the user."""
+    say(f"{signal.Signals(number).name}: stopping; a second one leaves at once")

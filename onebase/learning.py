@@ -1,12 +1,14 @@
 """What learns, as a state: the weights of roles, the optimiser and its schedule."""
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from onebase.errors import RecordError
+from onebase.memory import is_out_of_memory
 from onebase.recipes import Schedule
 from onebase.roles import Roles
 
@@ -62,9 +64,25 @@ def restore_learning(
     schedule: torch.optim.lr_scheduler.LRScheduler,
 ) -> None:
     """Put everything back, bit for bit; RecordError where the checkpoint does not fit these roles."""
-    restore_weights(state["roles"], roles, names)
-    optimizer.load_state_dict(state["optimizer"])
-    schedule.load_state_dict(state["schedule"])
+    with restoring("what learns"):
+        restore_weights(state["roles"], roles, names)
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+
+
+@contextlib.contextmanager
+def restoring(what: str) -> Iterator[None]:
+    """Inside, whatever a part of a checkpoint's state raises is a RecordError: its hashes are right, so that it was
+    written by another Onebase, or edited."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise RecordError(
+            f"checkpoint: {what} cannot be put back ({type(error).__name__}: {error}): by another Onebase, or edited. "
+            "Use the Onebase that wrote it, or start anew with --restart."
+        ) from error
 
 
 def restore_weights(weights: Mapping[str, Sequence[torch.Tensor]], roles: Roles, names: Sequence[str]) -> None:

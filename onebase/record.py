@@ -4,6 +4,7 @@ Stages meet on disk and nowhere else. A child reads its parents' records and ver
 loads a weight: files by hash, base and tokenizer by fingerprint, grandparents as well. Nothing is guessed.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -19,7 +20,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from onebase import nearby
-from onebase.disk import hash_file
+from onebase.disk import as_disk_error, create_file, hash_file, sync
 from onebase.errors import RecordError
 from onebase.json_file import read_object, short_path
 from onebase.recipes import Section
@@ -172,16 +173,20 @@ def sha256_of(record: StageRecord) -> str:
 def replace_file(target: Path, text: str) -> None:
     """Write through a temporary sibling, so that a reader (or a power cut) sees the old file or the whole new one."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, target)
-    folder = os.open(target.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        with os.fdopen(create_file(temporary), "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, target)
+        sync(target.parent)
+    except OSError as error:
+        told = as_disk_error(error, target.parent)  # while what was written still takes its room
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if told is None:
+            raise
+        raise told from error
 
 
 def canonical(content: Any) -> str:

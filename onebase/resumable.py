@@ -10,7 +10,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from onebase.checkpoint import random_state
-from onebase.learning import learning_state, restore_learning, restore_weights
+from onebase.learning import learning_state, restore_learning, restore_weights, restoring
 from onebase.memory import halved
 from onebase.reports import latest, report_of
 from onebase.roles import Roles
@@ -190,7 +190,8 @@ class Resumable(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         assert self.session.resumed is not None
-        restore_weights(self.session.resumed.state["stage"]["roles"], self.roles, (ROLE,))
+        with restoring("what learns"):
+            restore_weights(self.session.resumed.state["stage"]["roles"], self.roles, (ROLE,))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.session.resumed is None:
@@ -198,8 +199,9 @@ class Resumable(Trainer):
         own: Any = self
         content = self.session.resumed.state["stage"]
         restore_learning(content, self.roles, (ROLE,), own.optimizer, own.lr_scheduler)
-        own._total_train_tokens = content["tokens"]
-        report_of(self).go_on(content["tokens"], content["metrics"])
+        with restoring("what was counted"):
+            report_of(self).go_on(content["tokens"], content["metrics"])
+            own._total_train_tokens = content["tokens"]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

@@ -27,9 +27,10 @@ from filelock import FileLock, Timeout
 from onebase import folders
 from onebase.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
 from onebase.disk import as_disk_error
-from onebase.errors import DivergedError, EndedError, InputError
+from onebase.errors import DivergedError, EndedError, InputError, RecordError
 from onebase.identity import FAILURE, RunIdentity, note_failure
 from onebase.interruption import Interrupted, answered, leave_next, say_stopping
+from onebase.learning import restoring
 from onebase.memory import Halving
 from onebase.recipes import PARENTS, TrackSection
 from onebase.record import replace_file
@@ -94,7 +95,7 @@ class Session:
         # Where the identity has the parents' hashes, it does not matter where they lie: a run can be moved.
         counted = {key: value for key, value in recipe.items() if identity is None or key != PARENTS}
         self.checkpoints = Checkpoints(folder / folders.CHECKPOINTS, checkpoint, recipe=counted)
-        self.resumed: Saved | None = self.checkpoints.newest()
+        self.resumed: Saved | None = _whole(self.checkpoints.newest())
         self.identity = identity
         self._identify(stage)
         self.checkpoints.probe(state_bytes)
@@ -130,7 +131,8 @@ class Session:
     def restore_random(self) -> None:
         """Put the global random number generators where they were when the checkpoint was made."""
         if self.resumed is not None:
-            set_random_state(self.resumed.state["random"])
+            with restoring("the state of the random number generators"):
+                set_random_state(self.resumed.state["random"])
 
     def save(
         self,
@@ -245,6 +247,24 @@ class Session:
             signal.signal(number, handler)
         self.tracker.__exit__(kind, error, trace)
         release(self.folder)
+
+
+HOLDS: Mapping[str, type] = {"stage": dict, "random": dict, "files": dict, "strikes": int, "halvings": int}
+"""What a checkpoint's state holds for a session, beside the identity, which says itself what is wrong with it."""
+
+
+def _whole(saved: Saved | None) -> Saved | None:
+    """RecordError where a checkpoint whose hashes are right does not hold what `Session.save` writes."""
+    for name, kind in HOLDS.items():
+        value = None if saved is None else saved.state.get(name)
+        counts = value.values() if isinstance(value, dict) and name == "files" else [value] if kind is int else []
+        whole = isinstance(value, kind) and all(isinstance(one, int) and one >= 0 for one in counts)
+        if saved is not None and not whole:
+            raise RecordError(
+                f"{saved.folder}: its state has no '{name}' as this Onebase writes it: by another Onebase, or edited. "
+                "Use the Onebase that wrote it, or start anew with --restart."
+            )
+    return saved
 
 
 def is_resumable(folder: Path) -> bool:

@@ -215,6 +215,7 @@ def _hand_over(roles: Roles, role: str, base: Base, out: Path) -> list[Path]:
         if half.suffix[1:].isdecimal() and not half.is_symlink():
             shutil.rmtree(half, ignore_errors=True)
     half = out / f".handing-over.{os.getpid()}"
+    half.mkdir()  # and no link that somebody has put there
     try:
         roles.save(role, half / "adapter")
         base.tokenizer.save_pretrained(half / "tokenizer")

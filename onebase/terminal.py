@@ -4,11 +4,14 @@ A file's name, a row's text or an exception's message may hold escape codes that
 the direction of writing. Every control character but tab and line feed is written as its code (`\\x1b`).
 """
 
+import contextlib
+import errno
 import json
+import os
 import re
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,23 +28,68 @@ def printable(text: str) -> str:
     return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
+class NobodyReadsError(Exception):
+    """Whoever read stdout has ended, as `head` does when it has its lines."""
+
+
 def say(text: str) -> None:
-    """A line for the user, on stderr: stdout is for results."""
-    print(printable(text), file=sys.stderr, flush=True)
+    """A line for the user, on stderr: stdout is for results.
+
+    The work is worth more than the line: it goes on where stderr is a pipe whose reader has ended, a terminal that is
+    gone, or a log on a disk that is full.
+    """
+    try:
+        print(printable(text), file=sys.stderr, flush=True)
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.EIO):
+            let_go(sys.stderr)
 
 
 def show(text: str) -> None:
     """A line of a result, on stdout."""
-    print(printable(text), flush=True)
+    with _result():
+        print(printable(text), flush=True)
 
 
 def show_json(line: str) -> None:
     """A line of JSON on stdout. Control characters get JSON's own escapes, so that whoever parses it reads the same."""
-    print(_CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], line), flush=True)
+    with _result():
+        print(_CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], line), flush=True)
+
+
+@contextlib.contextmanager
+def _result() -> Iterator[None]:
+    """Inside, stdout is written to: NobodyReadsError where its reader has ended, and any other error names it."""
+    try:
+        yield
+    except BrokenPipeError:
+        let_go(sys.stdout)
+        raise NobodyReadsError from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "stdout") from None
+
+
+def settle() -> None:
+    """At the end of a command: what could not be written is let go, or Python would try it again at its exit and end
+    with a code and words of its own."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None where a daemon was started without
+        try:
+            stream.flush()
+        except OSError:
+            let_go(stream)
+
+
+def let_go(stream: TextIO) -> None:
+    """From now on what is written to it goes nowhere, and so does what Python still holds of it."""
+    with contextlib.suppress(OSError):  # a test's stream has no descriptor
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, stream.fileno())
+        os.close(nothing)
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """A console of rich for tables and bars. What it prints besides its own styles goes through `printable`."""
+    """A console of rich for tables and bars. What it prints besides its own styles goes through `printable`, and
+    brackets are brackets: a labeler may be called `[/b]`, which rich's markup would end in an error."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
@@ -51,5 +99,12 @@ def console(*, stderr: bool = False) -> "Console":
                 plain: Any = segment if segment.control else segment._replace(text=printable(segment.text))
                 yield plain
 
+        def on_broken_pipe(self) -> None:
+            """In place of rich's own `sys.exit(1)`. A bar is no result."""
+            let_go(self.file)  # type: ignore[arg-type]  # a TextIO for all that we give it
+            if not stderr:
+                raise NobodyReadsError
+
     stream = sys.stderr if stderr else sys.stdout
-    return PrintableConsole(stderr=stderr, width=None if stream.isatty() else COLUMNS_OF_A_FILE)
+    width = None if stream.isatty() else COLUMNS_OF_A_FILE
+    return PrintableConsole(stderr=stderr, width=width, markup=False, emoji=False)

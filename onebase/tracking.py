@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from onebase.dashboard import Dashboard, DashboardLostError, is_wanted
-from onebase.disk import sync
+from onebase.disk import create_file, sync
 from onebase.errors import RecordError
 from onebase.folders import move_aside
 from onebase.recipes import TrackSection
@@ -183,7 +183,7 @@ def _cut_back(folder: Path, kept: Mapping[str, int]) -> None:
 def _shorten(path: Path, size: int) -> None:
     """In a new file of that name: the old one may have another name elsewhere, which keeps all of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with path.open("rb") as whole, temporary.open("wb") as stream:
+    with path.open("rb") as whole, os.fdopen(create_file(temporary), "wb") as stream:
         stream.write(whole.read(size))
         stream.flush()
         os.fsync(stream.fileno())

@@ -148,10 +148,15 @@ def doctor(
 
     Exits with 1 when something is wrong that would break a run.
     """
-    command.quieten()
-    from pipeline import doctor as examination
+    codes: list[int] = []
 
-    raise typer.Exit(examination.report(path))
+    def work() -> None:
+        from pipeline import doctor as examination
+
+        codes.append(examination.report(path))
+
+    code = command.guarded(work)
+    raise typer.Exit(code or codes[0])
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from onebase.record import LIBRARIES
 from onebase.terminal import console
@@ -40,9 +41,9 @@ def report(path: Path) -> int:
     screen = console()
     screen.print(table)
     for problem in problems:
-        screen.print(f"[bold red]problem:[/bold red] {problem}")
+        screen.print(Text.assemble(("problem:", "bold red"), " ", problem))
     if not problems:
-        screen.print("[green]Nothing here would break a run.[/green]")
+        screen.print("Nothing here would break a run.", style="green")
     return 1 if problems else 0
 
 

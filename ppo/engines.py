@@ -13,15 +13,15 @@ import torch
 
 from onebase.clock import Clock
 from onebase.custom_calls import CallError, call, text_of
-from onebase.errors import InputError
+from onebase.errors import CodeError
 from onebase.generation import Sample
 from onebase.memory import is_out_of_memory
 from onebase.roles import Roles
 
-MEND = "Mend the engine and give the same command again."
+MEND = "Mend the engine."
 
 
-class EngineError(InputError):
+class EngineError(CodeError):
     """An engine that does not do what `onebase.generation.Engine` says."""
 
 

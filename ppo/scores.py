@@ -25,7 +25,7 @@ from data.records import Prompt, conversation_of
 from onebase.custom_calls import CallError, call, text_of
 from onebase.ensemble import member_names, member_scores
 from onebase.episodes import Episodes, TokenIds
-from onebase.errors import InputError
+from onebase.errors import CodeError, InputError
 from onebase.functions import load_function
 from onebase.roles import Roles
 from onebase.seeding import stream
@@ -50,11 +50,15 @@ MOST = 1e9
 of millions of squares, which fp32 holds up to 3e38."""
 
 LOOK = "Look at report.json in its stage folder, and whether the base overflows in half precision."
-MEND = "Mend the function and give the same command again."
+MEND = "Mend the function."
 
 
 class RewardError(InputError):
     """A reward that is none."""
+
+
+class FunctionError(RewardError, CodeError):
+    """It is a function's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +132,7 @@ def scores_of(
     what: str = "reward function",
     seconds: float = SECONDS,
 ) -> Float[Tensor, " B"]:
-    """What a function says of each response; RewardError naming the episode where that is no finite number.
+    """What a function says of each response; FunctionError naming the episode where that is no finite number.
 
     name, what: how errors call the function. seconds: how long one call may take.
 
@@ -150,9 +154,9 @@ def scores_of(
                 answer, function, seconds=seconds, seed=stream(0, conversation_of(one.prompt), response)
             )
         except CallError as error:
-            raise RewardError(f"{what} '{name}' {error}, {asked.episode(row, episodes)}. {MEND}") from error
+            raise FunctionError(f"{what} '{name}' {error}, {asked.episode(row, episodes)}. {MEND}") from error
         if number is None:
-            raise RewardError(
+            raise FunctionError(
                 f"{what} '{name}' returned {text} where a finite number is expected, "
                 f"{asked.episode(row, episodes)}. {MEND}"
             )

@@ -17,7 +17,7 @@ from data.chat import Chat, EncodedPrompt
 from onebase import stages
 from onebase.clock import Clock
 from onebase.ensemble import spread_of
-from onebase.learning import learning_state, restore_learning, state_bytes
+from onebase.learning import learning_state, restore_learning, restoring, state_bytes
 from onebase.profiling import profiled
 from onebase.progress import track
 from onebase.record import StageRecord
@@ -185,9 +185,11 @@ def restore(session: Session, started: Started) -> dict[str, float]:
         return {}
     found, learner = session.resumed.state["stage"], started.learner
     restore_learning(found, started.roles, tuple(learner.trained), learner.optimizer, learner.schedule)
-    started.steering.restore(found["steering"])
+    with restoring("what steers the run"):
+        started.steering.restore(found["steering"])
+        metrics = dict(found["metrics"])
     session.restore_random()
-    return dict(found["metrics"])
+    return metrics
 
 
 def finish(started: Started, metrics: Mapping[str, float], session: Session) -> StageRecord:

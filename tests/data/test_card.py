@@ -145,7 +145,7 @@ def test_tasks_beyond_the_largest_are_summed_up():
 
 def test_card_and_plots_are_written_and_equal_data_gives_equal_bytes(tmp_path: Path):
     limits = LimitsSection(prompt_tokens=3, response_tokens=3)
-    odd = [Ranking(prompt("one", task="$x_1$ 天气"), ("a", "b b"), (1, 0))]
+    odd = [Ranking(prompt("one", task="$x_1$ \x1b 天气"), ("a", "b b"), (1, 0))]
     card = {}
     for folder in ("a", "b"):
         card = write_card(
@@ -159,7 +159,7 @@ def test_card_and_plots_are_written_and_equal_data_gives_equal_bytes(tmp_path: P
         if name.endswith(".svg"):
             assert ElementTree.fromstring(content).tag.endswith("svg")
     assert json.loads((tmp_path / "a" / "card.json").read_text()) == card
-    assert "$x_1$ 天气" in (tmp_path / "a" / "tasks.svg").read_text(encoding="utf-8")
+    assert r"$x_1$ \x1b 天气" in (tmp_path / "a" / "tasks.svg").read_text(encoding="utf-8")
     assert "limit 3" in (tmp_path / "a" / "lengths.svg").read_text(encoding="utf-8")
 
 

@@ -1,8 +1,15 @@
 """Accounts of wall time, on a clock that the test turns."""
 
+import ast
+import time
+from pathlib import Path
+
 import pytest
 
+from onebase.checkpoint import Checkpoints, CheckpointSection
 from onebase.clock import Clock
+
+ROOT = Path(__file__).parents[2]
 
 
 class Hands:
@@ -45,3 +52,30 @@ def test_a_part_within_a_part_is_refused() -> None:
     clock = Clock()
     with pytest.raises(AssertionError, match="score inside evaluation"), clock.part("evaluation"), clock.part("score"):
         pass
+
+
+def wall_clocks(path: Path) -> list[str]:
+    """Where a module asks what time it is."""
+    asked = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "datetime.now", "datetime.utcnow"}
+    calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    names = [ast.unparse(one) for one in calls]
+    return [f"{path.relative_to(ROOT)}: {name}" for name in names if name in asked or name.endswith(".today")]
+
+
+def test_the_clock_on_the_wall_decides_nothing() -> None:
+    """It may be set back and forth while a run computes. A record says when it was made; nothing reads that."""
+    packages = ("onebase", "data", "evaluation", "sft", "reward", "ppo", "dpo", "pipeline")
+    sources = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    assert [place for path in sources for place in wall_clocks(path)] == ["onebase/record.py: datetime.now"]
+
+
+@pytest.mark.parametrize("jump", [-1e9, 1e9])
+def test_a_save_is_due_by_time_that_has_gone_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jump: float) -> None:
+    now = Hands()
+    monkeypatch.setattr(time, "monotonic", now)
+    checkpoints = Checkpoints(tmp_path, CheckpointSection(every_minutes=10), recipe={})
+    monkeypatch.setattr(time, "time", lambda: 1.8e9 + jump)
+    now.time += 599.0
+    assert not checkpoints.due(1)
+    now.time += 1.0
+    assert checkpoints.due(1)

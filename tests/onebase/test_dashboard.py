@@ -6,6 +6,7 @@ Against a server of our own that answers as W&B's does, as far as its client ask
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -255,6 +256,22 @@ def test_only_something_that_comes_back_is_an_answer(server: Server) -> None:
     assert answers(server.url)
     server.silent.set()
     assert not answers(server.url)
+
+
+@pytest.mark.parametrize("reply", [b"SSH-2.0-OpenSSH_9.6\r\n", b"", b"\0" * 9000, b"HTTP/1.1 20"])
+def test_a_server_of_something_else_is_no_answer(reply: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(reply)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        assert not answers(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        thread.join()
 
 
 class Online:

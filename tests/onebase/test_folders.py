@@ -12,9 +12,9 @@ import pytest
 
 from onebase import folders
 from onebase.checkpoint import Checkpoints, CheckpointSection
-from onebase.command import guarded
+from onebase.command import Stage, guarded, run_stage
 from onebase.disk import as_disk_error
-from onebase.errors import InputError, RecordError
+from onebase.errors import CodeError, InputError, RecordError
 from onebase.folders import (
     claim,
     is_free,
@@ -27,7 +27,7 @@ from onebase.folders import (
     what_follows,
 )
 from onebase.paths import expanded
-from onebase.recipes import TrackSection
+from onebase.recipes import Section, TrackSection
 from onebase.tracking import Tracker
 
 
@@ -292,6 +292,36 @@ def test_what_follows_is_promised_only_where_there_is_a_checkpoint(tmp_path: Pat
     assert what_follows(folder, restart=True).startswith("the same command without --restart goes on")
     shutil.rmtree(first)
     assert "starts anew" in what_follows(folder, restart=False)
+
+
+class Tiny(Section):
+    """A recipe."""
+
+    out: Path
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_function_at_fault_is_told_with_what_follows(
+    tmp_path: Path, saved: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.yaml").write_text("{}\n")
+    out = tmp_path / "ppo"
+
+    def fail(recipe: Tiny) -> None:
+        claim(out, "ppo", "0")
+        if saved:
+            Checkpoints(out / "checkpoints", CheckpointSection(), recipe={}).save(1, {"x": 1})
+        raise CodeError("reward function 'mine:reward' raised KeyError. Mend the function.")
+
+    code = run_stage("ppo", lambda: Stage(Tiny, fail, fail), tmp_path / "tiny.yaml", [f"out={out}"], False, False)
+    last = out / "checkpoints" / "step-00000001"
+    follows = (
+        f"The same command goes on from the last checkpoint, {last}."
+        if saved
+        else "No checkpoint was written yet, so the same command starts anew."
+    )
+    said = f"error: reward function 'mine:reward' raised KeyError. Mend the function. {follows}\n"
+    assert (code, capsys.readouterr().err) == (2, said)
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from onebase.checkpoint import CheckpointSection
+from onebase.checkpoint import CheckpointSection, set_random_state
 from onebase.command import guarded
 from onebase.errors import InputError, RecordError
 from onebase.interruption import Interrupted
+from onebase.learning import restoring
 from onebase.recipes import TrackSection
 from onebase.session import Session, hold, release
 
@@ -237,3 +239,53 @@ def test_rows_that_a_checkpoint_knows_of_and_the_disk_does_not_hold_are_an_error
     ):
         open_session(folder)
     release(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("random", None),
+        ("files", [1]),
+        ("strikes", "2"),
+        ("stage", 7),
+        ("halvings", -1),
+        ("files", {"metrics.jsonl": "1"}),
+    ],
+)
+def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path, name: str, value: Any) -> None:
+    """Its hashes are right: it was written by another Onebase, or edited by somebody who can compute them."""
+    folder = tmp_path / "ppo"
+    with open_session(folder) as session, session.step(1, lambda: {"x": torch.ones(2)}, total=9):
+        session.tracker.log(1, {"ppo/loss": 1.0})
+    session.checkpoints.save(2, {**session_state(folder), name: value})
+    rows_before = rows(folder)
+    with pytest.raises(RecordError, match=rf"step-00000002: its state has no '{name}' .* --restart"):
+        open_session(folder)
+    release(folder)
+    assert rows(folder) == rows_before
+
+
+def session_state(folder: Path) -> dict[str, Any]:
+    try:
+        with open_session(folder) as session:
+            assert session.resumed is not None
+            return session.resumed.state
+    finally:
+        release(folder)
+
+
+@pytest.mark.parametrize("state", [{}, {"python": 1}, {"roles": {}}, {"numpy": [1, 2]}])
+def test_what_does_not_fit_what_learns_is_named(state: dict[str, Any]) -> None:
+    linear = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(linear.parameters())
+    with pytest.raises(RecordError, match=r"^checkpoint: the generators cannot be put back .* --restart"):
+        put_back("the generators", lambda: set_random_state(state))
+    with pytest.raises(RecordError, match=r"^checkpoint: the optimiser cannot be put back .* --restart"):
+        put_back("the optimiser", lambda: optimizer.load_state_dict(state))
+    with pytest.raises(MemoryError), restoring("the optimiser"):
+        raise MemoryError
+
+
+def put_back(what: str, work: Callable[[], None]) -> None:
+    with restoring(what):
+        work()

@@ -2,7 +2,10 @@
 
 import ast
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -64,3 +67,72 @@ def test_one_module_writes_to_the_terminal() -> None:
     assert len(sources) > 100
     elsewhere = [place for path in sources if path.name != "terminal.py" for place in writers(path)]
     assert elsewhere == []
+
+
+COMMAND = """
+import sys
+from onebase.command import guarded
+from onebase.terminal import console, say, show, show_json
+
+def work():
+    for number in range(20_000):
+        if sys.argv[1] == "both":
+            say(f"line {number}")
+        WAY(str(number))
+    if sys.argv[1] == "both":
+        open(sys.argv[2], "w").close()
+
+sys.exit(guarded(work))
+"""
+WAYS = ["show", "show_json", "console().print", "say"]
+
+
+def command(way: str, *given: str, stdout: int | IO[str], stderr: int | IO[str]) -> subprocess.Popen[str]:
+    code = COMMAND.replace("WAY", way)
+    return subprocess.Popen([sys.executable, "-c", code, *given], stdout=stdout, stderr=stderr, text=True)
+
+
+@pytest.mark.parametrize("way", WAYS[:3])
+def test_a_reader_that_ends_early_ends_the_command_without_a_word(way: str) -> None:
+    with command(way, "out", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stderr is not None
+        assert child.stdout.readline() == "0\n"
+        child.stdout.close()  # as `head -1` does
+        assert child.stderr.read() == ""
+    assert child.returncode == 128 + 13
+
+
+def test_a_log_without_a_reader_does_not_end_the_work(tmp_path: Path) -> None:
+    with command("say", "both", str(tmp_path / "done"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
+        assert child.stderr is not None
+        assert child.stderr.readline() == "line 0\n"
+        child.stderr.close()
+    assert child.returncode == 0
+    assert (tmp_path / "done").exists()
+
+
+def test_a_log_on_a_full_disk_does_not_end_the_work(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        child = command("say", "both", str(tmp_path / "done"), stdout=subprocess.DEVNULL, stderr=full)
+    assert child.wait() == 0
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_results_that_find_no_room_are_an_error(way: str) -> None:
+    with open("/dev/full", "w") as full, command(way, "out", stdout=full, stderr=subprocess.PIPE) as child:
+        assert child.stderr is not None
+        assert child.stderr.read() == "error: stdout: No space left on device. Make room.\n"
+    assert child.returncode == 1
+
+
+@pytest.mark.parametrize("text", ["[/b]", "[red]a[/red]", "[link=https://example.org]a[/link]", ":warning: [1]"])
+def test_brackets_and_colons_in_a_text_are_no_markup(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.table import Table
+
+    table = Table(text, title=text)
+    table.add_row(text)
+    screen = terminal.console()
+    screen.print(text)
+    screen.print(table)
+    assert capsys.readouterr().out.count(text) == 4

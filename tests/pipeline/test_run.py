@@ -273,6 +273,7 @@ def test_further_policies_and_texts_are_compared(finish_run: Callable[[str], Pat
     assert {"keys_score.svg", "ppo_score.svg"} <= {path.name for path in (tmp_path / "out" / "plots").iterdir()}
     with pytest.raises(RecordError, match=r"policies.again: .* is a finished stage 'reward'"):
         run_comparison(recipes.read(recipe, CompareRecipe, [*given, f"policies.again={home / 'reward'}"]))
-    for name, said in (("sft", "'sft' is the name of another"), ("ä b", "a name is made of letters, digits")):
+    taken = (("sft", "'sft' is the name of another"), ("step", "'step' is the name of another"))
+    for name, said in (*taken, ("ä b", "a name is made of letters, digits")):
         with pytest.raises(RecipeError, match=said):
             recipes.read(recipe, CompareRecipe, [*given, f"policies.{name}={home / 'ppo'}"])
