@@ -26,7 +26,7 @@ def show(report: Mapping[str, Any], title: str) -> None:
         screen.print(line)
     for heading, rows in report["examples"].items():
         screen.print(_examples(heading, rows) if rows else f"{heading}: none")
-    screen.print(f"verdict: {verdict_of(report).text}", markup=False)
+    screen.print(f"verdict: {verdict_of(report).text}")
 
 
 def interval(cell: Mapping[str, Any]) -> str:

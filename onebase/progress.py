@@ -38,7 +38,7 @@ def _bar(items: Iterable[T], total: int, description: str) -> Iterator[T]:
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -41,7 +41,11 @@ def show_json(line: str) -> None:
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """A console of rich for tables and bars. What it prints besides its own styles goes through `printable`."""
+    """A console of rich for tables and bars. What it prints besides its own styles goes through `printable`.
+
+    Texts are shown as they are: `[red]` in a name is no colour, and `:x:` no picture. What is to have a style is a
+    `rich.text.Text`; the text of a bar's column needs `markup=False` of its own.
+    """
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 
@@ -52,4 +56,5 @@ def console(*, stderr: bool = False) -> "Console":
                 yield plain
 
     stream = sys.stderr if stderr else sys.stdout
-    return PrintableConsole(stderr=stderr, width=None if stream.isatty() else COLUMNS_OF_A_FILE)
+    width = None if stream.isatty() else COLUMNS_OF_A_FILE
+    return PrintableConsole(stderr=stderr, width=width, markup=False, emoji=False)

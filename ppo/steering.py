@@ -202,6 +202,8 @@ class Steering:
     def watch(self, step: int, metrics: Mapping[str, float], tracker: Tracker) -> None:
         """Tell of every alarm that begins to ring; AlarmError where the recipe says that it ends the run."""
         section = self._recipe.alarms
+        if self._recipe.train.batch == 1:  # the deviation of one score is 0, and says nothing
+            metrics = {name: value for name, value in metrics.items() if name != "ppo/score_std"}
         self._rows = remember(self._rows, metrics)
         said = ringing(self._rows, section)
         begun = [name for name in said if name not in self._ringing]
