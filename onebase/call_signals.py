@@ -20,6 +20,7 @@ from typing import Any
 from onebase.process_state import BLOCKED, TIMERS, kept
 
 NUMBER = signal.SIGVTALRM
+ALL = tuple(map(int, signal.valid_signals()))
 AGAIN = 1.0
 """Seconds between two attempts to end a call."""
 GRACE = 60.0
@@ -61,7 +62,7 @@ class CallSignals:
         self._timers.__enter__()
         self._blocked.__enter__()
         try:
-            for number in signal.valid_signals():
+            for number in ALL:
                 handler = signal.getsignal(number)
                 self._handlers[number] = handler
                 if callable(handler):

@@ -221,7 +221,7 @@ def test_a_stop_while_things_are_put_right_waits_until_they_are_and_is_a_stop(
 
     settings = (*COMPUTING, Setting("a place", read, write))
     with pytest.raises(Interrupted):
-        call(function, function, seconds=60, seed=0, settings=settings)
+        call(function, function, seconds=60.0, seed=0, settings=settings)
     assert calls == [when]
     assert (torch.get_default_dtype(), os.getcwd(), place["value"]) == (*before, 0)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
