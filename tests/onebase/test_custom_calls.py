@@ -373,8 +373,10 @@ def pools():
     return process.exitcode
 
 def is_ended():  # as a runner of code ends a worker that takes too long
-    process = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    here, there = os.pipe()
+    process = multiprocessing.get_context("fork").Process(target=lambda: (os.write(there, b"!"), time.sleep(60)))
     process.start()
+    os.read(here, 1)  # Python forgets signals that come while a process begins
     process.terminate()
     process.join()
     return process.exitcode
