@@ -235,10 +235,12 @@ def _start_wandb(folder: Path, stage: str, track: TrackSection, recipe: Mapping[
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
+    from wandb.sdk import wandb_setup
 
     online = not offline and (track.wandb == "online" or (track.wandb == "auto" and logged_in()))
-    # Of the environment, or of the files that `wandb offline` and `wandb disabled` write.
-    mode = wandb.setup().settings.mode
+    # Of the environment, or of the files that `wandb offline` and `wandb disabled` write. Not wandb.setup(): it starts
+    # W&B's process, and holds a lock meanwhile that giving it up would wait for.
+    mode = wandb_setup.singleton().settings.mode
     if mode == "disabled":
         raise RuntimeError("`wandb disabled` has switched it off; `wandb enabled` takes that back")
     if mode in ("offline", "dryrun"):
