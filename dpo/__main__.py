@@ -1,8 +1,7 @@
 """`python -m dpo RECIPE.yaml`."""
 
-import sys
-
 from onebase import command
+from onebase.leaving import leave
 
 
 def load() -> command.Stage:
@@ -16,4 +15,4 @@ READS = "the SFT stage and rankings"
 WRITES = "the policy's adapter"
 
 if __name__ == "__main__":
-    sys.exit(command.main("dpo", load, READS, WRITES))
+    leave(command.main("dpo", load, READS, WRITES))

@@ -8,20 +8,25 @@ later by faulthandler, which prints where it hangs and leaves with exit code 1.
 Only the main thread sees signals. In another one there is no time limit.
 """
 
+import contextlib
 import faulthandler
+import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import Any, Literal
+from typing import Any
 
-from onebase.process_state import ALARM, BLOCKED, kept
+from onebase.process_state import BLOCKED, TIMERS, kept
 
 NUMBER = signal.SIGVTALRM
+ALL = tuple(map(int, signal.valid_signals()))
 AGAIN = 1.0
 """Seconds between two attempts to end a call."""
 GRACE = 60.0
 """Seconds over the limit after which the process ends where no attempt has been heard."""
+LONGEST = 1e9
+"""Seconds that a clock of the system is set to at most."""
 STDERR = 2
 
 
@@ -30,11 +35,11 @@ class OverdueError(BaseException):
 
 
 class CallSignals:
-    """Use as a context manager around one call.
+    """Use as a context manager around one call and all that is put right before and after it; `heard` is for the call.
 
-    A handler that stands (a session's, of SIGTERM) goes on to do its work. What it raises is kept in `stop`, so that
-    the caller can raise it again where the function has swallowed it. Handlers that the function leaves behind are
-    taken away.
+    A handler that stands (a session's, of SIGTERM) goes on to do its work: at once during the call, else at the end of
+    all, so that nothing is left half put back. What it raises is kept in `stop`, so that the caller can raise it again
+    where the function has swallowed it. Handlers that the function leaves behind are taken away.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -43,42 +48,50 @@ class CallSignals:
         self.stop: BaseException | None = None
         """What a handler has raised."""
         self.overdue = False
-        self._where: Literal["inside", "leaving", "outside"] = "outside"
+        self._hears = False
+        self._process = os.getpid()
         self._handlers: dict[int, Any] = {}
         self._late: list[int] = []
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
-        self._alarm, self._blocked = kept([ALARM]), kept([BLOCKED])
+        self._timers, self._blocked = kept(TIMERS), kept([BLOCKED])
 
     def __enter__(self) -> "CallSignals":
         if threading.current_thread() is not threading.main_thread():
             return self
-        self._alarm.__enter__()
+        self._timers.__enter__()
         self._blocked.__enter__()
         try:
-            for number in signal.valid_signals():
+            for number in ALL:
                 handler = signal.getsignal(number)
                 self._handlers[number] = handler
                 if callable(handler):
                     signal.signal(number, self._pass_on)
             if self.seconds is not None:
-                self._watch(self.seconds)
+                self._watch(min(self.seconds, LONGEST))
         except BaseException:
             self._leave()
             raise
-        self._where = "inside"
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._where = "leaving" if self._handlers else "outside"
-        try:
-            self._leave()
-        finally:
-            self._where = "outside"
+        self._hears = False
+        self._leave()
         for number in self._late:
-            self._handlers[number](number, None)
+            self._run(number, None)
+
+    @contextlib.contextmanager
+    def heard(self) -> Iterator[None]:
+        """While the function runs: what a signal raises is raised in there."""
+        self._hears = True
+        try:
+            if self._late:
+                self._run(self._late.pop(), None)
+            yield
+        finally:
+            self._hears = False
 
     def _watch(self, seconds: float) -> None:
         signal.signal(NUMBER, self._end)
@@ -96,14 +109,20 @@ class CallSignals:
         faulthandler.dump_traceback_later(seconds + GRACE, exit=True, file=STDERR)
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        if self._where == "inside":
+        if self._hears:
             self.overdue = True
             raise OverdueError
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
-        if self._where == "leaving":  # half of the handlers are not back yet
+        if os.getpid() != self._process:  # a process that the function has forked: the handlers are not for that one
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        elif self._hears:
+            self._run(number, frame)
+        else:
             self._late.append(number)
-            return
+
+    def _run(self, number: int, frame: FrameType | None) -> None:
         handler: Callable[[int, FrameType | None], object] = self._handlers[number]
         try:
             handler(number, frame)
@@ -115,7 +134,7 @@ class CallSignals:
         if not self._handlers:
             return
         try:
-            self._alarm.__exit__(None, None, None)  # before its handler goes: the default one ends the process
+            self._timers.__exit__(None, None, None)  # before their handlers go: the default ones end the process
             self._done.set()
             if self._thread is not None:
                 self._thread.join()

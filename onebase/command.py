@@ -15,7 +15,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 from pydantic import ValidationError
 
@@ -25,7 +25,7 @@ from onebase.disk import DiskError, as_disk_error
 from onebase.errors import CodeError, InputError, RecordError
 from onebase.interruption import Interrupted
 from onebase.recipes import Section
-from onebase.terminal import NobodyReadsError, say, settle, show
+from onebase.terminal import NobodyReadsError, printable, say, settle, show
 
 
 class Stage(NamedTuple):
@@ -53,7 +53,7 @@ def main(
     flags: switches of this stage alone, each with its line of help; its `run` takes each as an argument of that name.
     """
     threads.settle()
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=f"python -m {stage}",
         description=f"Run stage '{stage}'. Reads {reads}. Writes {writes}.",
         epilog=f"example: python -m {stage} recipes/demo/{stage}.yaml seed=1 track.wandb=offline",
@@ -67,6 +67,11 @@ def main(
     given = parser.parse_intermixed_args(argv)
     switched = {flag: getattr(given, flag) for flag in flags or {}}
     return run_stage(stage, load, given.recipe, given.overrides, given.print_config, given.restart, **switched)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))  # it repeats what was typed
 
 
 def run_stage(

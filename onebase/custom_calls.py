@@ -54,7 +54,8 @@ def call(
     """
     signals, dead = CallSignals(seconds), list[str]()
     try:
-        with kept(settings), seeded(seed), signals, _own_threads(dead, function), _own_process():
+        # Signals outermost: a stop that comes while the rest is put back waits until it is.
+        with signals, kept(settings), seeded(seed), _own_threads(dead, function), _own_process(), signals.heard():
             result = work()
     except BaseException as error:
         if signals.stop is not None:

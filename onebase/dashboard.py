@@ -29,6 +29,8 @@ START_SECONDS = 25.0
 LOOK_SECONDS = 2.0
 """How often a slow request makes us look whether the server is still there; two looks in vain are enough."""
 ANSWER_SECONDS = 2.0
+OFFLINE_SECONDS = 300.0
+"""How long W&B's own process may take to write the rest of an offline run to the disk."""
 
 
 class DashboardLostError(Exception):
@@ -99,13 +101,17 @@ class Dashboard:
         self._try(lambda: self._run.finish(exit_code=int(failed)), waits=True)
 
     def _try(self, work: Callable[[], object], *, waits: bool = False) -> None:
-        """waits: it may ask the server and wait for its answer."""
+        """waits: it may ask the server, or W&B's own process, and wait for its answer."""
         try:
             if waits and not self._run.offline:
                 while_it_answers(work, self._run.settings.base_url)
+            elif waits:
+                in_time(work, OFFLINE_SECONDS)
             else:
                 work()
-        except (Exception, SystemExit) as error:  # W&B's own, a broken pipe, a timeout: none of them is the run's
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # W&B's own, a broken pipe, a timeout, a task that was cancelled: not the run's
             raise _lost(error) from error
 
 
@@ -153,6 +159,16 @@ def while_it_answers(work: Callable[[], object], url: str) -> None:
         raise raised[0]
 
 
+def in_time(work: Callable[[], object], seconds: float) -> None:
+    """Do `work`; TimeoutError when it takes longer. It then goes on in a thread that nobody waits for."""
+    thread, raised = _in_thread(work)
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"not done after {seconds:g} s")
+    if raised:
+        raise raised[0]
+
+
 def _in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
     """Start `work` in a thread that nobody has to wait for; what it raises is put into the list."""
     raised: list[BaseException] = []
@@ -183,7 +199,7 @@ def _end_wandb(others: Collection[psutil.Process] = ()) -> None:
     """End W&B's process, and let the next run have a new one: at our exit its client would wait for it, and it for its
     server. others: processes of ours that are certainly not it; with them, every child but these is ended."""
     ended = []
-    for child in psutil.Process().children():
+    for child in _children():
         with contextlib.suppress(psutil.Error):  # it may have ended by itself
             if (others and child not in others) or "wandb" in child.name():
                 child.kill()
@@ -195,16 +211,23 @@ def _end_wandb(others: Collection[psutil.Process] = ()) -> None:
         wandb.teardown()
 
 
+def _children() -> list[psutil.Process]:
+    try:
+        return psutil.Process().children()
+    except (OSError, psutil.Error):  # a system that does not say
+        return []
+
+
 def _start_in_time(folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any], *, offline: bool) -> Any:
     """A W&B run; DashboardLostError where W&B cannot be imported, ends, or takes longer than START_SECONDS."""
     runs: list[Any] = []
-    others = [psutil.Process(), *psutil.Process().children()]
-    thread, raised = _in_thread(lambda: runs.append(_start_wandb(folder, stage, track, recipe, offline=offline)))
-    thread.join(START_SECONDS)
-    if thread.is_alive():
-        raise _lost(TimeoutError(f"not started after {START_SECONDS:.0f} s"), others)
-    if raised:
-        raise _lost(raised[0], others) from raised[0]
+    others = [psutil.Process(), *_children()]
+    try:
+        in_time(lambda: runs.append(_start_wandb(folder, stage, track, recipe, offline=offline)), START_SECONDS)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise _lost(error, others) from error
     return runs[0]
 
 
@@ -213,9 +236,15 @@ def _start_wandb(folder: Path, stage: str, track: TrackSection, recipe: Mapping[
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     import wandb
+    from wandb.sdk import wandb_setup
 
     online = not offline and (track.wandb == "online" or (track.wandb == "auto" and logged_in()))
-    if os.environ.get("WANDB_MODE") == "offline":
+    # Of the environment, or of the files that `wandb offline` and `wandb disabled` write. Not wandb.setup(): it starts
+    # W&B's process, and holds a lock meanwhile that giving it up would wait for.
+    mode = wandb_setup.singleton().settings.mode
+    if mode == "disabled":
+        raise RuntimeError("`wandb disabled` has switched it off; `wandb enabled` takes that back")
+    if mode in ("offline", "dryrun"):
         online = False
 
     def start(mode: Literal["online", "offline"]) -> Any:
@@ -262,5 +291,5 @@ def logged_in() -> bool:
         return True
     try:
         return netrc.netrc().authenticators("api.wandb.ai") is not None
-    except (OSError, netrc.NetrcParseError):
+    except (OSError, ValueError, netrc.NetrcParseError):  # ValueError: it is no text
         return False

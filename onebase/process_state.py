@@ -62,7 +62,10 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=devices):
         random.seed(seed)
         numpy.random.seed(seed % 2**32)
-        torch.manual_seed(seed)
+        # Not torch.manual_seed: it would leave this seed to a GPU that starts later.
+        torch.random.default_generator.manual_seed(seed)
+        if devices:
+            torch.cuda.manual_seed_all(seed)
         try:
             yield
         finally:
@@ -121,13 +124,13 @@ def _refuse(value: object) -> None:
     raise StateError("leave it where you have entered it, with `with`")
 
 
-def _alarm() -> bool:
-    return signal.getitimer(signal.ITIMER_REAL)[0] > 0
+def _runs(timer: int) -> bool:
+    return signal.getitimer(timer)[0] > 0
 
 
-def _set_alarm(runs: bool) -> None:
-    if not runs:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+def _stop(timer: int, ran: bool) -> None:
+    if not ran:
+        signal.setitimer(timer, 0)
 
 
 _backends: Any = torch.backends  # some of its parts are made by torch while it is imported
@@ -193,7 +196,10 @@ MANNERS = (
 )
 """What a module may well set up for itself while it is imported, and a call may not leave behind."""
 
-ALARM = Setting("an alarm", _alarm, _set_alarm)
+TIMERS = tuple(
+    Setting("an alarm", partial(_runs, timer), partial(_stop, timer))
+    for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+)
 BLOCKED = Setting(
     "blocked signals",
     lambda: signal.pthread_sigmask(signal.SIG_BLOCK, []),

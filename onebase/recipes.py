@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from onebase.errors import RecipeError
 from onebase.paths import UserPath
+from onebase.terminal import printable
 
 LARGEST_COUNT = 10**12
 
@@ -121,6 +122,14 @@ class _Dumper(yaml.SafeDumper):
     """Safe YAML that puts in quotes whatever `_Loader`, or YAML 1.1, would not read back as a text."""
 
 
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # In double quotes YAML reads the codes that `printable` writes.
+    style = None if printable(text) == text else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
+
 # YAML 1.1 takes yes, no, on and off for booleans; here, as in YAML 1.2, only true and false are. Nor are there dates.
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))]
@@ -159,8 +168,9 @@ def read(path: Path | str, model: type[R], overrides: Sequence[str] = ()) -> R:
 
 
 def dump(recipe: Section) -> str:
-    """The resolved recipe as YAML, every default written out; `read` takes it back."""
-    return yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    """The resolved recipe as YAML, every default written out; `read` takes it back. Printable, as `onebase.terminal`
+    has it."""
+    return printable(yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
 
 
 def unknown_key(where: str, key: str, known: Sequence[str]) -> str:

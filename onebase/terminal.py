@@ -88,8 +88,11 @@ def let_go(stream: TextIO) -> None:
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """A console of rich for tables and bars. What it prints besides its own styles goes through `printable`, and
-    brackets are brackets: a labeler may be called `[/b]`, which rich's markup would end in an error."""
+    """A console of rich for tables and bars. What it prints besides its own styles goes through `printable`.
+
+    Texts are shown as they are: `[red]` in a name is no colour, and `:x:` no picture. What is to have a style is a
+    `rich.text.Text`; the text of a bar's column needs `markup=False` of its own.
+    """
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 

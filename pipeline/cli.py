@@ -1,19 +1,45 @@
 """The command line. Nothing heavy is imported before it is needed: --help is instant."""
 
-import sys
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from onebase import command, threads
-from onebase.terminal import show
+from onebase.leaving import leave
+from onebase.terminal import printable, show
 from pipeline import chain, data_commands, reward_commands, stages
 
 threads.settle()  # torch, which reads it, is imported by the commands
 
+
+class PrintableGroup(TyperGroup):
+    """A usage error repeats what was typed: control characters in it are shown as their codes."""
+
+    def make_context(self, *given: Any, **named: Any) -> Any:
+        with _printable_errors():
+            return super().make_context(*given, **named)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _printable_errors():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _printable_errors() -> Iterator[None]:
+    try:
+        yield
+    except typer.TyperException as error:
+        error.message = printable(error.message)
+        raise
+
+
 app = typer.Typer(
     name="onebase",
+    cls=PrintableGroup,
     help="""RLHF on one GPU: every role is a LoRA adapter on one frozen base.
 
     A run has up to four stages. [bold]sft[/bold] teaches a base to follow instructions; [bold]reward[/bold] learns
@@ -125,11 +151,10 @@ def verify(
 
     def work() -> None:
         from onebase import record
-        from onebase.terminal import printable
 
         for folder in folders:
             found = record.read(folder)
-            show(f"{folder}: stage '{printable(found.record.stage)}', {len(found.record.files)} files, verified")
+            show(f"{folder}: stage '{found.record.stage}', {len(found.record.files)} files, verified")
 
     raise typer.Exit(command.guarded(work))
 
@@ -155,10 +180,12 @@ def doctor(
 
         codes.append(examination.report(path))
 
-    code = command.guarded(work)
-    raise typer.Exit(code or codes[0])
+    raise typer.Exit(command.guarded(work) or codes[0])
 
 
 def main() -> None:
     """The console script `onebase`."""
-    sys.exit(app())
+    try:
+        app()
+    except SystemExit as end:
+        leave(end.code)

@@ -325,8 +325,8 @@ def _counted(items: Iterable[T], description: str) -> Iterator[T]:
         return
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    text = TextColumn("{task.description}: {task.completed:,.0f} rows", markup=False)
-    columns = (SpinnerColumn(), text, TimeElapsedColumn())
+    rows = TextColumn("{task.description}: {task.completed:,.0f} rows", markup=False)
+    columns = (SpinnerColumn(), rows, TimeElapsedColumn())
     with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         task = progress.add_task(description)
         pending = 0

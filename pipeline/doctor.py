@@ -12,6 +12,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
+from onebase.paths import expanded
 from onebase.record import LIBRARIES
 from onebase.terminal import console
 
@@ -41,7 +42,7 @@ def report(path: Path) -> int:
     screen = console()
     screen.print(table)
     for problem in problems:
-        screen.print(Text.assemble(("problem:", "bold red"), " ", problem))
+        screen.print(Text.assemble(("problem:", "bold red"), f" {problem}"))
     if not problems:
         screen.print("Nothing here would break a run.", style="green")
     return 1 if problems else 0
@@ -112,6 +113,9 @@ def _threads() -> Finding:
 
 
 def _disk(path: Path) -> Finding:
+    path = expanded(path).absolute()
+    while not path.exists():  # the folder of runs may well not be there yet
+        path = path.parent
     free = shutil.disk_usage(path).free
     problem = "" if free >= FREE_BYTES else f"{path.resolve()} has {free / 2**30:.1f} GiB free; a run may need 5."
     return "disk", f"{free / 2**30:.1f} GiB free in {path.resolve()}", problem

@@ -1,8 +1,7 @@
 """`python -m ppo RECIPE.yaml`."""
 
-import sys
-
 from onebase import command
+from onebase.leaving import leave
 
 
 def load() -> command.Stage:
@@ -25,4 +24,4 @@ FLAGS = {
 """Switches of this stage alone; each is an argument of `run`."""
 
 if __name__ == "__main__":
-    sys.exit(command.main("ppo", load, READS, WRITES, flags=FLAGS))
+    leave(command.main("ppo", load, READS, WRITES, flags=FLAGS))

@@ -151,10 +151,15 @@ def value_explains_nothing(rows: Rows, section: AlarmsSection) -> str | None:
 
 def rewards_all_equal(rows: Rows, section: AlarmsSection) -> str | None:
     """No response of a step is worth more than another, step after step: there is nothing to learn from."""
-    both = [(row["ppo/score"], row["ppo/score_std"]) for row in rows if {"ppo/score", "ppo/score_std"} <= row.keys()]
-    recent = [(mean, deviation) for mean, deviation in both[-section.window :] if math.isfinite(deviation)]
-    # The mean of equal numbers is one of them but for rounding.
-    if len(recent) < min(2, section.window) or any(deviation > ROUNDING * abs(mean) for mean, deviation in recent):
+    scored = [(row["ppo/score"], row.get("ppo/score_std")) for row in rows if "ppo/score" in row][-section.window :]
+    recent = [(mean, deviation) for mean, deviation in scored if deviation is None or math.isfinite(deviation)]
+    if len(recent) < min(2, section.window):
+        return None
+    # The mean of equal numbers is one of them but for rounding. A step of one episode has no deviation: such ones are
+    # compared with each other.
+    means = [mean for mean, deviation in recent if deviation is None]
+    apart = bool(means) and not max(means) - min(means) <= ROUNDING * abs(means[0])
+    if apart or any(deviation is not None and deviation > ROUNDING * abs(mean) for mean, deviation in recent):
         return None
     return (
         f"all rewards are equal: in {_each_of(recent)} every response scored the same (now {recent[-1][0]:.3g}). There "

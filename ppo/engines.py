@@ -13,6 +13,7 @@ import torch
 
 from onebase.clock import Clock
 from onebase.custom_calls import CallError, call, text_of
+from onebase.episodes import Episodes
 from onebase.errors import CodeError
 from onebase.generation import Sample
 from onebase.memory import is_out_of_memory
@@ -76,15 +77,23 @@ class CustomEngine:
             raise EngineError(
                 f"sampling.engine '{self.name}' returned {text} where a Sample is expected (onebase.generation). {MEND}"
             )
-        problem = problem_of(sample, prompts, vocabulary=roles.base.model.config.vocab_size)
+        vocabulary = roles.base.model.config.vocab_size
+        problem = problem_of(sample, prompts, vocabulary=vocabulary, longest=max_new_tokens)
         if problem is not None:
             raise EngineError(f"sampling.engine '{self.name}' returned a Sample in which {problem}. {MEND}")
         return sample
 
 
-def problem_of(sample: Sample, prompts: Sequence[Sequence[int]], *, vocabulary: int) -> str | None:
-    """What is wrong with it, as the end of a sentence; None where nothing is."""
+def problem_of(sample: Sample, prompts: Sequence[Sequence[int]], *, vocabulary: int, longest: int) -> str | None:
+    """What is wrong with it, as the end of a sentence; None where nothing is. longest: tokens of a response."""
+    given: Any = sample  # nobody has looked at what its fields hold
+    if not isinstance(given.episodes, Episodes):
+        return f"episodes is {text_of(given.episodes)}, and no Episodes (onebase.episodes)"
     episodes, mask = sample.episodes, sample.episodes.mask
+    tensors = {"responses": episodes.responses, "mask": mask, "logprobs": sample.logprobs, "stopped": sample.stopped}
+    for name, value in tensors.items():
+        if not isinstance(value, torch.Tensor):
+            return f"{name} is no tensor of torch: {text_of(value)}"
     if list(map(tuple, prompts)) != list(episodes.prompts):
         return f"the prompts are not the {len(prompts)} that it was given, in their order"
     shapes = {tuple(one.shape) for one in (episodes.responses, mask, sample.logprobs)}
@@ -95,6 +104,8 @@ def problem_of(sample: Sample, prompts: Sequence[Sequence[int]], *, vocabulary: 
     lengths = mask.sum(dim=1, keepdim=True)
     if not torch.equal(mask, torch.arange(mask.shape[1], device=mask.device) < lengths) or not (lengths > 0).all():
         return "the mask of a response has a gap, or marks no token"
+    if int(lengths.max()) > longest:
+        return f"a response has {int(lengths.max())} tokens, more than sampling.max_new_tokens={longest}"
     tokens = episodes.responses[mask]
     if tokens.is_floating_point() or int(tokens.min()) < 0 or int(tokens.max()) >= vocabulary:
         return f"a response holds a token outside 0 .. {vocabulary - 1}"

@@ -22,7 +22,7 @@ from onebase.recipes import (
     Temperature,
     TrackSection,
 )
-from ppo.reward_recipe import MOST, KlSection, RewardSection
+from ppo.reward_recipe import MOST, Bound, KlSection, RewardSection
 from ppo.steering_recipe import Steered
 
 
@@ -63,7 +63,7 @@ class ValueSection(Section):
     """adapter: its own, a copy of the reward model's (InstructGPT). shared: a head on the policy's trunk, cheaper."""
     learning_rate: LearningRate | None = None
     """None: the policy's."""
-    clip: PositiveFloat = 0.2
+    clip: Bound = 0.2
     """How far a value may move from the one at rollout time before its loss stops following."""
     weight: Annotated[PositiveFloat, Field(le=1e6)] = 0.5
     """Weight of the value loss; with a value adapter of its own only the scale of its gradient before clipping."""
@@ -94,8 +94,8 @@ class TrainSection(Section):
     tokens_per_microbatch: PositiveInt = 2048
     """Tokens (padding included) that go through the model at once; decides memory, not results."""
     inner_epochs: PositiveInt = 1
-    clip: PositiveFloat = 0.2
-    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    clip: Bound = 0.2
+    dual_clip: Annotated[float, Field(gt=1, le=1e9)] | None = None
     """Bound of the loss of tokens with a negative advantage whose ratio has grown; Ye et al. 2020 have 3."""
     entropy_weight: LossWeight = 0.0
     """Of the entropy bonus, in nats a token."""
@@ -115,7 +115,7 @@ class TrainSection(Section):
     """What the learning rate does after the warm-up: stay, or fall to 0 at the last optimiser step."""
     old_logprobs: Literal["sampled", "recomputed"] = "sampled"
     """sampled: kept from decoding, one forward less. recomputed: by the training forward, where decoding is inexact."""
-    importance_cap: PositiveFloat | None = None
+    importance_cap: Bound | None = None
     """With recomputed ones: weigh each token by how much likelier training finds it than decoding did, at most this."""
     activation_checkpointing: bool = False
 

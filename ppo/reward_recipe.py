@@ -8,6 +8,9 @@ from onebase.ensemble import CombineSection
 from onebase.functions import DOTTED
 from onebase.recipes import LossWeight, Section
 
+Bound = Annotated[PositiveFloat, Field(le=1e9)]
+"""Of numbers that are clipped: fp32 has to hold it, and its square."""
+
 
 class RewardTerm(Section):
     """One part of the reward, multiplied by its weight."""
@@ -53,7 +56,7 @@ class RewardSection(Section):
     """Taken off the score of a response that was cut at max_new_tokens."""
     whiten: bool = False
     """Whether the sum of the terms is standardised by the mean and variance of every score of the run so far."""
-    clip: PositiveFloat | None = None
+    clip: Bound | None = None
     """That is kept between minus this and this, before penalties."""
     overlong: OverlongSection | None = None
     require_better_than_baselines: bool = False

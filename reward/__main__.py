@@ -1,8 +1,7 @@
 """`python -m reward RECIPE.yaml`."""
 
-import sys
-
 from onebase import command
+from onebase.leaving import leave
 
 
 def load() -> command.Stage:
@@ -16,4 +15,4 @@ READS = "the SFT stage and rankings of K responses"
 WRITES = "an adapter with a scalar head that scores responses"
 
 if __name__ == "__main__":
-    sys.exit(command.main("reward", load, READS, WRITES))
+    leave(command.main("reward", load, READS, WRITES))

@@ -1,8 +1,7 @@
 """`python -m sft RECIPE.yaml`."""
 
-import sys
-
 from onebase import command
+from onebase.leaving import leave
 
 
 def load() -> command.Stage:
@@ -16,4 +15,4 @@ READS = "demonstrations (prompts with a response to imitate)"
 WRITES = "an adapter that follows instructions"
 
 if __name__ == "__main__":
-    sys.exit(command.main("sft", load, READS, WRITES))
+    leave(command.main("sft", load, READS, WRITES))

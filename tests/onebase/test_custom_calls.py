@@ -25,7 +25,7 @@ from onebase.custom_calls import LONGEST, CallError, call
 from onebase.errors import RecipeError
 from onebase.functions import load_function
 from onebase.interruption import Interrupted
-from onebase.process_state import ALARM, BLOCKED, COMPUTING, MANNERS
+from onebase.process_state import BLOCKED, COMPUTING, MANNERS, TIMERS, Setting
 
 
 def through(function: Callable[[], Any], *, seconds: float | None = 60.0, seed: int = 0) -> Any:
@@ -186,6 +186,57 @@ def test_a_stop_is_never_taken_for_the_functions_own_error(
     assert signal.getsignal(other) is stopping
 
 
+@pytest.mark.parametrize("when", ["reading", "writing", "leaving"])
+def test_a_stop_while_things_are_put_right_waits_until_they_are_and_is_a_stop(
+    stopping: Callable[[int, object], None], when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A function that is done in no time spends most of a call there."""
+    place, calls = {"value": 0}, list[str]()
+
+    def stop(now: str) -> None:
+        if now == when and not calls:
+            calls.append(now)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def read() -> int:
+        stop("reading")
+        return place["value"]
+
+    def write(value: int) -> None:
+        stop("writing")
+        place["value"] = value
+
+    def leave() -> None:
+        stop("leaving")
+        cancel()
+
+    cancel = call_signals.faulthandler.cancel_dump_traceback_later
+    monkeypatch.setattr(call_signals.faulthandler, "cancel_dump_traceback_later", leave)
+    before = torch.get_default_dtype(), os.getcwd()
+
+    def function() -> None:
+        place["value"] = 1
+        torch.set_default_dtype(torch.float64)
+        os.chdir("/")
+
+    settings = (*COMPUTING, Setting("a place", read, write))
+    with pytest.raises(Interrupted):
+        call(function, function, seconds=60.0, seed=0, settings=settings)
+    assert calls == [when]
+    assert (torch.get_default_dtype(), os.getcwd(), place["value"]) == (*before, 0)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert [thread for thread in threading.enumerate() if thread.name == "time limit"] == []
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 1e11, sys.float_info.max])
+def test_a_time_limit_of_any_size_is_one(seconds: float) -> None:
+    if seconds > 1:
+        assert through(int, seconds=seconds) == 0
+    else:
+        with pytest.raises(CallError, match="has not ended after 1e-09 seconds"):
+            through(waits, seconds=seconds)
+
+
 def test_handlers_alarms_and_blocked_signals_that_are_left_behind_are_gone(
     stopping: Callable[[int, object], None],
 ) -> None:
@@ -193,7 +244,8 @@ def test_handlers_alarms_and_blocked_signals_that_are_left_behind_are_gone(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, lambda number, frame: None)
         signal.signal(signal.SIGUSR1, lambda number, frame: None)
-        signal.alarm(60)
+        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+            signal.setitimer(timer, 60)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
     for function_ in (function, functools.partial(function)):
@@ -201,7 +253,7 @@ def test_handlers_alarms_and_blocked_signals_that_are_left_behind_are_gone(
         assert signal.getsignal(signal.SIGTERM) is stopping
         assert signal.getsignal(signal.SIGINT) is stopping
         assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
-        assert not ALARM.read()
+        assert not any(timer.read() for timer in TIMERS)
         assert not BLOCKED.read()
 
 
@@ -294,7 +346,7 @@ def test_the_global_generators_begin_at_the_calls_seed_and_are_as_before() -> No
 
 
 FORKS = """
-import json, os, sys, threading, multiprocessing
+import json, os, signal, sys, threading, time, multiprocessing
 from onebase import call_signals
 from onebase.custom_calls import CallError, call
 
@@ -320,8 +372,22 @@ def pools():
     process.join()
     return process.exitcode
 
+def is_ended():  # as a runner of code ends a worker that takes too long
+    here, there = os.pipe()
+    process = multiprocessing.get_context("fork").Process(target=lambda: (os.write(there, b"!"), time.sleep(60)))
+    process.start()
+    os.read(here, 1)  # Python forgets signals that come while a process begins
+    process.terminate()
+    process.join()
+    return process.exitcode
+
+def stop(number, frame):
+    print("the run's own handler", file=sys.stderr)
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, stop)
 owner = os.getpid()
-for function in (returns, raises, exits, pools):
+for function in (returns, raises, exits, pools, is_ended):
     answer = call(function, function, seconds=60, seed=0)
     print(json.dumps([function.__name__, answer, os.getpid() == owner]), flush=True)
 call_signals.GRACE = 0.2
@@ -344,7 +410,9 @@ def test_a_forked_process_ends_at_the_door_and_a_hang_outside_python_ends_the_pr
         ["raises", 1, True],
         ["exits", 7, True],
         ["pools", 5, True],
+        ["is_ended", -signal.SIGTERM, True],
     ]
+    assert "handler" not in done.stderr
     assert last == "never back"
     assert done.returncode == 1
     assert done.stderr.count("came back out of it; it ends here") == 2

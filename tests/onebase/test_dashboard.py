@@ -3,6 +3,7 @@
 Against a server of our own that answers as W&B's does, as far as its client asks, in processes of their own.
 """
 
+import asyncio
 import http.server
 import json
 import os
@@ -272,6 +273,118 @@ def test_a_server_of_something_else_is_no_answer(reply: bytes) -> None:
         thread.start()
         assert not answers(f"http://127.0.0.1:{listening.getsockname()[1]}")
         thread.join()
+
+
+class Failing:
+    """Stands in for a W&B run of which one method fails, whatever is asked of it."""
+
+    offline = True
+
+    def __init__(self, method: str, error: BaseException) -> None:
+        self._method, self._error = method, error
+        self.summary = SimpleNamespace(update=self._answer("update"))
+
+    def _answer(self, name: str) -> Any:
+        def method(*given: object, **named: object) -> None:
+            if name == self._method:
+                raise self._error
+
+        return method
+
+    def __getattr__(self, name: str) -> Any:
+        return self._answer(name)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("no\x1b[2J"), SystemExit(0), asyncio.CancelledError(), OSError(28, "No space left")],
+    ids=repr,
+)
+@pytest.mark.parametrize("method", ["log", "update", "alert", "log_artifact", "finish"])
+def test_whatever_fails_leaves_a_warning_and_a_run_that_goes_on(
+    tmp_path: Path,
+    method: str,
+    error: BaseException,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The run that takes its place fails as well."""
+    monkeypatch.setattr(dashboard, "_start_wandb", lambda *given, **named: Failing(method, error))
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with Tracker(tmp_path, "sft", TrackSection(), {}) as tracker:
+        for step in range(3):
+            tracker.log(step, {"sft/loss": float(step)})
+        tracker.table("samples", ["prompt"], [["why?"]])
+        tracker.alert("a title", "a text", step=2)
+        tracker.summarise({"sft/loss": 2.0})
+        tracker.artifact(tmp_path / "adapter", version="v", parents={}, details={})
+    assert rows(tmp_path) == [0, 1, 2]
+    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 1
+    said = capsys.readouterr().err
+    assert f"W&B is lost ({type(error).__name__}" in said
+    assert "\x1b" not in said
+
+
+def test_a_process_of_its_own_that_hangs_offline_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waiting = threading.Event()
+    monkeypatch.setattr(dashboard, "OFFLINE_SECONDS", 0.05)
+    run = SimpleNamespace(offline=True, log=lambda row: None, finish=lambda exit_code: waiting.wait(60))
+    monkeypatch.setattr(dashboard, "_start_wandb", lambda *given, **named: run)
+    with Tracker(tmp_path, "sft", TrackSection(), {}) as tracker:
+        tracker.log(1, {"sft/loss": 1.0})
+    waiting.set()
+    assert "W&B is lost (TimeoutError: not done after 0.05 s)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [ImportError("broken wheel"), SystemExit(1), KeyError("x"), asyncio.CancelledError()])
+def test_wandb_that_cannot_be_imported_or_begun_costs_a_warning(
+    tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def start(*given: object, **named: object) -> None:
+        raise error
+
+    monkeypatch.setattr(dashboard, "_start_wandb", start)
+    with Tracker(tmp_path, "sft", TrackSection(), {}) as tracker:
+        tracker.log(0, {"sft/loss": 0.0})
+    assert f"W&B does not start ({type(error).__name__}" in capsys.readouterr().err
+    assert rows(tmp_path) == [0]
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe\x00", b"machine api.wandb.ai login", b"", b"nonsense", None])
+def test_a_netrc_of_any_kind_is_no_login(tmp_path: Path, text: bytes | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    if text is None:
+        (tmp_path / ".netrc").mkdir()
+    else:
+        (tmp_path / ".netrc").write_bytes(text)
+    assert not dashboard.logged_in()
+
+
+@pytest.mark.parametrize("mode", ["disabled", "offline"])
+def test_what_the_wandb_command_has_switched_stays_switched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: str
+) -> None:
+    """`wandb disabled` and `wandb offline` write a file of settings."""
+    import wandb
+
+    wandb.teardown()  # it reads its settings once
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    (tmp_path / "settings").write_text(f"[default]\nmode = {mode}\n")
+    with Tracker(tmp_path, "sft", TrackSection(wandb="auto"), {}) as tracker:
+        tracker.table("samples", ["prompt"], [["a canary"]])
+    said = capsys.readouterr().err
+    assert ("`wandb disabled` has switched it off" in said) == (mode == "disabled")
+    assert "cannot be reached" not in said
+    holders = [path for path in (tmp_path / "wandb").rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
+    assert bool(holders) == (mode == "offline")
+    wandb.teardown()
 
 
 class Online:

@@ -9,7 +9,7 @@ from typing import IO
 
 import pytest
 
-from onebase import terminal
+from onebase import command, recipes, terminal
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("onebase", "data", "evaluation", "sft", "reward", "ppo", "dpo", "pipeline")
@@ -46,6 +46,123 @@ def test_json_is_read_back_the_same(text: str, capsys: pytest.CaptureFixture[str
     printed = capsys.readouterr().out
     assert printed.rstrip("\n").isprintable()
     assert json.loads(printed) == {"prompt": text}
+
+
+MARKUP = (
+    "[red]",
+    "[/red]",
+    "[bold]x[/bold]",
+    "[link=http://evil]here[/link]",
+    "a [/] b",
+    ":x: :pile_of_poo:",
+    "\\[red]",
+)
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_markup_in_a_text_is_text(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.table import Table
+
+    table = Table(f"heading {text}", title=f"title {text}", caption=f"caption {text}")
+    table.add_row(f"cell {text}")
+    screen = terminal.console()
+    screen.print(table)
+    screen.print(f"line {text}")
+    printed = capsys.readouterr().out
+    for place in ("heading", "title", "caption", "cell", "line"):
+        assert f"{place} {text}" in printed
+
+
+@pytest.mark.parametrize("text", MARKUP)
+def test_a_bar_shows_the_name_of_a_file_as_it_is(
+    text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onebase.progress import track
+    from pipeline.data_commands import _counted
+
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert list(track([1, 2], total=2, description=text)) == [1, 2]
+    assert text in capsys.readouterr().err
+    assert list(_counted([1, 2], text)) == [1, 2]
+    capsys.readouterr()
+
+
+def test_bars_take_no_markup() -> None:
+    """A `/` in brackets, in the name of a file, would end the command with an error of rich's."""
+    columns = [
+        (path, node)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "TextColumn"
+    ]
+    assert len(columns) > 1
+    assert all("markup" in [one.arg for one in node.keywords] for _, node in columns)
+
+
+BAD_LINES = [
+    ["ppo", "recipe.yaml", "--{}"],
+    ["ppo", "--{}", "recipe.yaml"],
+    ["{}"],
+    ["verify"],
+    ["doctor", "{}"],
+    ["best-of-n", "a", "b", "c", "--n={}"],
+    ["data", "check", "x.jsonl", "--kind={}"],
+    ["data", "{}"],
+    ["ppo", "--restart={}", "recipe.yaml"],
+]
+
+
+@pytest.mark.parametrize("line", BAD_LINES, ids=" ".join)
+@pytest.mark.parametrize("text", [HOSTILE["escape"], HOSTILE["bidi"], HOSTILE["C1"]], ids=ascii)
+def test_a_command_line_that_is_wrong_is_shown_and_not_obeyed(
+    line: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipeline.cli import app
+
+    with pytest.raises(SystemExit) as end:
+        app([one.format(text) for one in line], prog_name="onebase")
+    assert end.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.replace("\n", "").isprintable()
+    assert "Traceback" not in printed
+
+
+@pytest.mark.parametrize("text", [HOSTILE["escape"], HOSTILE["bidi"], HOSTILE["C1"]], ids=ascii)
+def test_a_command_line_of_a_stage_alone_is_shown_and_not_obeyed(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from sft.__main__ import READS, WRITES, load
+
+    with pytest.raises(SystemExit) as end:
+        command.main("sft", load, READS, WRITES, ["recipe.yaml", f"--{text}"])
+    assert end.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.replace("\n", "").isprintable()
+    assert "unrecognized arguments" in printed and terminal.printable(text) in printed
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_recipe_that_is_printed_is_read_back(text: str, tmp_path: Path) -> None:
+    class Names(recipes.Section):
+        names: dict[str, str]
+
+    key = "lone" if text == HOSTILE["surrogate"] else text  # pydantic does not write that one as a key
+    values = {key: "key", "value": text, "long": f"{text} word " * 30, "lines": f"one\n{text}\ntwo", "plain": "Grüße"}
+    printed = recipes.dump(Names(names=values))
+    assert printed.replace("\n", "").isprintable()
+    assert "Grüße" in printed
+    (tmp_path / "recipe.yaml").write_text(printed, encoding="utf-8")
+    assert recipes.read(tmp_path / "recipe.yaml", Names).names == values
+
+
+def test_a_traceback_is_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise ZeroDivisionError("".join(HOSTILE.values()))
+
+    assert command.guarded(work) == 1
+    printed = capsys.readouterr().err
+    assert "Traceback" in printed
+    assert printed.replace("\n", "").isprintable()
 
 
 def writers(path: Path) -> list[str]:
@@ -87,14 +204,14 @@ sys.exit(guarded(work))
 WAYS = ["show", "show_json", "console().print", "say"]
 
 
-def command(way: str, *given: str, stdout: int | IO[str], stderr: int | IO[str]) -> subprocess.Popen[str]:
+def started(way: str, *given: str, stdout: int | IO[str], stderr: int | IO[str]) -> subprocess.Popen[str]:
     code = COMMAND.replace("WAY", way)
     return subprocess.Popen([sys.executable, "-c", code, *given], stdout=stdout, stderr=stderr, text=True)
 
 
 @pytest.mark.parametrize("way", WAYS[:3])
 def test_a_reader_that_ends_early_ends_the_command_without_a_word(way: str) -> None:
-    with command(way, "out", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
+    with started(way, "out", stdout=subprocess.PIPE, stderr=subprocess.PIPE) as child:
         assert child.stdout is not None and child.stderr is not None
         assert child.stdout.readline() == "0\n"
         child.stdout.close()  # as `head -1` does
@@ -103,7 +220,7 @@ def test_a_reader_that_ends_early_ends_the_command_without_a_word(way: str) -> N
 
 
 def test_a_log_without_a_reader_does_not_end_the_work(tmp_path: Path) -> None:
-    with command("say", "both", str(tmp_path / "done"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
+    with started("say", "both", str(tmp_path / "done"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
         assert child.stderr is not None
         assert child.stderr.readline() == "line 0\n"
         child.stderr.close()
@@ -113,14 +230,14 @@ def test_a_log_without_a_reader_does_not_end_the_work(tmp_path: Path) -> None:
 
 def test_a_log_on_a_full_disk_does_not_end_the_work(tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
-        child = command("say", "both", str(tmp_path / "done"), stdout=subprocess.DEVNULL, stderr=full)
+        child = started("say", "both", str(tmp_path / "done"), stdout=subprocess.DEVNULL, stderr=full)
     assert child.wait() == 0
     assert (tmp_path / "done").exists()
 
 
 @pytest.mark.parametrize("way", WAYS[:2])
 def test_results_that_find_no_room_are_an_error(way: str) -> None:
-    with open("/dev/full", "w") as full, command(way, "out", stdout=full, stderr=subprocess.PIPE) as child:
+    with open("/dev/full", "w") as full, started(way, "out", stdout=full, stderr=subprocess.PIPE) as child:
         assert child.stderr is not None
         assert child.stderr.read() == "error: stdout: No space left on device. Make room.\n"
     assert child.returncode == 1

@@ -114,6 +114,13 @@ def test_equal_rewards_and_a_policy_that_stands_still_are_heard_from_the_second_
         assert ringing(rows_, AlarmsSection(window=window)).keys() == {name}
 
 
+def test_steps_of_one_episode_are_compared_with_each_other() -> None:
+    """The deviation of a single score is 0, whatever it is."""
+    alone = [{name: value for name, value in row.items() if name != "ppo/score_std"} for row in scored((1, 0), (1, 0))]
+    assert ringing(alone, SECTION).keys() == {"all rewards equal"}
+    assert ringing([alone[0], alone[1] | {"ppo/score": 1.001}], SECTION) == {}
+
+
 def test_while_the_policy_waits_for_the_value_function_it_may_stand_still() -> None:
     waiting = [{key: value for key, value in row.items() if key != "ppo/entropy"} for row in moved(0, 0, 0)]
     assert ringing(waiting, SECTION) == {}

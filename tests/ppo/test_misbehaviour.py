@@ -196,6 +196,20 @@ def ask(roles: Roles, function: Callable[..., Any], seconds: float = 60.0) -> Sa
     return engine(roles, "policy", [(1, 7), (1, 9, 4)], max_new_tokens=2, temperature=1.0, generator=generator, batch=2)
 
 
+def holding(prompts: Any, **fields: object) -> Sample:
+    """A sample with something else in these fields, past the checks that tests run under."""
+    sample = right(prompts)
+    for name, value in fields.items():
+        object.__setattr__(sample, name, value)
+    return sample
+
+
+def long(prompts: Any) -> Sample:
+    """Three tokens for the first prompt."""
+    episodes = Episodes.of(prompts, [[5, 7, 2], [5, 2]], pad_id=0)
+    return replace(right(prompts), episodes=episodes, logprobs=torch.zeros(2, 3))
+
+
 def with_mask(prompts: Any, mask: list[list[bool]]) -> Sample:
     sample = right(prompts)
     return replace(sample, episodes=replace(sample.episodes, mask=torch.tensor(mask)))
@@ -218,6 +232,10 @@ def with_tokens(prompts: Any, token: int) -> Sample:
         (lambda prompts: replace(right(prompts), logprobs=torch.zeros(2, 3)), "not 2 rows of one width"),
         (lambda prompts: with_mask(prompts, [[True, True], [False, True]]), "has a gap"),
         (lambda prompts: with_mask(prompts, [[True, True], [False, False]]), "marks no token"),
+        (lambda prompts: holding(prompts, episodes=[]), r"episodes is \[\], and no Episodes"),
+        (lambda prompts: holding(prompts, logprobs=[[0.0] * 2] * 2), r"logprobs is no tensor of torch: \[\["),
+        (lambda prompts: holding(prompts, stopped=None), "stopped is no tensor of torch: None"),
+        (lambda prompts: long(prompts), r"has 3 tokens, more than sampling\.max_new_tokens=2"),
         (lambda prompts: with_tokens(prompts, 10**6), "a token outside 0 .."),
         (lambda prompts: with_tokens(prompts, -1), "a token outside 0 .."),
     ],
@@ -339,6 +357,16 @@ def test_a_run_whose_function_exits_says_so_and_goes_on_when_it_is_mended(
     assert "going on after step 1" in capsys.readouterr().err
 
 
+def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(given: list[str], here: Path) -> None:
+    (here / "mine.py").write_text(
+        "calls = []\ndef reward(prompt, response):\n    calls.append(0)\n    return len(calls)\n"
+    )
+    one = ["train.batch=1", "train.minibatch=1", "train.episodes=3", "alarms.stop=true", "alarms.ratio=1e6"]
+    run(recipes.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, TERM, *one, f"out={here / 'one'}"]))
+    assert (here / "one" / "stage.json").is_file()
+    assert not (here / "one" / "alarms.jsonl").exists()
+
+
 # --- numbers that move nothing --------------------------------------------------------------------------------------
 
 
@@ -357,6 +385,12 @@ def test_a_run_whose_function_exits_says_so_and_goes_on_when_it_is_mended(
         (["train.clip=0"], "train.clip: "),
         ([f"train.episodes={10**30}"], "train.episodes: .* 1,000,000,000,000 at most"),
         (["functions.seconds=0"], "functions.seconds: "),
+        # Where nothing is clipped, a score of 1e30 would not be named.
+        (["reward.clip=1e30"], "reward.clip: input should be less than or equal to 1000000000"),
+        (["train.clip=1e308"], "train.clip: input should be less"),
+        (["train.dual_clip=1e308"], "train.dual_clip: input should be less"),
+        (["train.importance_cap=1e308"], "train.importance_cap: input should be less"),
+        (["value.clip=1e308"], "value.clip: input should be less"),
     ],
 )
 def test_numbers_that_no_run_can_use_are_refused_with_their_key(overrides: list[str], said: str) -> None:
