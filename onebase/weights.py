@@ -22,8 +22,8 @@ DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 QUANTISED = re.compile(r"[IU]8|F8_\w+|F6_\w+|F4\w*")
 INTEGERS = re.compile(r"[IU](8|16|32|64)")
 MASKS = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.((masked_)?bias|causal_mask)$")
-"""Causal masks, which old checkpoints hold as bytes or with -inf (GPT-2, GPT-J, GPT-Neo, GPT-NeoX, CodeGen). No model of
-today reads them."""
+"""Causal masks, which old checkpoints hold as bytes or with -inf (GPT-2, GPT-J, GPT-Neo, GPT-NeoX, CodeGen). No model
+of today reads them."""
 
 
 def files_of(folder: Path) -> list[Path]:

@@ -149,7 +149,7 @@ def test_numbers_that_are_none_are_refused_by_name(copy: Path, quantization: str
     content = read(copy)
     content[name].view(-1)[-1] = number
     write(copy, content)
-    with pytest.raises(BaseError, match=rf"NaN or infinity in the weights: {name} in model\.safetensors"):
+    with pytest.raises(BaseError, match=rf"NaN or infinity in the weights: {name} in .*/model\.safetensors"):
         load(copy, quantization)
 
 
@@ -162,7 +162,7 @@ def test_every_number_format_is_searched_to_its_end(tmp_path: Path, dtype: torch
         broken = sound.clone()
         broken[place] = torch.nan
         write(tmp_path, {"a": sound, "h.0.attn.bias": broken.clone(), "b": broken}, "broken.safetensors")
-        with pytest.raises(BaseError, match=r"weights: b in broken\.safetensors\."):
+        with pytest.raises(BaseError, match=r"weights: b in .*broken\.safetensors\."):
             weights.require_finite([tmp_path / "broken.safetensors"])
         weights.require_finite([tmp_path / "broken.safetensors"], ignored=["^b$"])
 
@@ -285,7 +285,9 @@ def test_a_folder_that_is_not_whole_is_refused_everywhere_with_the_same_words(co
         ("tokenizer_config.json", {"tokenizer_class": 5}, r"holds no tokenizer that transformers can read"),
     ],
 )
-def test_a_wrong_value_is_an_error_that_names_the_file(copy: Path, file: str, values: dict[str, Any], words: str) -> None:
+def test_a_wrong_value_is_an_error_that_names_the_file(
+    copy: Path, file: str, values: dict[str, Any], words: str
+) -> None:
     content = json.loads((copy / file).read_text())
     (copy / file).write_text(json.dumps({**content, **values}))
     with pytest.raises(BaseError, match=words):
