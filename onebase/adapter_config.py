@@ -76,6 +76,8 @@ def _own(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]])
     require("r", fits, f"the rank of the tensors in {WEIGHTS}, which have {sorted(ranks)[:3]} rows")
     require("lora_alpha", _is_alpha(alpha), "a number above 0")
     require("use_rslora", isinstance(scaled, bool), "true or false")
+    transposed = fields.get("fan_in_fan_out", False)  # PEFT notes it for GPT-2, whose layers hold W transposed
+    require("fan_in_fan_out", isinstance(transposed, bool), "true or false")
     task, excluded = fields.get("task_type"), fields.get("exclude_modules")
     require("task_type", task in (None, "CAUSAL_LM"), "CAUSAL_LM")
     ours = isinstance(excluded, str) and EXCLUDED.fullmatch(excluded) is not None
@@ -95,6 +97,7 @@ def _own(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]])
         "r": rank,
         "lora_alpha": alpha,
         "use_rslora": scaled,
+        "fan_in_fan_out": transposed,
         "task_type": task,
         "exclude_modules": excluded,
         "target_modules": targets,

@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 from onebase import loaded, model_folder, template_files, vocabulary, weights, wheels
 from onebase.architecture import Reach, attention_of, reach_of, trunk_of
 from onebase.errors import BaseError
+from onebase.memory import is_out_of_memory
 from onebase.recipes import BaseSection, ChatSection
 from onebase.record import BaseIdentity, TokenizerIdentity, hash_file
 from onebase.terminal import say
@@ -168,13 +169,7 @@ def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None
     tokenizer = _fitting_tokenizer(folder, chat)
     files = weights.files_of(folder)
     transformers_logging.disable_progress_bar()
-    # Shapes that do not fit are reported with the rest, not raised without a name.
-    settings: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-    with loaded.without_table():
-        both: Any = AutoModelForCausalLM.from_pretrained(
-            folder, trust_remote_code=False, **settings, **_loading_options(section, device, folder)
-        )
-    model, report = both
+    model, report = _load_model(folder, _loading_options(section, device, folder))
     loaded.require_whole(model, report, folder)
     loaded.require_quantization(model, section.quantization)
     weights.require_finite(files, ignored=model._keys_to_ignore_on_load_unexpected or ())
@@ -198,6 +193,24 @@ def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None
         tokenizer_identity=_identify_tokenizer(tokenizer, folder, chat),
         device=device,
     )
+
+
+def _load_model(folder: Path, options: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The model, and transformers' report of what did not fit."""
+    # Shapes that do not fit are reported with the rest, not raised without a name.
+    settings: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    with loaded.without_table():
+        try:
+            both: Any = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, **settings, **options)
+        except Exception as error:  # a wrong value in config.json or generation_config.json may raise anything
+            if is_out_of_memory(error):
+                raise
+            raise BaseError(
+                f"base.model: transformers cannot make the model of {folder} ({type(error).__name__}: "
+                f"{' '.join(str(error).split()) or 'no reason given'}). Look at its config.json and "
+                "generation_config.json, or download the folder again."
+            ) from error
+    return both
 
 
 def _loading_options(section: BaseSection, device: torch.device, folder: Path) -> dict[str, Any]:
@@ -230,8 +243,8 @@ def _read_config(folder: Path) -> PretrainedConfig:
 
 def _fitting_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBase:
     """The folder's tokenizer; BaseError where it has tokens that the folder's model does not know."""
-    tokenizer = _load_tokenizer(folder, chat)
     rows = _read_config(folder).get_text_config().vocab_size
+    tokenizer = _load_tokenizer(folder, chat)
     vocabulary.require_rows(tokenizer, _find_stop_ids(tokenizer, folder), rows, folder)
     return tokenizer
 
@@ -240,8 +253,11 @@ def _load_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBase:
     template_files.require_readable_templates(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise BaseError(f"base.model: {folder} holds no tokenizer that transformers can read ({error}).") from error
+    except Exception as error:  # a wrong value in one of its files may raise anything
+        raise BaseError(
+            f"base.model: {folder} holds no tokenizer that transformers can read ({type(error).__name__}: {error}). "
+            "Download the folder again."
+        ) from error
     if chat.template is not None:
         tokenizer.chat_template = template_files.read_template(chat.template)
     if not tokenizer.chat_template:
@@ -273,11 +289,8 @@ def _find_stop_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[int
 
 def _declared_stop_ids(settings: Path) -> list[int]:
     """What generation_config.json says of the ends of a response; an editor may have put a byte order mark first."""
-    try:
-        content = json.loads(settings.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise BaseError(f"base.model: {settings} is no JSON in UTF-8 ({error}). Restore it, or remove it.") from None
-    declared = content.get("eos_token_id") if isinstance(content, dict) else None
+    content = weights.read_json(settings, encoding="utf-8-sig")
+    declared = content.get("eos_token_id")
     listed = declared if isinstance(declared, list) else [] if declared is None else [declared]
     if not all(type(one) is int for one in listed):
         raise BaseError(f"base.model: {settings}: eos_token_id is {declared!r}; expected a token's number, or a list.")

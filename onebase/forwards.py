@@ -94,8 +94,13 @@ class Forwards:
         """Recompute activations in the backward pass instead of keeping them (Chen et al. 2016, arXiv:1604.06174).
 
         The recomputation runs under the role that was active in the forward pass: by the time of `backward()` another
-        role may be active, and its adapter would silently give wrong gradients.
+        role may be active, and its adapter would silently give wrong gradients. BaseError where the model has none.
         """
+        if not self.base.model.supports_gradient_checkpointing:
+            raise BaseError(
+                f"train.activation_checkpointing: transformers has none for {type(self.base.model).__name__}. "
+                "Pass train.activation_checkpointing=false."
+            )
 
         def contexts() -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
             return contextlib.nullcontext(), self.active(self._active)

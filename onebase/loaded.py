@@ -15,6 +15,7 @@ from bitsandbytes.nn.modules import Linear4bit, Params4bit
 from torch import nn
 from transformers import PreTrainedModel
 
+from onebase import weights
 from onebase.errors import BaseError
 
 OTHERWISE = 0.01
@@ -42,7 +43,8 @@ def require_whole(model: PreTrainedModel, report: Mapping[str, Any], folder: Pat
     report: transformers' own (`output_loading_info=True`). It understands tied weights, and leaves out the names that
     a model class declares to be of no use (rotary frequencies of old checkpoints, heads for several tokens ahead).
     """
-    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    missing = sorted(report["missing_keys"])
+    unexpected = sorted(name for name in report["unexpected_keys"] if not weights.MASKS.search(name))
     shapes = [f"{name} is {list(file)} and should be {list(ours)}" for name, file, ours in report["mismatched_keys"]]
     shapes += _other_shapes(model)
     faults = []

@@ -93,8 +93,8 @@ REFUSED: Mapping[str, str] = {
 }
 """Keys of TRL's configs that do nothing here, or cannot work, and why. What switches them off is let through."""
 
-CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop"}
-"""Keys of `trl.gradient_checkpointing_kwargs`, as torch's `checkpoint` has them."""
+CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop", "every_n_layers"}
+"""Keys of `trl.gradient_checkpointing_kwargs`, as torch's `checkpoint` has them; the last one is transformers'."""
 
 POSITIVE = (
     *("learning_rate", "num_train_epochs", "beta", "max_length", "pad_to_multiple_of", "precompute_ref_batch_size"),
@@ -248,9 +248,7 @@ def rehearse(config: Any, roles: Roles) -> None:
 
 
 def _require_usable(config: Any, roles: Roles) -> None:
-    unknown = sorted((config.gradient_checkpointing_kwargs or {}).keys() - CHECKPOINTING)
-    if unknown:
-        raise RecipeError(unknown_key("trl.gradient_checkpointing_kwargs", unknown[0], sorted(CHECKPOINTING)))
+    _require_checkpointing(config, roles)
     if config.router_aux_loss_coef and not hasattr(roles.base.model.config.get_text_config(), "output_router_logits"):
         raise RecipeError(
             f"trl.router_aux_loss_coef={config.router_aux_loss_coef}: {type(roles.base.model).__name__} is no mixture "
@@ -268,6 +266,25 @@ def _require_usable(config: Any, roles: Roles) -> None:
         DataLoader(rows, **{name: getattr(config, f"dataloader_{name}") for name in names})
     except REFUSALS as error:
         raise RecipeError(f"trl.dataloader_...: no loader can be made with these: {error}") from error
+
+
+def _require_checkpointing(config: Any, roles: Roles) -> None:
+    options = config.gradient_checkpointing_kwargs or {}
+    if not isinstance(options, dict):
+        raise RecipeError(f"trl.gradient_checkpointing_kwargs: expected keys with values, found {options!r}.")
+    unknown = sorted(options.keys() - CHECKPOINTING)
+    if unknown:
+        raise RecipeError(unknown_key("trl.gradient_checkpointing_kwargs", unknown[0], sorted(CHECKPOINTING)))
+    every = options.get("every_n_layers", 1)
+    if type(every) is not int or every < 1:
+        raise RecipeError(
+            f"trl.gradient_checkpointing_kwargs: every_n_layers: expected a whole number above 0, found {every!r}."
+        )
+    if config.gradient_checkpointing and not roles.base.model.supports_gradient_checkpointing:
+        raise RecipeError(
+            f"trl.gradient_checkpointing=true (TRL's default): transformers has none for "
+            f"{type(roles.base.model).__name__}. Pass trl.gradient_checkpointing=false."
+        )
 
 
 def _plain(value: Any) -> str:

@@ -25,10 +25,14 @@ def require_rows(tokenizer: PreTrainedTokenizerBase, stop_ids: Sequence[int], ro
         pad = f", its pad token among them ({tokenizer.pad_token})" if tokenizer.pad_token_id in beyond else ""
         raise BaseError(
             f"base.model: {folder}: {len(beyond)} tokens have no row in the embedding of {rows} rows (vocab_size of "
-            f"config.json): {', '.join(f'{known.get(id)!r} is {id}' for id in beyond[:3])}{pad}. Tokenizer and model "
+            f"config.json): {', '.join(_named(known.get(id), id) for id in beyond[:3])}{pad}. Tokenizer and model "
             "do not belong together, or tokens were added without resizing the model: pass the tokenizer's own model, "
             "or save it again after resize_token_embeddings."
         )
+
+
+def _named(token: str | None, id: int) -> str:
+    return f"eos_token_id {id} of generation_config.json" if token is None else f"{token!r} is {id}"
 
 
 def watch(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

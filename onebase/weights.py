@@ -21,8 +21,9 @@ DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 """Files of torch's distributed checkpoints: transformers would load them in place of any other."""
 QUANTISED = re.compile(r"[IU]8|F8_\w+|F6_\w+|F4\w*")
 INTEGERS = re.compile(r"[IU](8|16|32|64)")
-MASKS = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.(masked_)?bias$")
-"""Causal masks, which old checkpoints hold as bytes or with -inf (GPT-2, GPT-NeoX). No model of today reads them."""
+MASKS = re.compile(r"(^|\.)(attn|attention|self_attn|self_attention)\.((masked_)?bias|causal_mask)$")
+"""Causal masks, which old checkpoints hold as bytes or with -inf (GPT-2, GPT-J, GPT-Neo, GPT-NeoX, CodeGen). No model
+of today reads them."""
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -71,9 +72,15 @@ def _inside(name: str, source: Path) -> str:
 
 def _shards(index: Path) -> list[Path]:
     """The files of an index, with every weight where the index has it."""
-    places = read_json(index).get("weight_map")
+    content = read_json(index)
+    places = content.get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
         raise BaseError(f"base.model: {index} holds no 'weight_map' from weights to files. Download the folder again.")
+    if not isinstance(content.get("metadata"), dict):
+        raise BaseError(
+            f"base.model: {index} holds no 'metadata', which transformers reads. Add \"metadata\": {{}} to it, or save "
+            "the model again."
+        )
     seen: dict[str, str] = {}
     files = [index.parent / _inside(name, index) for name in sorted(set(places.values()))]
     for file in files:
@@ -123,12 +130,12 @@ def require_content(file: Path) -> None:
         )
 
 
-def read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path, *, encoding: str = "utf-8") -> dict[str, Any]:
     """A JSON file of a base's folder; BaseError where it holds no object."""
     require_content(file)
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(file.read_text(encoding=encoding))
+    except (ValueError, RecursionError) as error:
         raise BaseError(f"base.model: {file} is not valid JSON ({error}). Download it again.") from None
     if not isinstance(content, dict):
         raise BaseError(f"base.model: {file} holds {type(content).__name__}, not a JSON object. Download it again.")

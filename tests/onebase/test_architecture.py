@@ -1,5 +1,6 @@
 """What configs say of a model's forwards, and what no config says: on tiny random models of many architectures."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -250,7 +251,22 @@ def test_routers_and_fused_experts_learn_in_roles_of_their_own(zoo_roles: ZooRol
     assert float((states["a"] - states[None]).abs().max()) > 0.1
 
 
-def test_a_config_as_saved_by_transformers_is_read(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False:UserWarning")
+@pytest.mark.parametrize("name", ["gpt2", "gpt-neox", "opt", "mamba"])
+def test_an_adapter_is_read_again_whatever_layers_it_sits_on(zoo_roles: ZooRoles, name: str, tmp_path: Path) -> None:
+    """GPT-2's layers hold their weights transposed, which PEFT notes in the config."""
+    roles = zoo_roles(name).add("a", AdapterSection(rank=2), generator=torch.Generator().manual_seed(0))
+    for index, weight in enumerate(roles.parameters("a")):
+        weight.data.normal_(std=0.1, generator=torch.Generator().manual_seed(index))
+    roles.save("a", tmp_path)
+    rows, wanted = [(5, 6, 7, 8), (9, 10)], [range(4), range(2)]
+    with torch.no_grad():
+        states = states_at(roles, "a", rows, wanted)
+        assert torch.equal(states, states_at(zoo_roles(name).load("a", tmp_path), "a", rows, wanted))
+
+
+def test_a_config_as_saved_by_transformers_is_read(tiny_base_folder: Path, tmp_path: Path) -> None:
+    shutil.copy(tiny_base_folder / "model.safetensors", tmp_path)
     LlamaConfig(max_position_embeddings=77, rope_parameters={"rope_type": "dynamic", "factor": 2.0}).save_pretrained(
         tmp_path
     )

@@ -71,8 +71,8 @@ def test_generation_settings_with_a_byte_order_mark_are_read(tiny_base_folder: P
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b'{"eos_token_id": [2,', "is no JSON in UTF-8"),
-        ('{"é": 1}'.encode("latin-1"), "is no JSON in UTF-8"),
+        (b'{"eos_token_id": [2,', "is not valid JSON"),
+        ('{"é": 1}'.encode("latin-1"), "is not valid JSON"),
         (b'{"eos_token_id": "<|im_end|>"}', "expected a token's number"),
         (b'{"eos_token_id": [2, null]}', "expected a token's number"),
     ],

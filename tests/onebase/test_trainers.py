@@ -8,7 +8,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from dpo.recipe import DpoRecipe
 from onebase import trainers
-from onebase.errors import RecipeError
+from onebase.errors import BaseError, RecipeError
 from sft.recipe import SftArguments, SftRecipe
 
 SFT: dict[str, Any] = {
@@ -92,6 +92,9 @@ def test_what_switches_such_an_option_off_is_let_through() -> None:
         ({"lr_scheduler_type": "cosine_with_min_lr"}, r"trl\.lr_scheduler_type=cosine_with_min_lr"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, r"trl\.lr_scheduler_type=warmup_stable_decay"),
         ({"gradient_checkpointing_kwargs": {"selective": True}}, r"trl\.gradient_checkpointing_kwargs"),
+        ({"activation_checkpointing_kwargs": {"every_n_layer": 2}}, r"did you mean 'every_n_layers'"),
+        ({"gradient_checkpointing_kwargs": {"every_n_layers": 0}}, r"every_n_layers: expected a whole number"),
+        ({"gradient_checkpointing_kwargs": "all"}, r"trl\.gradient_checkpointing_kwargs: expected keys"),
         ({"router_aux_loss_coef": 0.1}, r"trl\.router_aux_loss_coef"),
         ({"log_level": "loud"}, r"trl\.log_level"),
         ({"dataloader_persistent_workers": True}, r"trl\.dataloader_"),
@@ -106,6 +109,19 @@ def test_what_a_trainer_would_find_when_it_starts_is_found_before(
     with pytest.raises(RecipeError, match=named):
         trainers.rehearse(SFTConfig(**plain, **options), roles)
     assert not (tmp_path / "out").exists()
+
+
+def test_recomputing_is_refused_where_a_model_has_none(zoo_roles: Any, tmp_path: Any) -> None:
+    """As CTRL and JetMoE have none: it would be found when the first step is made."""
+    roles = zoo_roles("llama")
+    plain: dict[str, Any] = {"output_dir": str(tmp_path), "bf16": False, "use_cpu": True, "router_aux_loss_coef": 0.0}
+    trainers.rehearse(SFTConfig(**plain, gradient_checkpointing_kwargs={"every_n_layers": 2}), roles)
+    roles.base.model.supports_gradient_checkpointing = False
+    trainers.rehearse(SFTConfig(**plain, gradient_checkpointing=False), roles)
+    with pytest.raises(RecipeError, match=r"trl\.gradient_checkpointing=true .* for LlamaForCausalLM"):
+        trainers.rehearse(SFTConfig(**plain), roles)
+    with pytest.raises(BaseError, match=r"train\.activation_checkpointing: .* for LlamaForCausalLM"):
+        roles.enable_checkpointing()
 
 
 def test_the_load_balancing_loss_of_experts_is_off_unless_asked_for(zoo_roles: Any, tmp_path: Any) -> None:

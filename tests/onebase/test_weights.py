@@ -5,6 +5,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -114,8 +115,9 @@ def test_a_weight_of_another_shape_is_refused_also_where_it_is_packed(
         lambda content: {**content, "lm_head.weight": content[EMBEDDING].clone()},
         lambda content: {("lm_head.weight" if key == EMBEDDING else key): value for key, value in content.items()},
         beside(model__layers__0__self_attn__rotary_emb__inv_freq=torch.ones(8)),
+        beside(h__0__attn__masked_bias=torch.tensor(-torch.inf), h__0__attn__causal_mask=torch.ones(4).byte()),
     ],
-    ids=["tied", "tied, twice in the file", "tied, as the head alone", "rotary frequencies"],
+    ids=["tied", "tied, twice in the file", "tied, as the head alone", "rotary frequencies", "masks"],
 )
 def test_tied_weights_and_buffers_of_old_are_understood(
     copy: Path, tiny_base_folder: Path, change: Callable[[Weights], Weights]
@@ -147,7 +149,7 @@ def test_numbers_that_are_none_are_refused_by_name(copy: Path, quantization: str
     content = read(copy)
     content[name].view(-1)[-1] = number
     write(copy, content)
-    with pytest.raises(BaseError, match=rf"NaN or infinity in the weights: {name} in model\.safetensors"):
+    with pytest.raises(BaseError, match=rf"NaN or infinity in the weights: {name} in .*/model\.safetensors"):
         load(copy, quantization)
 
 
@@ -160,7 +162,7 @@ def test_every_number_format_is_searched_to_its_end(tmp_path: Path, dtype: torch
         broken = sound.clone()
         broken[place] = torch.nan
         write(tmp_path, {"a": sound, "h.0.attn.bias": broken.clone(), "b": broken}, "broken.safetensors")
-        with pytest.raises(BaseError, match=r"weights: b in broken\.safetensors\."):
+        with pytest.raises(BaseError, match=r"weights: b in .*broken\.safetensors\."):
             weights.require_finite([tmp_path / "broken.safetensors"])
         weights.require_finite([tmp_path / "broken.safetensors"], ignored=["^b$"])
 
@@ -193,6 +195,11 @@ def index_missing(folder: Path) -> None:
 def index_of_another_save(folder: Path) -> None:
     places = in_shards(folder)
     write_index(folder, {**places, "model.layers.9.mlp.up_proj.weight": places[LAST]})
+
+
+def index_without_metadata(folder: Path) -> None:
+    places = in_shards(folder)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
 
 
 def weight_in_two_files(folder: Path) -> None:
@@ -238,6 +245,8 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "twice": (weight_in_two_files, rf"the weight {LAST} is in two files, model-0000"),
     "outside": (index_leads_out, r"names weights outside of its folder: '\.\./away\.safetensors'"),
     "consolidated": (under_another_name("consolidated.safetensors"), r"no \*\.safetensors weights.*consolidated"),
+    "index without metadata": (index_without_metadata, r"holds no 'metadata', which transformers reads"),
+    "config nested too deeply": (replaced("config.json", "[" * 100_000), r"config\.json is not valid JSON"),
     "a variant": (under_another_name("model.fp16.safetensors"), r"no \*\.safetensors weights.*model\.fp16"),
     "pickled": (under_another_name("pytorch_model.bin"), "Pickled weights are not read"),
     "distributed": (under_another_name("shard-00000-model-00001-of-00001.safetensors"), "distributed checkpoint"),
@@ -260,6 +269,36 @@ def test_a_folder_that_is_not_whole_is_refused_everywhere_with_the_same_words(co
             ask()
         told.append(str(error.value))
     assert len(set(told)) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "words"),
+    [
+        ("config.json", {"hidden_act": "no-such"}, r"cannot make the model of .*KeyError: 'no-such'"),
+        ("config.json", {"pad_token_id": 9999}, r"cannot make the model of .*Padding_idx"),
+        ("config.json", {"num_attention_heads": 3}, r"cannot read .*config\.json"),
+        ("config.json", {"dtype": "float99"}, r"cannot read .*config\.json"),
+        ("generation_config.json", {"cache_implementation": "foo"}, r"cannot make the model .*cache_implementation"),
+        ("generation_config.json", {"eos_token_id": [2, 9999]}, r"eos_token_id 9999 of generation_config\.json"),
+        ("tokenizer.json", {"added_tokens": 5}, r"holds no tokenizer that transformers can read \(TypeError"),
+        ("tokenizer.json", {"model": {"type": "Foo"}}, r"holds no tokenizer that transformers can read"),
+        ("tokenizer_config.json", {"tokenizer_class": 5}, r"holds no tokenizer that transformers can read"),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_the_file(
+    copy: Path, file: str, values: dict[str, Any], words: str
+) -> None:
+    content = json.loads((copy / file).read_text())
+    (copy / file).write_text(json.dumps({**content, **values}))
+    with pytest.raises(BaseError, match=words):
+        load(copy)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "[" * 100_000])
+def test_generation_settings_that_are_no_object_are_refused(copy: Path, text: str) -> None:
+    (copy / "generation_config.json").write_text(text)
+    with pytest.raises(BaseError, match=r"generation_config\.json (is not valid JSON|holds list)"):
+        bases.load_tokenizer(section(copy), ChatSection())
 
 
 def test_the_identity_is_that_of_the_files_that_are_loaded(copy: Path) -> None:
