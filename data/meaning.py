@@ -179,7 +179,9 @@ GOOD = (*YES, "good", "up", "thumbs_up", "positive", "safe", "correct", "right",
 GOOD += ("harmless", "unharmful", "pass", "passed", "success")
 BAD = (*NO, "-1", "-1.0", "bad", "down", "thumbs_down", "negative", "unsafe", "incorrect", "wrong", "rejected")
 BAD += ("undesirable", "harmful", "toxic", "fail", "failed", "failure", "poor", "very_poor", "very_bad", "terrible")
-BAD += ("discarded", "deleted", "declined", "dislike", "incomplete", "truncated", "length", "max_tokens", "content_filter")
+BAD += ("discarded", "deleted", "declined", "dislike", "incomplete", "truncated")
+CUT_OFF = ("length", "max_tokens", "content_filter")
+BAD += CUT_OFF
 
 _OTHER = re.compile(r"[^a-z0-9]+")
 _SCORES = re.compile(r"\w+:\d+(?:\.\d+)?(?:,\s*\w+:\d+(?:\.\d+)?)*")
@@ -275,7 +277,7 @@ def check_row(row: Mapping[str, Any], reads: Collection[str], kind: type, origin
             continue
         if group.rule in ("content", "context") or (group.rule == "answer" and kind is not Prompt):
             value = _at(row, key)
-            if is_filled(value) and not _only_a_setting(key, value) and not _is_repeated(row, key, group, (*reads, *SYSTEM)):
+            if is_filled(value) and not _only_a_setting(key, value) and not _is_repeated(row, key, group, reads):
                 raise _not_read(key, value, group, str(origin))
         elif kind is Prompt or group.rule == "answer" or (group.rule == "score" and kind is Ranking):
             continue
@@ -308,8 +310,8 @@ def _is_repeated(row: Mapping[str, Any], key: str, group: Group, reads: Collecti
     parts = list(_texts(_at(value, "text") if labelled else value))
     if not parts or (len(parts) == 1 and len(parts[0]) < 2):  # a letter by itself stands in any text
         return False
-    others = (text for name in reads if name != key and name in row for text in _texts(_at(row, name)))
-    return any(parts[0] in text and _hold_in_order(text, parts) for text in others)
+    read = [name for name in (*reads, *SYSTEM) if name != key and name in row]
+    return any(parts[0] in text and _hold_in_order(text, parts) for name in read for text in _texts(_at(row, name)))
 
 
 def _hold_in_order(text: str, parts: Iterable[str]) -> bool:
@@ -329,7 +331,7 @@ def _texts(value: Any) -> Iterator[str]:
     while waiting:
         inner = waiting.pop()
         if isinstance(inner, Mapping):
-            waiting.extend(reversed(inner.values()))
+            waiting.extend(reversed(list(inner.values())))
         elif isinstance(inner, list | tuple):
             waiting.extend(reversed(inner))
         elif isinstance(inner, str) and inner.strip():

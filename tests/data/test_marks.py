@@ -128,8 +128,8 @@ def test_a_message_that_spells_turn_marks_of_plain_words_is_refused_by_its_place
 def test_a_template_of_one_question_has_no_turns_to_imitate() -> None:
     template = (
         "{% for m in messages %}{% if loop.index0 > 1 %}{{ raise_exception('one question') }}{% endif %}"
-        "{% if m.role == 'user' %}Question: {{ m.content }}\nAnswer:{% else %} {{ m.content }}{{ eos_token }}{% endif %}"
-        "{% endfor %}"
+        "{% if m.role == 'user' %}Question: {{ m.content }}\nAnswer:{% else %} {{ m.content }}{{ eos_token }}"
+        "{% endif %}{% endfor %}"
     )
     tokenizer = chat_formats.tokenizer_of("bytes", template, ("</s>",), end="</s>")
     chat = Chat(tokenizer, frozenset({2}), ChatSection())

@@ -144,7 +144,10 @@ def test_what_a_text_that_is_read_holds_already_is_passed_over_and_nothing_else_
 
 
 def test_what_has_the_name_of_a_verdict_and_is_none_is_passed_over():
-    facets: list[tuple[str, Any]] = [("label", {"ability_en": ["logic"], "cate": []}), ("label", "quality:4,toxicity:0")]
+    facets: list[tuple[str, Any]] = [
+        ("label", {"ability_en": ["logic"], "cate": []}),
+        ("label", "quality:4,toxicity:0"),
+    ]
     for row in (CHAT, SHAREGPT, ALPACA):
         for key, value in facets:
             assert len(read({**row, key: value})[0]) == 1
