@@ -5,7 +5,7 @@ nowhere else; docs/data.md shows it. Upper case, dashes, underscores and spaces 
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -28,6 +28,8 @@ class Group:
     """What to do about a key that is not read."""
     beside_turns: bool = True
     """Whether they count beside a row's texts too, not only within a turn."""
+    repeatable: bool = False
+    """Whether they are passed over where a text that is read holds all of it."""
 
 
 GROUPS = (
@@ -58,6 +60,7 @@ GROUPS = (
             "distractor1",
         ),
         "Write them into the question, and the right one as a text into the answer.",
+        repeatable=True,
     ),
     Group(
         "content",
@@ -82,12 +85,14 @@ GROUPS = (
             *("complex_cot", "analysis_content", "scratchpad"),
         ),
         "Write it into the answer's text as the base's chat template has it, or remove the key.",
+        repeatable=True,
     ),
     Group(
         "context",
         "what a question is about",
         ("context", "contexts", "passage", "passages", "document", "article", "input", "background"),
         "Write it into the prompt (it is passed over where the prompt holds it already), or remove the key.",
+        repeatable=True,
     ),
     Group(
         "verdict",
@@ -105,6 +110,7 @@ GROUPS = (
                 "response_label",
                 "response_harm_label",
             ),
+            *("accept", "keep", "selected", "is_complete", "success", "chosen"),
         ),
     ),
     Group(
@@ -113,12 +119,22 @@ GROUPS = (
         (
             *("is_unsafe", "unsafe", "harmful", "toxic", "flagged", "thumbs_down", "disliked", "downvoted"),
             *("incorrect", "wrong", "undesirable", "bad", "is_rejected", "hallucinated", "hallucination"),
+            *("reject", "rejected", "failed", "spam", "offensive", "dislike", "downvote", "deleted", "discard"),
+            *("discarded", "exclude", "truncated", "incomplete", "cut_off"),
         ),
     ),
     Group(
         "score",
         "how good the answer is",
         ("score", "rating", "reward", "feedback", "quality", "grade", "vote", "correctness", "safety", "outcome"),
+    ),
+    Group(
+        "score",
+        "how the answer ended, and what was said of it",
+        (
+            *("finish_reason", "stop_reason", "status", "result", "human_label", "quality_label", "annotation"),
+            *("response_type", "human_feedback", "user_feedback", "reaction", "helpful", "harmless"),
+        ),
     ),
     Group(
         "learned",
@@ -138,11 +154,17 @@ GROUPS = (
 
 ADJECTIVES: Mapping[str, Rule] = {
     **dict.fromkeys(
-        ("safe", "correct", "good", "valid", "verified", "accepted", "approved", "desirable", "preferred", "chosen"),
+        (
+            *("safe", "correct", "good", "valid", "verified", "accepted", "approved", "desirable", "preferred"),
+            *("chosen", "helpful", "harmless", "successful", "success"),
+        ),
         "verdict",
     ),
     **dict.fromkeys(
-        ("unsafe", "incorrect", "wrong", "bad", "invalid", "rejected", "harmful", "toxic", "undesirable", "flagged"),
+        (
+            *("unsafe", "incorrect", "wrong", "bad", "invalid", "rejected", "harmful", "toxic", "undesirable"),
+            *("flagged", "spam", "offensive", "deleted", "truncated", "failed", "error", "incomplete"),
+        ),
         "fault",
     ),
 }
@@ -156,10 +178,20 @@ NO = ("false", "no", "0", "0.0")
 GOOD = (*YES, "good", "up", "thumbs_up", "positive", "safe", "correct", "right", "accepted", "approved", "desirable")
 GOOD += ("harmless", "unharmful", "pass", "passed", "success")
 BAD = (*NO, "-1", "-1.0", "bad", "down", "thumbs_down", "negative", "unsafe", "incorrect", "wrong", "rejected")
-BAD += ("undesirable", "harmful", "toxic", "fail", "failed", "failure")
+BAD += ("undesirable", "harmful", "toxic", "fail", "failed", "failure", "poor", "very_poor", "very_bad", "terrible")
+BAD += ("discarded", "deleted", "declined", "dislike", "incomplete", "truncated")
+CUT_OFF = ("length", "max_tokens", "content_filter")
+BAD += CUT_OFF
 
 _OTHER = re.compile(r"[^a-z0-9]+")
+_SCORES = re.compile(r"\w+:\d+(?:\.\d+)?(?:,\s*\w+:\d+(?:\.\d+)?)*")
 _HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+SPOKEN = ("content", "value", "text", "answer", "response", "output")
+"""Keys of a turn, or of another part of a row, whose texts are read."""
+
+SYSTEM = ("system", "system_prompt")
+"""Keys that every format reads beside its own."""
 
 NO_DEMONSTRATION = "says that this is not to be imitated"
 
@@ -213,7 +245,7 @@ def refuse_content(entry: Mapping[str, Any], where: str, *, turn: bool = False) 
     turn, which is all text, so that a context beside it is not read either."""
     rules = ("content", "answer", "context") if turn else ("content", "answer")
     for key, group in _listed(tuple(entry)):
-        if group.rule in rules and is_filled(_at(entry, key)):
+        if group.rule in rules and is_filled(_at(entry, key)) and not _is_repeated(entry, key, group, SPOKEN):
             raise _not_read(key, entry[key], group, where)
 
 
@@ -245,7 +277,7 @@ def check_row(row: Mapping[str, Any], reads: Collection[str], kind: type, origin
             continue
         if group.rule in ("content", "context") or (group.rule == "answer" and kind is not Prompt):
             value = _at(row, key)
-            if is_filled(value) and not _only_a_setting(key, value) and not _is_repeated(row, key, value, group):
+            if is_filled(value) and not _only_a_setting(key, value) and not _is_repeated(row, key, group, reads):
                 raise _not_read(key, value, group, str(origin))
         elif kind is Prompt or group.rule == "answer" or (group.rule == "score" and kind is Ranking):
             continue
@@ -269,17 +301,48 @@ def _only_a_setting(key: str, value: Any) -> bool:
     return not any(is_filled(inner) for name, inner in value.items() if name != "enable_thinking")
 
 
-def _is_repeated(row: Mapping[str, Any], key: str, value: Any, group: Group) -> bool:
-    """Whether a context stands in another text of the row as well, which then holds all that there is."""
-    if group.rule != "context" or not isinstance(value, str):
+def _is_repeated(row: Mapping[str, Any], key: str, group: Group, reads: Collection[str]) -> bool:
+    """Whether a text that is read holds all that a context, thoughts or choices say."""
+    if not group.repeatable:
         return False
-    others = (other for name, other in row.items() if name != key and isinstance(other, str))
-    return any(value.strip() in other for other in others)
+    value = _at(row, key)
+    labelled = isinstance(value, Mapping) and "text" in value  # ARC's choices: {text: [...], label: [...]}
+    parts = list(_texts(_at(value, "text") if labelled else value))
+    if not parts or (len(parts) == 1 and len(parts[0]) < 2):  # a letter by itself stands in any text
+        return False
+    read = [name for name in (*reads, *SYSTEM) if name != key and name in row]
+    return any(parts[0] in text and _hold_in_order(text, parts) for name in read for text in _texts(_at(row, name)))
+
+
+def _hold_in_order(text: str, parts: Iterable[str]) -> bool:
+    """Whether these stand in a text as whole words, one behind the other: short choices may stand apart in many."""
+    place = 0
+    for part in parts:
+        where = re.compile(rf"(?<!\w){re.escape(part)}(?!\w)").search(text, place)
+        if where is None:
+            return False
+        place = where.end()
+    return True
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """The texts in a value, stripped; it may be nested as deeply as JSON is read."""
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, Mapping):
+            waiting.extend(reversed(list(inner.values())))
+        elif isinstance(inner, list | tuple):
+            waiting.extend(reversed(inner))
+        elif isinstance(inner, str) and inner.strip():
+            yield inner.strip()
 
 
 def _speaks_for(key: str, value: Any, group: Group, where: str) -> bool:
     """Whether a verdict or a flag leaves an answer to be imitated; DataError when that cannot be told."""
-    if value is None or (not isinstance(value, bool | int | float) and not is_filled(value)) or value != value:
+    if value is None or value != value or _is_blank(value, group):
+        return True
+    if _is_no_verdict(key, value, group):
         return True
     word = _word(value)
     if group.rule == "score":
@@ -303,6 +366,26 @@ def _speaks_for(key: str, value: Any, group: Group, where: str) -> bool:
         f"{where}: '{key}' must be 0 or 1, true or false, found {_shown(value)}. It says {group.name}. Mend it, or "
         "remove the key."
     )
+
+
+def _is_blank(value: Any, group: Group) -> bool:
+    """Whether nothing is said; a list of falses says that answers are wrong, and one of no faults says nothing."""
+    if isinstance(value, bool | int | float) or is_filled(value):
+        return False
+    inner = value.values() if isinstance(value, Mapping) else value
+    return group.rule not in ("verdict", "learned") or all(one is not False for one in inner)
+
+
+def _is_no_verdict(key: str, value: Any, group: Group) -> bool:
+    """What publishers have under the name of a verdict that is none: Infinity-Instruct's `label` is an object of
+    abilities, Daring-Anteater's a text of scores ("quality:4,toxicity:0"), and `rejected` may be a reply."""
+    if group.rule not in ("verdict", "fault"):
+        return False
+    if _plain(key) in ("chosen", "rejected"):
+        return not isinstance(value, bool)
+    if isinstance(value, Mapping):
+        return not any(isinstance(inner, bool | int | float) for inner in value.values())
+    return isinstance(value, str) and _SCORES.fullmatch(value.strip()) is not None
 
 
 def _word(value: Any) -> str:

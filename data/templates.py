@@ -100,12 +100,14 @@ class Template:
         if messages[-1].content == SECOND:
             # Many write more before the last answer than before earlier ones.
             closing += "\0" + self.text(messages[:-1], generation=False).partition(FIRST)[2].partition(ANSWER)[0]
+        # A template that takes one question alone has no turns that a text could imitate.
+        words = (opening.strip(), between.strip()) if messages[-1].content == SECOND else ()
         template: Any = self._tokenizer.chat_template
         return Frame(
             head=head,
             opening=f"{opening}\0{closing}",
             between=between,
-            words=tuple(filter(None, (opening.strip(), between.strip()))),
+            words=tuple(filter(None, words)),
             tools="\0".join(self._with_tools()),
             source=template if isinstance(template, str) else "\0".join(template.values()),
         )

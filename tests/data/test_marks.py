@@ -125,6 +125,17 @@ def test_a_message_that_spells_turn_marks_of_plain_words_is_refused_by_its_place
     assert chat_of("chatml").prompt_ids(conversation(forged))  # to other templates they are words
 
 
+def test_a_template_of_one_question_has_no_turns_to_imitate() -> None:
+    template = (
+        "{% for m in messages %}{% if loop.index0 > 1 %}{{ raise_exception('one question') }}{% endif %}"
+        "{% if m.role == 'user' %}Question: {{ m.content }}\nAnswer:{% else %} {{ m.content }}{{ eos_token }}"
+        "{% endif %}{% endfor %}"
+    )
+    tokenizer = chat_formats.tokenizer_of("bytes", template, ("</s>",), end="</s>")
+    chat = Chat(tokenizer, frozenset({2}), ChatSection())
+    assert chat.prompt_ids(conversation("Write Answer: and a number."))
+
+
 def test_a_spelled_control_token_with_private_characters_is_refused_by_its_place() -> None:
     with pytest.raises(DataError, match=r"rows.jsonl:7: .*control token.*private planes"):
         chat_of("chatml").prompt_ids(conversation("<|im_end|>\U000f0001"))

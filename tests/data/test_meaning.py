@@ -122,7 +122,44 @@ def test_a_context_that_the_prompt_holds_already_is_passed_over():
     assert "'input'" in refusal({"prompt": "What does it do?", "input": "It rains.", "response": "Rain."})
 
 
+def test_what_a_text_that_is_read_holds_already_is_passed_over_and_nothing_else_is():
+    asked = {"role": "user", "content": "Which, by It rains? A) red B) blue sky"}
+    answered = {"role": "assistant", "content": "<think>\nHm, hm.\n</think>\nB"}
+    chat = {"messages": [asked, answered]}
+    beside: list[tuple[str, Any]] = [("context", "It rains"), ("contexts", ["It rains"]), ("reasoning", "Hm, hm.\n")]
+    beside += [("choices", ["red", "blue sky"]), ("options", {"A": "red", "B": "blue sky"})]
+    beside += [("choices", {"text": ["red", "blue sky"], "label": ["A", "B"]}), ("article", "It rains")]
+    for key, value in beside:
+        assert len(read({**chat, key: value})[0]) == 1, (key, value)
+        assert len(read({**chat, key: value}, Prompt)[0]) == 1, (key, value)
+    assert len(read({"messages": [asked, {**answered, "reasoning_content": "Hm, hm."}]})[0]) == 1
+    assert len(read({"inputs": "Q?\nOPTIONS:\n- yes\n- no", "targets": "no", "options": ["yes", "no"]})[0]) == 1
+    apart: list[tuple[str, Any]] = [("choices", ["blue sky", "red"]), ("choices", ["re", "blue"]), ("options", [1, 2])]
+    for key, value in apart:
+        assert f"'{key}'" in refusal({**chat, key: value}), value
+    # A text that is not read holds nothing, nor does a letter.
+    for more in ({"raw": "It snows."}, {"passage": "It snows."}, {"notes": ["It snows."]}):
+        assert "is not read" in refusal({**PLAIN, "context": "It snows.", **more})
+    assert "'context'" in refusal({**PLAIN, "prompt": "Is A right?", "context": "A"})
+
+
+def test_what_has_the_name_of_a_verdict_and_is_none_is_passed_over():
+    facets: list[tuple[str, Any]] = [
+        ("label", {"ability_en": ["logic"], "cate": []}),
+        ("label", "quality:4,toxicity:0"),
+    ]
+    for row in (CHAT, SHAREGPT, ALPACA):
+        for key, value in facets:
+            assert len(read({**row, key: value})[0]) == 1
+        for key in ("chosen", "rejected"):
+            assert len(read({**row, key: "Another reply."})[0]) == 1
+        assert "'label' must be" in refusal({**row, "label": {"good": False}})
+
+
 BAD: list[tuple[str, Any]] = [
+    *((key, False) for key in ("chosen", "keep", "accept", "success", "is_complete", "is_helpful", "helpful")),
+    *((key, True) for key in ("rejected", "truncated", "is_truncated", "deleted", "spam", "discarded", "is_error")),
+    *(("finish_reason", "length"), ("stop_reason", "max_tokens"), ("status", "Discarded"), ("quality", "very poor")),
     *((key, False) for key in ("label", "kto_tag", "is_safe", "is_correct", "isResponse0Safe", "verified", "score")),
     *(("label", value) for value in (0, 0.0, -1, "False", "no", "bad", "thumbs down", "unsafe")),
     *((key, True) for key in ("is_harmful", "unsafe", "toxic", "thumbs-down", "masked", "response_is_wrong")),
@@ -135,6 +172,8 @@ FINE: list[tuple[str, Any]] = [
     *((key, False) for key in ("is_harmful", "unsafe", "toxic", "thumbs_down", "masked", "no_loss")),
     *(("score", 4.5), ("score", -3.2), ("reward", 12), ("feedback", "Well put."), ("weight", 1.0), ("weight", "1")),
     *(("rating", [9.0, 8.0]), ("mask", "User"), ("reasoning", "on")),
+    *(("finish_reason", "stop"), ("status", "finished_successfully"), ("quality", "excellent"), ("truncated", 0)),
+    *(("chosen", True), ("rejected", False)),
 ]
 
 
@@ -154,6 +193,7 @@ def test_an_answer_that_somebody_rejected_is_no_demonstration():
 
 def test_a_verdict_that_cannot_be_read_is_refused():
     beside = [("label", "sports"), ("label", 3), ("is_correct", "B"), ("weight", 0.5), ("train", "maybe")]
+    beside += [("is_correct", [False]), ("verified", [False, False]), ("label", {"good": False})]
     beside += [("kto_tag", [True]), ("loss", 1.37), ("weights", [0, 1]), ("label", 10**400)]
     for row in (CHAT, SHAREGPT, ALPACA):
         for key, value in beside:
