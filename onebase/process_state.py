@@ -63,7 +63,7 @@ def seeded(seed: int) -> Iterator[None]:
         random.seed(seed)
         numpy.random.seed(seed % 2**32)
         # Not torch.manual_seed: it would leave this seed to a GPU that starts later.
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         if devices:
             torch.cuda.manual_seed_all(seed)
         try:
