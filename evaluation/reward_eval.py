@@ -150,10 +150,10 @@ def evaluate(
     """
     from evaluation import reward_plots  # matplotlib, which the reward stage has no use for
 
-    members = read(folders)
     require_outside(out, *folders)
     require_replaceable(out, "report.json", ("stage_sha256",), [f"{name}.svg" for name in reward_plots.FIGURES])
     require_writable(out)
+    members = read(folders)
     recipe = members[FIRST].record.recipe
     seed, limiter = recipe["seed"], Limiter(LimitsSection.model_validate(recipe["limits"]))
     held_out = load_records(rankings or sources(recipe["evaluation"]["rankings"]), Ranking, seed=seed)

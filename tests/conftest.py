@@ -82,8 +82,13 @@ def build_base(folder: Path, *, seed: int, layers: int = 2) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_base(tmp_path_factory.mktemp("base") / "tiny", seed=0)
+def tiny_base_folder(shared_folder: Path) -> Path:
+    """One for all workers: a run that one of them has finished names it, and another may go on with that run."""
+    from filelock import FileLock
+
+    folder = shared_folder / "base" / "tiny"
+    with FileLock(shared_folder / "base.lock"):
+        return folder if folder.exists() else build_base(folder, seed=0)
 
 
 @pytest.fixture(scope="session")
