@@ -42,8 +42,6 @@ DISKS = [
     ("ppo", "full in the adapter", "ENOSPC"),
     ("sft", "full in the tokenizer", "ENOSPC"),
     ("sft", "read-only in the tensors", "EROFS"),
-    ("reward", "read-only in the record", "EROFS"),
-    ("dpo", "read-only at the start", "EROFS"),
     ("reward", "write of a metric row", "EIO"),
     ("dpo", "sync of the checkpoint", "EIO"),
 ]

@@ -149,7 +149,7 @@ def test_numbers_that_are_none_are_refused_by_name(copy: Path, quantization: str
     content = read(copy)
     content[name].view(-1)[-1] = number
     write(copy, content)
-    with pytest.raises(BaseError, match=rf"NaN or infinity in the weights: {name} in .*/model\.safetensors"):
+    with pytest.raises(BaseError, match=rf"NaN or infinity in the weights: {name} in model\.safetensors"):
         load(copy, quantization)
 
 

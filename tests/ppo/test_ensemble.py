@@ -158,7 +158,7 @@ def test_another_ensemble_does_not_go_on_with_the_checkpoints_of_this_one(
     monkeypatch.setattr(ppo_train.stages, "finish", stop)
     with pytest.raises(StoppedError):
         run(make_recipe("checkpoint.every_steps=1", "train.episodes=16"))
-    with pytest.raises(InputError, match="another recipe"):
+    with pytest.raises(InputError, match="would mix two runs: parent reward_3"):
         run(make_recipe("checkpoint.every_steps=1", "train.episodes=16", rewards=other_rewards[:2]))
 
 
