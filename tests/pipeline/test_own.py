@@ -59,11 +59,13 @@ def test_the_recipes_for_data_of_ones_own_run_on_two_files(tiny_base_folder: Pat
     (tmp_path / "rankings.jsonl").write_text("\n".join(map(json.dumps, rows)))
     sizes = ["ppo.train.episodes=256", "ppo.sampling.max_new_tokens=8", "compare.sampling.max_new_tokens=8"]
     base = [f"{name}.base.model={tiny_base_folder}" for name in (*stages.ORDER, chain.COMPARE)]
-    limits = [f"{name}.limits.prompt_tokens=200" for name in (*stages.ORDER, chain.COMPARE)]
+    # Together no more than the tiny base's 512 positions.
+    lengths = ("prompt_tokens=200", "response_tokens=300")
+    limits = [f"{name}.limits.{length}" for name in (*stages.ORDER, chain.COMPARE) for length in lengths]
     command = [sys.executable, "-m", "pipeline", "run", str(ROOT / "recipes" / "own"), *sizes, *base, *limits]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "rows left out: 1 with a response over 512 tokens" in done.stderr
+    assert "rows left out: 1 with a response over 300 tokens" in done.stderr
     summary = json.loads((tmp_path / "runs" / "own" / "summary.json").read_text())
     assert set(summary["models"]) == {"base", "sft", "ppo", "dpo"}
     assert {"reward", "kl_to_sft", "length"} <= set(summary["models"]["ppo"])
