@@ -221,17 +221,31 @@ def _children() -> list[psutil.Process]:
 def _start_in_time(folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any], *, offline: bool) -> Any:
     """A W&B run; DashboardLostError where W&B cannot be imported, ends, or takes longer than START_SECONDS."""
     runs: list[Any] = []
-    others = [psutil.Process(), *_children()]
+    others, given_up = [psutil.Process(), *_children()], threading.Event()
+
+    def start() -> None:
+        runs.append(_start_wandb(folder, stage, track, recipe, offline=offline, given_up=given_up))
+
     try:
-        in_time(lambda: runs.append(_start_wandb(folder, stage, track, recipe, offline=offline)), START_SECONDS)
+        in_time(start, START_SECONDS)
     except KeyboardInterrupt:
         raise
     except BaseException as error:
+        given_up.set()
         raise _lost(error, others) from error
     return runs[0]
 
 
-def _start_wandb(folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any], *, offline: bool) -> Any:
+def _start_wandb(
+    folder: Path,
+    stage: str,
+    track: TrackSection,
+    recipe: Mapping[str, Any],
+    *,
+    offline: bool,
+    given_up: threading.Event,
+) -> Any:
+    """given_up: nobody waits for the run any more, and no other process of W&B's may be started for it."""
     # Before wandb is imported: it reads them then.
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -272,6 +286,8 @@ def _start_wandb(folder: Path, stage: str, track: TrackSection, recipe: Mapping[
     try:
         run = start("online" if online else "offline")
     except Exception as error:  # whatever the network does, the training goes on
+        if given_up.is_set():  # W&B's process was ended, which is why
+            raise
         say(f"W&B cannot be reached ({type(error).__name__}); this run is kept offline.")
         run = start("offline")
     # Our own step: W&B's must only ever grow, and several things are logged at one of ours.

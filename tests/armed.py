@@ -91,17 +91,6 @@ READ_ONLY: dict[str, Place] = {
 }
 """When the disk takes nothing more, until the process ends; files that are open can still be written."""
 
-FOREIGN: dict[str, dict[str, str]] = {
-    "somebody's training": {
-        "checkpoints/step-00000001/weights.pt": "theirs",
-        "adapter/my.bin": "theirs",
-        "tokenizer/my.model": "theirs",
-        "metrics.jsonl": '{"loss": 1}\n',
-    },
-    "somebody's papers": {"chapters/one.txt": "words", "stage.json": '{"stage": "sft"}', ".notes": ""},
-}
-"""What lies in a folder that is given as `out` and is no run's: files by path, with what is in them."""
-
 FAILING: dict[str, tuple[str, str]] = {
     "write of the tensors": ("write", "*/checkpoints/.step-*/.tmp*"),
     "write of the state": ("write", "*/state.json"),

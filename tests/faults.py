@@ -1,6 +1,6 @@
 """Strikes stages at armed points, lets them go on, and compares what comes out with an undisturbed run: bit for bit.
 
-    python tests/faults.py [--stages ppo ...] [--kinds KILL TERM ENOSPC EROFS EIO FOREIGN] [--points ...] [--no-control]
+    python tests/faults.py [--stages ppo ...] [--kinds KILL TERM ENOSPC ...] [--points ...] [--no-control]
     python tests/faults.py --recipes recipes/demo --stages sft --at 13 [--parents runs/demo]
 
 KILL    and then the loss of what was not synced: a power cut (tests/storage.py says how, and what is simulated)
@@ -9,6 +9,8 @@ ENOSPC  a small disk of its own that fills up within a save, or when adapter, to
 EROFS   a disk that takes nothing more: at the start, within a save, or at the end
 EIO     one write or fsync of one file that fails
 FOREIGN somebody else's folder as `out`: refused, all in it as it was; then given away, the run is undisturbed
+CUSTOM  a reward function that exits, hangs or forks in one step of PPO
+WANDB   W&B's own process is missing, ends at once or hangs: a warning, and a run like any other
 
 The control is the KILL rows once more in a program that hashes nothing and syncs nothing, which is patched into the
 forked process: if no run came out broken there, this harness could not see what it is for.
@@ -34,10 +36,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import storage
-from armed import FAILING, FOREIGN, FULL, POINTS, READ_ONLY, WITHIN
-from strikes import ROOT, SIGNALS, Bench, Case, Verdict, intrude, strike, undisturbed
+from armed import FAILING, FULL, POINTS, READ_ONLY, WITHIN
+from strangers import CORE, CUSTOM, FOREIGN, intrude, misbehave, silence
+from strikes import ROOT, SIGNALS, Bench, Case, Verdict, strike, undisturbed
 
 STAGES = ("sft", "reward", "ppo", "dpo")
+STRANGERS = {"FOREIGN": intrude, "CUSTOM": misbehave, "WANDB": silence}
 
 
 def warm_up() -> None:
@@ -79,10 +83,10 @@ def cases(stage: str, given: argparse.Namespace) -> list[Case]:
         own += [Case(stage=stage, point=point, kind="ENOSPC") for point in FULL]
     if "EROFS" in given.kinds and storage.can_mount():
         own += [Case(stage=stage, point=point, kind="EROFS") for point in READ_ONLY]
-    if "FOREIGN" in given.kinds:
-        own += [Case(stage=stage, point=point, kind="FOREIGN") for point in FOREIGN]
     if "EIO" in given.kinds and storage.can_fail():
         own += [Case(stage=stage, point=point, kind="EIO") for point in FAILING]
+    for kind, points in ("FOREIGN", FOREIGN), ("CUSTOM", CUSTOM if stage == "ppo" else ()), ("WANDB", CORE):
+        own += [Case(stage=stage, point=point, kind=kind) for point in points if kind in given.kinds]
     if not given.no_control:
         own += [Case(stage=stage, point=one.point, kind="KILL", control=True) for one in own if one.kind == "KILL"]
     if given.case:
@@ -92,7 +96,7 @@ def cases(stage: str, given: argparse.Namespace) -> list[Case]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    every = (*SIGNALS, "ENOSPC", "EROFS", "EIO", "FOREIGN")
+    every = (*SIGNALS, "ENOSPC", "EROFS", "EIO", *STRANGERS)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
     parser.add_argument("--kinds", nargs="+", choices=every, default=["KILL", "TERM", *every[3:]])
     parser.add_argument("--points", nargs="+", help="only points whose name contains one of these")
@@ -121,7 +125,7 @@ def main() -> int:
             wanted = cases(stage, given)
             expected = undisturbed(stage, bench) if wanted else {}
             for case in wanted:
-                verdicts.append((intrude if case.kind == "FOREIGN" else strike)(case, bench, expected))
+                verdicts.append(STRANGERS.get(case.kind, strike)(case, bench, expected))
                 print(verdicts[-1], flush=True)
     return report(verdicts)
 

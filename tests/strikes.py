@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import storage
-from armed import FAILING, FAILS_FROM, FOREIGN, FULL, POINTS, READ_ONLY, SIZES, WITHIN, Place, arm, find
+from armed import FAILING, FAILS_FROM, FULL, POINTS, READ_ONLY, SIZES, WITHIN, Place, arm, find
 
 ROOT = Path(__file__).resolve().parent.parent
 SIGNALS = ("KILL", "TERM", "INT")
@@ -207,37 +207,6 @@ def disk_verdict(case: Case, code: int, said: str, folder: Path) -> tuple[bool, 
     told = f"{words}: the disk at " in said and " bytes free" in said and "Traceback" not in said
     # What cannot be written can be as little removed.
     return told and code in (0, 1), stands(folder, halves=case.kind == "EROFS")
-
-
-def intrude(case: Case, bench: Bench, expected: Any) -> Verdict:
-    """A run is to go where somebody else's files are; then, where they were, it is undisturbed."""
-    home = bench.home / case.name
-    shutil.rmtree(home, ignore_errors=True)
-    folder, log = home / case.stage, home / "log.txt"
-    for name, text in FOREIGN[case.point].items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    codes, before = list[int](), contents(home)
-    for flags in [], ["--restart"]:
-        command = [*bench.command(case.stage, folder), *flags]
-        codes.append(run_forked(lambda command=command: run_stage(case.stage, command, log)))
-    said = log.read_text()
-    log.unlink()
-    struck = codes == [2, 2] and "no run of Onebase" in said and "Traceback" not in said
-    kept = contents(home) == before
-    folder.rename(home / "theirs")
-    again = run_forked(lambda: run_stage(case.stage, bench.command(case.stage, folder), log))
-    found = outcome(folder) if again == 0 else {}
-    survived, equal = again == 0 and kept, struck and kept and found == expected
-    detail = f"exits {codes}, then {again}{'' if kept else ', their files changed'}"
-    if equal:
-        shutil.rmtree(home)
-    return Verdict(case=case, struck=struck, survived=survived, equal=equal, detail=detail)
-
-
-def contents(folder: Path) -> dict[str, str]:
-    """Every file, by path, and what is in it."""
-    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def arming(case: Case, bench: Bench, disk: Path) -> Callable[[], None]:

@@ -45,7 +45,11 @@ DISKS = [
     ("reward", "write of a metric row", "EIO"),
     ("dpo", "sync of the checkpoint", "EIO"),
 ]
-FOREIGN = ("sft", "somebody's training", "FOREIGN")
+STRANGERS = [
+    ("sft", "somebody's training", "FOREIGN"),
+    ("ppo", "a reward function hangs", "CUSTOM"),
+    ("sft", "W&B's program ends", "WANDB"),
+]
 CONTROL = ("reward", "last step", "CONTROL")
 
 
@@ -68,7 +72,7 @@ def printed(
     finish_run: Callable[[str], Path], tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[tuple[str, str, str], str]:
     """What the harness says of each case; in a process of its own: cases are forked, and pytest's should not be."""
-    cases = [part for case in (*SIX, *HALVES, *DISKS, FOREIGN, CONTROL) for part in ("--case", *case)]
+    cases = [part for case in (*SIX, *HALVES, *DISKS, *STRANGERS, CONTROL) for part in ("--case", *case)]
     ready = map(str, (tiny_base_folder, finish_run("fp32"), tmp_path_factory.mktemp("faults")))
     command = [sys.executable, "tests/faults.py", "--ready", *ready, *cases]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -101,8 +105,11 @@ def test_a_disk_that_is_full_or_fails_costs_no_checkpoint_and_no_bit(
     assert printed[stage, point, kind] == "struck, equal"
 
 
-def test_somebody_elses_folder_is_refused_and_left_as_it_is(printed: dict[tuple[str, str, str], str]) -> None:
-    assert printed[FOREIGN] == "struck, equal"
+@pytest.mark.parametrize(("stage", "point", "kind"), STRANGERS)
+def test_a_run_and_what_somebody_else_put_in_its_way_come_to_no_harm(
+    printed: dict[tuple[str, str, str], str], stage: str, point: str, kind: str
+) -> None:
+    assert printed[stage, point, kind] == "struck, equal"
 
 
 def test_the_harness_sees_a_run_break_when_nothing_is_synced_or_verified(

@@ -141,6 +141,7 @@ CORE = {
 
 BROKEN = """
 import sys
+import time
 from pathlib import Path
 import psutil
 import wandb.sdk.lib.service.service_process as service
@@ -158,6 +159,7 @@ with Tracker(folder, "sft", TrackSection(wandb="offline"), {"seed": 0}) as track
     tracker.table("samples", ["prompt"], [["why?"]])
     tracker.alert("a title", "a text", step=2)
     tracker.summarise({"sft/loss": 2.0})
+time.sleep(1.0)  # a thread that was given up must not start another process
 print("LEFT BEHIND", [child.cmdline() for child in psutil.Process().children(recursive=True)])
 """
 

@@ -298,6 +298,7 @@ def test_a_terminal_that_is_gone_is_let_go_of_and_the_state_is_saved(tmp_path: P
         "from onebase.command import guarded\n"
         "from onebase.recipes import TrackSection\n"
         "from onebase.session import Session\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # these tests may run under nohup
         "def work():\n"
         f"    with Session(Path({str(tmp_path / 'ppo')!r}), 'ppo', track=TrackSection(wandb='off'),\n"
         "        checkpoint=CheckpointSection(), recipe={}, state_bytes=4096) as session:\n"
