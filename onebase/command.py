@@ -156,8 +156,7 @@ def _guarded(work: Callable[[], None]) -> int:
         with unasked():
             work()
     except InputError as error:
-        follows = (f"{note[:1].upper()}{note[1:]}." for note in _notes_of(error))
-        say(" ".join([f"error: {error}", *follows]))
+        say(_sentences(f"error: {error}", *_notes_of(error)))
         return 2
     except Interrupted as interruption:
         say("; ".join(["stopped", *_notes_of(interruption)]))
@@ -172,8 +171,7 @@ def _guarded(work: Callable[[], None]) -> int:
     except NobodyReadsError:
         return 128 + signal.SIGPIPE  # as of any program whose reader has what it wanted
     except DiskError as error:
-        follows = "; then ".join([MENDS.get(error.errno or 0, "Mend that"), *_notes_of(error)])
-        say(f"error: {error}. {follows}.")
+        say(_sentences(f"error: {error}.", MENDS.get(error.errno or 0, "Mend that"), *_notes_of(error)))
         return 1
     except OSError as error:
         mend = MENDS.get(error.errno or 0)
@@ -202,6 +200,10 @@ MENDS = {
 
 def _notes_of(error: BaseException) -> list[str]:
     return getattr(error, "__notes__", [])
+
+
+def _sentences(first: str, *notes: str) -> str:
+    return " ".join([first, *(f"{note[:1].upper()}{note[1:]}." for note in notes)])
 
 
 def _make_way(stage: str, out: Path, restart: bool) -> None:

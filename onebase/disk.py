@@ -13,6 +13,9 @@ from safetensors import SafetensorError
 class DiskError(OSError):
     """A disk is full, fails or takes nothing. The message names the disk and its bytes, or the file."""
 
+    def __str__(self) -> str:
+        return str(self.strerror)  # OSError puts "[Errno 28]" before it
+
 
 def as_disk_error(error: BaseException, folder: Path, *, needed: int | None = None) -> DiskError | None:
     """What to say where `error` came from the disk that holds `folder`; None where it is about something else.

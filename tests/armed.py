@@ -7,6 +7,9 @@ from typing import Any
 Place = tuple[str, str, int]
 """module:attribute, before or after the call, and at which of its calls."""
 
+TRIED = 5
+"""Draws before a run begins: every stage tries its base first."""
+
 SAVES: dict[str, Place] = {
     "save, after the first file": ("onebase.checkpoint:save_file", "after", 2),
     "save, before the manifest": ("onebase.checkpoint:canonical", "before", 5),
@@ -28,7 +31,7 @@ TRL: dict[str, Place] = {
     "epoch end": ("transformers.trainer_callback:CallbackHandler.on_epoch_end", "before", 1),
     "last step": ("transformers:Trainer.training_step", "before", 4),
     "inside an evaluation": ("transformers.trainer_callback:CallbackHandler.on_prediction_step", "before", 2),
-    "generation": ("onebase.decoding:draw", "before", 5),
+    "generation": ("onebase.decoding:draw", "before", TRIED + 5),
 }
 POINTS: dict[str, dict[str, Place]] = {
     "sft": {**TRL, **TRAINING, **SAVES},
@@ -44,8 +47,8 @@ POINTS: dict[str, dict[str, Place]] = {
         **SAVES,
     },
     "ppo": {
-        "start": ("onebase.decoding:draw", "before", 3),
-        "inside a rollout": ("onebase.decoding:draw", "before", 16),
+        "start": ("onebase.decoding:draw", "before", TRIED + 3),
+        "inside a rollout": ("onebase.decoding:draw", "before", TRIED + 16),
         "reference": ("ppo.rollout:logprobs", "before", 2),
         "reward": ("ppo.scores:member_scores", "before", 2),
         "value": ("ppo.rollout:token_values", "before", 2),
