@@ -213,7 +213,7 @@ def lose(folder: Path, log: Path, case: str) -> list[str]:
     for entry in reversed(renames):
         source, target = Path(entry["source"]), Path(entry["target"])
         if target.exists() and not source.exists() and draw.random() < 0.5:
-            source.parent.mkdir(exist_ok=True)  # it was removed after it had become empty, which is lost with the rename
+            source.parent.mkdir(exist_ok=True)  # its removal, once it was empty, is lost as well
             target.rename(source)
             lost.append(f"the rename to {target.name}")
     return lost
