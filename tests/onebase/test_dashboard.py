@@ -36,7 +36,7 @@ folder, fate = Path(sys.argv[1]), sys.argv[2]
 folder.mkdir(parents=True)
 with Tracker(folder, "sft", TrackSection(wandb="online"), {"seed": 0}) as tracker:
     for step in range(20):
-        if step == 10 and fate == "server":
+        if step == 10 and fate in ("server", "key"):
             sys.stdout.write("lose\\n")
             sys.stdout.flush()
             sys.stdin.readline()
@@ -44,7 +44,7 @@ with Tracker(folder, "sft", TrackSection(wandb="online"), {"seed": 0}) as tracke
             for child in psutil.Process().children():
                 child.kill()
         tracker.log(step, {"sft/loss": float(step)})
-    if fate == "process":  # our server knows nothing of artifacts
+    if fate in ("key", "process"):  # our server knows nothing of artifacts
         tracker.table("samples", ["prompt"], [["why?"]])
     tracker.summarise({"sft/loss": 19.0})
 """
@@ -110,16 +110,22 @@ def server() -> Iterator[Server]:
 
 
 def run_stage(folder: Path, url: str, fate: str, server: Server | None = None) -> tuple[int, str]:
-    """A run of 20 steps; exit code and what it said. The time limit is there for a run that never ends."""
+    """A run of 20 steps; exit code and what it said. The time limit is there for a run that never ends.
+
+    fate: what is lost midway. The server is silent from then on, or knows the key no more.
+    """
     # Without what this process has set, such as the address of its own W&B process.
     own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     environment = {**own, "WANDB_BASE_URL": url, "WANDB_API_KEY": "a" * 40}
     command = [sys.executable, "-c", STAGE, str(folder), fate]
     with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True, env=environment) as process:
-        if fate == "server":
+        if fate in ("server", "key"):
             assert process.stdout is not None and process.stdin is not None and server is not None
             assert process.stdout.readline() == "lose\n"
-            server.silent.set()
+            if fate == "server":
+                server.silent.set()
+            else:
+                server.status = 401
             process.stdin.write("lost\n")
             process.stdin.flush()
         try:
@@ -216,7 +222,7 @@ def test_a_server_that_answers_gets_the_run(tmp_path: Path, server: Server) -> N
     assert not list(tmp_path.glob("sft/wandb/offline-run-*"))
 
 
-@pytest.mark.parametrize("fate", ["server", "process"])
+@pytest.mark.parametrize("fate", ["server", "key", "process"])
 def test_a_run_whose_dashboard_is_lost_midway_ends_with_every_row_in_an_offline_run(
     tmp_path: Path, server: Server, fate: str
 ) -> None:
