@@ -228,11 +228,12 @@ def _start_in_time(folder: Path, stage: str, track: TrackSection, recipe: Mappin
 
     try:
         in_time(start, START_SECONDS)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
         given_up.set()
-        raise _lost(error, others) from error
+        lost = _lost(error, others)
+        if isinstance(error, KeyboardInterrupt):  # the user does not want to wait; nor would our exit wait
+            raise
+        raise lost from error
     return runs[0]
 
 

@@ -7,15 +7,18 @@ import asyncio
 import http.server
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 
 from onebase import dashboard
@@ -138,7 +141,7 @@ def run_stage(folder: Path, url: str, fate: str, server: Server | None = None) -
 
 CORE = {
     "exits": "#!/bin/sh\nexit 3\n",
-    "hangs": "#!/bin/sh\nexec sleep 300\n",
+    "hangs": '#!/bin/sh\nexec tail -f "$0"\n',
     "talks nonsense": "#!/bin/sh\nwhile [ $1 != --port-filename ]; do shift; done\necho nonsense >$2; exec sleep 300\n",
     "is missing": None,
     "is no program": "not a program",
@@ -188,6 +191,33 @@ def test_a_dashboard_that_cannot_start_costs_a_warning(tmp_path: Path, core: str
     assert "Traceback" not in done.stderr
     assert "LEFT BEHIND []" in done.stdout
     assert rows(tmp_path / "sft") == [0, 1, 2]
+
+
+def test_who_does_not_wait_for_a_dashboard_that_hangs_ends_at_once_and_leaves_no_process(tmp_path: Path) -> None:
+    program = tmp_path / "wandb-core"
+    program.write_text(str(CORE["hangs"]))
+    program.chmod(0o755)
+
+    def ours() -> list[psutil.Process]:
+        return [one for one in psutil.process_iter(["cmdline"]) if str(program) in (one.info["cmdline"] or [])]
+
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    code = BROKEN.replace("START_SECONDS = 4.0", "START_SECONDS = 300.0")
+    command = [sys.executable, "-c", f"import signal; signal.signal(2, signal.default_int_handler)\n{code}"]
+    child = subprocess.Popen(
+        [*command, str(tmp_path / "sft"), str(program)], stdout=subprocess.DEVNULL, env=environment
+    )
+    try:
+        while len(ours()) < 2:  # the child's own command line, and the program's
+            assert child.poll() is None
+            time.sleep(0.1)
+        child.send_signal(signal.SIGINT)
+        child.wait(timeout=60)
+        assert ours() == []
+    finally:
+        child.kill()
+        for one in ours():
+            one.kill()
 
 
 @pytest.mark.parametrize("mode", ["disabled", "offline"])
