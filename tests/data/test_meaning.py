@@ -213,9 +213,12 @@ def test_a_turn_that_is_marked_is_shown_and_not_learned():
             asked, answered = turns
             again = {**answered, names[1]: "Again.", key: not value if isinstance(value, bool) else 1}
             system = {names[0]: "system", names[1]: "", key: None}
-            found, _ = read({holder: [system, asked, {**answered, key: value}, asked, again], "system": "Be brief."})
-            assert [one.response for one in found] == ["Again."], (key, value)
-            assert Message("assistant", "Hello.") in found[0].prompt.messages
+            said = [asked, {**answered, key: value}, asked, again]
+            beside = {"system": "Be brief."}
+            for row in ({holder: [system, *said], **beside}, {holder: said, **beside}, {holder: [system, *said]}):
+                found, _ = read(row)
+                assert [one.response for one in found] == ["Again."], (key, value)
+                assert Message("assistant", "Hello.") in found[0].prompt.messages
             assert "nothing to imitate" in refusal({holder: [asked, {**answered, key: value}]})
         instances = [{"input": "b", "output": "b", key: value}, {"input": "c", "output": "c"}]
         found, left_out = read({"instruction": "Sort.", "instances": instances})
