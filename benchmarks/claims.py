@@ -34,8 +34,9 @@ from pydantic import ValidationError
 
 DATA = Path("docs/results/data")
 DOCUMENTS = ("README.md", "docs/performance.md", "docs/reliability.md", "docs/results*.md", "docs/results/**/*.md")
+VERSIONED = "trl|Python|torch|transformers|peft|accelerate|datasets|bitsandbytes|CUDA|vLLM|version"
 PLAIN = re.compile(
-    r"`[^`]*`|\]\([^)]*\)|https?://\S+|<!--.*?-->|95\s%|\b(?:trl|TRL|Python|torch)(?:'s)?\s\d+(?:\.\d+)+", re.DOTALL
+    rf"`[^`]*`|\]\([^)]*\)|https?://\S+|<!--.*?-->|95\s%|(?i:\b(?:{VERSIONED})(?:'s)?)\s\d+(?:\.\d+)+", re.DOTALL
 )
 """What holds no measured number."""
 

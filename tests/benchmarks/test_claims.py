@@ -150,7 +150,7 @@ def test_a_new_number_needs_a_home(
     [
         "KL weight `0.2`, rate `2e-4` or 2e-4",
         "mean and 95 % bootstrap interval",
-        "Python 3.11 and trl 1.12's trainer; SmolLM2-135M, Qwen2.5-0.5B, Apache-2.0",
+        "Python 3.11, trl 1.12's trainer, Transformers 5.23, version 1.2.3; SmolLM2-135M, Qwen2.5-0.5B, Apache-2.0",
         "208 prompts, seeds 0 and 1, 24 GB, 8,192 episodes, K = 4",
         "[arXiv](https://arxiv.org/abs/2306.01693) and https://example.org/1.5",
         "    python train.py rate=0.5\n\n```\n0.5\n\n0.6\n```",
