@@ -13,7 +13,7 @@ FAST_TESTS := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -
 # One thread a process, for two run at once. `OMP_NUM_THREADS=2 make test` tries two.
 test test-avx2: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-avx2 prove check lint types layers mutants faults audit clean
+.PHONY: demo test test-avx2 prove check lint claims types layers mutants faults audit clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Onebase needs Python 3.11 or newer; pass one with make PYTHON=python3.11")'
@@ -48,6 +48,11 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/ignores.py
+	$(BIN)/python benchmarks/claims.py --quiet
+
+# Every measured number of README and docs/results, docs/performance and docs/reliability, with the file that it is from.
+claims: $(STAMP)
+	$(BIN)/python benchmarks/claims.py
 
 types: $(STAMP)
 	$(BIN)/pyright --pythonpath $(BIN)/python

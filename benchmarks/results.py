@@ -1,33 +1,28 @@
-"""Run a folder of recipes with several seeds, unchanged otherwise, and print the tables of docs/results.md.
+"""Run a folder of recipes with several seeds, unchanged otherwise, and print the tables of docs/results.
 
-    python benchmarks/results.py recipes/demo --seeds 0 1 2 --override compare.sampling.batch=16
+    python benchmarks/results.py recipes/demo --seeds 0 1 2 --json docs/results/data/demo.json
 
 Each seed is a run of its own (runs/NAME-SEED). A finished stage is not run again and a stopped one goes on, so the
 command can be repeated; --report prints what there is and runs nothing. Every figure comes out of the runs'
-summary.json and the reward stages' report.json.
+summary.json and the reward stages' report.json. With --json it is a home of figures (benchmarks/claims.py): the next
+`claims.py --write` puts its tables into the documents, and names what their text says otherwise.
 """
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from homes import Home, Run, Table, markdown
+
 from pipeline import chain
 
-METRICS = (
-    "correctness",
-    "form",
-    "check",
-    "reward",
-    "sampled_check",
-    "sampled_reward",
-    "kl_to_sft",
-    "length",
-    "lm_loss",
-)
+PAIRED = ("correctness", "form", "check", "reward", "sampled_check", "sampled_reward")
+LIKELIEST = ("correctness", "form", "check", "reward")
 WORST = 3
 """Flaw classes that are shown by name: those that the reward model ranks worst."""
 
@@ -39,6 +34,7 @@ def main() -> int:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--override", action="append", default=[], help="given to `onebase run`; may be repeated")
+    parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     folders = {seed: given.runs_dir / f"{given.recipes.name}-{seed}" for seed in given.seeds}
     for seed, folder in folders.items():
@@ -47,10 +43,19 @@ def main() -> int:
             if code:
                 return code
     found = {seed: json.loads((folder / "summary.json").read_text("utf-8")) for seed, folder in folders.items()}
-    print("\n".join([*provenance(found), "", *models(found, None), "", *differences(found, None), ""]))
-    for source in sorted({source for one in found.values() for source in one["by_source"]}):
-        print("\n".join([*models(found, source), "", *differences(found, source), ""]))
-    print("\n".join([*language(found), *rewards(folders), "", *costs(found)]))
+    values = collect(found, folders)
+    said = ["python", "benchmarks/results.py", str(given.recipes), "--seeds", *map(str, given.seeds)]
+    said += [word for override in given.override for word in ("--override", override)]
+    # Through its text, so that what is printed is what the documents will show.
+    home = Home(
+        command=[shlex.join(said)], runs=provenance(found), values=values, tables=tables(values, given.seeds[0])
+    )
+    home = Home.parse(home.dump())
+    print("\n".join(markdown(home.render_runs())))
+    for name in home.tables:
+        print("\n".join(["", f"{name}:", "", *markdown(home.render(name))]))
+    if given.json:
+        given.json.write_text(home.dump(), encoding="utf-8")
     return 0
 
 
@@ -61,101 +66,108 @@ def command(recipes: Path, seed: int, folder: Path, overrides: Sequence[str] = (
     return [sys.executable, "-m", "pipeline", "run", str(recipes), *own, *overrides]
 
 
-def provenance(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
+def provenance(found: Mapping[int, Mapping[str, Any]]) -> list[Run]:
+    runs: list[Run] = []
     for seed, one in found.items():
         changed = ", with local changes" if one["git"].get("dirty") else ""
-        yield (
-            f"Seed {seed}: commit {str(one['git'].get('commit'))[:7]}{changed}; {one['machine']['cores']} cores, "
-            f"{one['machine']['device']}; {one['prompts']} held-out prompts."
-        )
+        machine = f"{one['machine']['cores']} cores, {one['machine']['device']}; {one['prompts']} held-out prompts"
+        runs.append(Run(seeds=[seed], commit=str(one["git"].get("commit"))[:7] + changed, machine=machine))
+    return runs
 
 
-def models(found: Mapping[int, Mapping[str, Any]], source: str | None) -> Iterable[str]:
-    """Every model of every seed, on all prompts (None) or on those of a source."""
-    rows = [(seed, name, row) for seed, one in found.items() for name, row in in_order(part(one, source)["models"])]
-    shown = [metric for metric in METRICS if any(metric in row for *_, row in rows)]
-    yield f"| prompts | seed | model | {' | '.join(shown)} |"
-    yield "|---|---|---|" + "---|" * len(shown)
-    for seed, name, row in rows:
-        yield f"| {short(source)} | {seed} | {name} | {' | '.join(cell(row.get(metric)) for metric in shown)} |"
-
-
-def differences(found: Mapping[int, Mapping[str, Any]], source: str | None) -> Iterable[str]:
-    """Paired by prompt; bold where the interval does not hold 0."""
-    shown = [name for name in METRICS if name not in ("kl_to_sft", "length", "lm_loss")]
-    yield f"| prompts | seed | paired difference | {' | '.join(shown)} |"
-    yield "|---|---|---|" + "---|" * len(shown)
-    for seed, one in found.items():
-        for name, row in part(one, source)["differences"].items():
-            cells = " | ".join(cell(row.get(metric), sign=True) for metric in shown)
-            yield f"| {short(source)} | {seed} | {name} | {cells} |"
-
-
-def part(one: Mapping[str, Any], source: str | None) -> Mapping[str, Any]:
-    return one if source is None else one["by_source"].get(source, {"models": {}, "differences": {}})
-
-
-def language(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
-    """Loss of texts that are no tasks, where the comparison has some; paired over SFT and, of a variant, over PPO."""
-    rows = [
-        f"| {seed} | {model} | {cell(row['lm_loss'], digits=3)} | {' | '.join(_losses_over(one, model))} |"
-        for seed, one in found.items()
-        for model, row in in_order(one["models"])
-        if "lm_loss" in row
-    ]
-    head = ["| seed | model | LM loss, nats a token | over SFT | over PPO |", "|---|---|---|---|---|"]
-    return [*head, *rows, ""] if rows else []
-
-
-def _losses_over(one: Mapping[str, Any], model: str) -> Iterable[str]:
-    for before in ("sft", "ppo"):
-        yield cell(one["differences"].get(f"{model} over {before}", {}).get("lm_loss"), sign=True, digits=3)
-
-
-def rewards(folders: Mapping[int, Path]) -> Iterable[str]:
-    """The reward models: accuracy on held-out pairs, the classes of flaws that they rank worst, and the baselines."""
-    yield "| seed | reward accuracy | lowest classes of flaws | longer wins | bag of words |"
-    yield "|---|---|---|---|---|"
-    for seed, folder in folders.items():
-        path = folder / "reward" / "report.json"
-        if not path.is_file():
-            continue
-        report = json.loads(path.read_text("utf-8"))
-        classes = {
-            label: one["put_below_a_better_one"]
-            for label, one in report["by_label"].items()
-            if isinstance(one, Mapping) and "mean" in one.get("put_below_a_better_one", {})
+def collect(found: Mapping[int, Mapping[str, Any]], folders: Mapping[int, Path]) -> dict[str, Any]:
+    """All figures: of models and differences by prompts (all, then each source), seed and name."""
+    sources = sorted({source for one in found.values() for source in one["by_source"]})
+    parts = {"all": found} | {
+        source.rpartition("/")[2]: {
+            seed: one["by_source"].get(source, {"models": {}, "differences": {}}) for seed, one in found.items()
         }
-        worst = sorted(classes, key=lambda label: classes[label]["mean"])[:WORST]
-        named = ", ".join(f"{label} {cell(classes[label])}" for label in worst)
-        baselines = [cell(report["baselines"][name].get("accuracy")) for name in ("longer wins", "bag of words")]
-        yield f"| {seed} | {cell(report['accuracy'])} | {named} | {' | '.join(baselines)} |"
+        for source in sources
+    }
+    return {
+        "models": {
+            prompts: {str(seed): dict(in_order(one["models"])) for seed, one in part.items()}
+            for prompts, part in parts.items()
+        },
+        "differences": {
+            prompts: {str(seed): one["differences"] for seed, one in part.items()} for prompts, part in parts.items()
+        },
+        "language": {str(seed): language(one) for seed, one in found.items()},
+        "rewards": {str(seed): rewards(folder) for seed, folder in folders.items()},
+        "costs": {
+            str(seed): {
+                stage: {"seconds": cost["seconds"], "GiB": cost["peak_rss_bytes"] / 2**30}
+                for stage, cost in one["stages"].items()
+            }
+            for seed, one in found.items()
+        },
+    }
 
 
-def costs(found: Mapping[int, Mapping[str, Any]]) -> Iterable[str]:
-    yield "| seed | stage | seconds | peak memory, GiB |"
-    yield "|---|---|---|---|"
-    for seed, one in found.items():
-        for stage, cost in one["stages"].items():
-            yield f"| {seed} | {stage} | {cost['seconds']:.0f} | {cost['peak_rss_bytes'] / 2**30:.2f} |"
+def language(one: Mapping[str, Any]) -> dict[str, Any]:
+    """Loss of texts that are no tasks, where the comparison has some; paired over SFT and, of a variant, over PPO."""
+    found: dict[str, Any] = {}
+    for model, row in in_order(one["models"]):
+        if "lm_loss" in row:
+            over = {f"over {before}": one["differences"].get(f"{model} over {before}", {}) for before in ("sft", "ppo")}
+            known = {name: difference["lm_loss"] for name, difference in over.items() if "lm_loss" in difference}
+            found[model] = {"loss": row["lm_loss"], **known}
+    return found
+
+
+def rewards(folder: Path) -> dict[str, Any]:
+    """A reward model: accuracy on held-out pairs, the classes of flaws that it ranks worst, and the baselines."""
+    path = folder / "reward" / "report.json"
+    if not path.is_file():
+        return {}
+    report = json.loads(path.read_text("utf-8"))
+    classes = {
+        label: one["put_below_a_better_one"]
+        for label, one in report["by_label"].items()
+        if isinstance(one, Mapping) and "mean" in one.get("put_below_a_better_one", {})
+    }
+    worst = sorted(classes, key=lambda label: classes[label]["mean"])[:WORST]
+    baselines = {name: report["baselines"][name].get("accuracy") for name in ("longer wins", "bag of words")}
+    found = {"accuracy": report["accuracy"], "lowest": {label: classes[label] for label in worst}, **baselines}
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def tables(values: Mapping[str, Any], first: int) -> dict[str, Table]:
+    """Each is shown as far as there are values. first: the seed of the tables that show one."""
+    said: dict[str, Table] = {}
+    for prompts in values["models"]:
+        place = {"prompts": "@1", "seed": "@2"}
+        shown = {name: f"{name}|.2f" for name in (*PAIRED, "kl_to_sft", "length")}
+        said[f"models {prompts}"] = Table(rows=[f"models/{prompts}/*/*"], columns={**place, "model": "@3", **shown})
+        changes = {"paired difference": "@3", **{name: f"{name}|+.2f" for name in PAIRED}}
+        said[f"differences {prompts}"] = Table(rows=[f"differences/{prompts}/*/*"], columns={**place, **changes})
+    over = {**{name: f"{name}|+.2f" for name in (*PAIRED[2:], "kl_to_sft", "length")}, "lm_loss": "lm_loss|+.3f"}
+    for before in ("sft", "ppo"):
+        columns = {"seed": "@2", "paired difference": "@3", **over}
+        said[f"over {before}"] = Table(rows=[f"differences/all/*/* over {before}"], columns=columns)
+    greedy = {
+        **{name: f"{name}|.2f" for name in LIKELIEST},
+        "tokens": "length/mean|.1f",
+        "stopped": "stop_rate/mean|.2f",
+    }
+    drawn = {**{name: f"sampled_{name}|.2f" for name in LIKELIEST}, "KL to SFT, nats": "kl_to_sft|.2f"}
+    rows = [f"models/all/{first}/*"]
+    said["likeliest"] = Table(rows=rows, columns={"likeliest response": "@3", **greedy})
+    said["sampled"] = Table(rows=rows, columns={"sampled, temperature 1": "@3", **drawn})
+    loss = {"LM loss, nats a token": "loss|.3f", "over SFT": "over sft|+.3f", "over PPO": "over ppo|+.3f"}
+    said["language"] = Table(rows=["language/*/*"], columns={"seed": "@1", "model": "@2", **loss})
+    flaws = {"reward accuracy": "accuracy|.2f", "lowest classes of flaws": "lowest|.2f"}
+    baselines = {name: f"{name}|.2f" for name in ("longer wins", "bag of words")}
+    said["rewards"] = Table(rows=["rewards/*"], columns={"seed": "@1", **flaws, **baselines})
+    cost = {"seconds": "seconds|.0f", "peak memory, GiB": "GiB|.2f"}
+    said["costs"] = Table(rows=["costs/*/*"], columns={"seed": "@1", "stage": "@2", **cost})
+    return said
 
 
 def in_order(models: Mapping[str, Any]) -> list[tuple[str, Any]]:
     """The base, SFT, then what came out of it by name."""
     first = {"base": 0, "sft": 1}
     return sorted(models.items(), key=lambda item: (first.get(item[0], len(first)), item[0]))
-
-
-def short(source: str | None) -> str:
-    return "all" if source is None else source.rpartition("/")[2]
-
-
-def cell(estimate: Mapping[str, float] | None, *, sign: bool = False, digits: int = 2) -> str:
-    if estimate is None:
-        return ""
-    form = "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]" if sign else "{:.{d}f} [{:.{d}f}, {:.{d}f}]"
-    text = form.format(estimate["mean"], estimate["low"], estimate["high"], d=digits)
-    return f"**{text}**" if sign and (estimate["low"] > 0 or estimate["high"] < 0) else text
 
 
 if __name__ == "__main__":

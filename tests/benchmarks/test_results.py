@@ -1,4 +1,4 @@
-"""What the tables of docs/results.md are made of."""
+"""What the tables of docs/results are made of."""
 
 import importlib
 import json
@@ -67,11 +67,12 @@ def test_the_report_shows_every_seed_and_marks_intervals_without_zero(
     results: ModuleType, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given = ["results.py", "recipes/demo", "--seeds", "0", "1", "--override", "sft.seed=1", "--report"]
-    monkeypatch.setattr("sys.argv", [*given, "--runs-dir", str(runs)])
+    written = runs / "demo.json"
+    monkeypatch.setattr("sys.argv", [*given, "--runs-dir", str(runs), "--json", str(written)])
     assert results.main() == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "Seed 0: commit abcdef0; 2 cores, cpu; 208 held-out prompts." in lines
-    assert "Seed 1: commit abcdef0, with local changes; 2 cores, cpu; 208 held-out prompts." in lines
+    assert "| 0 | abcdef0 | 2 cores, cpu; 208 held-out prompts |" in lines
+    assert "| 1 | abcdef0, with local changes | 2 cores, cpu; 208 held-out prompts |" in lines
 
     def differences(prompts: str, seed: int) -> list[str]:
         begin = f"| {prompts} | {seed} | ppo over sft |"
@@ -85,13 +86,21 @@ def test_the_report_shows_every_seed_and_marks_intervals_without_zero(
     assert lines[place + 1] == ptx
     named = [line.split("|")[3].strip() for line in lines if line.startswith("| heldout-families | 0 |")]
     assert named[:4] == ["base", "sft", "ppo", "ppo-ptx"]
-    assert "| all | 0 | ppo | 0.75 [0.65, 0.85] |  |" in lines
-    assert "| all | 0 | ppo-ptx |  | 2.50 [2.40, 2.60] |" in lines
+    assert "| all | 0 | ppo | 0.75 [0.65, 0.85] |" in lines
+    assert "| all | 0 | ppo-ptx |  |" in lines
+    assert "| 0 | ppo-ptx over ppo | -0.050 [-0.150, +0.050] |" in lines
     worst = "flaw 6 0.60 [0.50, 0.70], flaw 7 0.70 [0.60, 0.80], flaw 8 0.80 [0.70, 0.90]"
     assert f"| 0 | 0.80 [0.70, 0.90] | {worst} | 0.50 [0.40, 0.60] | 0.60 [0.50, 0.70] |" in lines
     assert [line for line in lines if line.endswith("| sft | 61 | 3.00 |")] == [
         f"| {n} | sft | 61 | 3.00 |" for n in (0, 1)
     ]
+    # What is written is a home of figures, whose tables are those that were printed.
+    home = importlib.import_module("homes").Home.parse(written.read_text())
+    assert home.command == ["python benchmarks/results.py recipes/demo --seeds 0 1 --override sft.seed=1"]
+    assert [(run.seeds, run.commit) for run in home.runs] == [([0], "abcdef0"), ([1], "abcdef0, with local changes")]
+    assert float(home.values["models"]["all"]["0"]["ppo"]["check"]["mean"]) == 0.75
+    rows = [line for name in home.tables for line in results.markdown(home.render(name))]
+    assert rows == [line for line in lines if line.startswith("|")][len(home.runs) + 2 :]
 
 
 def test_a_seed_goes_to_every_stage_and_variant(results: ModuleType, tmp_path: Path) -> None:
