@@ -34,7 +34,7 @@ test-avx2: $(STAMP)
 
 # What takes minutes, and what needs the demo's base in the cache (those tests are skipped and counted without it).
 prove: $(STAMP) test-avx2
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'slow or demo' -rs --durations=10
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or demo' -rs --durations=10
 
 # Every named fault of tests/mutations.yaml must turn a test red.
 mutants: $(STAMP)
