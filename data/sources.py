@@ -221,7 +221,9 @@ def _builtin(source: Source, kind: type[K], seed: int) -> list[K]:
     else:
         _refuse_settings(source, "a source without rankings", "responses", "noise")
         if kind is Ranking:
-            raise DataError(f"data: {source.source} has no rankings: its answers are right or wrong. Use builtin:tasks.")
+            raise DataError(
+                f"data: {source.source} has no rankings: its answers are right or wrong. Use builtin:tasks."
+            )
     maker = generate.prompts if kind is Prompt else generate.demonstrations
     return maker(source.split, source.rows, seed)
 

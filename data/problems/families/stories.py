@@ -114,7 +114,8 @@ FAMILIES = (
         draw=_gain_and_loss,
         templates=(
             "{name} had {have} {things}, bought {more} more and lost {gone}. How many {things} are left?",
-            "There were {have} {things} in a box. {name} put in {more} and {other} took {gone} out. How many are in it?",
+            "There were {have} {things} in a box. {name} put in {more} and {other} took {gone} out. "
+            "How many are in it?",
             "{name} has {have} {things}. {other} brings {more} more, then {gone} are sold. How many are there now?",
             "A shop with {have} {things} gets {more} new ones and sells {gone}. How many does it have in the evening?",
         ),
@@ -144,9 +145,11 @@ FAMILIES = (
         draw=_change,
         templates=(
             "{name} buys {count} {things} at {price} dollars each and pays with {paid} dollars. How much is left?",
-            "{name} had {paid} dollars and bought {count} {things} for {price} dollars each. How many dollars are left?",
+            "{name} had {paid} dollars and bought {count} {things} for {price} dollars each. "
+            "How many dollars are left?",
             "One of the {things} costs {price} dollars. {name} takes {count} and has {paid} dollars. What remains?",
-            "With {paid} dollars, {name} pays for {count} {things}, {price} dollars each. How much does {name} get back?",
+            "With {paid} dollars, {name} pays for {count} {things}, {price} dollars each. "
+            "How much does {name} get back?",
         ),
     ),
     Family(
@@ -157,7 +160,8 @@ FAMILIES = (
             "A shop had {have} {things}. It got {count} {places} of {each} each and sold {gone}. How many has it now?",
             "{name} had {have} {things}. {other} brought {count} {places} of {each}. Then {gone} were lost. "
             "How many are left?",
-            "To {have} {things}, {name} adds {count} {places} with {each} each, and {other} takes {gone}. How many remain?",
+            "To {have} {things}, {name} adds {count} {places} with {each} each, and {other} takes {gone}. "
+            "How many remain?",
         ),
     ),
     Family(
@@ -166,7 +170,8 @@ FAMILIES = (
         held_out=True,
         templates=(
             "{name} had {have} {things}, bought {more} and found {again} more. How many {things} does {name} have?",
-            "There are {have} {things} in the first box, {more} in the second and {again} in the third. How many in all?",
+            "There are {have} {things} in the first box, {more} in the second and {again} in the third. "
+            "How many in all?",
         ),
     ),
     Family(
@@ -174,7 +179,8 @@ FAMILIES = (
         draw=_groups_and_loss,
         held_out=True,
         templates=(
-            "{name} fills {count} {places} with {each} {things} each and then sells {gone}. How many {things} are left?",
+            "{name} fills {count} {places} with {each} {things} each and then sells {gone}. "
+            "How many {things} are left?",
             "There were {count} {places} of {each} {things}, and {gone} were stolen. How many {things} remain?",
         ),
     ),
