@@ -41,7 +41,8 @@ class Source(Section):
     """One source of records in a recipe."""
 
     source: str
-    """`builtin:tasks`, `builtin:problems`, a .jsonl, .json, .csv or .parquet file (all but Parquet also .gz or .zst), or a hub id."""
+    """`builtin:tasks` or `builtin:problems`, a .jsonl, .json, .csv or .parquet file (all but Parquet also .gz or .zst),
+    or a hub id."""
     format: str | None = None
     """Name of the rows' format (docs/data.md), with its options behind it; None: recognised by the rows' keys."""
     split: str | None = None
@@ -221,9 +222,7 @@ def _builtin(source: Source, kind: type[K], seed: int) -> list[K]:
     else:
         _refuse_settings(source, "a source without rankings", "responses", "noise")
         if kind is Ranking:
-            raise DataError(
-                f"data: {source.source} has no rankings: its answers are right or wrong. Use builtin:tasks."
-            )
+            raise DataError(f"data: {source.source} has no rankings: answers are right or wrong. Use builtin:tasks.")
     maker = generate.prompts if kind is Prompt else generate.demonstrations
     return maker(source.split, source.rows, seed)
 

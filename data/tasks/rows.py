@@ -2,7 +2,8 @@
 
 Splits that are trained on share families and templates with `heldout-prompts`; which of them a prompt belongs to is
 decided by a hash of its text, so none can be in two. `heldout-templates` asks for the same tasks in words never trained
-on, `heldout-families` for other tasks. `heldout` has rows of several of these by turns: the same rows, not further ones.
+on, `heldout-families` for other tasks. `heldout` has rows of several of these by turns, and no further
+ones.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -73,7 +73,7 @@ def test_solutions_add_up_and_end_with_what_is_paid(split: str):
         *steps, last = row.response.split("\n")
         numbers = {int(number) for number in re.findall(r"[0-9]+", row.prompt.user_text)}
         for step in steps:
-            first, sign, second, result = re.fullmatch(r"(\d+) ([-+*]) (\d+) = (\d+)", step).groups()  # type: ignore[union-attr]
+            ((first, sign, second, result),) = re.findall(r"^(\d+) ([-+*]) (\d+) = (\d+)$", step)
             assert eval(f"{first} {sign} {second}") == int(result)
             assert {int(first), int(second)} & numbers or row.prompt.meta["family"] == "sequence"
             numbers.add(int(result))
@@ -123,7 +123,7 @@ def test_a_recipe_gets_problems_as_prompts_and_demonstrations_and_no_rankings():
     assert load([given], Demonstration, seed=4).records == generate.demonstrations("rl", 7, 4)
     with pytest.raises(DataError, match="builtin:problems has no rankings"):
         load([given], Ranking, seed=4)
-    with pytest.raises(DataError, match="builtin:problems has no split 'reward'. Give one of: sft, rl"):
+    with pytest.raises(DataError, match=r"builtin:problems has no split 'reward'\. Give one of: sft, rl"):
         load([given.model_copy(update={"split": "reward"})], Prompt, seed=4)
     with pytest.raises(DataError, match="`noise` says nothing for a source without rankings"):
         load([given.model_copy(update={"noise": 0.1})], Prompt, seed=4)
@@ -138,7 +138,7 @@ def test_a_problem_is_graded_alike_after_a_trip_through_json():
 
 
 def test_a_prompt_without_an_answer_is_named():
-    with pytest.raises(DataError, match="mine.jsonl:3: the prompt brings no answer to check"):
+    with pytest.raises(DataError, match=r"mine\.jsonl:3: the prompt brings no answer to check"):
         right_answer(Prompt((Message("user", "2+2?"),), Origin("mine.jsonl", 3)), "#### 4")
 
 
