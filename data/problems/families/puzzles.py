@@ -10,31 +10,34 @@ DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sun
 
 
 def _letters(random: Random) -> Draw:
-    text = f"{random.choice(COLOURS)} {random.choice((*ANIMALS, *FOODS, *THINGS))}"
-    letter = random.choice(text.replace(" ", ""))  # more often one that is there several times
-    return known(str(text.count(letter)), text=text, letter=letter)
+    text = random.choice((*ANIMALS, *FOODS, *THINGS))
+    # Once or several times with equal chance: else "1" would nearly always do.
+    times = random.choice(sorted({text.count(letter) for letter in text}))
+    letter = random.choice(sorted({letter for letter in text if text.count(letter) == times}))
+    return known(str(times), text=text, letter=letter, name=random.choice(NAMES))
 
 
 def _sort(random: Random) -> Draw:
-    numbers = random.sample(range(2, 100), random.choice([3, 4]))
+    numbers = random.sample(range(1, 21), 3)
     return known(", ".join(map(str, sorted(numbers))), text=", ".join(map(str, numbers)))
 
 
 def _sequence(random: Random) -> Draw:
-    start, by = random.randint(1, 40), random.randint(2, 9)
+    start, by = random.randint(1, 12), random.randint(1, 4)
     shown = [start + by * place for place in range(4)]
-    return worked((shown[-1], "+", by), text=", ".join(map(str, shown)))
+    return worked((shown[-1], "+", by), text=", ".join(map(str, shown)), name=random.choice(NAMES))
 
 
 def _largest(random: Random) -> Draw:
-    numbers = random.sample(range(10, 1000), 4)
+    numbers = random.sample(range(10, 100), 3)
     return known(str(max(numbers)), text=", ".join(map(str, numbers)))
 
 
 def _day_after(random: Random) -> Draw:
-    today, days = random.randrange(7), random.randint(2, 6)
+    today, days = random.randrange(7), random.randint(1, 3)
     name = random.choice(NAMES)
-    return known(DAYS[(today + days) % 7], today=DAYS[today], days=str(days), name=name)
+    plural = "s" if days > 1 else ""
+    return known(DAYS[(today + days) % 7], today=DAYS[today], days=str(days), s=plural, name=name)
 
 
 def _words(random: Random) -> Draw:
@@ -47,10 +50,10 @@ FAMILIES = (
         name="letters",
         draw=_letters,
         templates=(
-            'How often is the letter {letter} in "{text}"?',
-            'Count the letter {letter} in "{text}".',
-            'How many times does "{text}" have the letter {letter}?',
-            'Look at "{text}". How many of its letters are {letter}?',
+            '{name} writes "{text}". How often is the letter {letter} in it?',
+            '{name} counts the letter {letter} in "{text}". How many are there?',
+            'How many times does "{text}", which {name} says, have the letter {letter}?',
+            'Look at the word "{text}" of {name}. How many of its letters are {letter}?',
         ),
     ),
     Family(
@@ -67,10 +70,10 @@ FAMILIES = (
         name="sequence",
         draw=_sequence,
         templates=(
-            "What comes next? {text}",
-            "Which number is next in the sequence {text}?",
-            "Continue with one number: {text}",
-            "The numbers {text} follow a rule. Give the next one.",
+            "{name} counts: {text}. What comes next?",
+            "Which number is next when {name} counts {text}?",
+            "{name} wrote {text}. Continue with one number.",
+            "The numbers of {name} follow a rule: {text}. Give the next one.",
         ),
     ),
     Family(
@@ -87,10 +90,10 @@ FAMILIES = (
         name="day-after",
         draw=_day_after,
         templates=(
-            "Today is {today}. {name} travels in {days} days. Which day is that?",
-            "{name} starts on {today} and needs {days} days. On which day is {name} done?",
-            "It is {today}. The party of {name} is {days} days later. On which day?",
-            "{days} days after {today}, {name} comes back. Which day of the week is it then?",
+            "Today is {today}. {name} travels in {days} day{s}. Which day is that?",
+            "{name} starts on {today} and needs {days} day{s}. On which day is {name} done?",
+            "It is {today}. The party of {name} is {days} day{s} later. On which day?",
+            "{days} day{s} after {today}, {name} comes back. Which day of the week is it then?",
         ),
     ),
     Family(

@@ -18,62 +18,62 @@ def _told(random: Random, **numbers: int) -> dict[str, str]:
 
 
 def _gain(random: Random) -> Draw:
-    have, more = random.randint(3, 30), random.randint(2, 20)
+    have, more = random.randint(2, 9), random.randint(1, 9)
     return worked((have, "+", more), **_told(random, have=have, more=more))
 
 
 def _loss(random: Random) -> Draw:
-    have = random.randint(8, 40)
-    gone = random.randint(2, have - 2)
+    have = random.randint(4, 15)
+    gone = random.randint(1, min(9, have - 1))
     return worked((have, "-", gone), **_told(random, have=have, gone=gone))
 
 
 def _groups(random: Random) -> Draw:
-    count, each = random.randint(2, 9), random.randint(2, 9)
+    count, each = random.randint(2, 5), random.randint(2, 5)
     return worked((count, "*", each), **_told(random, count=count, each=each))
 
 
 def _gain_and_loss(random: Random) -> Draw:
-    have, more = random.randint(3, 20), random.randint(2, 12)
-    gone = random.randint(2, have + more - 2)
+    have, more = random.randint(2, 9), random.randint(1, 6)
+    gone = random.randint(1, min(6, have + more - 1))
     return worked((have, "+", more), (have + more, "-", gone), **_told(random, have=have, more=more, gone=gone))
 
 
 def _groups_and_loose(random: Random) -> Draw:
-    count, each, loose = random.randint(2, 6), random.randint(2, 9), random.randint(2, 12)
+    count, each, loose = random.randint(2, 4), random.randint(2, 5), random.randint(1, 6)
     steps = (count, "*", each), (count * each, "+", loose)
     return worked(*steps, **_told(random, count=count, each=each, loose=loose))
 
 
 def _together(random: Random) -> Draw:
-    have, more = random.randint(2, 20), random.randint(2, 10)
+    have, more = random.randint(2, 6), random.randint(1, 5)
     return worked((have, "+", more), (have, "+", have + more), **_told(random, have=have, more=more))
 
 
 def _change(random: Random) -> Draw:
-    count, price = random.randint(2, 6), random.randint(2, 8)
-    paid = count * price + random.randint(2, 20)
+    count, price = random.randint(2, 4), random.randint(2, 5)
+    paid = count * price + random.randint(1, 9)
     return worked((count, "*", price), (paid, "-", count * price), **_told(random, count=count, price=price, paid=paid))
 
 
 def _three_steps(random: Random) -> Draw:
-    have, count, each = random.randint(2, 15), random.randint(2, 5), random.randint(2, 6)
+    have, count, each = random.randint(2, 6), random.randint(2, 3), random.randint(2, 4)
     total = have + count * each
-    gone = random.randint(2, total - 2)
+    gone = random.randint(1, min(6, total - 1))
     steps = (count, "*", each), (have, "+", count * each), (total, "-", gone)
     assert value_of(steps[-1]) > 0
     return worked(*steps, **_told(random, have=have, count=count, each=each, gone=gone))
 
 
 def _two_gains(random: Random) -> Draw:
-    have, more, again = random.randint(3, 20), random.randint(2, 12), random.randint(2, 12)
+    have, more, again = random.randint(2, 9), random.randint(1, 6), random.randint(1, 6)
     steps = (have, "+", more), (have + more, "+", again)
     return worked(*steps, **_told(random, have=have, more=more, again=again))
 
 
 def _groups_and_loss(random: Random) -> Draw:
-    count, each = random.randint(2, 6), random.randint(2, 9)
-    gone = random.randint(1, count * each - 1)
+    count, each = random.randint(2, 4), random.randint(2, 5)
+    gone = random.randint(1, min(6, count * each - 1))
     steps = (count, "*", each), (count * each, "-", gone)
     return worked(*steps, **_told(random, count=count, each=each, gone=gone))
 

@@ -94,8 +94,8 @@ def by_another_road(prompt: Prompt) -> str | None:
         return str(2 * numbers[-1] - numbers[-2])
     if family == "letters":
         quoted = re.findall(r'"(.*?)"', text)[0]
-        letter = re.sub(r'"(.*?)"', "", text).replace("?", " ").replace(".", " ").split()
-        return str(quoted.count(next(word for word in letter if len(word) == 1 and word != "I")))
+        (letter,) = re.findall(r"\b[a-z]\b", re.sub(r'".*?"', "", text))
+        return str(quoted.count(letter))
     if family == "day-after":
         today = next(day for day in DAYS if day in text)
         return DAYS[(DAYS.index(today) + numbers[0]) % 7]
