@@ -22,6 +22,7 @@ METRICS = (
     "form",
     "check",
     "reward",
+    "sampled_correctness",
     "sampled_check",
     "sampled_reward",
     "kl_to_sft",
@@ -82,7 +83,9 @@ def models(found: Mapping[int, Mapping[str, Any]], source: str | None) -> Iterab
 
 def differences(found: Mapping[int, Mapping[str, Any]], source: str | None) -> Iterable[str]:
     """Paired by prompt; bold where the interval does not hold 0."""
-    shown = [name for name in METRICS if name not in ("kl_to_sft", "length", "lm_loss")]
+    rows = [row for one in found.values() for row in part(one, source)["differences"].values()]
+    compared = [name for name in METRICS if name not in ("kl_to_sft", "length", "lm_loss")]
+    shown = [name for name in compared if any(name in row for row in rows)]
     yield f"| prompts | seed | paired difference | {' | '.join(shown)} |"
     yield "|---|---|---|" + "---|" * len(shown)
     for seed, one in found.items():
@@ -113,13 +116,14 @@ def _losses_over(one: Mapping[str, Any], model: str) -> Iterable[str]:
 
 
 def rewards(folders: Mapping[int, Path]) -> Iterable[str]:
-    """The reward models: accuracy on held-out pairs, the classes of flaws that they rank worst, and the baselines."""
-    yield "| seed | reward accuracy | lowest classes of flaws | longer wins | bag of words |"
-    yield "|---|---|---|---|---|"
-    for seed, folder in folders.items():
-        path = folder / "reward" / "report.json"
-        if not path.is_file():
-            continue
+    """The reward models: accuracy on held-out pairs, the classes of flaws that they rank worst, and the baselines;
+    nothing where functions score."""
+    reports = {seed: folder / "reward" / "report.json" for seed, folder in folders.items()}
+    reports = {seed: path for seed, path in reports.items() if path.is_file()}
+    if reports:
+        yield "| seed | reward accuracy | lowest classes of flaws | longer wins | bag of words |"
+        yield "|---|---|---|---|---|"
+    for seed, path in reports.items():
         report = json.loads(path.read_text("utf-8"))
         classes = {
             label: one["put_below_a_better_one"]

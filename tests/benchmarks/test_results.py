@@ -87,6 +87,7 @@ def test_the_report_shows_every_seed_and_marks_intervals_without_zero(
     assert named[:4] == ["base", "sft", "ppo", "ppo-ptx"]
     assert "| all | 0 | ppo | 0.75 [0.65, 0.85] |  |" in lines
     assert "| all | 0 | ppo-ptx |  | 2.50 [2.40, 2.60] |" in lines
+    assert "| prompts | seed | paired difference | check |" in lines, "a column that no difference has"
     worst = "flaw 6 0.60 [0.50, 0.70], flaw 7 0.70 [0.60, 0.80], flaw 8 0.80 [0.70, 0.90]"
     assert f"| 0 | 0.80 [0.70, 0.90] | {worst} | 0.50 [0.40, 0.60] | 0.60 [0.50, 0.70] |" in lines
     assert [line for line in lines if line.endswith("| sft | 61 | 3.00 |")] == [
