@@ -116,15 +116,16 @@ def test_a_value_adapter_without_a_reward_model_starts_as_the_sft_adapter_at_zer
 @pytest.mark.parametrize("value", ["shared", "adapter"])
 def test_a_killed_run_goes_on_to_the_same_bits_with_a_function(make_recipe: MakeRecipe, here: Path, value: str) -> None:
     """The first attempt ends with the function's own error; mended, the same command goes on."""
-    term = "reward={terms: [{kind: function, function: 'moody:reward'}]}"
+    name = f"moody_{value}"  # a module is imported once
+    term = f"reward={{terms: [{{kind: function, function: '{name}:reward'}}]}}"
     given = (term, f"value.kind={value}", "train.episodes=24")
     moody = "import os, pathlib\ncalls = []\ndef reward(prompt, response):\n    calls.append(0)\n"
     moody += (
         "    return float('nan') if len(calls) == 13 and not pathlib.Path('mended').exists() else len(response) / 9\n"
     )
-    (here / "moody.py").write_text(moody)
+    (here / f"{name}.py").write_text(moody)
     broken = make_recipe(*given, reward=False, out="broken")
-    with pytest.raises(RewardError, match=r"'moody:reward' returned nan .*, for the prompt builtin:tasks/rl:\d+"):
+    with pytest.raises(RewardError, match=rf"'{name}:reward' returned nan .*, for the prompt builtin:tasks/rl:\d+"):
         run(broken)
     assert rows_of(broken.out)[-1]["step"] == 1
     assert [path.name for path in (broken.out / "checkpoints").iterdir()] == ["step-00000001"]
