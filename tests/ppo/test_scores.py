@@ -91,8 +91,8 @@ def test_a_function_alone_needs_no_reward_model(make_recipe: MakeRecipe, here: P
 def test_a_value_adapter_without_a_reward_model_starts_as_the_sft_adapter_at_zero_and_learns(
     make_recipe: MakeRecipe, here: Path
 ) -> None:
-    (here / "paid.py").write_text("def reward(prompt, response):\n    return 1.0\n")
-    terms = "reward={terms: [{kind: function, function: 'paid:reward'}], eos_penalty: 0}"
+    (here / "one_point.py").write_text("def reward(prompt, response):\n    return 1.0\n")
+    terms = "reward={terms: [{kind: function, function: 'one_point:reward'}], eos_penalty: 0}"
     sizes = ("train.batch=8", "train.minibatch=8", "train.inner_epochs=1", "train.trace=1", "value.learning_rate=1e-3")
     recipe = make_recipe(terms, "kl.weight=0", "value.clip=1e6", *sizes, reward=False)
     base, data = bases.load(recipe.base, recipe.chat, device=torch.device("cpu")), read_data(recipe)
