@@ -3,6 +3,7 @@
 Everything a source yields becomes a record or is counted as dropped with a reason.
 """
 
+import importlib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,8 @@ from onebase.errors import DataError
 from onebase.recipes import Section
 from onebase.record import DataIdentity
 
-BUILTIN = "builtin:tasks"
+BUILTIN = {"builtin:tasks": "data.tasks.generate", "builtin:problems": "data.problems.generate"}
+"""Built-in sources, and the modules that write their rows."""
 
 FILE_ENDING = re.compile(r"\.(?!v\d)[A-Za-z]\w{0,7}")
 """What looks like a kind of file. Other dots are versions in the name of a hub's data set."""
@@ -39,11 +41,12 @@ class Source(Section):
     """One source of records in a recipe."""
 
     source: str
-    """`builtin:tasks`, a .jsonl, .json, .csv or .parquet file (all but Parquet also .gz or .zst), or a hub id."""
+    """`builtin:tasks` or `builtin:problems`, a .jsonl, .json, .csv or .parquet file (all but Parquet also .gz or .zst),
+    or a hub id."""
     format: str | None = None
     """Name of the rows' format (docs/data.md), with its options behind it; None: recognised by the rows' keys."""
     split: str | None = None
-    """Of built-in tasks: sft, reward, rl, heldout ...; of a file: train (90 %) or heldout (10 %), by a stable hash
+    """Of a built-in source: sft, rl, heldout ...; of a file: train (90 %) or heldout (10 %), by a stable hash
     of the prompt; of a hub id: one of its own. None: everything, of a hub id `train`."""
     rows: PositiveInt | None = None
     """How many records; None: all there are. With weights: how many at most."""
@@ -131,9 +134,9 @@ def _ordered(
     source: Source, kind: type[K], seed: int, passer: Deduplicator, evaluated: Sequence[Prompt], dropped: Dropped
 ) -> list[K]:
     """The records that one source gives, in their order."""
-    if source.source == BUILTIN:
+    if source.source in BUILTIN:
         foreign = ("format", "config", "revision", "per_task", "longest_line", "on_bad_row")
-        _refuse_settings(source, "built-in tasks", *foreign)
+        _refuse_settings(source, "a built-in source", *foreign)
         records = _builtin(source, kind, seed)
         return list(_decontaminated(records, source, evaluated, dropped))
     records: list[K] = []
@@ -189,7 +192,7 @@ def records_of(source: Source, kind: type[K], dropped: Dropped, unread: Unread |
     if source.format is not None:
         table.parse(source.format)  # refuses what there is not, before a file is opened
     if source.source.startswith("builtin:"):
-        raise DataError(f"data: '{source.source}' is not known; the built-in source is {BUILTIN}.")
+        raise DataError(f"data: '{source.source}' is not known; built in are {', '.join(BUILTIN)}.")
     if reader_of(path) is not None:
         return _from_file(source, kind, dropped, unread)
     if path.exists() or FILE_ENDING.fullmatch(path.suffix):
@@ -207,21 +210,21 @@ def _refuse_settings(source: Source, what: str, *names: str) -> None:
 
 
 def _builtin(source: Source, kind: type[K], seed: int) -> list[K]:
-    from data.tasks import generate
-
+    generate = importlib.import_module(BUILTIN[source.source])
     if source.split not in generate.SPLITS:
         known = ", ".join(generate.SPLITS)
-        raise DataError(f"data: {BUILTIN} has no split '{source.split}'. Give one of: {known}.")
+        raise DataError(f"data: {source.source} has no split '{source.split}'. Give one of: {known}.")
     if source.rows is None:
-        raise DataError(f"data: {BUILTIN} is generated at any size: say how many with `rows`.")
-    makers: dict[type, Any] = {
-        Prompt: generate.prompts,
-        Demonstration: generate.demonstrations,
-        Ranking: lambda split, rows, seed: generate.rankings(
-            split, rows, seed, responses=source.responses, noise=source.noise
-        ),
-    }
-    return makers[kind](source.split, source.rows, seed)
+        raise DataError(f"data: {source.source} is generated at any size: say how many with `rows`.")
+    if hasattr(generate, "rankings"):
+        if kind is Ranking:
+            return generate.rankings(source.split, source.rows, seed, responses=source.responses, noise=source.noise)
+    else:
+        _refuse_settings(source, "a source without rankings", "responses", "noise")
+        if kind is Ranking:
+            raise DataError(f"data: {source.source} has no rankings: answers are right or wrong. Use builtin:tasks.")
+    maker = generate.prompts if kind is Prompt else generate.demonstrations
+    return maker(source.split, source.rows, seed)
 
 
 def _from_file(source: Source, kind: type[K], dropped: Dropped, unread: Unread | None) -> Iterator[K]:

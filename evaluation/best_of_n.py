@@ -74,7 +74,7 @@ def add_policy(model: RewardModel, folder: Path) -> Found:
 
 def prompts_of(source: Source, *, seed: int) -> Iterator[Prompt]:
     """A file's or hub id's prompts in their own order, as they are read; built-in ones as they are generated."""
-    if source.source == BUILTIN:
+    if source.source in BUILTIN:
         return iter(load([source], Prompt, seed=seed).records)
     return islice(records_of(source, Prompt, Dropped()), source.rows)
 

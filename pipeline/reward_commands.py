@@ -109,7 +109,7 @@ def score(
 def best_of_n(
     policy: Annotated[Path, typer.Argument(help="Folder of a finished sft, ppo or dpo stage: who answers")],
     record: Record,
-    prompts: Annotated[str, typer.Argument(help="Prompts: a file, a hub id or builtin:tasks")],
+    prompts: Annotated[str, typer.Argument(help="Prompts: a file, a hub id or a built-in source")],
     n: Annotated[int, typer.Option("--n", min=1, help="Responses drawn for each prompt.")] = 4,
     out: Annotated[Path | None, typer.Option(help="File to write, whole or not at all. Without it: stdout.")] = None,
     keep_all: Annotated[bool, typer.Option("--all", help="Keep all n responses with their scores.")] = False,

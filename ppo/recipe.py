@@ -33,7 +33,7 @@ class ParentsSection(Section):
     """Stage folder of the SFT adapter: where the policy starts, and the reference."""
     reward: UserPath | Annotated[tuple[UserPath, ...], Field(min_length=1)] | None = None
     """Stage folder of the reward model: what scores, and where the value function starts. A list: an ensemble; the
-    value function starts from its first. None: only functions score."""
+    value function starts from its first. None: only functions score, and it starts from the SFT adapter."""
 
     @property
     def rewards(self) -> tuple[Path, ...]:
@@ -60,7 +60,8 @@ class ValueSection(Section):
     """The value function."""
 
     kind: Literal["adapter", "shared"] = "adapter"
-    """adapter: its own, a copy of the reward model's (InstructGPT). shared: a head on the policy's trunk, cheaper."""
+    """adapter: its own, a copy of the reward model's (InstructGPT), or where only functions score of the SFT adapter
+    with a head of zeros. shared: a head on the policy's trunk, cheaper."""
     learning_rate: LearningRate | None = None
     """None: the policy's."""
     clip: Bound = 0.2
@@ -182,11 +183,6 @@ class PpoRecipe(Steered):
         if self.reward.require_better_than_baselines and not asked:
             raise ValueError(
                 "reward.require_better_than_baselines is about reward models, and only functions score here. Remove it"
-            )
-        if self.has_value and self.value.kind == "adapter" and not self.parents.rewards:
-            raise ValueError(
-                "value.kind=adapter starts from the reward model, and there is none: use value.kind=shared, or "
-                "advantages.kind=rloo, which needs no value function"
             )
         return self
 

@@ -125,7 +125,12 @@ def start_roles(base: Base, parents: dict[str, Found], recipe: PpoRecipe) -> Rol
     if not recipe.has_value:
         roles.train("policy")
     elif recipe.value.kind == "adapter":
-        roles.copy(FIRST, "value").train("policy", "value")
+        if recipe.parents.rewards:
+            roles.copy(FIRST, "value")
+        else:
+            # What the policy starts from reads problems and answers already; of their worth it knows nothing yet.
+            roles.copy("reference", "value").add_head("value")
+        roles.train("policy", "value")
     else:
         # A head of zeros: it predicts 0, the mean score of demonstrations, until it has learned better.
         roles.add_head("policy")

@@ -3,7 +3,8 @@
 policy     a copy of the SFT adapter            trained
 reference  the SFT adapter                      frozen, so KL(policy, reference) starts at 0
 reward     the reward stage's adapter and head  frozen
-value      a copy of the reward role, trained; or with `value.kind: shared` a head on the policy's trunk
+value      a copy of the reward role, or of the SFT adapter where there is none, trained; or with `value.kind: shared` a
+           head on the policy's trunk
 """
 
 import itertools

@@ -217,8 +217,32 @@ class Members(Answer):
         return found / self.count if found <= self.count else 0.0
 
 
+MARK = "####"
+"""Stands before the one answer that is looked at, behind whatever was written on the way to it."""
+
+
+@dataclass(frozen=True)
+class Final(Answer):
+    """What stands behind the only mark, as the end of the response. The steps before it are not looked at.
+
+    Nothing but the answer earns anything there: no second mark, no second number, no unit, no word after it. Case,
+    spaces, a full stop and idle zeros do not matter.
+    """
+
+    right: str
+
+    def correctness(self, response: str) -> float:
+        _, mark, said = response.partition(MARK)
+        return float(bool(mark) and _settled(said) == _settled(self.right))
+
+
+def _settled(said: str) -> str:
+    said = " ".join(unicodedata.normalize("NFKC", said).casefold().split()).removesuffix(".")
+    return _NUMBER.sub(lambda number: _canonical(number[0]), said)
+
+
 KINDS: Mapping[str, Callable[..., Answer]] = {
-    kind.__name__: kind for kind in (OneOf, Literal, Number, Order, Pick, Rewrite, Fields, Repeat, Members)
+    kind.__name__: kind for kind in (OneOf, Literal, Number, Order, Pick, Rewrite, Fields, Repeat, Members, Final)
 }
 
 

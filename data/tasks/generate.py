@@ -1,28 +1,20 @@
-"""`builtin:tasks` at any size: row i of a split depends on the seed, the split and i alone.
-
-Splits that are trained on (sft, reward, rl) and `heldout-prompts` share families and templates; which of them a prompt
-belongs to is decided by a hash of its text, so none can be in two. `heldout-templates` asks for the same tasks in words
-never trained on, `heldout-families` for other tasks. `heldout` is the two of them by turns: the same rows, not further
-ones.
-"""
+"""`builtin:tasks` at any size: prompts, demonstrations and rankings. data/tasks/rows.py says what a split is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import pairwise
 from random import Random
 
-from data.records import Demonstration, Message, Origin, Prompt, Ranking
-from data.splits import split_of
-from data.tasks import answers, flaws, forms
+from data.records import Demonstration, Prompt, Ranking
+from data.tasks import flaws
 from data.tasks.families.catalogue import HELD_OUT, TRAINED
-from data.tasks.family import Draw, Family
+from data.tasks.family import Family
 from data.tasks.flaws import TIERS
+from data.tasks.rows import Rows, Task
 from data.tasks.sizes import GOLD_TOKENS, PROMPT_TOKENS, tokens
 from onebase.seeding import stream
 
 SHARES = {"sft": 0.3, "reward": 0.3, "rl": 0.3, "heldout-prompts": 0.1}
 """Of all prompts with trained families and templates, by hash."""
-SPLITS = (*SHARES, "heldout-templates", "heldout-families", "heldout")
 
 DEMONSTRATION_FLAWS = {"rambling": 0.15, "wrong format": 0.10}
 """Shares of demonstrations that are right but not tidy: what preferences are there to mend. The rest is gold."""
@@ -43,18 +35,23 @@ _WEIGHTS = {
 Such that right and wrong answers are about equally often tidy, trimmed and rambling: were wrong ones mostly tidy, then
 trimmings would be a sign of being right, and a model that cannot tell right from wrong would learn to like them.
 """
-_TRIES = 1000
-"""Inputs drawn before a split is declared out of reach; one in ten fits the rarest split."""
 _DRAWS = 8
 """Sets of responses drawn for a ranking, of which one is kept."""
 
 
-@dataclass(frozen=True)
-class Task:
-    """A prompt with what is known about it beyond its record."""
+def _fits(task: Task) -> bool:
+    return tokens(task.prompt.user_text) <= PROMPT_TOKENS and tokens(task.draw.gold) <= GOLD_TOKENS
 
-    prompt: Prompt
-    draw: Draw
+
+_ROWS = Rows(
+    name="tasks",
+    trained=TRAINED,
+    held_out=HELD_OUT,
+    shares=SHARES,
+    heldout=("heldout-families", "heldout-templates"),
+    fits=_fits,
+)
+SPLITS, task = _ROWS.splits, _ROWS.task
 
 
 def prompts(split: str, rows: int, seed: int) -> list[Prompt]:
@@ -76,53 +73,6 @@ def rankings(
     responses: fewest and most per ranking. noise: probability that an annotator swaps two neighbouring tiers.
     """
     return [_ranking(split, index, seed, responses, noise) for index in range(rows)]
-
-
-def task(split: str, index: int, seed: int) -> Task:
-    """Row `index` of a split."""
-    if split == "heldout":
-        return task(("heldout-families", "heldout-templates")[index % 2], index // 2, seed)
-    assert split in SPLITS, f"no split {split}"
-    random = Random(stream(seed, "tasks", split, index))
-    family = _family(split, index, seed)
-    for _ in range(_TRIES):
-        draw = family.draw(random)
-        found = Task(_prompt(family, _template(family, split, random), draw, split, index), draw)
-        if _fits(found) and (split not in SHARES or split_of(found.prompt, SHARES) == split):
-            return found
-    raise AssertionError(f"family {family.name} yields no prompt for split {split}")
-
-
-def _family(split: str, index: int, seed: int) -> Family:
-    """Every family once before any comes again, in a new order each time."""
-    families = HELD_OUT if split == "heldout-families" else TRAINED
-    turn, place = divmod(index, len(families))
-    return Random(stream(seed, "families", split, turn)).sample(families, len(families))[place]
-
-
-def _template(family: Family, split: str, random: Random) -> int:
-    last = len(family.templates) - 1
-    if split == "heldout-templates":
-        return last
-    return random.randrange(last + 1 if family.held_out else last)
-
-
-def _prompt(family: Family, template: int, draw: Draw, split: str, index: int) -> Prompt:
-    return Prompt(
-        (Message("user", family.templates[template].format(**draw.fields)),),
-        Origin(f"builtin:tasks/{split}", index + 1),
-        {
-            "family": family.name,
-            "template": template,
-            "gold": draw.gold,
-            "answer": answers.to_json(draw.answer),
-            "form": forms.to_json(draw.form),
-        },
-    )
-
-
-def _fits(task: Task) -> bool:
-    return tokens(task.prompt.user_text) <= PROMPT_TOKENS and tokens(task.draw.gold) <= GOLD_TOKENS
 
 
 def _demonstration(split: str, index: int, seed: int, flaw_shares: Mapping[str, float]) -> Demonstration:

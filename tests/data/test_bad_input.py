@@ -231,7 +231,7 @@ SETTINGS: list[tuple[str, dict[str, Any], str]] = [
     (
         "cap of built-in tasks",
         {"source": "builtin:tasks", "split": "sft", "rows": 4, "per_task": 1},
-        "`per_task` says nothing for built-in tasks",
+        "`per_task` says nothing for a built-in source",
     ),
     ("nothing to check against", {"source": "good.jsonl", "contamination": {}}, "contamination has nothing to check"),
     (

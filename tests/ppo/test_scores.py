@@ -20,12 +20,16 @@ from onebase.episodes import Episodes
 from onebase.errors import RecipeError, RecordError
 from onebase.functions import load_function
 from onebase.interruption import Interrupted
+from onebase.memory import Halving
 from onebase.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.roles import WEIGHTS, Roles
+from onebase.seeding import generator
 from ppo.recipe import PpoRecipe
+from ppo.rollout import collect, compute_targets
 from ppo.scores import ARGUMENTS, Asked, RewardError, overlong_penalty, rewarded_sequences, score_episodes, scores_of
-from ppo.start import identify
+from ppo.start import identify, read_data, read_parents, start_learner, start_roles
 from ppo.train import run
+from ppo.update import update
 
 MakeRecipe = Callable[..., PpoRecipe]
 PAGE = Path(__file__).parents[2] / "docs" / "ppo.md"
@@ -84,17 +88,44 @@ def test_a_function_alone_needs_no_reward_model(make_recipe: MakeRecipe, here: P
     assert made.metrics["ppo/reward/brevity"] == made.metrics["ppo/score"] < 0
 
 
-def test_a_killed_run_goes_on_to_the_same_bits_with_a_function(make_recipe: MakeRecipe, here: Path) -> None:
+def test_a_value_adapter_without_a_reward_model_starts_as_the_sft_adapter_at_zero_and_learns(
+    make_recipe: MakeRecipe, here: Path
+) -> None:
+    (here / "one_point.py").write_text("def reward(prompt, response):\n    return 1.0\n")
+    terms = "reward={terms: [{kind: function, function: 'one_point:reward'}], eos_penalty: 0}"
+    sizes = ("train.batch=8", "train.minibatch=8", "train.inner_epochs=1", "train.trace=1", "value.learning_rate=1e-3")
+    recipe = make_recipe(terms, "kl.weight=0", "value.clip=1e6", *sizes, reward=False)
+    base, data = bases.load(recipe.base, recipe.chat, device=torch.device("cpu")), read_data(recipe)
+    roles = start_roles(base, read_parents(recipe), recipe)
+    sft = {name: weight.clone() for name, weight in roles.state("reference").items()}
+    assert all(torch.equal(weight, sft[name]) for name, weight in roles.state("value").items())
+
+    asked = Asked(chat=data.chat, prompts=data.prompts[:8])
+    drawn = collect(roles, [one.ids for one in asked.prompts], recipe, generator(0, "test"), asked)
+    learner, losses = start_learner(roles, recipe), list[float]()
+    given = (generator(0, "update"), lambda *_: True, Halving())
+    for _ in range(12):
+        found = update(roles, drawn, compute_targets(drawn, recipe), learner, recipe, *given, value_only=True)
+        losses.append(found["value_loss"])
+    assert losses[0] == pytest.approx(0.5), "half the square of returns that are 1 less values that are 0"
+    assert losses[-1] < 0.9 * losses[0]
+    assert any(not torch.equal(weight, sft[name]) for name, weight in roles.state("value").items())
+    assert all(torch.equal(weight, sft[name]) for name, weight in roles.state("policy").items())
+
+
+@pytest.mark.parametrize("value", ["shared", "adapter"])
+def test_a_killed_run_goes_on_to_the_same_bits_with_a_function(make_recipe: MakeRecipe, here: Path, value: str) -> None:
     """The first attempt ends with the function's own error; mended, the same command goes on."""
-    term = "reward={terms: [{kind: function, function: 'moody:reward'}]}"
-    given = (term, "value.kind=shared", "train.episodes=24")
+    name = f"moody_{value}"  # a module is imported once
+    term = f"reward={{terms: [{{kind: function, function: '{name}:reward'}}]}}"
+    given = (term, f"value.kind={value}", "train.episodes=24")
     moody = "import os, pathlib\ncalls = []\ndef reward(prompt, response):\n    calls.append(0)\n"
     moody += (
         "    return float('nan') if len(calls) == 13 and not pathlib.Path('mended').exists() else len(response) / 9\n"
     )
-    (here / "moody.py").write_text(moody)
+    (here / f"{name}.py").write_text(moody)
     broken = make_recipe(*given, reward=False, out="broken")
-    with pytest.raises(RewardError, match=r"'moody:reward' returned nan .*, for the prompt builtin:tasks/rl:\d+"):
+    with pytest.raises(RewardError, match=rf"'{name}:reward' returned nan .*, for the prompt builtin:tasks/rl:\d+"):
         run(broken)
     assert rows_of(broken.out)[-1]["step"] == 1
     assert [path.name for path in (broken.out / "checkpoints").iterdir()] == ["step-00000001"]
@@ -280,7 +311,6 @@ def test_a_function_that_is_not_there_is_said_before_anything_is_loaded(
     [
         ([], False, "parents.reward is missing"),
         (["reward={terms: [{kind: function, function: 'a:b'}]}"], True, "parents.reward scores nothing"),
-        (["reward={terms: [{kind: function, function: 'a:b'}]}"], False, "use value.kind=shared"),
         (["reward={terms: [{kind: function}]}"], False, "'function' is missing"),
         (["reward={terms: [{function: 'a:b'}]}"], True, "set kind: function"),
         (["reward={terms: [{kind: function, function: 'a.b'}]}"], False, "pattern"),

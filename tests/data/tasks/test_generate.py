@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 from data.records import Message, Origin, Prompt, Ranking, normalised
-from data.sources import BUILTIN, Source, load
+from data.sources import Source, load
 from data.splits import split_of
 from data.tasks import flaws, generate
 from data.tasks.checks import grade
@@ -187,7 +187,7 @@ def test_noise_swaps_neighbouring_tiers_at_its_rate_and_nothing_else():
 
 
 def test_a_recipe_says_how_often_the_annotator_errs():
-    given = Source(source=BUILTIN, split="reward", rows=60, responses=(4, 9), noise=0.3)
+    given = Source(source="builtin:tasks", split="reward", rows=60, responses=(4, 9), noise=0.3)
     records = load([given], Ranking, seed=4).records
     assert records == generate.rankings("reward", 60, 4, responses=(4, 9), noise=0.3)
     assert records != generate.rankings("reward", 60, 4, responses=(4, 9))

@@ -1,0 +1,42 @@
+"""`builtin:problems` at any size: prompts and demonstrations. data/tasks/rows.py says what a split is."""
+
+from data.problems.families import puzzles, stories
+from data.records import Demonstration, Prompt
+from data.tasks.rows import Rows, Task
+from data.tasks.sizes import tokens
+
+FAMILIES = {family.name: family for module in (stories, puzzles) for family in module.FAMILIES}
+"""In a fixed order: rows of a split depend on it."""
+
+SHARES = {"sft": 0.3, "rl": 0.6, "heldout-prompts": 0.1}
+"""Of all prompts with trained families and templates, by hash."""
+
+PROMPT_TOKENS = 50
+"""Most tokens of a problem, by estimate."""
+GOLD_TOKENS = 40
+"""Most tokens of a worked solution."""
+
+
+def _fits(task: Task) -> bool:
+    return tokens(task.prompt.user_text) <= PROMPT_TOKENS and tokens(task.draw.gold) <= GOLD_TOKENS
+
+
+_ROWS = Rows(
+    name="problems",
+    trained=tuple(family for family in FAMILIES.values() if not family.held_out),
+    held_out=tuple(family for family in FAMILIES.values() if family.held_out),
+    shares=SHARES,
+    heldout=("heldout-prompts", "heldout-templates", "heldout-families"),
+    fits=_fits,
+)
+SPLITS, task = _ROWS.splits, _ROWS.task
+
+
+def prompts(split: str, rows: int, seed: int) -> list[Prompt]:
+    return [task(split, index, seed).prompt for index in range(rows)]
+
+
+def demonstrations(split: str, rows: int, seed: int) -> list[Demonstration]:
+    """Problems with their worked solutions."""
+    found = [task(split, index, seed) for index in range(rows)]
+    return [Demonstration(one.prompt, one.draw.gold) for one in found]

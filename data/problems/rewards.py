@@ -1,0 +1,16 @@
+"""What `builtin:problems` pays: a reward function for PPO recipes, `data.problems.rewards:right_answer`."""
+
+from data.records import Prompt
+from data.tasks.checks import grade, has_check
+from onebase.errors import DataError
+
+
+def right_answer(prompt: Prompt, response: str) -> float:
+    """1 where the response ends with the right answer behind its only mark, else 0.
+
+    Nothing is paid for form or for steps: a part of a reward that can be had without being right is what a policy
+    learns first. DataError where the prompt brings no answer.
+    """
+    if not has_check(prompt):
+        raise DataError(f"{prompt.origin}: the prompt brings no answer to check. Use builtin:problems as `data`.")
+    return grade(prompt, response).correctness
