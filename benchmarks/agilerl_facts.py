@@ -1,5 +1,5 @@
-"""What AgileRL does in the version that is measured: each function looks at one thing in a run of its own code, and says
-what it saw. `ppo_vs_agilerl.py --facts` runs them; docs/performance.md repeats what they found."""
+"""What AgileRL does in the version that is measured: each function looks at one thing in a run of its own code, and
+says what it saw. `ppo_vs_agilerl.py --facts` runs them; docs/performance.md repeats what they found."""
 
 import inspect
 import sys
@@ -43,8 +43,8 @@ def reward_of_lengths(settings: dict[str, Any]) -> dict[str, Any]:
         "mode": mode,
         "paid": sums,
         "return_of_first_token": first,
-        "says": f"mode {mode!r}: a reward of 1 pays {sums[0]:g} over 2 tokens and {sums[1]:g} over 8; the first token's "
-        f"return is {first[0]:g} and {first[1]:g}",
+        "says": f"mode {mode!r}: a reward of 1 pays {sums[0]:g} over 2 tokens and {sums[1]:g} over 8; the return of the "
+        f"first token is {first[0]:g} and {first[1]:g}",
     }
 
 
@@ -130,8 +130,8 @@ def sampled_and_trained(settings: dict[str, Any]) -> dict[str, Any]:
         "probability_left_out": left_out,
         "distance_to_whole": to_whole,
         "distance_to_sampled": to_sampled,
-        "says": f"top_k {top_k} by default leaves out a probability of {left_out:.3f} a token; the log-probabilities it "
-        f"trains on differ by {to_whole:.1g} from the whole distribution's and by {to_sampled:.1g} from those sampled",
+        "says": f"top_k {top_k} by default leaves out a probability of {left_out:.3f} a token; the log-probabilities "
+        f"that it trains on differ by {to_whole:.1g} from the whole distribution's and by {to_sampled:.1g} from those sampled",
     }
 
 
@@ -169,8 +169,8 @@ def four_bit_gradients(settings: dict[str, Any]) -> dict[str, Any]:
     return {
         "cosine": found,
         "avx512_bf16": capable,
-        "says": f"NF4, a CPU {'with' if capable else 'without'} AVX512-BF16: cosine of the gradients before and after a "
-        f"rollout {found['as it comes']:.3f}; with bitsandbytes' repacking off {found['never repacked']:.3f}",
+        "says": f"NF4, a CPU {'with' if capable else 'without'} AVX512-BF16: cosine of the gradients before and after "
+        f"a rollout {found['as it comes']:.3f}; with bitsandbytes' repacking off {found['never repacked']:.3f}",
     }
 
 

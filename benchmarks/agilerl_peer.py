@@ -80,7 +80,9 @@ class Peer:
         prompts = [torch.tensor([prompt["ids"]]) for prompt in chosen]
         if not self.settings["batched"]:
             found = self.agent.get_action([{"input_ids": ids} for ids in prompts]).token_ids
-            return [self.until_stop(len(prompt["ids"]), row[0].tolist()) for prompt, row in zip(chosen, found, strict=True)]
+            return [
+                self.until_stop(len(prompt["ids"]), row[0].tolist()) for prompt, row in zip(chosen, found, strict=True)
+            ]
         width = max(len(prompt["ids"]) for prompt in chosen)
         ids = torch.full((len(chosen), width), self.pad)
         for row, prompt in enumerate(chosen):

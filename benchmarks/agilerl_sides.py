@@ -28,8 +28,7 @@ def main() -> None:
 def versions(settings: dict[str, Any]) -> dict[str, Any]:
     from importlib.metadata import version
 
-    names = ("agilerl", "torch", "transformers", "peft", "bitsandbytes")
-    return {"versions": {name: version(name) for name in names}, "python": sys.version.split()[0]}
+    return {"versions": {name: version(name) for name in settings["names"]}}
 
 
 def train(settings: dict[str, Any]) -> dict[str, Any]:

@@ -331,6 +331,7 @@ class Parts:
 
 SIDES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "prompts": ppo_workload.write_prompts,
+    "shared": ppo_workload.write_shared,
     "exact": ppo_workload.write_exact,
     "prepare": ppo_workload.prepare,
     "ours": train_ours,
