@@ -43,8 +43,8 @@ def reward_of_lengths(settings: dict[str, Any]) -> dict[str, Any]:
         "mode": mode,
         "paid": sums,
         "return_of_first_token": first,
-        "says": f"mode {mode!r}: a reward of 1 pays {sums[0]:g} over 2 tokens and {sums[1]:g} over 8; the return of the "
-        f"first token is {first[0]:g} and {first[1]:g}",
+        "says": f"mode {mode!r}: a reward of 1 pays {sums[0]:g} over 2 tokens and {sums[1]:g} over 8; the first token "
+        f"has a return of {first[0]:g} and {first[1]:g}",
     }
 
 
@@ -131,7 +131,7 @@ def sampled_and_trained(settings: dict[str, Any]) -> dict[str, Any]:
         "distance_to_whole": to_whole,
         "distance_to_sampled": to_sampled,
         "says": f"top_k {top_k} by default leaves out a probability of {left_out:.3f} a token; the log-probabilities "
-        f"that it trains on differ by {to_whole:.1g} from the whole distribution's and by {to_sampled:.1g} from those sampled",
+        f"it trains on are {to_whole:.1g} from the whole distribution's, {to_sampled:.1g} from what was sampled",
     }
 
 
