@@ -35,7 +35,12 @@ class Run:
     """What the side's script is asked for."""
     settings: Mapping[str, Any]
     minutes: float
-    """After so many it is ended, or has ended itself."""
+    """What it takes at most where nothing else runs on two cores."""
+
+    @property
+    def seconds_at_most(self) -> float:
+        """After so many it is ended: a busy machine may take three times as long, and no run takes over an hour."""
+        return 60 * min(3 * self.minutes, 60)
 
     def key(self, model: str, threads: int) -> str:
         """Changes with whatever could change what is measured."""
@@ -61,8 +66,10 @@ class Sizes:
     """Of a run against the clock."""
 
 
-FULL = Sizes(3, 3, 16, 64, tuple(PROBES), RATES, SEEDS, 20.0, 10.0)
-QUICK = Sizes(1, 2, 4, 16, ("constant",), (3e-4,), (0,), 2.0, 1.5)
+FULL = Sizes(3, 3, 16, 64, tuple(PROBES), RATES, SEEDS, 20.0, 6.0)
+QUICK = Sizes(1, 2, 4, 16, ("constant",), (3e-4,), (0,), 2.0, 0.5)
+LOADING = 2.0
+"""Minutes before a run's first step and after its last one, at most."""
 
 
 def common(sizes: Sizes) -> dict[str, Any]:
@@ -138,13 +145,13 @@ def probes(sizes: Sizes, fastest: Mapping[str, Any]) -> list[Run]:
     """Runs that learn until the score is there, every seed through all else before the next one begins."""
     learning = {
         "response_tokens": 24,
-        "batch": 32,
-        "decoded": 32,
+        "batch": 16,
+        "decoded": 16,
         "value": "shared",
         "wanted_score": 0.8,
         "window": 64,
         "seconds_at_most": 60 * sizes.probe_minutes,
-        "steps": 128,
+        "steps": 256,
     }
     found = []
     for seed in sizes.seeds:
@@ -152,8 +159,7 @@ def probes(sizes: Sizes, fastest: Mapping[str, Any]) -> list[Run]:
             for rate in sizes.rates:
                 own = {**learning, "function": probe, "rate": rate, "seed": seed}
                 settings = {**common(sizes), **fastest, **own}
-                # Loading, and the last step, come on top of the time in which it learns.
-                minutes = sizes.probe_minutes + 3
+                minutes = sizes.probe_minutes + LOADING
                 found.append(Run(f"ours, {probe}, {rate:g}, seed {seed}", "ours", "learn", settings, minutes))
                 found.append(Run(f"AgileRL, {probe}, {rate:g}, seed {seed}", "peer", "learn", settings, minutes))
     return found

@@ -30,7 +30,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -68,9 +68,10 @@ def main() -> None:
         )
     with tempfile.TemporaryDirectory(prefix="ppo-vs-agilerl-") as work:
         bench = Bench(given, python, Path(work))
-        result = look(bench) if given.facts else measure(bench, QUICK if given.quick else FULL)
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        for result in look(bench) if given.facts else measure(bench, QUICK if given.quick else FULL):
+            # After each part: what has been measured can be read before the last of it is.
+            if given.json:
+                given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def make_environment(folder: Path) -> None:
@@ -120,7 +121,7 @@ class Bench:
         found = self.kept(run)
         if found is not None:
             return found
-        found = self.start(run.side, run.task, dict(run.settings), 60 * run.minutes)
+        found = self.start(run.side, run.task, dict(run.settings), run.seconds_at_most)
         commit = machine(self.given.threads)["commit"]
         self.results.mkdir(parents=True, exist_ok=True)
         # Written beside its place and moved into it: a run that was stopped while writing is no finished one.
@@ -145,7 +146,8 @@ class Bench:
         waiting = [run for run in runs if self.kept(run) is None]
         hours, minutes = divmod(math.ceil(minutes_at_most(waiting)), 60)
         kept = f"{len(runs) - len(waiting)} of them kept from before in {self.results}"
-        print(f"{len(runs)} runs, {kept}; {hours} h {minutes} min at most", file=sys.stderr, flush=True)
+        budget = f"{hours} h {minutes} min at most on two idle cores"
+        print(f"{len(runs)} runs, {kept}; {budget}", file=sys.stderr, flush=True)
 
 
 def said(found: Mapping[str, Any]) -> str:
@@ -161,7 +163,8 @@ def said(found: Mapping[str, Any]) -> str:
 # --- what is run
 
 
-def measure(bench: Bench, sizes: Sizes) -> dict[str, Any]:
+def measure(bench: Bench, sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """The result as it grows."""
     given = bench.given
     tried = tries(sizes)
     # Before the peer's settings have been tried any of them will do: none makes a run longer than its limit.
@@ -188,12 +191,15 @@ def measure(bench: Bench, sizes: Sizes) -> dict[str, Any]:
             for name, sides in rows(sizes, PEERS[fastest]).items()
         }
         result["rows"] = {name: tables.compare(one) for name, one in rounds.items()}
-    if "learning" in given.parts:
-        learnt = [(run.settings, SIDES[run.side], bench.run(run)) for run in probes(sizes, PEERS[fastest])]
+        yield result
+    learnt = []
+    for run in probes(sizes, PEERS[fastest]) if "learning" in given.parts else []:
+        learnt.append((run.settings, SIDES[run.side], bench.run(run)))
         result["probes"] = tables.group(learnt)
+        yield result
     result["commits"] = bench.commits([*tried.values(), *later(given.parts, sizes, fastest)])
     print(tables.show(result))
-    return result
+    yield result
 
 
 def fastest_of(found: Mapping[str, dict[str, Any] | None]) -> str:
@@ -211,7 +217,7 @@ def later(parts: Sequence[str], sizes: Sizes, fastest: str) -> list[Run]:
     return found + (probes(sizes, PEERS[fastest]) if "learning" in parts else [])
 
 
-def look(bench: Bench) -> dict[str, Any]:
+def look(bench: Bench) -> Iterator[dict[str, Any]]:
     """What AgileRL does in this version on this machine, a line each."""
     bench.share()
     settings = common(QUICK) | {"micro": QUICK.batch}
@@ -225,7 +231,7 @@ def look(bench: Bench) -> dict[str, Any]:
     print(", ".join(f"{name} {one}" for name, one in versions.items()))
     for name, found in facts.items():
         print(f"- {name}: {found['says']}")
-    return {"machine": machine(bench.given.threads), "versions": versions, "facts": facts}
+    yield {"machine": machine(bench.given.threads), "versions": versions, "facts": facts}
 
 
 if __name__ == "__main__":

@@ -54,9 +54,12 @@ class Goal:
 
     @property
     def score(self) -> float:
-        """Of the last steps; 0 until there are enough of them."""
-        last = self.rows[-self.steps :]
-        return statistics.fmean(row["score"] for row in last) if len(last) == self.steps else 0.0
+        """Of the last steps."""
+        return statistics.fmean(row["score"] for row in self.rows[-self.steps :])
+
+    @property
+    def reached(self) -> bool:
+        return len(self.rows) >= self.steps and self.score >= self.wanted
 
     @property
     def seconds(self) -> float:
@@ -64,12 +67,12 @@ class Goal:
 
     @property
     def is_over(self) -> bool:
-        return self.score >= self.wanted or self.seconds >= self.seconds_at_most
+        return self.reached or self.seconds >= self.seconds_at_most
 
     def result(self) -> dict[str, Any]:
         last = self.rows[-self.steps :]
         return {
-            "reached": self.score >= self.wanted,
+            "reached": self.reached,
             "score": self.score,
             "first_score": self.rows[0]["score"],
             "kl": statistics.fmean(row["kl"] for row in last),
