@@ -139,7 +139,7 @@ class Bench:
 
     def commits(self, runs: Sequence[Run]) -> list[str]:
         """Those that the runs were made on: a benchmark that goes on may have begun on another."""
-        return sorted({json.loads(self.file_of(run).read_text(encoding="utf-8"))["commit"] for run in runs})
+        return sorted({str(json.loads(self.file_of(run).read_text(encoding="utf-8"))["commit"]) for run in runs})
 
     def announce(self, runs: Sequence[Run]) -> None:
         """How much is still to be run, before any of it is."""
