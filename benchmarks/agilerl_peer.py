@@ -65,13 +65,7 @@ class Peer:
             }
 
     def batches(self) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-        """How often all prompts have been handed out, and a batch: each comes once before one comes again."""
-        drawn, size, waiting = random.Random(self.settings["seed"]), self.settings["batch"], []
-        for number in itertools.count():
-            while len(waiting) < size:
-                waiting += drawn.sample(self.prompts, len(self.prompts))
-            yield number * size // len(self.prompts), waiting[:size]
-            waiting = waiting[size:]
+        return batches(self.prompts, self.settings["batch"], self.settings["seed"])
 
     def roll_out(self, chosen: Sequence[dict[str, Any]]) -> list[list[int]]:
         """Prompt and response of each, without padding."""
@@ -120,6 +114,16 @@ class Peer:
         import torch
 
         return torch.tensor(values)
+
+
+def batches(prompts: Sequence[Any], size: int, seed: int) -> Iterator[tuple[int, list[Any]]]:
+    """How often all prompts have been handed out, and a batch, without end: each comes once before one comes again."""
+    drawn, waiting = random.Random(seed), list[Any]()
+    for number in itertools.count():
+        while len(waiting) < size:
+            waiting += drawn.sample(prompts, len(prompts))
+        yield number * size // len(prompts), waiting[:size]
+        waiting = waiting[size:]
 
 
 def learnable(chosen: Sequence[dict[str, Any]], rows: Sequence[list[int]]) -> tuple[list[Any], list[Any]]:

@@ -2,6 +2,7 @@
 environment of its own."""
 
 import importlib
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -60,6 +61,22 @@ def test_our_side_learns_until_the_score_is_there(
     found = load("ppo_sides").learn_ours(settings_of(load, paths, function="asked", **learning))
     assert (found["reached"], found["episodes"], len(found["scores"])) == (reached, 4 * steps, steps)
     assert found["seconds"] > 0
+
+
+def test_the_peer_gets_each_prompt_once_before_one_comes_again(load: Any) -> None:
+    found = list(itertools.islice(load("agilerl_peer").batches(range(6), 4, 0), 6))
+    # Its loop moves the reference when all prompts have been handed out: here after one and a half batches.
+    assert [passes for passes, _ in found] == [0, 0, 1, 2, 2, 3]
+    handed_out = [prompt for _, batch in found for prompt in batch]
+    for start in range(0, 24, 6):
+        assert sorted(handed_out[start : start + 6]) == list(range(6))
+
+
+def test_the_peer_learns_from_what_it_sampled_and_nothing_else(load: Any) -> None:
+    ids, masks = load("agilerl_peer").learnable([{"ids": [5, 6, 7]}, {"ids": [8]}], [[5, 6, 7, 1, 2], [8, 3]])
+    assert [one.tolist() for one in ids] == [[[5, 6, 7, 1, 2]], [[8, 3]]]
+    # Of all tokens but the first, as its own masks have it: 1 and 2 were sampled, and 3.
+    assert [one.tolist() for one in masks] == [[[False, False, True, True]], [[True]]]
 
 
 def test_time_ends_a_run_that_does_not_learn(load: Any) -> None:
