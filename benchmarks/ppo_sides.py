@@ -1,4 +1,4 @@
-"""One process of `ppo_vs_trl.py` or `scaling.py`: a short PPO run, ours or TRL's, and what it took.
+"""One process of `ppo_vs_trl.py`, `ppo_vs_agilerl.py` or `scaling.py`: a PPO run, ours or TRL's, and what it took.
 
 Both sides get the same prompts as the same tokens, base, LoRA, reward function, batch, learning rate and number of
 optimiser steps, and no penalty for unfinished responses. The first step is not counted: it warms up. What a step took
@@ -20,6 +20,7 @@ from typing import Any
 import ppo_workload
 from ppo_workload import RANK, model_of, read_ids, stages_of
 from processes import PPO_PEER
+from step_marks import Goal, Marks
 
 RATE = 1e-5
 
@@ -39,69 +40,66 @@ def main() -> None:
     print(json.dumps(result | {"load": [load, os.getloadavg()[0]]}))
 
 
-class Marks:
-    """When each step was logged, and with which numbers."""
-
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
-
-    def add(self, values: dict[str, float]) -> None:
-        self.rows.append({"wall": time.perf_counter(), "cpu": time.process_time(), **values})
-
-    def measured(self, batch: int) -> dict[str, Any]:
-        """Of all steps but the first. `lengths` and `score` and so on are means over them."""
-        from onebase.tracking import peak_rss_bytes
-
-        first, *counted = self.rows
-        seconds, episodes = counted[-1]["wall"] - first["wall"], batch * len(counted)
-        means = {
-            name: statistics.fmean(row[name] for row in counted) for name in sorted(counted[0].keys() - {"wall", "cpu"})
-        }
-        split = {name.removeprefix("time/"): value / batch for name, value in means.items() if name.startswith("time/")}
-        return {
-            "seconds_per_episode": seconds / episodes,
-            "episodes_per_second": episodes / seconds,
-            "tokens_per_second": means["response_length"] * episodes / seconds,
-            "cpu_seconds_per_episode": (counted[-1]["cpu"] - first["cpu"]) / episodes,
-            "episodes": episodes,
-            "peak_rss_bytes": peak_rss_bytes(),
-            **{name: value for name, value in means.items() if not name.startswith("time/")},
-            "first_kl": first["kl"],
-            "first_score": first["score"],
-            "split": split,
-        }
-
-
 # --- ours
 
 
 def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
+    marks = Marks()
+    run_ours(settings, marks.add)
+    return marks.measured(settings["batch"])
+
+
+def learn_ours(settings: dict[str, Any]) -> dict[str, Any]:
+    """Train until the score is there, or the run's time or episodes are used up."""
+    goal = Goal(settings)
+
+    def add(values: dict[str, float]) -> None:
+        goal.add(seconds=values["time/step"], **{name: values[name] for name in STEP_NAMES.values()})
+        if goal.is_over:
+            raise _Enough
+
+    with contextlib.suppress(_Enough):
+        run_ours(settings, add)
+    return goal.result()
+
+
+class _Enough(Exception):
+    """Nothing more is asked of this run."""
+
+
+STEP_NAMES = {"ppo/score": "score", "ppo/kl": "kl", "ppo/response_length": "response_length"}
+
+
+def run_ours(settings: dict[str, Any], add: Callable[[dict[str, float]], None]) -> None:
+    """A run of our PPO; `add` gets what each step logged, in the moment it is logged."""
     from onebase.tracking import Tracker
     from ppo.recipe import PpoRecipe
     from ppo.train import run
 
-    marks, log = Marks(), Tracker.log
+    log = Tracker.log
 
     def mark(tracker: Any, step: int, values: Any) -> None:
         log(tracker, step, values)
         if "ppo/score" in values:
-            names = {"ppo/score": "score", "ppo/kl": "kl", "ppo/response_length": "response_length"}
             timed = {
                 name.removeprefix("ppo/"): float(value) for name, value in values.items() if name.startswith("ppo/time")
             }
-            marks.add({name: float(values[key]) for key, name in names.items()} | timed)
+            add({name: float(values[key]) for key, name in STEP_NAMES.items()} | timed)
 
     Tracker.log = mark  # type: ignore[method-assign]  # metrics.jsonl has no CPU time
-    with tempfile.TemporaryDirectory(prefix="ppo-vs-trl-") as folder:
-        run(PpoRecipe.model_validate(our_recipe(settings, Path(folder) / "ppo")))
-    return marks.measured(settings["batch"])
+    try:
+        with tempfile.TemporaryDirectory(prefix="ppo-side-") as folder:
+            run(PpoRecipe.model_validate(our_recipe(settings, Path(folder) / "ppo")))
+    finally:
+        Tracker.log = log  # type: ignore[method-assign]  # as it was
 
 
 def our_recipe(settings: dict[str, Any], out: Path) -> dict[str, Any]:
-    stages, batch = stages_of(settings), settings["batch"]
+    stages, batch, terms = stages_of(settings), settings["batch"], reward_terms(settings)
+    asked = ("sft", "reward") if any(term["kind"] == "adapter" for term in terms) else ("sft",)
     return {
         "base": {"model": model_of(settings), "quantization": settings.get("quantization", "fp32")},
-        "parents": {"sft": str(stages / "sft"), "reward": str(stages / "reward")},
+        "parents": {stage: str(stages / stage) for stage in asked},
         "data": [{"source": settings["prompts"]}],
         "limits": {"prompt_tokens": settings["prompt_tokens"]},
         "sampling": {
@@ -109,10 +107,10 @@ def our_recipe(settings: dict[str, Any], out: Path) -> dict[str, Any]:
             "responses_per_prompt": settings["responses_per_prompt"],
             "batch": settings["decoded"],
         },
-        "reward": {"eos_penalty": 0.0},
+        "reward": {"terms": terms, "eos_penalty": 0.0},
         "value": {"kind": settings["value"]},
         "train": {
-            "learning_rate": RATE,
+            "learning_rate": settings.get("rate", RATE),
             "episodes": batch * settings["steps"],
             "batch": batch,
             "minibatch": batch,
@@ -122,8 +120,18 @@ def our_recipe(settings: dict[str, Any], out: Path) -> dict[str, Any]:
         },
         "track": {"wandb": "off"},
         "checkpoint": {"every_minutes": 1e6},
+        "seed": settings.get("seed", 0),
         "out": str(out),
     }
+
+
+def reward_terms(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """The reward model, or one of `word_rewards.py`."""
+    if "function" not in settings:
+        return [{"kind": "adapter"}]
+    own = {"kind": "function", "function": f"word_rewards:{settings['function']}"}
+    # A value adapter of ours starts from the reward model: that scores as well then, and counts for nothing.
+    return [own, {"kind": "adapter", "weight": 0.0}] if settings["value"] == "adapter" else [own]
 
 
 def train_sft(settings: dict[str, Any]) -> dict[str, Any]:
@@ -323,9 +331,11 @@ class Parts:
 
 SIDES: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "prompts": ppo_workload.write_prompts,
+    "shared": ppo_workload.write_shared,
     "exact": ppo_workload.write_exact,
     "prepare": ppo_workload.prepare,
     "ours": train_ours,
+    "learn": learn_ours,
     "sft": train_sft,
     "trl": train_trl,
 }

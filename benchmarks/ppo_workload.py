@@ -1,4 +1,5 @@
-"""What `ppo_vs_trl.py`, `scaling.py` and `top_half.py` train on: prompts, bases, and finished stages to start from.
+"""What `ppo_vs_trl.py`, `ppo_vs_agilerl.py`, `scaling.py` and `top_half.py` train on: prompts, bases,
+and finished stages to start from.
 
 The SFT adapter is fresh (B is 0, so the policy starts as the base, which is also where the peer's starts) and the
 reward model is the base with a random head, whose weights the peer gets as well: both sides maximise one function.
@@ -203,6 +204,27 @@ def write_prompts(settings: dict[str, Any]) -> dict[str, Any]:
         (work / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         said[name] = [len(ids_of(chat, text)) for text in chosen]
     return said
+
+
+def write_shared(settings: dict[str, Any]) -> dict[str, Any]:
+    """`prompts.jsonl`, and `peer.json` with the same prompts for a peer that cannot read ours: text and tokens of each,
+    the stop tokens and the pad token. Returns the folder of the base."""
+    from onebase import base as bases
+    from onebase.recipes import BaseSection, ChatSection
+
+    work = Path(settings["work"])
+    write_prompts({"data": None, "long_tokens": 256, **settings})
+    tokenizer, stops = bases.load_tokenizer(BaseSection(model=settings["model"]), ChatSection())
+    lines = (work / "prompts.jsonl").read_text(encoding="utf-8").split("\n")
+    texts = [json.loads(line)["prompt"] for line in lines if line]
+    ids = read_ids(work / "prompts.jsonl", settings)
+    told = {
+        "prompts": [{"text": text, "ids": one} for text, one in zip(texts, ids, strict=True)],
+        "stops": sorted(stops),
+        "pad": tokenizer.pad_token_id,
+    }
+    (work / "peer.json").write_text(json.dumps(told), encoding="utf-8")
+    return {"folder": str(bases.resolve(settings["model"], None))}
 
 
 def read_texts(settings: dict[str, Any]) -> list[str]:

