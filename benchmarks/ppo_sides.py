@@ -129,9 +129,7 @@ def reward_terms(settings: dict[str, Any]) -> list[dict[str, Any]]:
     """The reward model, or one of `word_rewards.py`."""
     if "function" not in settings:
         return [{"kind": "adapter"}]
-    own = {"kind": "function", "function": f"word_rewards:{settings['function']}"}
-    # A value adapter of ours starts from the reward model: that scores as well then, and counts for nothing.
-    return [own, {"kind": "adapter", "weight": 0.0}] if settings["value"] == "adapter" else [own]
+    return [{"kind": "function", "function": f"word_rewards:{settings['function']}"}]
 
 
 def train_sft(settings: dict[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,7 @@ batch, lengths, learning rate, price of the KL, number of optimiser steps and th
 distribution. AgileRL is tried at several settings first. Each row (fp32 and NF4, each side at its fastest and at its
 smallest) has three rounds of its sides in turn, each in a process of its own; ratios are taken within a round.
 AgileRL generates for one prompt at a time; it is measured like that, and with its `get_action` given a padded batch.
-Its 4-bit base is kept from being repacked, without which its gradients are wrong on some CPUs (`--facts`). Our value
-adapter starts from a reward model, so that row of ours has one, which scores as well and counts for nothing.
+Its 4-bit base is kept from being repacked, without which its gradients are wrong on some CPUs (`--facts`).
 
 Learning: the demo's base is to say a word that is asked for, the same one always or one that depends on the prompt,
 until 0.8 of what can be reached is: seconds, episodes and KL to where the run began, for three learning rates and three
