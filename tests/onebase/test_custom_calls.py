@@ -25,7 +25,7 @@ from onebase.custom_calls import LONGEST, CallError, call
 from onebase.errors import RecipeError
 from onebase.functions import load_function
 from onebase.interruption import Interrupted
-from onebase.process_state import BLOCKED, COMPUTING, MANNERS, TIMERS, Setting
+from onebase.process_state import BLOCKED, COMPUTING, MANNERS, Setting
 
 
 def through(function: Callable[[], Any], *, seconds: float | None = 60.0, seed: int = 0) -> Any:
@@ -240,11 +240,13 @@ def test_a_time_limit_of_any_size_is_one(seconds: float) -> None:
 def test_handlers_alarms_and_blocked_signals_that_are_left_behind_are_gone(
     stopping: Callable[[int, object], None],
 ) -> None:
+    timers = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+
     def function() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, lambda number, frame: None)
         signal.signal(signal.SIGUSR1, lambda number, frame: None)
-        for timer in (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF):
+        for timer in timers:
             signal.setitimer(timer, 60)
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 
@@ -253,7 +255,7 @@ def test_handlers_alarms_and_blocked_signals_that_are_left_behind_are_gone(
         assert signal.getsignal(signal.SIGTERM) is stopping
         assert signal.getsignal(signal.SIGINT) is stopping
         assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
-        assert not any(timer.read() for timer in TIMERS)
+        assert [signal.getitimer(timer)[0] for timer in timers] == [0.0, 0.0, 0.0]
         assert not BLOCKED.read()
 
 
