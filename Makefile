@@ -40,7 +40,7 @@ prove: $(STAMP) test-avx2
 mutants: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/mutants.py
 
-# Strike every stage at armed points, let it go on, compare bit for bit; and the control: about 15 minutes.
+# Strike every stage at armed points, let it go on, compare bit for bit; and the control: about 20 minutes.
 faults: $(STAMP)
 	$(BIN)/python tests/faults.py
 

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -204,9 +205,13 @@ sys.exit(guarded(work))
 WAYS = ["show", "show_json", "console().print", "say"]
 
 
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+"""As users have it: what is left in a buffer is written again at Python's exit."""
+
+
 def started(way: str, *given: str, stdout: int | IO[str], stderr: int | IO[str]) -> subprocess.Popen[str]:
     code = COMMAND.replace("WAY", way)
-    return subprocess.Popen([sys.executable, "-c", code, *given], stdout=stdout, stderr=stderr, text=True)
+    return subprocess.Popen([sys.executable, "-c", code, *given], stdout=stdout, stderr=stderr, text=True, env=BUFFERED)
 
 
 @pytest.mark.parametrize("way", WAYS[:3])
@@ -241,6 +246,13 @@ def test_results_that_find_no_room_are_an_error(way: str) -> None:
         assert child.stderr is not None
         assert child.stderr.read() == "error: stdout: No space left on device. Make room.\n"
     assert child.returncode == 1
+
+
+def test_what_a_library_leaves_in_the_buffer_of_a_full_disk_changes_neither_exit_code_nor_words() -> None:
+    code = "import sys\nfrom onebase.command import guarded\nsys.exit(guarded(lambda: print('a library of its own')))"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=-1, text=True, env=BUFFERED)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("text", ["[/b]", "[red]a[/red]", "[link=https://example.org]a[/link]", ":warning: [1]"])

@@ -144,7 +144,7 @@ def test_a_prompt_without_an_answer_is_named():
 
 def test_the_page_shows_the_families_as_they_are():
     page = Path(__file__).parents[3] / "docs" / "verifiable.md"
-    assert describe.table() in page.read_text("utf-8"), (
+    assert describe.problems() in page.read_text("utf-8"), (
         "run `python -m data.problems.describe` and put its table into docs/verifiable.md"
     )
 
