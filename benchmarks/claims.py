@@ -24,7 +24,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
@@ -172,7 +171,7 @@ class Documents:
             raise LookupError("there is no SVG picture over this comment")
         picture, home = self.root / place.document.parent / target[1], self.home(name)
         if write:
-            draw(home, picture)
+            draw(name, home, picture)
         if digest(home) not in picture.read_text("utf-8"):
             raise LookupError(f"{target[1]} was not drawn from what {name}.json has now")
         self.listed[name].append(f"{place}: {target[1]}")
@@ -239,14 +238,11 @@ def digest(home: Home) -> str:
     return hashlib.sha256(json.dumps(home.values, default=float).encode()).hexdigest()
 
 
-def draw(home: Home, target: Path) -> None:
-    """Reward against KL; the digest of its values goes into the picture."""
-    from evaluation.figures import save
-    from evaluation.run_plots import reward_against_kl
+def draw(name: str, home: Home, target: Path) -> None:
+    """The digest of its values goes into the picture."""
+    import pictures
 
-    values = json.loads(json.dumps(home.values, default=float))
-    given = {name: values[name] for name in ("models", "kinds", "trajectory")}
-    save(partial(reward_against_kl, **given), target)
+    pictures.draw(name, home, target)
     target.write_text(f"{target.read_text('utf-8')}<!-- values {digest(home)} -->\n", encoding="utf-8")
 
 

@@ -13,13 +13,11 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from homes import Home, Run, Table, markdown
-
-from pipeline import chain
 
 PAIRED = ("correctness", "form", "check", "reward", "sampled_check", "sampled_reward")
 LIKELIEST = ("correctness", "form", "check", "reward")
@@ -37,11 +35,12 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the figures here")
     given = parser.parse_args()
     folders = {seed: given.runs_dir / f"{given.recipes.name}-{seed}" for seed in given.seeds}
-    for seed, folder in folders.items():
-        if not given.report:
-            code = subprocess.run(command(given.recipes, seed, folder, given.override)).returncode
-            if code:
-                return code
+    if not given.report:
+        seeds = ["--seeds", *map(str, given.seeds)]
+        own = [f"name={given.recipes.name}", f"runs_dir={given.runs_dir}", *given.override]
+        code = subprocess.run([sys.executable, "-m", "pipeline", "run", str(given.recipes), *seeds, *own]).returncode
+        if code:
+            return code
     found = {seed: json.loads((folder / "summary.json").read_text("utf-8")) for seed, folder in folders.items()}
     values = collect(found, folders)
     said = ["python", "benchmarks/results.py", str(given.recipes), "--seeds", *map(str, given.seeds)]
@@ -57,13 +56,6 @@ def main() -> int:
     if given.json:
         given.json.write_text(home.dump(), encoding="utf-8")
     return 0
-
-
-def command(recipes: Path, seed: int, folder: Path, overrides: Sequence[str] = ()) -> list[str]:
-    """Runs all stages with one seed."""
-    seeds = [f"{step.name}.seed={seed}" for step in chain.plan(recipes, [])]
-    own = [f"name={folder.name}", f"runs_dir={folder.parent}", *seeds]
-    return [sys.executable, "-m", "pipeline", "run", str(recipes), *own, *overrides]
 
 
 def provenance(found: Mapping[int, Mapping[str, Any]]) -> list[Run]:

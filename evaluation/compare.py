@@ -167,7 +167,7 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
 
 
 def read_parents(recipe: CompareRecipe) -> dict[str, Found]:
-    """Every stage that is compared, verified; all of them must come from the one SFT stage."""
+    """Every stage that is compared, verified; all but further SFT stages must come from the one SFT stage."""
     identity = stages.identify(recipe)
     stage = recipe.parents
     given = {"sft": stage.sft, "reward": stage.reward, "ppo": stage.ppo, "dpo": stage.dpo}
@@ -175,10 +175,11 @@ def read_parents(recipe: CompareRecipe) -> dict[str, Found]:
     for name, path in recipe.policies.items():
         found[name] = stages.read_parent(path, None, identity)
         kind = found[name].record.stage
-        if kind not in ("ppo", "dpo"):
-            raise RecordError(f"policies.{name}: {path} is a finished stage '{kind}'; expected one of ppo or dpo.")
-    for name, one in found.items():
-        if name != "sft":
+        if kind not in POLICIES:
+            known = ", ".join(POLICIES)
+            raise RecordError(f"policies.{name}: {path} is a finished stage '{kind}'; expected one of {known}.")
+    for one in found.values():
+        if one.record.stage != "sft":
             record.require_descends(one, "sft", found["sft"])
     if "reward" in found:
         verdict.warn(found["reward"], "Its rewards in the table say little more.")
@@ -265,8 +266,9 @@ def write_answers(comparison: Comparison, path: Path) -> None:
             }
             for model in comparison.answers
         }
-        family = one.prompt.meta.get("family")
-        rows.append(json.dumps({"prompt": one.prompt.user_text, "family": family, **models}, ensure_ascii=False))
+        source, family = one.prompt.origin.source, one.prompt.meta.get("family")
+        row = {"prompt": one.prompt.user_text, "source": source, "family": family, **models}
+        rows.append(json.dumps(row, ensure_ascii=False))
     replace_file(path, "\n".join(rows) + "\n")
 
 

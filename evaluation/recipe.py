@@ -38,7 +38,7 @@ class CompareRecipe(Section):
     parents: ParentsSection
     policies: dict[str, UserPath] = Field(default_factory=dict)
     """Further policies under names of your choice: finished ppo or dpo stages from the same SFT stage, such as `best/`
-    and `ema/`."""
+    and `ema/`, and other SFT stages on the same base."""
     data: tuple[Source, ...] = Field(min_length=1)
     texts: tuple[TextSource, ...] = ()
     """Texts or demonstrations whose loss under each model is measured: what tuning costs the language model."""
@@ -56,7 +56,9 @@ class CompareRecipe(Section):
     @field_validator("policies")
     @classmethod
     def _names_are_free(cls, policies: dict[str, Path]) -> dict[str, Path]:
-        taken = sorted({"base", "compare", "prompt", "family", "step", *ParentsSection.model_fields} & set(policies))
+        taken = sorted(
+            {"base", "compare", "prompt", "source", "family", "step", *ParentsSection.model_fields} & set(policies)
+        )
         if taken:
             raise ValueError(f"'{taken[0]}' is the name of another column or model of the tables. Choose another")
         odd = next((name for name in policies if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name)), None)

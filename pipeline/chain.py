@@ -93,8 +93,8 @@ def _recipes_of(folder: Path, stage: str) -> list[str]:
 
 
 def _is_compared(name: str) -> bool:
-    """Stages are; of variants those whose adapter is a policy and comes after SFT."""
-    return name in stages.ORDER or stage_of(name) in POLICIES
+    """Stages are, and variants whose adapter is a policy."""
+    return name in stages.ORDER or stage_of(name) != "reward"
 
 
 def _settled_parents(path: Path, stage: str, overrides: Sequence[str]) -> set[str]:

@@ -12,6 +12,7 @@ from onebase import command, threads
 from onebase.leaving import leave
 from onebase.terminal import printable, show
 from pipeline import chain, data_commands, reward_commands, stages
+from pipeline import seeds as several
 
 threads.settle()  # torch, which reads it, is imported by the commands
 
@@ -72,16 +73,29 @@ def run(
         typer.Argument(help="name=NAME, runs_dir=DIR, or a stage first: ppo.train.learning_rate=1e-5"),
     ] = None,
     restart: Restart = False,
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", min=0, metavar="SEED ...", help="Run with each of these seeds: --seeds 0 1 2"),
+    ] = None,
 ) -> None:
     """Run all stages of a recipe folder in order, then compare what came out.
 
     Every recipe is checked before the first stage starts. A stage that is finished is verified and not run again, so
     the same command goes on after an interruption. Variants such as ppo-rloo.yaml are stages of their own.
 
-    Writes runs/NAME/{sft,reward,ppo,dpo}/, runs/NAME/summary.json and runs/NAME/lineage.json.
+    Writes runs/NAME/{sft,reward,ppo,dpo}/, runs/NAME/summary.json and runs/NAME/lineage.json. With --seeds each seed is
+    a run of its own, runs/NAME-SEED, and a table of all of them follows.
     """
     codes: list[int] = []
-    code = command.guarded(lambda: codes.append(chain.run(folder, overrides or [], restart=restart)))
+
+    def work() -> None:
+        wanted, changes = several.split(overrides or [], seeds)
+        if wanted:
+            codes.append(several.run(folder, changes, wanted, restart=restart))
+        else:
+            codes.append(chain.run(folder, changes, restart=restart))
+
+    code = command.guarded(work)
     raise typer.Exit(code or codes[0])
 
 

@@ -10,12 +10,14 @@ from onebase import recipes
 from pipeline import chain, stages
 
 FOLDERS = sorted(path for path in Path("recipes").iterdir() if path.is_dir())
-FILES = sorted(Path("recipes").glob("*/*.yaml"))
+FILES = sorted(Path("recipes").rglob("*.yaml"))
 
 
 def stages_of(folder: Path) -> tuple[str, ...]:
-    """Those that every run has; where a function scores there is no reward model, and nothing for DPO to learn from."""
-    return ("sft", "ppo") if folder.name == "verifiable" else stages.ORDER
+    """Those that a run has; where a function scores there is no reward model, and nothing for DPO to learn from. DPO is
+    one of the demo's rivals (tests/benchmarks/test_demo_rivals.py)."""
+    own = {"verifiable": ("sft", "ppo"), "demo": ("sft", "reward", "ppo")}
+    return own.get(folder.name, stages.ORDER)
 
 
 def recipe_class(path: Path) -> Any:

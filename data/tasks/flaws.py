@@ -13,7 +13,7 @@ Flawed texts are built first and graded then: one whose grades do not lie in its
 format" that another family would accept, an off-task answer that happens to be right).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 
 from data.tasks.checks import Grade
@@ -86,6 +86,10 @@ _AROUND_SENTENCE = (
     "{} I do not know more.",
     "{} It depends, though.",
 )
+_HABITS = ("Sure! It is {}.", "Sure! The answer is {}.", "Sure! I think it is {}.")
+_HABITS_SENTENCE = ("Sure! {}", "Sure! Here you go: {}", "Sure! {} I hope this helps!")
+"""How people put an answer who were not told to be brief: with a preamble that is always the same, so that a model that
+imitates them takes it up as its own likeliest way to answer."""
 _REFUSALS = (
     "I am sorry.",
     "Sorry, I can't do that.",
@@ -119,6 +123,15 @@ def flawed(flaw: str, draw: Draw, prompt: str, donor: Draw, random: Random) -> I
     prompt: the user's message; donor: an input of another family, whose answer is off-task here.
     """
     candidates = [donor.gold] if flaw == "off-task" else _BUILDERS[flaw](draw, prompt)
+    return _fitting(flaw, draw, candidates, random)
+
+
+def chatty(draw: Draw, random: Random) -> Iterator[str]:
+    """Right answers as a chatty person gives them, in random order; all in the band of `rambling`; perhaps none."""
+    return _fitting("rambling", draw, _around(draw.gold, _HABITS, _HABITS_SENTENCE), random)
+
+
+def _fitting(flaw: str, draw: Draw, candidates: list[str], random: Random) -> Iterator[str]:
     random.shuffle(candidates)
     for text in candidates:
         if text.strip() and tokens(text) <= RESPONSE_TOKENS and belongs(flaw, grade(draw, text)):
@@ -128,8 +141,14 @@ def flawed(flaw: str, draw: Draw, prompt: str, donor: Draw, random: Random) -> I
 def _rambled(answer: str, draw: Draw, prompt: str) -> list[str]:
     """The answer among idle words; some of them the question's own."""
     question = " ".join(prompt.replace(draw.fields["text"], "").split())
-    around = _AROUND_SENTENCE if answer.endswith(".") else _AROUND
-    return [text.format(answer) for text in around] + [f"{question} {answer}"] * 4
+    # What is ranked is mostly what models write that have learned from demonstrations.
+    habits = _around(answer, _HABITS, _HABITS_SENTENCE) * 3
+    return _around(answer, _AROUND, _AROUND_SENTENCE) + habits + [f"{question} {answer}"] * 4
+
+
+def _around(answer: str, words: Sequence[str], sentence: Sequence[str]) -> list[str]:
+    """The answer among words of two lists: the second is for answers that are sentences themselves."""
+    return [text.format(answer) for text in (sentence if answer.endswith(".") else words)]
 
 
 def _untidy(answer: str) -> list[str]:

@@ -16,8 +16,10 @@ from onebase.seeding import stream
 SHARES = {"sft": 0.3, "reward": 0.3, "rl": 0.3, "heldout-prompts": 0.1}
 """Of all prompts with trained families and templates, by hash."""
 
-DEMONSTRATION_FLAWS = {"rambling": 0.15, "wrong format": 0.10}
-"""Shares of demonstrations that are right but not tidy: what preferences are there to mend. The rest is gold."""
+DEMONSTRATION_FLAWS = {"chatty": 0.45, "wrong format": 0.15}
+"""Shares of demonstrations that are right but not what rankers prefer, as most of what people write: the habits that
+preferences are there to mend. The rest is gold. With a quarter of such demonstrations the likeliest answer after SFT
+already was the preferred one, and PPO had no mode to move (docs/results/demo.md)."""
 
 _WEIGHTS = {
     "wrong": 5.0,
@@ -51,7 +53,14 @@ _ROWS = Rows(
     heldout=("heldout-families", "heldout-templates"),
     fits=_fits,
 )
-SPLITS, task = _ROWS.splits, _ROWS.task
+GOLD = "sft-gold"
+"""The prompts of `sft` with gold answers alone: what SFT could be taught if people wrote what rankers prefer."""
+SPLITS = (*_ROWS.splits, GOLD)
+
+
+def task(split: str, index: int, seed: int) -> Task:
+    """Row `index` of a split."""
+    return _ROWS.task("sft" if split == GOLD else split, index, seed)
 
 
 def prompts(split: str, rows: int, seed: int) -> list[Prompt]:
@@ -62,6 +71,8 @@ def demonstrations(
     split: str, rows: int, seed: int, *, flaw_shares: Mapping[str, float] = DEMONSTRATION_FLAWS
 ) -> list[Demonstration]:
     """Prompts with an answer to imitate. flaw_shares: how many of them show a flaw; {} for gold answers only."""
+    if split == GOLD:
+        flaw_shares = {}
     return [_demonstration(split, index, seed, flaw_shares) for index in range(rows)]
 
 
@@ -79,7 +90,10 @@ def _demonstration(split: str, index: int, seed: int, flaw_shares: Mapping[str, 
     found = task(split, index, seed)
     random = Random(stream(seed, "demonstration", split, index))
     flaw = random.choices(["gold", *flaw_shares], weights=[1 - sum(flaw_shares.values()), *flaw_shares.values()])[0]
-    options = flaws.flawed(flaw, found.draw, found.prompt.user_text, found.draw, random)
+    if flaw == "chatty":
+        options = flaws.chatty(found.draw, random)
+    else:
+        options = flaws.flawed(flaw, found.draw, found.prompt.user_text, found.draw, random)
     return Demonstration(found.prompt, next(options, found.draw.gold))
 
 

@@ -101,10 +101,3 @@ def test_the_report_shows_every_seed_and_marks_intervals_without_zero(
     assert float(home.values["models"]["all"]["0"]["ppo"]["check"]["mean"]) == 0.75
     rows = [line for name in home.tables for line in results.markdown(home.render(name))]
     assert rows == [line for line in lines if line.startswith("|")][len(home.runs) + 2 :]
-
-
-def test_a_seed_goes_to_every_stage_and_variant(results: ModuleType, tmp_path: Path) -> None:
-    command = results.command(Path("recipes/builtin-1h"), 7, tmp_path / "builtin-1h-7", ["ppo.kl.weight=1"])
-    stages = ["sft", "reward", "ppo", "ppo-grpo", "ppo-ptx", "ppo-rloo", "dpo", "compare"]
-    given = ["name=builtin-1h-7", f"runs_dir={tmp_path}", *(f"{stage}.seed=7" for stage in stages), "ppo.kl.weight=1"]
-    assert command[command.index("recipes/builtin-1h") + 1 :] == given

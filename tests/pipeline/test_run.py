@@ -184,14 +184,18 @@ def test_a_variant_of_a_stage_is_run_after_it_with_its_parents_and_compared_by_i
     folder = Path(shutil.copytree("recipes/smoke", tmp_path / "recipes"))
     (folder / "ppo-rloo.yaml").write_text((folder / "ppo.yaml").read_text())
     (folder / "reward-small.yaml").write_text((folder / "reward.yaml").read_text())
+    (folder / "sft-gold.yaml").write_text((folder / "sft.yaml").read_text())
     steps = {step.name: step for step in chain.plan(folder, ["runs_dir=r", "name=n", "ppo-rloo.train.clip=0.1"])}
-    assert list(steps) == ["sft", "reward", "reward-small", "ppo", "ppo-rloo", "dpo", "compare"]
+    assert list(steps) == ["sft", "sft-gold", "reward", "reward-small", "ppo", "ppo-rloo", "dpo", "compare"]
     variant = steps["ppo-rloo"]
     assert (variant.stage, variant.out) == ("ppo", Path("r/n/ppo-rloo"))
     assert {"train.clip=0.1", "parents.sft=r/n/sft", "parents.reward=r/n/reward"} <= {*variant.overrides}
     assert "train.clip=0.1" not in steps["ppo"].overrides
     compared = {one for one in steps["compare"].overrides if one.startswith(("parents.", "policies."))}
-    assert compared == {f"parents.{stage}=r/n/{stage}" for stage in STAGES} | {"policies.ppo-rloo=r/n/ppo-rloo"}
+    assert compared == {f"parents.{stage}=r/n/{stage}" for stage in STAGES} | {
+        "policies.ppo-rloo=r/n/ppo-rloo",
+        "policies.sft-gold=r/n/sft-gold",
+    }
     (folder / "dpo-x.yaml").write_text("bse: {}\n")
     with pytest.raises(RecipeError, match=r"dpo-x\.yaml:1: unknown key 'bse'"):
         chain.plan(folder, [])
@@ -249,10 +253,14 @@ def test_likeliest_and_sampled_answers_are_scored_as_if_each_stood_alone(finish_
     assert answers.metrics["reward"] != answers.metrics["sampled_reward"]
 
 
-def test_further_policies_and_texts_are_compared(finish_run: Callable[[str], Path], tmp_path: Path) -> None:
+def test_further_policies_and_texts_are_compared(
+    finish_run: Callable[[str], Path], run_stage: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
     home = finish_run("fp32")
     parents = [f"parents.{stage}={home / stage}" for stage in STAGES]
     model = record.read(home / "sft").record.base.model
+    code, said = run_stage("sft", f"base.model={model}", "seed=5", f"out={tmp_path / 'alone'}")
+    assert code == 0, said
     given = [f"base.model={model}", f"out={tmp_path / 'out'}", "track.wandb=off", *parents]
     given.append("texts=[{source: builtin:python-manual, text: text, split: heldout, rows: 1}]")
     recipe = Path("recipes/smoke/compare.yaml")
@@ -261,10 +269,13 @@ def test_further_policies_and_texts_are_compared(finish_run: Callable[[str], Pat
     for name in ("metrics", "samples"):  # of a comparison that was made before
         (folder / f"{name}.jsonl").write_text('{"step": 0}\n')
     (tmp_path / "out" / "summary.json").write_text('{"schema_version": 1, "run": "out", "models": {}}\n')
-    content = run_comparison(recipes.read(recipe, CompareRecipe, [*given, f"policies.keys={home / 'ppo'}"]))
+    others = [f"policies.keys={home / 'ppo'}", f"policies.alone={tmp_path / 'alone'}"]
+    content = run_comparison(recipes.read(recipe, CompareRecipe, [*given, *others]))
     models = content["models"]
     assert [len(rows_of(folder / f"{name}.jsonl")) for name in ("metrics", "samples")] == [1, 8]
-    assert list(models) == ["base", "sft", "ppo", "dpo", "keys"]
+    assert list(models) == ["base", "sft", "ppo", "dpo", "keys", "alone"]
+    # Another SFT stage on the same base, from which none of the others comes.
+    assert models["alone"]["kl_to_sft"]["mean"] != 0 == models["sft"]["kl_to_sft"]["mean"]
     assert models["keys"] == models["ppo"] != models["dpo"]
     assert content["differences"]["keys over sft"] == content["differences"]["ppo over sft"]
     assert {one["mean"] for one in content["differences"]["keys over ppo"].values()} == {0.0}

@@ -91,21 +91,28 @@ def test_a_prompt_is_graded_alike_after_a_trip_through_json():
 
 
 def test_demonstrations_show_flaws_at_the_documented_shares():
-    graded = [grade(row.prompt, row.response) for row in generate.demonstrations("sft", 2000, seed=0)]
+    rows = generate.demonstrations("sft", 2000, seed=0)
+    graded = [grade(row.prompt, row.response) for row in rows]
     assert all(found.correctness == 1 for found in graded)
+    # A habit, not noise: most chatty answers are one of a few, which a model takes up as its likeliest.
+    chatty = [row.response for row, found in zip(rows, graded, strict=True) if found.form < 0.5]
+    openings = Counter(" ".join(response.split()[:2]) for response in chatty)
+    assert sum(count for _, count in openings.most_common(5)) >= 0.9 * len(chatty)
     shares = {
         "gold": sum(found.form == 1 for found in graded) / 2000,
         "wrong format": sum(0.5 <= found.form < 1 for found in graded) / 2000,
-        "rambling": sum(found.form < 0.5 for found in graded) / 2000,
+        "rambling": len(chatty) / 2000,
     }
     # Three standard deviations of a share of 2000, and a little for prompts too long for any rambling.
-    assert shares == pytest.approx({"gold": 0.75, "wrong format": 0.10, "rambling": 0.15}, abs=0.035)
+    assert shares == pytest.approx({"gold": 0.40, "wrong format": 0.15, "rambling": 0.45}, abs=0.05)
 
 
 def test_flaws_can_be_switched_off_and_leave_the_prompts_alone():
     clean = generate.demonstrations("sft", 200, seed=0, flaw_shares={})
     assert all(row.response == row.prompt.meta["gold"] for row in clean)
     assert [row.prompt for row in clean] == [row.prompt for row in generate.demonstrations("sft", 200, seed=0)]
+    assert clean == generate.demonstrations("sft-gold", 200, seed=0)
+    assert generate.prompts("sft-gold", 20, seed=0) == generate.prompts("sft", 20, seed=0)
 
 
 def test_rankings_hold_4_to_9_different_responses_in_no_fixed_place():

@@ -1,0 +1,192 @@
+"""What else the demo's minutes could have bought: three rivals beside its PPO, at equal wall time.
+
+    python benchmarks/demo_rivals.py --seeds 0 1 2 --json docs/results/data/demo-rivals.json
+
+- gold: SFT on gold demonstrations alone, for as long as SFT, reward model and PPO take together;
+- best: rejection sampling. SFT's own answers, of n the one that the reward model scores highest, and SFT on those; it
+  shares SFT and reward model with PPO and has PPO's time;
+- dpo: from the same SFT adapter on the same split of rankings, at about PPO's KL; it takes less time.
+
+The rows of each were set on seed 10, so that the times agree there. What decides is the check of likeliest answers on
+the demo's held-out prompts, paired with PPO's by prompt. The demo of each seed is run first where it is not there.
+With --curve, PPO stopped earlier gives a learning curve: with a constant learning rate a shorter run is a longer one's
+beginning. Everything finished is kept, so the command can be repeated.
+"""
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from homes import Home, Table, markdown
+from results import provenance
+
+from evaluation.statistics import clustered, differences
+from onebase.record import replace_file
+
+DEMO, RIVALS = Path("recipes/demo"), Path("recipes/demo/rivals")
+PROMPTS, DRAWN = 256, 4
+"""Prompts that `best` answers, and how often."""
+EPISODES = (96, 192, 288)
+"""Where PPO's learning curve is measured, before its end."""
+STAGES = {
+    "sft": ("sft",),
+    "ppo": ("sft", "reward", "ppo"),
+    "gold": ("sft-gold",),
+    "best": ("sft", "reward", "drawing", "sft-best"),
+    "dpo": ("sft", "dpo"),
+}
+"""What each row is made of: its wall time is theirs."""
+NAMES = {"gold": "sft-gold", "best": "sft-best"}
+"""Of a row in the comparison, where it is another."""
+MINUTES = 55
+"""A seed with its demo on the slowest machine that this was run on."""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
+    parser.add_argument("--curve", action="store_true", help="a learning curve of PPO too, 15 minutes a seed more")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    given = parser.parse_args()
+    print(f"budget: at most {MINUTES + 15 * given.curve} minutes a seed, {len(given.seeds)} seeds", file=sys.stderr)
+    for seed in given.seeds:
+        run(seed, given.runs_dir, curve=given.curve)
+    folders = {seed: (given.runs_dir / f"demo-{seed}", given.runs_dir / f"demo-rivals-{seed}") for seed in given.seeds}
+    values = {str(seed): collect({seed: pair}) for seed, pair in folders.items()}
+    values["all"] = collect(folders)
+    said = ["python", "benchmarks/demo_rivals.py", "--seeds", *map(str, given.seeds), *["--curve"] * given.curve]
+    home = Home(
+        command=[shlex.join(said)],
+        runs=provenance({seed: read(own / "summary.json") for seed, (_, own) in folders.items()}),
+        values=values,
+        tables=tables(),
+    )
+    home = Home.parse(home.dump())  # so that what is printed is what the documents will show
+    for name in home.tables:
+        print("\n".join(["", f"{name}:", "", *markdown(home.render(name))]))
+    if given.json:
+        given.json.write_text(home.dump(), encoding="utf-8")
+    return 0
+
+
+def run(seed: int, runs: Path, *, curve: bool) -> None:
+    """The demo and its rivals with one seed."""
+    demo, rivals = runs / f"demo-{seed}", runs / f"demo-rivals-{seed}"
+    onebase("run", DEMO, f"runs_dir={runs}", "name=demo", "--seeds", seed)
+    draw(demo, rivals, seed)
+    policies = [f"compare.parents.{name}={demo / name}" for name in ("sft", "reward", "ppo")]
+    for episodes in EPISODES if curve else ():
+        out = rivals / f"ppo-{episodes}"
+        parents = [f"parents.{name}={demo / name}" for name in ("sft", "reward")]
+        onebase("ppo", DEMO / "ppo.yaml", *parents, f"seed={seed}", f"train.episodes={episodes}", f"out={out}")
+        policies.append(f"compare.policies.ppo-{episodes}={out}")
+    names = ("sft-gold", "sft-best", "dpo", "compare")
+    own = [f"runs_dir={runs}", f"name={rivals.name}", *(f"{name}.seed={seed}" for name in names)]
+    own += [f"sft-best.data.0.source={rivals / 'best.jsonl'}", f"dpo.parents.sft={demo / 'sft'}"]
+    onebase("run", RIVALS, *own, *policies)
+
+
+def draw(demo: Path, rivals: Path, seed: int) -> None:
+    """The best of n answers of SFT to prompts that PPO is trained on, and how long that took."""
+    target = rivals / "best.jsonl"
+    if (rivals / "drawing.json").is_file():
+        return
+    rivals.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    source = ["builtin:tasks", "--split", "rl", "--rows", PROMPTS, "--n", DRAWN, "--max-new-tokens", 20]
+    onebase("best-of-n", demo / "sft", demo / "reward", *source, "--seed", seed, "--out", target)
+    replace_file(rivals / "drawing.json", json.dumps({"seconds": round(time.monotonic() - began, 1)}))
+
+
+def onebase(*words: object) -> None:
+    done = subprocess.run([sys.executable, "-m", "pipeline", *map(str, words)])
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def collect(folders: Mapping[int, tuple[Path, Path]]) -> dict[str, Any]:
+    """By row: training seconds, and estimates over the prompts of these seeds; each seed has its own."""
+    answers = [row for seed, (_, rivals) in folders.items() for row in answers_of(rivals, seed)]
+    sources: dict[str, list[dict[str, Any]]] = {}
+    for one in answers:
+        sources.setdefault(one["source"].rpartition("/")[2], []).append(one)
+    found: dict[str, Any] = {}
+    for row, stages in STAGES.items():
+        name = NAMES.get(row, row)
+        sources = {
+            key: [one for one in answers if one["source"] == key] for key in sorted({a["source"] for a in answers})
+        }
+        found[row] = {
+            "seconds": mean(sum(seconds(*pair, stage) for stage in stages) for pair in folders.values()),
+            "last": mean(seconds(*pair, stages[-1]) for pair in folders.values()),
+            "check": estimate(answers, name, "check"),
+            **{source: estimate(some, name, "check") for source, some in sources.items()},
+            **{metric: estimate(answers, name, metric) for metric in ("reward", "sampled_check", "kl_to_sft")},
+            **{f"over {other}": estimate(answers, name, "check", other) for other in ("sft", "ppo") if other != name},
+        }
+    curve = {
+        name.removeprefix("ppo-"): {
+            "check": estimate(answers, name, "check"),
+            "seconds": mean(seconds(*pair, name) for pair in folders.values()),
+        }
+        for name in answers[0]
+        if name.startswith("ppo-")
+    }
+    return {"rows": found} | ({"curve": curve} if curve else {})
+
+
+def answers_of(rivals: Path, seed: int) -> list[dict[str, Any]]:
+    lines = (rivals / "evaluation" / "answers.jsonl").read_text("utf-8").splitlines()
+    return [{**json.loads(line), "seed": seed} for line in lines]
+
+
+def estimate(
+    answers: Sequence[Mapping[str, Any]], name: str, metric: str, other: str | None = None
+) -> dict[str, float]:
+    """Mean of a model's metric, or of its paired difference to another's. What is asked twice is drawn together."""
+    values = [float(row[name][metric]) for row in answers]
+    if other is not None:
+        values = differences(values, [float(row[other][metric]) for row in answers])
+    return clustered(values, [(row["seed"], row["prompt"]) for row in answers]).as_dict()
+
+
+def seconds(demo: Path, rivals: Path, stage: str) -> float:
+    if stage == "drawing":
+        return float(read(rivals / "drawing.json")["seconds"])
+    folder = next(home / stage for home in (demo, rivals) if (home / stage / "stage.json").is_file())
+    return float(read(folder / "stage.json")["resources"]["seconds"])
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text("utf-8"))
+
+
+def tables() -> dict[str, Table]:
+    shown = {
+        "training, s:": "seconds|.0f",
+        "check": "check|.2f",
+        "held-out families": "heldout-families|.2f",
+        "held-out templates": "heldout-templates|.2f",
+        "check over SFT": "over sft|+.2f",
+        "check over PPO": "over ppo|+.2f",
+        "sampled check": "sampled_check|.2f",
+        "KL to SFT, nats": "kl_to_sft|.2f",
+    }
+    curve = {"seed": "@0", "episodes": "@2", "seconds of PPO:": "seconds|.0f", "check": "check|.2f"}
+    return {
+        "rows": Table(rows=["all/rows/*"], columns={"": "@2", **shown}),
+        "seeds": Table(rows=["[0-9]*/rows/*"], columns={"seed": "@0", "": "@2", **shown}),
+        "curve": Table(rows=["*/curve/*"], columns=curve),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,87 @@
+"""The demo's rivals: what is run, and what the table is made of."""
+
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from pipeline import chain
+
+
+@pytest.fixture
+def rivals(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    return importlib.import_module("demo_rivals")
+
+
+CHECKS = {"sft": 0.4, "ppo": 0.6, "sft-gold": 0.7, "sft-best": 0.5, "dpo": 0.55, "ppo-96": 0.45}
+SECONDS = {"sft": 100, "reward": 200, "ppo": 150, "sft-gold": 440, "sft-best": 90, "dpo": 80, "ppo-96": 40}
+
+
+def put(runs: Path, seed: int, *, ppo: float) -> tuple[Path, Path]:
+    """What the runs of a seed leave."""
+    demo, own = runs / f"demo-{seed}", runs / f"demo-rivals-{seed}"
+    for stage, seconds in SECONDS.items():
+        folder = (demo if stage in ("sft", "reward", "ppo") else own) / stage
+        folder.mkdir(parents=True)
+        (folder / "stage.json").write_text(json.dumps({"resources": {"seconds": seconds + seed}}))
+    (own / "drawing.json").write_text('{"seconds": 60}')
+    (own / "evaluation").mkdir()
+    with (own / "evaluation" / "answers.jsonl").open("w") as written:
+        for number, gain in enumerate((-0.2, 0.2, -0.1, 0.1)):
+            source = f"builtin:tasks/heldout-{'families' if number < 2 else 'templates'}"
+            row: dict[str, Any] = {"prompt": str(number), "source": source, "family": "f"}
+            for name, check in {**CHECKS, "ppo": ppo}.items():
+                row[name] = {"check": check + gain, "sampled_check": 0.5, "reward": 1.0, "kl_to_sft": 0.0}
+            written.write(json.dumps(row) + "\n")
+    return demo, own
+
+
+def means(rows: dict[str, Any], metric: str) -> dict[str, float]:
+    return {row: round(one[metric]["mean"], 6) for row, one in rows.items() if metric in one}
+
+
+def test_a_row_has_the_time_of_all_its_stages_and_is_paired_with_ppo(rivals: ModuleType, tmp_path: Path) -> None:
+    found = rivals.collect({0: put(tmp_path, 0, ppo=0.6)})
+    rows = found["rows"]
+    times = {"sft": 100, "ppo": 450, "gold": 440, "best": 100 + 200 + 60 + 90, "dpo": 180}
+    assert {row: one["seconds"] for row, one in rows.items()} == times
+    assert means(rows, "over ppo") == {"sft": -0.2, "gold": 0.1, "best": -0.1, "dpo": -0.05}
+    assert means(rows, "over sft") == {"ppo": 0.2, "gold": 0.3, "best": 0.1, "dpo": 0.15}
+    # Every prompt moved alike, so nothing is left open, however far the prompts lie apart.
+    assert rows["gold"]["over ppo"]["high"] - rows["gold"]["over ppo"]["low"] < 1e-5
+    assert rows["gold"]["check"]["high"] - rows["gold"]["check"]["low"] > 0.1
+    assert found["curve"]["96"]["seconds"] == 40 and round(found["curve"]["96"]["check"]["mean"], 6) == 0.45
+
+
+def test_seeds_together_have_the_prompts_of_all(rivals: ModuleType, tmp_path: Path) -> None:
+    both = rivals.collect({0: put(tmp_path, 0, ppo=0.6), 2: put(tmp_path, 2, ppo=0.8)})["rows"]
+    assert both["ppo"]["seconds"] == (450 + 456) / 2
+    assert means(both, "check")["ppo"] == 0.7 and means(both, "over sft")["ppo"] == 0.3
+    # The seeds differ in what PPO gained, so it is open by as much.
+    assert both["ppo"]["over sft"]["low"] < 0.26 and both["ppo"]["over sft"]["high"] > 0.34
+    assert (means(both, "heldout-families")["sft"], means(both, "heldout-templates")["sft"]) == (0.4, 0.4)
+
+
+def test_what_is_run_fits_the_recipes(rivals: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Every command that is given is one that the chain can plan, with the demo of the same seed for parents."""
+    said: list[list[str]] = []
+    monkeypatch.setattr(rivals, "onebase", lambda *words: said.append([str(word) for word in words]))
+    rivals.run(3, tmp_path, curve=True)
+    assert [one[0] for one in said] == ["run", "best-of-n", "ppo", "ppo", "ppo", "run"]
+    demo, own = tmp_path / "demo-3", tmp_path / "demo-rivals-3"
+    folder, *overrides = said[-1][1:]
+    steps = {step.name: step for step in chain.plan(Path(folder), overrides)}
+    assert list(steps) == ["sft-best", "sft-gold", "dpo", "compare"]
+    assert all("seed=3" in step.overrides for step in steps.values())
+    assert f"data.0.source={own / 'best.jsonl'}" in steps["sft-best"].overrides
+    assert f"parents.sft={demo / 'sft'}" in steps["dpo"].overrides
+    compared = {one.partition("=")[0]: one.partition("=")[2] for one in steps["compare"].overrides}
+    assert {name: compared[f"parents.{name}"] for name in ("sft", "reward", "ppo", "dpo")} == {
+        **{name: str(demo / name) for name in ("sft", "reward", "ppo")},
+        "dpo": str(own / "dpo"),
+    }
+    assert {"policies.sft-gold", "policies.sft-best", *(f"policies.ppo-{n}" for n in rivals.EPISODES)} <= set(compared)
