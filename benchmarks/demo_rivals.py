@@ -33,9 +33,11 @@ from onebase.record import replace_file
 DEMO, RIVALS = Path("recipes/demo"), Path("recipes/demo/rivals")
 PROMPTS, DRAWN = 176, 4
 """Prompts that `best` answers, and how often: as PPO does, with the same seed."""
-EPISODES = (96, 192, 288)
-"""Where PPO's learning curve is measured, before its end."""
-STAGES = {
+EPISODES = (128, 320, 512)
+"""Where PPO's learning curve is measured, before its end: whole batches."""
+DRAWING = "drawing.json"
+STAGES: Mapping[str, tuple[str, ...]] = {
+    "base": (),
     "sft": ("sft",),
     "ppo": ("sft", "reward", "ppo"),
     "gold": ("sft-gold",),
@@ -80,8 +82,9 @@ def main() -> int:
 def run(seed: int, runs: Path, *, curve: bool) -> None:
     """The demo and its rivals with one seed."""
     demo, rivals = runs / f"demo-{seed}", runs / f"demo-rivals-{seed}"
-    onebase("run", DEMO, f"runs_dir={runs}", "name=demo", "--seeds", seed)
-    draw(demo, rivals, seed)
+    if not (demo / "summary.json").is_file():
+        onebase("run", DEMO, f"runs_dir={runs}", "name=demo", "--seeds", seed)
+    best = draw(demo, drawn(rivals), seed)
     policies = [f"compare.parents.{name}={demo / name}" for name in ("sft", "reward", "ppo")]
     for episodes in EPISODES if curve else ():
         out = rivals / f"ppo-{episodes}"
@@ -90,20 +93,25 @@ def run(seed: int, runs: Path, *, curve: bool) -> None:
         policies.append(f"compare.policies.ppo-{episodes}={out}")
     names = ("sft-gold", "sft-best", "dpo", "compare")
     own = [f"runs_dir={runs}", f"name={rivals.name}", *(f"{name}.seed={seed}" for name in names)]
-    own += [f"sft-best.data.0.source={rivals / 'best.jsonl'}", f"dpo.parents.sft={demo / 'sft'}"]
+    own += [f"sft-best.data.0.source={best}", f"dpo.parents.sft={demo / 'sft'}"]
     onebase("run", RIVALS, *own, *policies)
 
 
-def draw(demo: Path, rivals: Path, seed: int) -> None:
-    """The best of n answers of SFT to prompts that PPO is trained on, and how long that took."""
-    target = rivals / "best.jsonl"
-    if (rivals / "drawing.json").is_file():
-        return
-    rivals.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    source = ["builtin:tasks", "--split", "rl", "--rows", PROMPTS, "--n", DRAWN, "--max-new-tokens", 20]
-    onebase("best-of-n", demo / "sft", demo / "reward", *source, "--seed", seed, "--out", target)
-    replace_file(rivals / "drawing.json", json.dumps({"seconds": round(time.monotonic() - began, 1)}))
+def draw(demo: Path, folder: Path, seed: int) -> Path:
+    """The best of n answers of SFT to the prompts that PPO is trained on; and how long that took."""
+    target = folder / "best.jsonl"
+    if not (folder / DRAWING).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        source = ["builtin:tasks", "--split", "rl", "--rows", PROMPTS, "--n", DRAWN, "--max-new-tokens", 20]
+        onebase("best-of-n", demo / "sft", demo / "reward", *source, "--seed", seed, "--out", target)
+        replace_file(folder / DRAWING, json.dumps({"seconds": round(time.monotonic() - began, 1)}))
+    return target
+
+
+def drawn(rivals: Path) -> Path:
+    """Beside the run's folder, which holds nothing but what stages and comparison write."""
+    return rivals.with_name(f"{rivals.name}-drawn")
 
 
 def onebase(*words: object) -> None:
@@ -126,7 +134,7 @@ def collect(folders: Mapping[int, tuple[Path, Path]]) -> dict[str, Any]:
         }
         found[row] = {
             "seconds": mean(sum(seconds(*pair, stage) for stage in stages) for pair in folders.values()),
-            "last": mean(seconds(*pair, stages[-1]) for pair in folders.values()),
+            "last": mean(sum(seconds(*pair, stage) for stage in stages[-1:]) for pair in folders.values()),
             "check": estimate(answers, name, "check"),
             **{source: estimate(some, name, "check") for source, some in sources.items()},
             **{metric: estimate(answers, name, metric) for metric in ("reward", "sampled_check", "kl_to_sft")},
@@ -160,7 +168,7 @@ def estimate(
 
 def seconds(demo: Path, rivals: Path, stage: str) -> float:
     if stage == "drawing":
-        return float(read(rivals / "drawing.json")["seconds"])
+        return float(read(drawn(rivals) / DRAWING)["seconds"])
     folder = next(home / stage for home in (demo, rivals) if (home / stage / "stage.json").is_file())
     return float(read(folder / "stage.json")["resources"]["seconds"])
 

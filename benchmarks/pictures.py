@@ -27,7 +27,7 @@ def frontier(axes: Axes, *, values: Mapping[str, Any]) -> None:
 def check_against_time(axes: Axes, *, values: Mapping[str, Any]) -> None:
     """The demo's PPO and its rivals: check of likeliest answers over minutes of training, all stages counted, with 95 %
     intervals over the prompts of all seeds. PPO's way is that of the seeds for which it was measured."""
-    rows = values["all"]["rows"]
+    rows = {name: row for name, row in values["all"]["rows"].items() if name != "base"}
     minutes = {name: row["seconds"] / 60 for name, row in rows.items()}
     for seed, one in values.items():
         if "curve" in one and seed != "all":

@@ -103,7 +103,7 @@ def _add_stage(stage: str) -> None:
     reads, writes = stages.describe(stage)
 
     def one_stage(
-        recipe: Annotated[Path, typer.Argument(help=f"YAML recipe, such as recipes/demo/{stage}.yaml")],
+        recipe: Annotated[Path, typer.Argument(help=f"YAML recipe, such as recipes/smoke/{stage}.yaml")],
         overrides: Overrides = None,
         print_config: PrintConfig = False,
         restart: Restart = False,
@@ -111,7 +111,7 @@ def _add_stage(stage: str) -> None:
         raise typer.Exit(command.run_stage(stage, stages.loader(stage), recipe, overrides or [], print_config, restart))
 
     def with_profile(
-        recipe: Annotated[Path, typer.Argument(help=f"YAML recipe, such as recipes/demo/{stage}.yaml")],
+        recipe: Annotated[Path, typer.Argument(help=f"YAML recipe, such as recipes/smoke/{stage}.yaml")],
         overrides: Overrides = None,
         print_config: PrintConfig = False,
         restart: Restart = False,

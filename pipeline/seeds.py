@@ -34,8 +34,7 @@ def split(words: Sequence[str], first: int | None) -> tuple[list[int], list[str]
 def run(folder: Path, overrides: Sequence[str], seeds: Sequence[int], *, restart: bool) -> int:
     """A run of each seed, then the table; the exit code of the first that fails, else 0. What is finished is kept."""
     planned = {seed: seeded(folder, overrides, seed) for seed in seeds}
-    for seed, own in planned.items():  # the last one's recipes must not cost the hours of the others
-        chain.plan(folder, own)
+    for seed, own in planned.items():  # reads all recipes: a wrong one must not cost the hours of the seeds before it
         say(f"seed {seed}: {home(folder, own)}")
     for own in planned.values():
         code = chain.run(folder, own, restart=restart)
