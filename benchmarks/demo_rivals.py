@@ -129,9 +129,6 @@ def collect(folders: Mapping[int, tuple[Path, Path]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row, stages in STAGES.items():
         name = NAMES.get(row, row)
-        sources = {
-            key: [one for one in answers if one["source"] == key] for key in sorted({a["source"] for a in answers})
-        }
         found[row] = {
             "seconds": mean(sum(seconds(*pair, stage) for stage in stages) for pair in folders.values()),
             "last": mean(sum(seconds(*pair, stage) for stage in stages[-1:]) for pair in folders.values()),

@@ -66,14 +66,15 @@ def show(summaries: Mapping[int, Mapping[str, Any]]) -> None:
     headings = list(dict.fromkeys(heading for own in rows.values() for row in own.values() for heading in row))
     table = Table(title="paired differences, mean [95 % interval] over prompts")
     for heading in ("difference", "seed", *headings):
-        table.add_column(heading, justify="left" if heading == "difference" else "right")
+        table.add_column(heading, justify="left" if heading == "difference" else "right", overflow="fold")
     for difference in dict.fromkeys(name for own in rows.values() for name in own):
         mine = {seed: own[difference] for seed, own in rows.items() if difference in own}
         for seed, row in mine.items():
             cells = (_cell(row[heading]) if heading in row else "" for heading in headings)
             table.add_row(difference, str(seed), *cells)
-        means = ([row[heading]["mean"] for row in mine.values() if heading in row] for heading in headings)
-        table.add_row("", "mean", *(f"{sum(some) / len(some):+.2f}" if some else "" for some in means))
+        if len(mine) > 1:
+            means = ([row[heading]["mean"] for row in mine.values() if heading in row] for heading in headings)
+            table.add_row("", "mean", *(f"{sum(some) / len(some):+.2f}" if some else "" for some in means))
         table.add_section()
     console().print(table)
 
