@@ -62,7 +62,7 @@ def test_seeds_together_have_the_prompts_of_all(rivals: ModuleType, tmp_path: Pa
     both = rivals.collect({0: put(tmp_path, 0, ppo=0.6), 2: put(tmp_path, 2, ppo=0.8)})["rows"]
     assert both["ppo"]["seconds"] == (450 + 456) / 2
     assert means(both, "check")["ppo"] == 0.7 and means(both, "over sft")["ppo"] == 0.3
-    # The seeds differ in what PPO gained, so it is open by as much.
+    # The seeds differ in what PPO gained, and all prompts are drawn together.
     assert both["ppo"]["over sft"]["low"] < 0.26 and both["ppo"]["over sft"]["high"] > 0.34
     assert (means(both, "heldout-families")["sft"], means(both, "heldout-templates")["sft"]) == (0.4, 0.4)
 
@@ -70,6 +70,9 @@ def test_seeds_together_have_the_prompts_of_all(rivals: ModuleType, tmp_path: Pa
 def test_what_is_run_fits_the_recipes(rivals: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every command that is given is one that the chain can plan, with the demo of the same seed for parents."""
     said: list[list[str]] = []
+    for stage in ("sft", "reward"):
+        (tmp_path / "demo-3" / stage).mkdir(parents=True)
+        (tmp_path / "demo-3" / stage / "stage.json").write_text("{}")
     monkeypatch.setattr(rivals, "onebase", lambda *words: said.append([str(word) for word in words]))
     rivals.run(3, tmp_path, curve=True)
     assert [one[0] for one in said] == ["run", "best-of-n", "ppo", "ppo", "ppo", "run"]
@@ -86,3 +89,24 @@ def test_what_is_run_fits_the_recipes(rivals: ModuleType, monkeypatch: pytest.Mo
         "dpo": str(own / "dpo"),
     }
     assert {"policies.sft-gold", "policies.sft-best", *(f"policies.ppo-{n}" for n in rivals.EPISODES)} <= set(compared)
+
+
+def test_answers_are_drawn_anew_where_their_models_have_changed(
+    rivals: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    demo, folder = put(tmp_path, 3, ppo=0.6)[0], tmp_path / "drawn"
+    drawn: list[bool] = []
+
+    def onebase(*words: object) -> None:
+        drawn.append((folder / "best.jsonl").exists())  # which best-of-n would refuse
+        (folder / "best.jsonl").write_text("{}")
+
+    monkeypatch.setattr(rivals, "onebase", onebase)
+    for _ in range(2):
+        assert rivals.draw(demo, folder, 3) == folder / "best.jsonl"
+    assert drawn == [False]
+    (demo / "reward" / "stage.json").write_text("{}")
+    rivals.draw(demo, folder, 3)
+    (folder / "drawing.json").unlink()  # killed between the two
+    rivals.draw(demo, folder, 3)
+    assert drawn == [False] * 3
