@@ -1,16 +1,18 @@
-"""What else the demo's minutes could have bought: three rivals beside its PPO, at equal wall time.
+"""What else the demo's minutes could have bought: three rivals beside its PPO.
 
     python benchmarks/demo_rivals.py --seeds 0 1 2 --json docs/results/data/demo-rivals.json
 
-- gold: SFT on gold demonstrations alone, for as long as SFT, reward model and PPO take together;
-- best: rejection sampling. SFT's own answers, of n the one that the reward model scores highest, and SFT on those; it
-  shares SFT and reward model with PPO and has PPO's time;
-- dpo: from the same SFT adapter on the same split of rankings, at about PPO's KL; it takes less time.
+- gold: SFT on 1,280 gold demonstrations alone, for about as long as SFT, reward model and PPO take together;
+- best: rejection sampling. SFT answers PPO's prompts four times each, and the answers that the reward model scores
+  highest are demonstrations for a new adapter on the base: SFT has no other start. It shares SFT and reward model with
+  PPO and takes about PPO's time;
+- dpo: from the same SFT adapter on 160 rankings. It needs no reward model and takes less time; its KL is in the table.
 
-The rows of each were set on seed 10, so that the times agree there. What decides is the check of likeliest answers on
-the demo's held-out prompts, paired with PPO's by prompt. The demo of each seed is run first where it is not there.
-With --curve, PPO stopped earlier gives a learning curve: with a constant learning rate a shorter run is a longer one's
-beginning. Everything finished is kept, so the command can be repeated.
+What decides is the check of likeliest answers on the demo's held-out prompts, paired with PPO's by prompt. Intervals
+are over prompts, for these trainings: they do not hold what another seed would change. Seconds are those of a stage
+from its first line to its last, evaluation included and start of Python not; do not run this beside other work. The
+demo of each seed is run first where it is not there. With --curve, PPO stopped earlier gives a learning curve: with a
+constant learning rate a shorter run is a longer one's beginning. What is finished is kept.
 """
 
 import argparse
@@ -28,6 +30,7 @@ from homes import Home, Table, markdown
 from results import provenance
 
 from evaluation.statistics import clustered, differences
+from onebase.disk import hash_file
 from onebase.record import replace_file
 
 DEMO, RIVALS = Path("recipes/demo"), Path("recipes/demo/rivals")
@@ -65,9 +68,10 @@ def main() -> int:
     values = {str(seed): collect({seed: pair}) for seed, pair in folders.items()}
     values["all"] = collect(folders)
     said = ["python", "benchmarks/demo_rivals.py", "--seeds", *map(str, given.seeds), *["--curve"] * given.curve]
+    places = [provenance({seed: summary_of(pair[place]) for seed, pair in folders.items()}) for place in (0, 1)]
     home = Home(
         command=[shlex.join(said)],
-        runs=provenance({seed: read(own / "summary.json") for seed, (_, own) in folders.items()}),
+        runs=[*places[0], *places[1]],
         values=values,
         tables=tables(),
     )
@@ -99,13 +103,16 @@ def run(seed: int, runs: Path, *, curve: bool) -> None:
 
 def draw(demo: Path, folder: Path, seed: int) -> Path:
     """The best of n answers of SFT to the prompts that PPO is trained on; and how long that took."""
-    target = folder / "best.jsonl"
-    if not (folder / DRAWING).is_file():
+    target, record = folder / "best.jsonl", folder / DRAWING
+    parents = {stage: hash_file(demo / stage / "stage.json") for stage in ("sft", "reward")}
+    wanted = {"prompts": PROMPTS, "n": DRAWN, **parents}
+    if not record.is_file() or read(record)["of"] != wanted:
+        target.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         began = time.monotonic()
         source = ["builtin:tasks", "--split", "rl", "--rows", PROMPTS, "--n", DRAWN, "--max-new-tokens", 20]
         onebase("best-of-n", demo / "sft", demo / "reward", *source, "--seed", seed, "--out", target)
-        replace_file(folder / DRAWING, json.dumps({"seconds": round(time.monotonic() - began, 1)}))
+        replace_file(record, json.dumps({"of": wanted, "seconds": round(time.monotonic() - began, 1)}))
     return target
 
 
@@ -129,9 +136,6 @@ def collect(folders: Mapping[int, tuple[Path, Path]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for row, stages in STAGES.items():
         name = NAMES.get(row, row)
-        sources = {
-            key: [one for one in answers if one["source"] == key] for key in sorted({a["source"] for a in answers})
-        }
         found[row] = {
             "seconds": mean(sum(seconds(*pair, stage) for stage in stages) for pair in folders.values()),
             "last": mean(sum(seconds(*pair, stage) for stage in stages[-1:]) for pair in folders.values()),
@@ -171,6 +175,10 @@ def seconds(demo: Path, rivals: Path, stage: str) -> float:
         return float(read(drawn(rivals) / DRAWING)["seconds"])
     folder = next(home / stage for home in (demo, rivals) if (home / stage / "stage.json").is_file())
     return float(read(folder / "stage.json")["resources"]["seconds"])
+
+
+def summary_of(run: Path) -> dict[str, Any]:
+    return read(run / "summary.json")
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from homes import Home
 from matplotlib.axes import Axes
 
 from evaluation.figures import BLUE, COLOURS, GREY, save
-from evaluation.run_plots import reward_against_kl
+from evaluation.run_plots import bars, reward_against_kl
 
 
 def draw(name: str, home: Home, target: Path) -> None:
@@ -27,7 +27,7 @@ def frontier(axes: Axes, *, values: Mapping[str, Any]) -> None:
 def check_against_time(axes: Axes, *, values: Mapping[str, Any]) -> None:
     """The demo's PPO and its rivals: check of likeliest answers over minutes of training, all stages counted, with 95 %
     intervals over the prompts of all seeds. PPO's way is that of the seeds for which it was measured."""
-    rows = values["all"]["rows"]
+    rows = {name: row for name, row in values["all"]["rows"].items() if name != "base"}
     minutes = {name: row["seconds"] / 60 for name, row in rows.items()}
     for seed, one in values.items():
         if "curve" in one and seed != "all":
@@ -44,8 +44,7 @@ def check_against_time(axes: Axes, *, values: Mapping[str, Any]) -> None:
     colours = {"sft": GREY, "ppo": BLUE, **dict(zip(rivals, COLOURS[1:], strict=False))}
     for (name, row), marker in zip(rows.items(), "osD^v", strict=True):
         check = row["check"]
-        bars = [[check["mean"] - check["low"]], [check["high"] - check["mean"]]]
-        axes.errorbar(minutes[name], check["mean"], yerr=bars, color=colours[name], marker=marker, label=name)
+        axes.errorbar(minutes[name], check["mean"], yerr=bars(check), color=colours[name], marker=marker, label=name)
     axes.set(xlabel="minutes of training, all stages", ylabel="check of likeliest answers")
     axes.set_xlim(left=0)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -98,7 +98,7 @@ class Comparison:
         """Paired by prompt: SFT over base, every other policy over SFT, and a variant over what it varies."""
         by_name = {one.name: one for one in self.answers}
         over_sft = [(name, "sft") for name in by_name if name not in ("base", "sft")]
-        pairs = [("sft", "base"), *over_sft, *self.variants.items()]
+        pairs = dict.fromkeys([("sft", "base"), *over_sft, *self.variants.items()])
         return {
             f"{after} over {before}": self._difference(by_name[after], by_name[before], seed)
             for after, before in pairs

@@ -105,14 +105,14 @@ def reward_against_kl(
         for number, name in enumerate(names):
             axes.errorbar(
                 *points[name],
-                xerr=_bars(models[name]["kl_to_sft"]),
-                yerr=_bars(models[name][reward]),
+                xerr=bars(models[name]["kl_to_sft"]),
+                yerr=bars(models[name][reward]),
                 color=colour,
                 marker=MARKERS[number % len(MARKERS)],
                 linestyle="none",
                 label=name,
             )
-        if len(names) > 1:
+        if len(names) > 1 and stage != "sft":  # SFT stages do not come from each other
             reached = [points[name] for name in (*names, "sft") if name in points]
             kl, rewards = zip(*frontier(reached, lambda point: point), strict=True)
             axes.plot(kl, rewards, color=colour, linewidth=1, linestyle="--", label=f"{stage}, frontier")
@@ -129,6 +129,6 @@ def _by_stage(kinds: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def _bars(estimate: Mapping[str, float]) -> list[list[float]]:
+def bars(estimate: Mapping[str, float]) -> list[list[float]]:
     """Lengths of both halves of an error bar; a mean may lie outside its percentile interval by a rounding."""
     return [[max(0.0, estimate["mean"] - estimate["low"])], [max(0.0, estimate["high"] - estimate["mean"])]]

@@ -56,9 +56,9 @@ def main(
     parser = _Parser(
         prog=f"python -m {stage}",
         description=f"Run stage '{stage}'. Reads {reads}. Writes {writes}.",
-        epilog=f"example: python -m {stage} recipes/demo/{stage}.yaml seed=1 track.wandb=offline",
+        epilog=f"example: python -m {stage} recipes/smoke/{stage}.yaml seed=1 track.wandb=offline",
     )
-    parser.add_argument("recipe", type=Path, help=f"YAML recipe, such as recipes/demo/{stage}.yaml")
+    parser.add_argument("recipe", type=Path, help=f"YAML recipe, such as recipes/smoke/{stage}.yaml")
     parser.add_argument("overrides", nargs="*", help="key.sub=value: change the recipe for this run")
     parser.add_argument("--print-config", action="store_true", help="print the resolved recipe and stop")
     parser.add_argument("--restart", action="store_true", help="move what is in the stage folder aside and start anew")

@@ -93,8 +93,8 @@ def _recipes_of(folder: Path, stage: str) -> list[str]:
 
 
 def _is_compared(name: str) -> bool:
-    """Stages are, and variants whose adapter is a policy."""
-    return name in stages.ORDER or stage_of(name) != "reward"
+    """The run's own reward model scores; variants of it do nothing in the comparison."""
+    return name == "reward" or stage_of(name) != "reward"
 
 
 def _settled_parents(path: Path, stage: str, overrides: Sequence[str]) -> set[str]:
@@ -140,8 +140,18 @@ def _sort_overrides(overrides: Sequence[str], known: Sequence[str]) -> tuple[dic
 def run(folder: Path, overrides: Sequence[str], *, restart: bool) -> int:
     """Run the steps; the exit code of the first that fails, else 0. A finished, verified stage is not run again."""
     steps = plan(folder, overrides)
-    for step in steps:  # before the first starts: the last one's folder must not cost the hours of the others
+    require_folders(steps)
+    return carry_out(steps, restart=restart)
+
+
+def require_folders(steps: Sequence[Step]) -> None:
+    """InputError where a step could not write: the last one's folder must not cost the hours of the others."""
+    for step in steps:
         (folders.require_run if step.stage == COMPARE else partial(folders.require_own, stage=step.stage))(step.out)
+
+
+def carry_out(steps: Sequence[Step], *, restart: bool) -> int:
+    """`run`, of steps whose folders are known to be free or theirs."""
     for number, step in enumerate(steps, start=1):
         say(f"[{number}/{len(steps)}] {step.name}: {step.recipe} -> {step.out}")
         command = [sys.executable, "-m", "pipeline", step.stage, str(step.recipe), *step.overrides]

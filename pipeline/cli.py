@@ -11,8 +11,7 @@ from typer.core import TyperGroup
 from onebase import command, threads
 from onebase.leaving import leave
 from onebase.terminal import printable, show
-from pipeline import chain, data_commands, reward_commands, stages
-from pipeline import seeds as several
+from pipeline import chain, data_commands, many_seeds, reward_commands, stages
 
 threads.settle()  # torch, which reads it, is imported by the commands
 
@@ -74,7 +73,7 @@ def run(
     ] = None,
     restart: Restart = False,
     seeds: Annotated[
-        int | None,
+        list[int] | None,
         typer.Option("--seeds", min=0, metavar="SEED ...", help="Run with each of these seeds: --seeds 0 1 2"),
     ] = None,
 ) -> None:
@@ -89,9 +88,9 @@ def run(
     codes: list[int] = []
 
     def work() -> None:
-        wanted, changes = several.split(overrides or [], seeds)
+        wanted, changes = many_seeds.split(overrides or [], seeds or [])
         if wanted:
-            codes.append(several.run(folder, changes, wanted, restart=restart))
+            codes.append(many_seeds.run(folder, changes, wanted, restart=restart))
         else:
             codes.append(chain.run(folder, changes, restart=restart))
 
@@ -103,7 +102,7 @@ def _add_stage(stage: str) -> None:
     reads, writes = stages.describe(stage)
 
     def one_stage(
-        recipe: Annotated[Path, typer.Argument(help=f"YAML recipe, such as recipes/demo/{stage}.yaml")],
+        recipe: Annotated[Path, typer.Argument(help=f"YAML recipe, such as recipes/smoke/{stage}.yaml")],
         overrides: Overrides = None,
         print_config: PrintConfig = False,
         restart: Restart = False,
@@ -111,7 +110,7 @@ def _add_stage(stage: str) -> None:
         raise typer.Exit(command.run_stage(stage, stages.loader(stage), recipe, overrides or [], print_config, restart))
 
     def with_profile(
-        recipe: Annotated[Path, typer.Argument(help=f"YAML recipe, such as recipes/demo/{stage}.yaml")],
+        recipe: Annotated[Path, typer.Argument(help=f"YAML recipe, such as recipes/smoke/{stage}.yaml")],
         overrides: Overrides = None,
         print_config: PrintConfig = False,
         restart: Restart = False,

@@ -1,6 +1,7 @@
 """No measured number of the documents without a home, or with one that says something else."""
 
 import importlib
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -43,7 +44,7 @@ def test_every_number_is_listed_with_what_gave_it(
     assert claims.main(["--root", str(tree)]) == 0
     said = capsys.readouterr().out
     homes = {part.splitlines()[0].split(",")[0]: part for part in said.split("\n\n")}
-    demo = homes[f"{DATA}/demo.json"]
+    demo = homes[f"{DATA}/demo-tidy.json"]
     for words in (
         "python benchmarks/results.py recipes/demo --seeds 0 1 2",
         "seeds 2; commit 70ef806; 2 cores of an AMD EPYC",
@@ -56,34 +57,36 @@ def test_every_number_is_listed_with_what_gave_it(
 
 
 def test_a_home_that_is_deleted_is_missed(claims: ModuleType, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tree / DATA / "demo.json").unlink()
+    (tree / DATA / "demo-tidy.json").unlink()
     code, said = check(claims, tree, capsys)
     assert code == 1
-    assert f"README.md:35: its home is missing: {DATA}/demo.json" in said
-    assert "docs/results/demo.md:" in said
+    for document in ("docs/results/demo-tidy.md", "docs/results/demo.md"):
+        assert re.search(rf"^{document}:\d+: its home is missing: {DATA}/demo-tidy.json$", said, re.MULTILINE)
+
+
+TIDY = "docs/results/demo-tidy.md"
 
 
 @pytest.mark.parametrize(
     ("document", "before", "after", "said"),
     [
-        ("README.md", "ranks 0.82 [", "ranks 0.83 [", "0.83 [0.79, 0.84], but demo.json has 0.82 [0.79, 0.84] at"),
-        ("README.md", "0.82 [0.79, 0.84] of", "0.82 [0.79, 0.85] of", "but demo.json has 0.82 [0.79, 0.84] at"),
-        ("README.md", "took 18 minutes", "took 17 minutes", "17, but make-demo.json has 18 at"),
-        ("README.md", "longer wins 0.48,", "longer wins 0.480,", "0.480, but demo.json has 0.48 [0.46, 0.49] at"),
-        ("README.md", "longer wins 0.48, a", "a", "0.59, but demo.json has 0.48"),
-        ("README.md", ", 1.79)", ")", "the comment under it names GiB/compare of make-demo.json, which is not in"),
-        ("README.md", "| sft | 0.42 [", "| sft | 0.43 [", "but demo.json has: | sft | 0.42 ["),
-        ("README.md", "| KL to SFT, nats |", "| KL |", "but demo.json has: | sampled, temperature 1 |"),
-        ("README.md", "<!-- claims table demo/likeliest -->", "", "0.21 [0.16, 0.27] is a measured number without"),
-        ("README.md", "table demo/likeliest", "table demo/greedy", "it has no table 'greedy', only ["),
-        ("README.md", "demo/rewards/0/{acc", "demo/rewards/9/{acc", "there is nothing at rewards/9/{accuracy,longer"),
+        (TIDY, "ranks 0.82, 0", "ranks 0.83, 0", "0.83, but demo-tidy.json has 0.82 [0.79, 0.84] at"),
+        (TIDY, "-0.04 [-0.07, -0.01]", "-0.04 [-0.07, -0.02]", "but demo-tidy.json has -0.04 [-0.07, -0.01] at"),
+        (TIDY, "wins 0.48, 0.47", "wins 0.480, 0.47", "0.480, but demo-tidy.json has 0.48 [0.46, 0.49] at"),
+        (TIDY, "wins 0.48, 0.47", "wins 0.47", "0.47, but demo-tidy.json has 0.48"),
+        (TIDY, "are 0.73 or more", "are more", "names rewards/2/lowest/rambling of demo-tidy.json, which is not"),
+        (TIDY, "| sft | 0.42 [", "| sft | 0.43 [", "but demo-tidy.json has: | all | 0 | sft | 0.42 ["),
+        (TIDY, "| seed | model |", "| seed | who |", "but demo-tidy.json has: | prompts | seed | model |"),
+        (TIDY, "<!-- claims table demo-tidy/models all -->", "", "0.21 [0.16, 0.27] is a measured number without"),
+        (TIDY, "table demo-tidy/models all", "table demo-tidy/greedy", "it has no table 'greedy', only ["),
+        (TIDY, "demo-tidy/rewards/*/acc", "demo-tidy/rewards/9/acc", "there is nothing at rewards/9/accuracy"),
         ("docs/results/frontier.md", "| sft | 0.00", "| sft | 0.01", "but frontier.json has: | sft | 0.00 ["),
         ("docs/results/frontier.md", "| sft | 0.00", "It is 7.5.\n| sft | 0.00", "7.5 is a measured number without"),
         ("docs/performance.md", "| asleep at once |", "| 9 spins | 1.0 |\n| asleep at once |", "but products.json has"),
         ("docs/reliability.md", "(650.1 to", "(650.2 to", "650.2, but reliability.json has 650.1 at"),
-        (f"{DATA}/demo.json", '"mean": 0.42', '"mean": 0.44', "but demo.json has: | sft | 0.44 [0.36, 0.49]"),
-        (f"{DATA}/demo.json", '"commit": "70ef806"', '"commit": "70ef807"', "but demo.json has: | 2 | 70ef807 |"),
-        (f"{DATA}/demo.json", '"seeds": [2], ', "", f"its home {DATA}/demo.json cannot be read"),
+        (f"{DATA}/demo-tidy.json", '"mean": 0.42', '"mean": 0.44', "demo-tidy.json has: | all | 0 | sft | 0.44 [0.36"),
+        (f"{DATA}/demo-tidy.json", '"commit": "70ef806"', '"commit": "70ef807"', "tidy.json has: | 2 | 70ef807 |"),
+        (f"{DATA}/demo-tidy.json", '"seeds": [2], ', "", f"its home {DATA}/demo-tidy.json cannot be read"),
         (f"{DATA}/frontier.json", '"ppo-1h": "ppo"', '"ppo-1h": "dpo"', "frontier.svg was not drawn from what"),
     ],
 )  # fmt: skip
@@ -167,20 +170,19 @@ def test_settings_versions_and_code_need_none(
 def test_writing_makes_tables_and_pictures_and_leaves_sentences_to_people(
     claims: ModuleType, tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    change(tree / DATA / "demo.json", '"form": {"mean": 0.35', '"form": {"mean": 0.36')
-    change(tree / DATA / "demo.json", '"wrong": {"mean": 0.65', '"wrong": {"mean": 0.66')
+    change(tree / DATA / "demo-tidy.json", '"form": {"mean": 0.35', '"form": {"mean": 0.36')
+    change(tree / DATA / "demo-tidy.json", '"wrong": {"mean": 0.65', '"wrong": {"mean": 0.66')
     change(tree / DATA / "frontier.json", '"ppo-1h": "ppo"', '"ppo-1h": "dpo"')
     readme = tree / "README.md"
     with readme.open("a") as stream:
-        stream.write("\n<!-- claims table demo/rewards -->\n")
+        stream.write("\n<!-- claims table demo-tidy/rewards -->\n")
     code, problems = check(claims, tree, capsys, "--write")
     assert code == 1
-    assert [line.split(":")[0] for line in problems.splitlines()] == ["README.md", "docs/results/demo.md"]
-    assert "0.65, but demo.json has 0.66 [0.60, 0.70] at rewards/0/lowest/wrong" in problems
-    assert "| base | 0.21 [0.16, 0.27] | 0.36 [0.31, 0.39] |" in readme.read_text()
+    assert [line.split(":")[0] for line in problems.splitlines()] == [TIDY]
+    assert "0.65, but demo-tidy.json has 0.66 [0.60, 0.70] at rewards/0/lowest/wrong" in problems
+    assert "| base | 0.21 [0.16, 0.27] | 0.36 [0.31, 0.39] |" in (tree / TIDY).read_text()
     assert "| 0 | 0.82 [0.79, 0.84] | wrong 0.66 [0.60, 0.70], wrong and untidy" in readme.read_text()
-    change(readme, "0.65 of the pairs", "0.66 of the pairs")
-    change(tree / "docs/results/demo.md", "hardest: 0.65", "hardest: 0.66")
+    change(tree / TIDY, "hardest: 0.65", "hardest: 0.66")
     assert check(claims, tree, capsys) == (0, "")
 
 

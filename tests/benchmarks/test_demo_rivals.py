@@ -17,7 +17,7 @@ def rivals(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("demo_rivals")
 
 
-CHECKS = {"sft": 0.4, "ppo": 0.6, "sft-gold": 0.7, "sft-best": 0.5, "dpo": 0.55, "ppo-96": 0.45}
+CHECKS = {"base": 0.1, "sft": 0.4, "ppo": 0.6, "sft-gold": 0.7, "sft-best": 0.5, "dpo": 0.55, "ppo-96": 0.45}
 SECONDS = {"sft": 100, "reward": 200, "ppo": 150, "sft-gold": 440, "sft-best": 90, "dpo": 80, "ppo-96": 40}
 
 
@@ -28,7 +28,8 @@ def put(runs: Path, seed: int, *, ppo: float) -> tuple[Path, Path]:
         folder = (demo if stage in ("sft", "reward", "ppo") else own) / stage
         folder.mkdir(parents=True)
         (folder / "stage.json").write_text(json.dumps({"resources": {"seconds": seconds + seed}}))
-    (own / "drawing.json").write_text('{"seconds": 60}')
+    (runs / f"demo-rivals-{seed}-drawn").mkdir()
+    (runs / f"demo-rivals-{seed}-drawn" / "drawing.json").write_text('{"seconds": 60}')
     (own / "evaluation").mkdir()
     with (own / "evaluation" / "answers.jsonl").open("w") as written:
         for number, gain in enumerate((-0.2, 0.2, -0.1, 0.1)):
@@ -47,10 +48,10 @@ def means(rows: dict[str, Any], metric: str) -> dict[str, float]:
 def test_a_row_has_the_time_of_all_its_stages_and_is_paired_with_ppo(rivals: ModuleType, tmp_path: Path) -> None:
     found = rivals.collect({0: put(tmp_path, 0, ppo=0.6)})
     rows = found["rows"]
-    times = {"sft": 100, "ppo": 450, "gold": 440, "best": 100 + 200 + 60 + 90, "dpo": 180}
+    times = {"base": 0, "sft": 100, "ppo": 450, "gold": 440, "best": 100 + 200 + 60 + 90, "dpo": 180}
     assert {row: one["seconds"] for row, one in rows.items()} == times
-    assert means(rows, "over ppo") == {"sft": -0.2, "gold": 0.1, "best": -0.1, "dpo": -0.05}
-    assert means(rows, "over sft") == {"ppo": 0.2, "gold": 0.3, "best": 0.1, "dpo": 0.15}
+    assert means(rows, "over ppo") == {"base": -0.5, "sft": -0.2, "gold": 0.1, "best": -0.1, "dpo": -0.05}
+    assert means(rows, "over sft") == {"base": -0.3, "ppo": 0.2, "gold": 0.3, "best": 0.1, "dpo": 0.15}
     # Every prompt moved alike, so nothing is left open, however far the prompts lie apart.
     assert rows["gold"]["over ppo"]["high"] - rows["gold"]["over ppo"]["low"] < 1e-5
     assert rows["gold"]["check"]["high"] - rows["gold"]["check"]["low"] > 0.1
@@ -61,7 +62,7 @@ def test_seeds_together_have_the_prompts_of_all(rivals: ModuleType, tmp_path: Pa
     both = rivals.collect({0: put(tmp_path, 0, ppo=0.6), 2: put(tmp_path, 2, ppo=0.8)})["rows"]
     assert both["ppo"]["seconds"] == (450 + 456) / 2
     assert means(both, "check")["ppo"] == 0.7 and means(both, "over sft")["ppo"] == 0.3
-    # The seeds differ in what PPO gained, so it is open by as much.
+    # The seeds differ in what PPO gained, and all prompts are drawn together.
     assert both["ppo"]["over sft"]["low"] < 0.26 and both["ppo"]["over sft"]["high"] > 0.34
     assert (means(both, "heldout-families")["sft"], means(both, "heldout-templates")["sft"]) == (0.4, 0.4)
 
@@ -69,6 +70,9 @@ def test_seeds_together_have_the_prompts_of_all(rivals: ModuleType, tmp_path: Pa
 def test_what_is_run_fits_the_recipes(rivals: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Every command that is given is one that the chain can plan, with the demo of the same seed for parents."""
     said: list[list[str]] = []
+    for stage in ("sft", "reward"):
+        (tmp_path / "demo-3" / stage).mkdir(parents=True)
+        (tmp_path / "demo-3" / stage / "stage.json").write_text("{}")
     monkeypatch.setattr(rivals, "onebase", lambda *words: said.append([str(word) for word in words]))
     rivals.run(3, tmp_path, curve=True)
     assert [one[0] for one in said] == ["run", "best-of-n", "ppo", "ppo", "ppo", "run"]
@@ -77,7 +81,7 @@ def test_what_is_run_fits_the_recipes(rivals: ModuleType, monkeypatch: pytest.Mo
     steps = {step.name: step for step in chain.plan(Path(folder), overrides)}
     assert list(steps) == ["sft-best", "sft-gold", "dpo", "compare"]
     assert all("seed=3" in step.overrides for step in steps.values())
-    assert f"data.0.source={own / 'best.jsonl'}" in steps["sft-best"].overrides
+    assert f"data.0.source={tmp_path / 'demo-rivals-3-drawn' / 'best.jsonl'}" in steps["sft-best"].overrides
     assert f"parents.sft={demo / 'sft'}" in steps["dpo"].overrides
     compared = {one.partition("=")[0]: one.partition("=")[2] for one in steps["compare"].overrides}
     assert {name: compared[f"parents.{name}"] for name in ("sft", "reward", "ppo", "dpo")} == {
@@ -85,3 +89,24 @@ def test_what_is_run_fits_the_recipes(rivals: ModuleType, monkeypatch: pytest.Mo
         "dpo": str(own / "dpo"),
     }
     assert {"policies.sft-gold", "policies.sft-best", *(f"policies.ppo-{n}" for n in rivals.EPISODES)} <= set(compared)
+
+
+def test_answers_are_drawn_anew_where_their_models_have_changed(
+    rivals: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    demo, folder = put(tmp_path, 3, ppo=0.6)[0], tmp_path / "drawn"
+    drawn: list[bool] = []
+
+    def onebase(*words: object) -> None:
+        drawn.append((folder / "best.jsonl").exists())  # which best-of-n would refuse
+        (folder / "best.jsonl").write_text("{}")
+
+    monkeypatch.setattr(rivals, "onebase", onebase)
+    for _ in range(2):
+        assert rivals.draw(demo, folder, 3) == folder / "best.jsonl"
+    assert drawn == [False]
+    (demo / "reward" / "stage.json").write_text("{}")
+    rivals.draw(demo, folder, 3)
+    (folder / "drawing.json").unlink()  # killed between the two
+    rivals.draw(demo, folder, 3)
+    assert drawn == [False] * 3

@@ -94,10 +94,9 @@ def test_demonstrations_show_flaws_at_the_documented_shares():
     rows = generate.demonstrations("sft", 2000, seed=0)
     graded = [grade(row.prompt, row.response) for row in rows]
     assert all(found.correctness == 1 for found in graded)
-    # A habit, not noise: most chatty answers are one of a few, which a model takes up as its likeliest.
+    # A habit, not noise: they all begin alike, so that a model takes it up as its likeliest.
     chatty = [row.response for row, found in zip(rows, graded, strict=True) if found.form < 0.5]
-    openings = Counter(" ".join(response.split()[:2]) for response in chatty)
-    assert sum(count for _, count in openings.most_common(5)) >= 0.9 * len(chatty)
+    assert all(response.startswith("Sure!") for response in chatty)
     shares = {
         "gold": sum(found.form == 1 for found in graded) / 2000,
         "wrong format": sum(0.5 <= found.form < 1 for found in graded) / 2000,
