@@ -48,7 +48,7 @@ def test_every_number_is_listed_with_what_gave_it(
     for words in (
         "python benchmarks/results.py recipes/demo --seeds 0 1 2",
         "seeds 2; commit 70ef806; 2 cores of an AMD EPYC",
-        "+0.21 [+0.14, +0.27]  differences/all/0/sft over base/correctness",
+        "**+0.21 [+0.14, +0.27]**  differences/all/0/sft over base/correctness",
         "0.42 [0.36, 0.49]  models/all/0/sft/correctness",
     ):
         assert words in demo
