@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# How long threads spin for the next operation before they sleep (onebase/threads.py says why this long).
+# How long threads spin for the next operation before they sleep (onebase/cli/threads.py says why this long).
 ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 1000
 endif

@@ -31,7 +31,7 @@ from results import provenance
 
 from evaluation.statistics import clustered, differences
 from onebase.disk import hash_file
-from onebase.record import replace_file
+from onebase.run.record import replace_file
 
 DEMO, RIVALS = Path("recipes/demo"), Path("recipes/demo/rivals")
 PROMPTS, DRAWN = 176, 4

@@ -86,10 +86,10 @@ def table(shapes: dict[str, dict[str, Any]]) -> str:
 
 def measure(side: str, settings: dict[str, Any]) -> dict[str, float]:
     """Seconds of a forward and backward of each shape."""
-    from onebase import base as bases
-    from onebase.command import quieten
-    from onebase.recipes import AdapterSection, BaseSection, ChatSection
-    from onebase.roles import Roles
+    from onebase.cli.command import quieten
+    from onebase.model import base as bases
+    from onebase.model.roles import Roles
+    from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection
     from onebase.seeding import generator
 
     quieten()
@@ -110,8 +110,8 @@ def measure(side: str, settings: dict[str, Any]) -> dict[str, float]:
 
 
 def one_pass(roles: Any, what: str, prompt: int, response: int, count: int) -> float:
-    from onebase.episodes import Episodes
-    from onebase.scoring import last_token_scores, token_scores
+    from onebase.inference.scoring import last_token_scores, token_scores
+    from onebase.sequences.episodes import Episodes
 
     drawn = random.Random(0)
 

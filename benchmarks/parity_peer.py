@@ -14,7 +14,7 @@ from parity_rollout import LENGTH, Given, flat
 from processes import PPO_PEER
 from torch import Tensor, nn
 
-from onebase.roles import HEAD
+from onebase.model.roles import HEAD
 
 
 class Stopped(Exception):

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from onebase import base as bases
-from onebase.episodes import Episodes
-from onebase.recipes import AdapterSection, BaseSection, ChatSection
-from onebase.roles import Roles
-from ppo.recipe import PpoRecipe
+from onebase.model import base as bases
+from onebase.model.roles import Roles
+from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection
+from onebase.sequences.episodes import Episodes
+from ppo.recipe.recipe import PpoRecipe
 
 LENGTH = 12
 """Tokens of a response that is cut."""

@@ -33,9 +33,9 @@ from parity_rollout import LENGTH, Case, Given, build_model, flat, prepare
 from processes import PPO_PEER
 from torch import Tensor
 
-from onebase.scoring import in_microbatches, logprobs, score, token_values
-from ppo.advantages import gae
+from onebase.inference.scoring import in_microbatches, logprobs, score, token_values
 from ppo.batch import to_batch
+from ppo.maths.advantages import gae
 from ppo.rollout import Rollout, Targets, compute_targets
 from ppo.scores import score_episodes
 from ppo.update import backward

@@ -9,8 +9,8 @@ from typing import Any
 from homes import Home
 from matplotlib.axes import Axes
 
+from evaluation.compare.run_plots import bars, reward_against_kl
 from evaluation.figures import BLUE, COLOURS, GREY, save
-from evaluation.run_plots import bars, reward_against_kl
 
 
 def draw(name: str, home: Home, target: Path) -> None:

@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("side", choices=sorted(SIDES))
     parser.add_argument("--settings", type=json.loads, required=True)
     given = parser.parse_args()
-    from onebase.command import quieten
+    from onebase.cli.command import quieten
 
     quieten()
     load = os.getloadavg()[0]
@@ -72,8 +72,8 @@ STEP_NAMES = {"ppo/score": "score", "ppo/kl": "kl", "ppo/response_length": "resp
 
 def run_ours(settings: dict[str, Any], add: Callable[[dict[str, float]], None]) -> None:
     """A run of our PPO; `add` gets what each step logged, in the moment it is logged."""
-    from onebase.tracking import Tracker
-    from ppo.recipe import PpoRecipe
+    from onebase.tracking.tracker import Tracker
+    from ppo.recipe.recipe import PpoRecipe
     from ppo.train import run
 
     log = Tracker.log
@@ -134,7 +134,7 @@ def reward_terms(settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 def train_sft(settings: dict[str, Any]) -> dict[str, Any]:
     """Our SFT stage in micro-batches of as many tokens: what a plain fine-tune on this base takes."""
-    from onebase.tracking import peak_rss_bytes
+    from onebase.tracking.tracker import peak_rss_bytes
     from sft.recipe import SftRecipe
     from sft.train import run
 
@@ -167,8 +167,8 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, TrainerCallback
     from trl.experimental import ppo as peer  # pyright: ignore[reportAttributeAccessIssue]  # 1.12 has it
 
-    from onebase import base as bases
-    from onebase.recipes import BaseSection, ChatSection
+    from onebase.model import base as bases
+    from onebase.recipe.recipes import BaseSection, ChatSection
 
     if trl.__version__ != PPO_PEER:
         raise RuntimeError(f"the peer should be trl {PPO_PEER}, found {trl.__version__}")

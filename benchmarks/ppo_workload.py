@@ -19,7 +19,7 @@ HEAD_SEED = 0
 
 def prepare(settings: dict[str, Any]) -> dict[str, Any]:
     """Write `prompts.jsonl` (and `long.jsonl`), the bases and their stages into settings["work"]; what there is."""
-    from onebase.recipes import BaseSection
+    from onebase.recipe.recipes import BaseSection
 
     work = Path(settings["work"])
     said: dict[str, Any] = {}
@@ -52,11 +52,11 @@ def make_stages(section: Any, rank: int, folder: Path, layers: str) -> None:
     """`sft` and `reward`, as if they had been trained: adapters with B = 0, and a random head."""
     import torch
 
-    from onebase import base as bases
-    from onebase import record
-    from onebase.recipes import AdapterSection, ChatSection
-    from onebase.record import Resources
-    from onebase.roles import Roles
+    from onebase.model import base as bases
+    from onebase.model.roles import Roles
+    from onebase.recipe.recipes import AdapterSection, ChatSection
+    from onebase.run import record
+    from onebase.run.record import Resources
     from onebase.seeding import generator
 
     base = bases.load(section, ChatSection())
@@ -92,8 +92,8 @@ def make_stages(section: Any, rank: int, folder: Path, layers: str) -> None:
 def with_stop(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The base with one more stop token: the one at which its responses to these prompts come nearest to a third of the
     limit. Both sides get it, so that responses stop early without anything being trained for it."""
-    from onebase import base as bases
-    from onebase.recipes import BaseSection, ChatSection
+    from onebase.model import base as bases
+    from onebase.recipe.recipes import BaseSection, ChatSection
 
     origin = bases.resolve(settings["model"], None)
     loaded = bases.load(BaseSection(model=settings["model"], quantization="fp32"), ChatSection())
@@ -160,7 +160,7 @@ def random_base(folder: Path, model: str, shape: dict[str, int]) -> None:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from onebase import base as bases
+    from onebase.model import base as bases
 
     origin = bases.resolve(model, None)
     torch.manual_seed(0)
@@ -209,8 +209,8 @@ def write_prompts(settings: dict[str, Any]) -> dict[str, Any]:
 def write_shared(settings: dict[str, Any]) -> dict[str, Any]:
     """`prompts.jsonl`, and `peer.json` with the same prompts for a peer that cannot read ours: text and tokens of each,
     the stop tokens and the pad token. Returns the folder of the base."""
-    from onebase import base as bases
-    from onebase.recipes import BaseSection, ChatSection
+    from onebase.model import base as bases
+    from onebase.recipe.recipes import BaseSection, ChatSection
 
     work = Path(settings["work"])
     write_prompts({"data": None, "long_tokens": 256, **settings})
@@ -229,7 +229,7 @@ def write_shared(settings: dict[str, Any]) -> dict[str, Any]:
 
 def read_texts(settings: dict[str, Any]) -> list[str]:
     from data.records import Prompt
-    from data.sources import Source, load
+    from data.select.sources import Source, load
 
     builtin = settings["data"] is None
     source = Source(source="builtin:tasks", split="rl", rows=256) if builtin else Source(source=settings["data"])
@@ -266,9 +266,9 @@ def write_exact(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def chat_of(settings: dict[str, Any]) -> Any:
-    from data.chat import Chat
-    from onebase import base as bases
-    from onebase.recipes import BaseSection, ChatSection
+    from data.chat.conversations import Chat
+    from onebase.model import base as bases
+    from onebase.recipe.recipes import BaseSection, ChatSection
 
     section = ChatSection()
     return Chat(*bases.load_tokenizer(BaseSection(model=settings["model"]), section), section)

@@ -12,7 +12,7 @@ def base_section(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def sections(settings: dict[str, Any]) -> tuple[Any, Any]:
-    from onebase.recipes import BaseSection, ChatSection
+    from onebase.recipe.recipes import BaseSection, ChatSection
 
     return BaseSection.model_validate(base_section(settings)), ChatSection()
 
@@ -42,11 +42,11 @@ def read_held_out(settings: dict[str, Any]) -> list[Any]:
 
 def encode(settings: dict[str, Any], wanted: int, *, split: str = "reward", seed: int | None = None) -> list[Any]:
     """Rankings as tokens, those with too long a prompt left out. split, seed: of built-in ones, which are drawn."""
-    from data.chat import Chat, Limiter, encode_rankings
+    from data.chat.conversations import Chat, Limiter, encode_rankings
     from data.records import Ranking
-    from data.sources import Source, load
-    from onebase import base as bases
-    from onebase.recipes import LimitsSection
+    from data.select.sources import Source, load
+    from onebase.model import base as bases
+    from onebase.recipe.recipes import LimitsSection
 
     section, chat_section = sections(settings)
     chat = Chat(*bases.load_tokenizer(section, chat_section), chat_section)

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("side", choices=["ours", "trl", "data"])
     parser.add_argument("--settings", type=json.loads, required=True)
     given = parser.parse_args()
-    from onebase.command import quieten
+    from onebase.cli.command import quieten
 
     quieten()
     # Whatever libraries print goes to stderr: stdout is the result.
@@ -40,7 +40,7 @@ def main() -> None:
 
 def describe(settings: dict[str, Any]) -> dict[str, Any]:
     """How many rankings there are and how long: nothing is trained."""
-    from onebase.tree import pack_size
+    from onebase.sequences.tree import pack_size
 
     rankings = reward_data.read_rankings(settings)
     return {
@@ -58,12 +58,12 @@ def describe(settings: dict[str, Any]) -> dict[str, Any]:
 def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
     import torch
 
-    from onebase import base as bases
-    from onebase import stages
-    from onebase.learning import state_bytes
-    from onebase.recipes import AdapterSection
-    from onebase.roles import Roles
-    from onebase.scoring import score
+    from onebase.inference.scoring import score
+    from onebase.model import base as bases
+    from onebase.model.roles import Roles
+    from onebase.recipe.recipes import AdapterSection
+    from onebase.run import stages
+    from onebase.run.learning import state_bytes
     from onebase.seeding import generator, seed_everything
     from reward.recipe import RewardRecipe
     from reward.train import train
@@ -122,7 +122,7 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
     from trl.trainer.reward_config import RewardConfig
     from trl.trainer.reward_trainer import RewardTrainer
 
-    from onebase import base as bases
+    from onebase.model import base as bases
 
     rankings = reward_data.read_rankings(settings)
     section, chat = reward_data.sections(settings)
@@ -205,7 +205,7 @@ SIDES = {"ours": train_ours, "trl": train_trl, "data": describe}
 
 
 def resources(seconds: float, rankings: int) -> dict[str, Any]:
-    from onebase.tracking import peak_rss_bytes
+    from onebase.tracking.tracker import peak_rss_bytes
 
     return {
         "seconds": seconds,

@@ -147,17 +147,17 @@ def train(given: argparse.Namespace, side: str, seed: int) -> dict[str, Any]:
 
 def accuracies(settings: dict[str, Any]) -> list[float]:
     """The share of pairs ranked right in each held-out ranking, the same for every stage. Equal scores count half."""
-    from data.chat import Limiter, encode_rankings
+    from data.chat.conversations import Limiter, encode_rankings
     from data.records import Ranking
-    from data.sources import Source
-    from data.sources import load as load_records
-    from evaluation import reward_eval
-    from onebase.command import quieten
-    from onebase.recipes import LimitsSection
-    from onebase.scoring import score
+    from data.select.sources import Source
+    from data.select.sources import load as load_records
+    from evaluation.reward_model import heldout
+    from onebase.cli.command import quieten
+    from onebase.inference.scoring import score
+    from onebase.recipe.recipes import LimitsSection
 
     quieten()
-    model = reward_eval.load([Path(settings["stage"])])
+    model = heldout.load([Path(settings["stage"])])
     source = Source.model_validate({**HELD_OUT, "rows": settings["rows"]})
     limiter = Limiter(LimitsSection.model_validate(model.found.record.recipe["limits"]))
     found = []

@@ -13,13 +13,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy
 
-from data.mixing import Deduplicator, seeded_order, task_of
 from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
-from data.sources import Loaded
+from data.select.mixing import Deduplicator, seeded_order, task_of
+from data.select.sources import Loaded
 from data.writing import atomically
-from onebase.folders import require_replaceable
-from onebase.recipes import LimitsSection
-from onebase.record import DataIdentity
+from onebase.recipe.recipes import LimitsSection
+from onebase.run.folders import require_replaceable
+from onebase.run.record import DataIdentity
 
 SCHEMA = 1
 CARD = "card.json"
@@ -32,7 +32,7 @@ TASKS = 50
 
 @runtime_checkable
 class Tokens(Protocol):
-    """What turns a record into the tokens of a run; `data.chat.Chat` does."""
+    """What turns a record into the tokens of a run; `data.chat.conversations.Chat` does."""
 
     def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]: ...
     def response_ids(self, text: str) -> tuple[int, ...]: ...

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, PositiveInt, model_validator
 from trl.trainer.dpo_config import DPOConfig
 
-from data.sources import Source
-from onebase.checkpoint import CheckpointSection
+from data.select.sources import Source
 from onebase.paths import UserPath
-from onebase.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
-from onebase.trainers import TrlSection, require_one_of, trl_section
+from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
+from onebase.run.checkpoint import CheckpointSection
+from onebase.trl.trainers import TrlSection, require_one_of, trl_section
 
 if TYPE_CHECKING:
     DpoArguments = TrlSection

@@ -19,26 +19,27 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from data.card import write_card
 from data.chat import Chat, EncodedRanking, Limiter, encode_rankings
-from data.contamination import require_apart
+from data.chat.room import require_limits
 from data.records import Ranking
-from data.room import require_limits
-from data.sources import Loaded
-from data.sources import load as load_records
+from data.select.contamination import require_apart
+from data.select.sources import Loaded
+from data.select.sources import load as load_records
 from dpo.recipe import DpoRecipe, Pairing
-from evaluation.responses import likeliest
-from onebase import base as bases
-from onebase import stages, trainers
-from onebase.identity import RunIdentity
-from onebase.learning import state_bytes
-from onebase.record import DataIdentity, StageRecord
-from onebase.reports import latest
-from onebase.resumable import ROLE, Resumable
-from onebase.roles import Roles
+from evaluation.compare.responses import likeliest
+from onebase.inference.soundness import require_sound
+from onebase.model import base as bases
+from onebase.model.roles import Roles
+from onebase.run import stages
+from onebase.run.identity import RunIdentity
+from onebase.run.learning import state_bytes
+from onebase.run.record import DataIdentity, StageRecord
+from onebase.run.session import Session
+from onebase.run.stages import Stopwatch
 from onebase.seeding import seed_everything, stream
-from onebase.session import Session
-from onebase.soundness import require_sound
-from onebase.stages import Stopwatch
-from onebase.tracking import Tracker
+from onebase.tracking.tracker import Tracker
+from onebase.trl import trainers
+from onebase.trl.reports import latest
+from onebase.trl.resumable import ROLE, Resumable
 
 METRICS = {
     "loss": "loss",

@@ -17,22 +17,22 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from data.chat import EncodedPrompt
-from data.dropped import Dropped
+from data.chat.conversations import EncodedPrompt
+from data.chat.room import require_room
 from data.records import Prompt
-from data.room import require_room
-from data.sources import BUILTIN, Source, load, records_of
+from data.select.dropped import Dropped
+from data.select.sources import BUILTIN, Source, load, records_of
 from data.writing import row_of
-from evaluation.responses import texts
-from evaluation.reward_eval import RewardModel
+from evaluation.compare.responses import texts
+from evaluation.reward_model.heldout import RewardModel
 from evaluation.score_file import best_of
-from onebase import record, same_chat
-from onebase.architecture import reach_of
-from onebase.ensemble import member_scores, spread_of
 from onebase.errors import DataError, RecordError
-from onebase.generation import sample
-from onebase.record import Found
-from onebase.same_chat import ChatTexts
+from onebase.inference.ensemble import member_scores, spread_of
+from onebase.inference.sampling import sample
+from onebase.model.architecture import reach_of
+from onebase.run import record, same_chat
+from onebase.run.record import Found
+from onebase.run.same_chat import ChatTexts
 from onebase.seeding import generator
 
 POLICY = "policy"

@@ -18,16 +18,16 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.chat import Chat
+from data.chat.conversations import Chat
+from data.files.readers import read_jsonl
 from data.formats import table
-from data.readers import read_jsonl
 from data.records import Origin, Prompt
 from data.writing import atomically
-from evaluation.group_scores import GroupScores, score_groups
-from evaluation.reward_eval import RewardModel
-from onebase.architecture import Reach, reach_of
+from evaluation.reward_model.group_scores import GroupScores, score_groups
+from evaluation.reward_model.heldout import RewardModel
 from onebase.errors import DataError
-from onebase.rankings import Candidates
+from onebase.inference.rankings import Candidates
+from onebase.model.architecture import Reach, reach_of
 from onebase.terminal import show_json
 
 BLOCK = 256

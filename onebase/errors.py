@@ -19,7 +19,7 @@ class RecordError(InputError):
 
 class CodeError(InputError):
     """Code that the recipe names did something wrong in the middle of a run. The command adds what giving it again does
-    (`onebase.folders.what_follows`): there may be a checkpoint to go on from, or none."""
+    (`onebase.run.folders.what_follows`): there may be a checkpoint to go on from, or none."""
 
 
 class EndedError(InputError):

@@ -17,11 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from onebase import folders, recipes
-from onebase.command import Loader, say
+from onebase.cli.command import Loader, say
 from onebase.errors import RecipeError
 from onebase.paths import expanded
-from onebase.recipes import Section
+from onebase.recipe import recipes
+from onebase.recipe.recipes import Section
+from onebase.run import folders
 from pipeline import stages
 
 COMPARE = "compare"
@@ -195,8 +196,8 @@ def _load(stage: str) -> Loader:
         return stages.loader(stage)
 
     def load() -> tuple[type[Section], object]:
-        from evaluation.compare import run
-        from evaluation.recipe import CompareRecipe
+        from evaluation.compare.compare import run
+        from evaluation.compare.recipe import CompareRecipe
 
         return CompareRecipe, run
 

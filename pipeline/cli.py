@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from onebase import command, threads
-from onebase.leaving import leave
+from onebase.cli import command, threads
+from onebase.custom.leaving import leave
 from onebase.terminal import printable, show
 from pipeline import chain, data_commands, many_seeds, reward_commands, stages
 
@@ -142,10 +142,10 @@ def compare(
     """
 
     def work() -> None:
-        from evaluation import summary
-        from evaluation.compare import run as run_comparison
-        from evaluation.recipe import CompareRecipe
-        from onebase import recipes
+        from evaluation.compare import summary
+        from evaluation.compare.compare import run as run_comparison
+        from evaluation.compare.recipe import CompareRecipe
+        from onebase.recipe import recipes
 
         content = recipes.read(recipe, CompareRecipe, overrides or [])
         if print_config:
@@ -163,7 +163,7 @@ def verify(
     """Verify stage records: every file by its hash, and every ancestor."""
 
     def work() -> None:
-        from onebase import record
+        from onebase.run import record
 
         for folder in folders:
             found = record.read(folder)

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from onebase import command
+from onebase.cli import command
 from onebase.errors import DataError
-from onebase.folders import require_new
 from onebase.paths import expanded
+from onebase.run.folders import require_new
 from onebase.terminal import console, say, show
 
 if TYPE_CHECKING:
-    from data.dropped import Dropped
     from data.records import Record
-    from data.sources import Source
+    from data.select.dropped import Dropped
+    from data.select.sources import Source
 
 app = typer.Typer(
     name="data",
@@ -108,9 +108,9 @@ def card(
 
     def work() -> None:
         from data import card as cards
-        from data.dropped import Dropped
-        from data.sources import Loaded, identify, records_of
-        from onebase.recipes import LimitsSection
+        from data.select.dropped import Dropped
+        from data.select.sources import Loaded, identify, records_of
+        from onebase.recipe.recipes import LimitsSection
 
         folder = expanded(out)
         cards.require_room(folder)
@@ -158,8 +158,8 @@ def convert(
     """
 
     def work() -> None:
-        from data.dropped import Dropped
-        from data.sources import records_of
+        from data.select.dropped import Dropped
+        from data.select.sources import records_of
         from data.writing import write, write_splits
 
         target = expanded(out)
@@ -183,8 +183,8 @@ def convert(
 def _source(
     file: Path, format: str | None, longest_line: int | None, on_bad_row: Any, split: str | None = None
 ) -> "Source":
-    from data.lines import LONGEST_LINE
-    from data.sources import Source
+    from data.files.lines import LONGEST_LINE
+    from data.select.sources import Source
 
     longest = longest_line or LONGEST_LINE
     return Source(source=str(file), format=format, split=split, longest_line=longest, on_bad_row=on_bad_row)
@@ -193,9 +193,9 @@ def _source(
 def _kind(source: "Source", given: Kind | None) -> Any:
     """The class of records to read: the one given, or the most that the first sound row can be; where none is sound,
     the most that a row's keys are for."""
-    from data.dropped import Dropped, TooManyError
     from data.records import Demonstration, Prompt, Ranking
-    from data.sources import records_of
+    from data.select.dropped import Dropped, TooManyError
+    from data.select.sources import records_of
 
     if given is not None:
         return {Kind.prompt: Prompt, Kind.demonstration: Demonstration, Kind.ranking: Ranking}[given]
@@ -223,9 +223,9 @@ def _kind(source: "Source", given: Kind | None) -> Any:
 
 def _offer_prompts(source: "Source") -> None:
     """Say how to read rows as prompts, where that is all they can be: conversations that wait for an answer."""
-    from data.dropped import Dropped, TooManyError
     from data.records import Prompt
-    from data.sources import records_of
+    from data.select.dropped import Dropped, TooManyError
+    from data.select.sources import records_of
 
     with contextlib.suppress(TooManyError):
         if next(iter(records_of(source, Prompt, Dropped(LOOKED_AT))), None) is not None:
@@ -234,9 +234,9 @@ def _offer_prompts(source: "Source") -> None:
 
 def _is_for(source: "Source", kind: Any) -> bool:
     """Whether the keys of the file's first rows are those of a format that gives this kind, whatever their values."""
+    from data.files.readers import reader_of
     from data.formats import table
-    from data.readers import reader_of
-    from data.serialised import unpacked
+    from data.formats.serialised import unpacked
 
     read = reader_of(Path(source.source))
     if read is None:
@@ -247,12 +247,12 @@ def _is_for(source: "Source", kind: Any) -> bool:
 
 def _check(source: "Source", kind: Kind | None) -> int:
     """Print what a file holds and what formats leave out of it; how many defects there are."""
-    from data.dropped import Dropped
-    from data.known_marks import spells_known_mark
-    from data.mixing import Deduplicator, task_of
+    from data.chat.known_marks import spells_known_mark
     from data.records import prompt_of
-    from data.sources import records_of
-    from data.unread import Unread
+    from data.select.dropped import Dropped
+    from data.select.mixing import Deduplicator, task_of
+    from data.select.sources import records_of
+    from data.select.unread import Unread
 
     dropped, spelling = Dropped(), Dropped()
     chosen = _kind(source, kind)
@@ -288,8 +288,8 @@ def _show_dropped(dropped: "Dropped") -> None:
 
 
 def _distinct(records: "Iterable[Record]", dedupe: Any, dropped: "Dropped") -> "Iterator[Record]":
-    from data.mixing import Deduplicator
     from data.records import prompt_of
+    from data.select.mixing import Deduplicator
 
     passer = Deduplicator(dedupe)
     for record in records:
@@ -310,9 +310,9 @@ def _require_other(file: Path, out: Path) -> None:
 
 
 def _chat(model: str) -> Any:
-    from data.chat import Chat
-    from onebase import base as bases
-    from onebase.recipes import BaseSection, ChatSection
+    from data.chat.conversations import Chat
+    from onebase.model import base as bases
+    from onebase.recipe.recipes import BaseSection, ChatSection
 
     section = ChatSection()
     return Chat(*bases.load_tokenizer(BaseSection(model=model), section), section)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onebase.paths import expanded
-from onebase.record import LIBRARIES
+from onebase.run.record import LIBRARIES
 from onebase.terminal import console
 
 PACKAGES = ("onebase", "data", "evaluation", "sft", "reward", "ppo", "dpo", "pipeline")
@@ -82,7 +82,7 @@ def _shadowed() -> Finding:
 
 def _device() -> list[Finding]:
     torch = importlib.import_module("torch")
-    bases = importlib.import_module("onebase.base")
+    bases = importlib.import_module("onebase.model.base")
     device = bases.default_device()
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
@@ -99,7 +99,7 @@ def _memory() -> float:
 
 
 def _wandb() -> Finding:
-    from onebase.dashboard import logged_in
+    from onebase.tracking.dashboard import logged_in
 
     mode = os.environ.get("WANDB_MODE")
     if mode:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from onebase.command import say
+from onebase.cli.command import say
 from onebase.errors import RecipeError
 from onebase.terminal import console
 from pipeline import chain

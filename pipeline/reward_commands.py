@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onebase import command
-from onebase.folders import require_new, require_writable
+from onebase.cli import command
 from onebase.paths import expanded
+from onebase.run.folders import require_new, require_writable
 from onebase.terminal import say, show
 
 if TYPE_CHECKING:
-    from onebase.ensemble import CombineSection
+    from onebase.inference.ensemble import CombineSection
 
 app = typer.Typer(
     name="eval",
@@ -59,20 +59,20 @@ def reward(
     """
 
     def work() -> None:
-        from data.sources import Source
-        from evaluation import reward_eval, reward_table
+        from data.select.sources import Source
+        from evaluation.reward_model import heldout, table
         from onebase.errors import InputError
-        from onebase.record import is_finished
+        from onebase.run.record import is_finished
 
         if not data and (split is not None or rows is not None):
             raise InputError("--split and --rows are about --data, which is not given. Give it, or leave them out.")
         sources = [Source(source=one, split=split, rows=rows) for one in data or ()]
         if out is None and not is_finished(record):
-            reward_eval.read([record])  # refuses it, and says which stage was meant: what is beside it is no run
+            heldout.read([record])  # refuses it, and says which stage was meant: what is beside it is no run
         folder = expanded(out) if out else record.resolve().parent / "evaluation" / "reward"
         section = combine_section(combine, spread_weight, others)
-        report = reward_eval.evaluate([record, *(others or ())], folder, rankings=sources, combine=section)
-        reward_table.show(report, f"{record}: {report['prompts']} held-out prompts")
+        report = heldout.evaluate([record, *(others or ())], folder, rankings=sources, combine=section)
+        table.show(report, f"{record}: {report['prompts']} held-out prompts")
         show(f"report and figures: {folder}")
 
     raise typer.Exit(command.guarded(work))
@@ -93,13 +93,14 @@ def score(
     """
 
     def work() -> None:
-        from evaluation import reward_eval, score_file
+        from evaluation import score_file
+        from evaluation.reward_model import heldout
 
         folders = [record, *(others or ())]
-        reward_eval.require_outside(out, *folders)
+        heldout.require_outside(out, *folders)
         target = _new_file(out)
         score_file.require_rows(file)  # before the weights, which take seconds
-        model = reward_eval.load(folders, combine_section(combine, spread_weight, others))
+        model = heldout.load(folders, combine_section(combine, spread_weight, others))
         count = score_file.write_scores(model, file, target, best=best)
         say(f"{count} rows scored by {record}")
 
@@ -130,15 +131,16 @@ def best_of_n(
     """
 
     def work() -> None:
-        from data.sources import Source
+        from data.select.sources import Source
         from evaluation import best_of_n as best
-        from evaluation import reward_eval, score_file
+        from evaluation import score_file
+        from evaluation.reward_model import heldout
 
         folders = [record, *(others or ())]
-        reward_eval.require_outside(out, policy, *folders)
+        heldout.require_outside(out, policy, *folders)
         target = _new_file(out)
         asked = best.begun(best.prompts_of(Source(source=prompts, split=split, rows=rows), seed=seed))
-        model = reward_eval.load(folders, combine_section(combine, spread_weight, others))
+        model = heldout.load(folders, combine_section(combine, spread_weight, others))
         best.add_policy(model, policy)
         sampling = best.Sampling(n=n, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch, seed=seed)
         count = score_file.write_lines(best.answered(model, asked, sampling, keep_all=keep_all), target)
@@ -161,8 +163,8 @@ def combine_section(rule: str, spread_weight: float | None, others: list[Path] |
     """How several scores become one; InputError for a rule that there is not, or that has nothing to combine."""
     from pydantic import ValidationError
 
-    from onebase.ensemble import COMBINATIONS, CombineSection
     from onebase.errors import InputError
+    from onebase.inference.ensemble import COMBINATIONS, CombineSection
 
     if rule not in COMBINATIONS:
         raise InputError(f"--combine {rule}: there is no such rule. Pass one of: {', '.join(COMBINATIONS)}.")

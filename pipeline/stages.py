@@ -2,7 +2,7 @@
 
 import importlib
 
-from onebase.command import Loader
+from onebase.cli.command import Loader
 
 ORDER = ("sft", "reward", "ppo", "dpo")
 

@@ -1,11 +1,11 @@
 """`python -m ppo RECIPE.yaml`."""
 
-from onebase import command
-from onebase.leaving import leave
+from onebase.cli import command
+from onebase.custom.leaving import leave
 
 
 def load() -> command.Stage:
-    from ppo.recipe import PpoRecipe
+    from ppo.recipe.recipe import PpoRecipe
     from ppo.start import identify
     from ppo.train import run
 

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from onebase.episodes import Episodes
-from onebase.roles import Roles
-from onebase.scoring import batches_of
+from onebase.inference.scoring import batches_of
+from onebase.model.roles import Roles
+from onebase.sequences.episodes import Episodes
 from onebase.tokens import masked_sum, standardise
-from ppo.losses import token_weights, truncated_importance
-from ppo.recipe import PpoRecipe
+from ppo.maths.losses import token_weights, truncated_importance
+from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets
 
 

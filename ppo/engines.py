@@ -11,24 +11,24 @@ from typing import Any
 
 import torch
 
-from onebase.clock import Clock
-from onebase.custom_calls import CallError, call, text_of
-from onebase.episodes import Episodes
+from onebase.custom.custom_calls import CallError, call, text_of
 from onebase.errors import CodeError
-from onebase.generation import Sample
-from onebase.memory import is_out_of_memory
-from onebase.roles import Roles
+from onebase.inference.sampling import Sample
+from onebase.model.roles import Roles
+from onebase.run.memory import is_out_of_memory
+from onebase.sequences.episodes import Episodes
+from onebase.tracking.clock import Clock
 
 MEND = "Mend the engine."
 
 
 class EngineError(CodeError):
-    """An engine that does not do what `onebase.generation.Engine` says."""
+    """An engine that does not do what `onebase.inference.sampling.Engine` says."""
 
 
 @dataclass(frozen=True)
 class CustomEngine:
-    """As `onebase.generation.Engine`."""
+    """As `onebase.inference.sampling.Engine`."""
 
     function: Callable[..., Any]
     name: str
@@ -75,7 +75,8 @@ class CustomEngine:
             raise EngineError(f"sampling.engine '{self.name}' {error}, for {len(prompts)} prompts. {MEND}") from error
         if not isinstance(sample, Sample):
             raise EngineError(
-                f"sampling.engine '{self.name}' returned {text} where a Sample is expected (onebase.generation). {MEND}"
+                f"sampling.engine '{self.name}' returned {text} where a Sample is expected "
+                f"(onebase.inference.sampling). {MEND}"
             )
         vocabulary = roles.base.model.config.vocab_size
         problem = problem_of(sample, prompts, vocabulary=vocabulary, longest=max_new_tokens)
@@ -88,7 +89,7 @@ def problem_of(sample: Sample, prompts: Sequence[Sequence[int]], *, vocabulary: 
     """What is wrong with it, as the end of a sentence; None where nothing is. longest: tokens of a response."""
     given: Any = sample  # nobody has looked at what its fields hold
     if not isinstance(given.episodes, Episodes):
-        return f"episodes is {text_of(given.episodes)}, and no Episodes (onebase.episodes)"
+        return f"episodes is {text_of(given.episodes)}, and no Episodes (onebase.sequences.episodes)"
     episodes, mask = sample.episodes, sample.episodes.mask
     tensors = {"responses": episodes.responses, "mask": mask, "logprobs": sample.logprobs, "stopped": sample.stopped}
     for name, value in tensors.items():

@@ -12,16 +12,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from onebase.clock import Clock
-from onebase.episodes import Episodes
-from onebase.generation import Engine, Sample, sample
-from onebase.roles import Roles
-from onebase.scoring import in_microbatches, logprobs, token_values
-from ppo.advantages import compare_groups, gae
-from ppo.recipe import PpoRecipe
-from ppo.rewards import kl_to_reference, penalise_unfinished, token_rewards
+from onebase.inference.sampling import Engine, Sample, sample
+from onebase.inference.scoring import in_microbatches, logprobs, token_values
+from onebase.model.roles import Roles
+from onebase.sequences.episodes import Episodes
+from onebase.tracking.clock import Clock
+from ppo.maths.advantages import compare_groups, gae
+from ppo.maths.rewards import kl_to_reference, penalise_unfinished, token_rewards
+from ppo.maths.whitening import Seen
+from ppo.recipe.recipe import PpoRecipe
 from ppo.scores import Asked, overlong_penalty, rewarded_sequences, score_episodes
-from ppo.whitening import Seen
 
 DECODING_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
 """Nats a token by which log-probs kept from cached decoding may differ from those of a training forward."""
@@ -162,7 +162,7 @@ def compute_targets(
 
 def shape_scores(rollout: Answered, recipe: PpoRecipe, seen: Seen | None = None) -> Float[Tensor, " B"]:
     """Scores as they are rewarded: whitened, clipped, less the penalties for being cut and for length. Evaluation
-    chooses `best/` by their mean on held-out prompts (`ppo.objective`)."""
+    chooses `best/` by their mean on held-out prompts (`ppo.steering.objective`)."""
     section, scores = recipe.reward, rollout.scores
     if section.whiten:
         scores = (seen or Seen().with_more(scores)).standardised(scores)

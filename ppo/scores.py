@@ -20,18 +20,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from data.chat import Chat, EncodedPrompt
+from data.chat.conversations import Chat, EncodedPrompt
 from data.records import Prompt, conversation_of
-from onebase.custom_calls import CallError, call, text_of
-from onebase.ensemble import member_names, member_scores
-from onebase.episodes import Episodes, TokenIds
+from onebase.custom.custom_calls import CallError, call, text_of
+from onebase.custom.functions import load_function
 from onebase.errors import CodeError, InputError
-from onebase.functions import load_function
-from onebase.roles import Roles
+from onebase.inference.ensemble import member_names, member_scores
+from onebase.model.roles import Roles
 from onebase.seeding import stream
-from ppo.recipe import PpoRecipe
-from ppo.reward_recipe import RewardTerm
-from ppo.steering_recipe import SECONDS
+from onebase.sequences.episodes import Episodes, TokenIds
+from ppo.recipe.recipe import PpoRecipe
+from ppo.recipe.reward import RewardTerm
+from ppo.recipe.steering import SECONDS
 
 RewardFunction = Callable[[Prompt, str], Any]
 """Of the prompt and the response; its result should be a number, and is not trusted to be one."""
@@ -137,7 +137,7 @@ def scores_of(
     name, what: how errors call the function. seconds: how long one call may take.
 
     The function gets a copy of the prompt, and the global generators begin where prompt and response say
-    (`onebase.custom_calls`): what it does with either is gone when the next one is called.
+    (`onebase.custom.custom_calls`): what it does with either is gone when the next one is called.
     """
     assert asked is not None, "a function needs texts"
     scores: list[float] = []

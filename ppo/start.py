@@ -7,31 +7,31 @@ from dataclasses import dataclass
 import torch
 
 from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
+from data.chat.room import require_room
 from data.records import Prompt
-from data.room import require_room
-from data.sources import Loaded
-from data.sources import load as load_records
-from evaluation import verdict
-from onebase import base as bases
-from onebase import record, stages
-from onebase.base import Base
-from onebase.ensemble import FIRST, load_members, read_members
-from onebase.functions import load_function
-from onebase.generation import Engine, sample
-from onebase.identity import RunIdentity
-from onebase.learning import learning_rate_factor
-from onebase.record import DataIdentity, Found
-from onebase.roles import Roles
+from data.select.sources import Loaded
+from data.select.sources import load as load_records
+from evaluation.reward_model import verdict
+from onebase.custom.functions import load_function
+from onebase.inference.ensemble import FIRST, load_members, read_members
+from onebase.inference.sampling import Engine, sample
+from onebase.inference.soundness import require_sound
+from onebase.model import base as bases
+from onebase.model.base import Base
+from onebase.model.roles import Roles
+from onebase.run import record, stages
+from onebase.run.identity import RunIdentity
+from onebase.run.learning import learning_rate_factor
+from onebase.run.record import DataIdentity, Found
+from onebase.run.stages import Stopwatch
 from onebase.seeding import generator, seed_everything
-from onebase.soundness import require_sound
-from onebase.stages import Stopwatch
 from onebase.terminal import say
-from ppo.alarms import unable
 from ppo.engines import CustomEngine
-from ppo.recipe import PpoRecipe
+from ppo.recipe.recipe import PpoRecipe
 from ppo.scores import ARGUMENTS, TERMS
-from ppo.side_stages import Origin
-from ppo.steering import Steering, read_steering_data
+from ppo.steering.alarms import unable
+from ppo.steering.side_stages import Origin
+from ppo.steering.steering import Steering, read_steering_data
 from ppo.update import Learner
 
 

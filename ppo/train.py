@@ -15,26 +15,26 @@ import torch
 
 from data.card import write_card
 from data.chat import Chat, EncodedPrompt
-from onebase import stages
-from onebase.clock import Clock
-from onebase.ensemble import spread_of
-from onebase.learning import learning_state, restore_learning, restoring, state_bytes
-from onebase.profiling import profiled
-from onebase.progress import track
-from onebase.record import StageRecord
-from onebase.roles import Roles
+from onebase.inference.ensemble import spread_of
+from onebase.model.roles import Roles
+from onebase.run import stages
+from onebase.run.learning import learning_state, restore_learning, restoring, state_bytes
+from onebase.run.record import StageRecord
+from onebase.run.session import Session
 from onebase.seeding import generator
-from onebase.session import Session
 from onebase.tokens import masked_mean
-from onebase.tracking import Tracker
-from ppo.kl_control import next_weight
-from ppo.losses import importance_ratio
-from ppo.recipe import PpoRecipe
+from onebase.tracking.clock import Clock
+from onebase.tracking.profiling import profiled
+from onebase.tracking.progress import track
+from onebase.tracking.tracker import Tracker
+from ppo.maths.kl_control import next_weight
+from ppo.maths.losses import importance_ratio
+from ppo.maths.whitening import Seen
+from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets, collect, compute_targets, require_zero_kl
 from ppo.scores import Asked
 from ppo.start import Started, batches, engine_of, start
 from ppo.update import update
-from ppo.whitening import Seen
 
 NEXT_KL_WEIGHT = "ppo/next_kl_weight"
 """The metric that the next step's KL weight is, where it adapts: each step reads it from the last one's metrics, a
@@ -44,7 +44,7 @@ resumed run from its checkpoint's."""
 def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
     """Roll out, score, update, until the recipe's episodes are used up; then write the policy's record.
 
-    profile: look into a few steps with torch.profiler on the way (`onebase.profiling`).
+    profile: look into a few steps with torch.profiler on the way (`onebase.tracking.profiling`).
     """
     stages.require_one_process("ppo")
     started = start(recipe)

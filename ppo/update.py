@@ -17,14 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from onebase.clock import Clock
-from onebase.memory import Halving
-from onebase.roles import Roles
-from onebase.scoring import TokenScores, token_scores, token_values
+from onebase.inference.scoring import TokenScores, token_scores, token_values
+from onebase.model.roles import Roles
+from onebase.run.memory import Halving
 from onebase.tokens import standardise
-from ppo.advantages import gae
+from onebase.tracking.clock import Clock
 from ppo.batch import Batch, Tally, minibatches, parts_of, to_batch
-from ppo.losses import (
+from ppo.maths.advantages import gae
+from ppo.maths.losses import (
     explained_variance,
     importance_ratio,
     kl_from_old,
@@ -33,7 +33,7 @@ from ppo.losses import (
     reference_kl_loss,
     value_loss,
 )
-from ppo.recipe import PpoRecipe
+from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets
 
 

@@ -5,12 +5,10 @@ from typing import Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from data.labelers import LabelersSection
-from data.sources import Source
-from onebase.checkpoint import CheckpointSection
-from onebase.memory import halved
+from data.select.labelers import LabelersSection
+from data.select.sources import Source
 from onebase.paths import UserPath
-from onebase.recipes import (
+from onebase.recipe.recipes import (
     BaseSection,
     ChatSection,
     LearningRate,
@@ -21,6 +19,8 @@ from onebase.recipes import (
     Seed,
     TrackSection,
 )
+from onebase.run.checkpoint import CheckpointSection
+from onebase.run.memory import halved
 
 
 class ParentsSection(Section):

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from data.chat import EncodedRanking
+from data.chat.conversations import EncodedRanking
 from onebase.errors import InputError
-from onebase.roles import Roles
-from onebase.scoring import score
+from onebase.inference.scoring import score
+from onebase.model.roles import Roles
 from reward.recipe import RewardRecipe
 
 

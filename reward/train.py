@@ -15,33 +15,40 @@ import torch
 from torch import Tensor
 
 from data.card import write_card
-from data.chat import Chat, EncodedDemonstration, EncodedRanking, Limiter, encode_demonstrations, encode_rankings
-from data.contamination import require_apart
-from data.labelers import divide
+from data.chat import (
+    Chat,
+    EncodedDemonstration,
+    EncodedRanking,
+    Limiter,
+    encode_demonstrations,
+    encode_rankings,
+)
+from data.chat.room import require_limits
 from data.records import Demonstration, Ranking
-from data.room import require_limits
-from data.sources import Loaded
-from data.sources import load as load_records
-from evaluation import reward_eval
-from evaluation.pairs import accuracy, of_each_prompt, pairs_of
-from evaluation.reward_eval import encode_left_out
-from evaluation.verdict import recorded, verdict_of
-from onebase import base as bases
-from onebase import record, stages
-from onebase.base import Base
-from onebase.identity import RunIdentity
-from onebase.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
-from onebase.progress import track
-from onebase.rankings import batches_of_rankings, candidate_scores
-from onebase.record import DataIdentity, Found, StageRecord
-from onebase.roles import Roles
-from onebase.scoring import score
+from data.select.contamination import require_apart
+from data.select.labelers import divide
+from data.select.sources import Loaded
+from data.select.sources import load as load_records
+from evaluation.reward_model import heldout
+from evaluation.reward_model.heldout import encode_left_out
+from evaluation.reward_model.pairs import accuracy, of_each_prompt, pairs_of
+from evaluation.reward_model.verdict import recorded, verdict_of
+from onebase.inference.rankings import batches_of_rankings, candidate_scores
+from onebase.inference.scoring import score
+from onebase.inference.soundness import require_sound
+from onebase.model import base as bases
+from onebase.model.base import Base
+from onebase.model.roles import Roles
+from onebase.run import record, stages
+from onebase.run.identity import RunIdentity
+from onebase.run.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
+from onebase.run.record import DataIdentity, Found, StageRecord
+from onebase.run.session import Session
+from onebase.run.stages import Stopwatch
 from onebase.seeding import generator, seed_everything
-from onebase.session import Session
-from onebase.soundness import require_sound
-from onebase.stages import Stopwatch
 from onebase.terminal import say
-from onebase.tracking import Tracker
+from onebase.tracking.progress import track
+from onebase.tracking.tracker import Tracker
 from reward.losses import LOSSES, RankingLoss, centering_penalty, ranked_right, ranking_loss
 from reward.recipe import LossSection, RewardRecipe
 from reward.scale import rescale
@@ -255,7 +262,7 @@ def center(roles: Roles, demonstrations: Sequence[EncodedDemonstration], recipe:
 def evaluate(roles: Roles, data: Data, recipe: RewardRecipe, scale: float) -> tuple[dict[str, float], dict[str, Any]]:
     """Mean loss and pair accuracy (with its 95 % interval) on held-out rankings, a prompt counting as one; and the
     report on them. scale: what the head was divided by; the loss is that of the scores before."""
-    scored, report = reward_eval.measure(
+    scored, report = heldout.measure(
         roles,
         data.held_out,
         data.demonstrations,

@@ -1,7 +1,7 @@
 """`python -m sft RECIPE.yaml`."""
 
-from onebase import command
-from onebase.leaving import leave
+from onebase.cli import command
+from onebase.custom.leaving import leave
 
 
 def load() -> command.Stage:

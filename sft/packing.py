@@ -8,9 +8,9 @@ import torch
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from onebase.errors import RecipeError
-from onebase.forwards import PACKING_TOLERANCE, trial_sequences
-from onebase.roles import Roles
-from onebase.trainers import TrlSection
+from onebase.model.forwards import PACKING_TOLERANCE, trial_sequences
+from onebase.model.roles import Roles
+from onebase.trl.trainers import TrlSection
 
 KEYS = ("packing", "eval_packing", "padding_free")
 """Of the `trl:` block: each puts several demonstrations into one row."""

@@ -14,26 +14,27 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from data.card import write_card
 from data.chat import IGNORED, Chat, EncodedDemonstration, Limiter, encode_demonstrations
-from data.contamination import require_apart
+from data.chat.room import require_limits
 from data.records import Demonstration
-from data.room import require_limits
-from data.sources import Loaded
-from data.sources import load as load_records
-from evaluation.responses import likeliest
-from onebase import base as bases
-from onebase import stages, trainers
-from onebase.identity import RunIdentity
-from onebase.learning import state_bytes
-from onebase.record import DataIdentity, StageRecord
-from onebase.reports import latest
-from onebase.resumable import ROLE, Resumable
-from onebase.roles import Roles
+from data.select.contamination import require_apart
+from data.select.sources import Loaded
+from data.select.sources import load as load_records
+from evaluation.compare.responses import likeliest
+from onebase.inference.soundness import require_sound
+from onebase.model import base as bases
+from onebase.model.roles import Roles
+from onebase.run import stages
+from onebase.run.identity import RunIdentity
+from onebase.run.learning import state_bytes
+from onebase.run.record import DataIdentity, StageRecord
+from onebase.run.session import Session
+from onebase.run.stages import Stopwatch
 from onebase.seeding import generator, seed_everything
-from onebase.session import Session
-from onebase.soundness import require_sound
-from onebase.stages import Stopwatch
 from onebase.terminal import say
-from onebase.tracking import Tracker
+from onebase.tracking.tracker import Tracker
+from onebase.trl import trainers
+from onebase.trl.reports import latest
+from onebase.trl.resumable import ROLE, Resumable
 from sft import packing
 from sft.recipe import SftRecipe
 
@@ -197,7 +198,13 @@ def show_samples(roles: Roles, data: Data, recipe: SftRecipe, tracker: Tracker) 
     shown = list(itertools.islice(fitting, recipe.evaluation.samples))
     roles.base.model.eval()
     answers = [
-        likeliest(roles, role, data.chat, [ids for _, ids in shown], max_new_tokens=recipe.limits.response_tokens)
+        likeliest(
+            roles,
+            role,
+            data.chat,
+            [ids for _, ids in shown],
+            max_new_tokens=recipe.limits.response_tokens,
+        )
         for role in (None, ROLE)
     ]
     rows = [[one.prompt.user_text, one.response, *both] for (one, _), *both in zip(shown, *answers, strict=True)]

@@ -11,14 +11,14 @@ TRIED = 5
 """Draws before a run begins: every stage tries its base first."""
 
 SAVES: dict[str, Place] = {
-    "save, after the first file": ("onebase.checkpoint:save_file", "after", 2),
-    "save, before the manifest": ("onebase.checkpoint:canonical", "before", 5),
-    "save, before the rename": ("onebase.checkpoint:os.rename", "before", 2),
-    "save, after the rename": ("onebase.checkpoint:os.rename", "after", 2),
-    "rotation": ("onebase.checkpoint:Checkpoints._rotate", "before", 3),
-    "right after a save": ("onebase.checkpoint:Checkpoints.save", "after", 2),
-    "finish, before the record": ("onebase.record:write", "before", 1),
-    "finish, after the record": ("onebase.record:write", "after", 1),
+    "save, after the first file": ("onebase.run.checkpoint:save_file", "after", 2),
+    "save, before the manifest": ("onebase.run.checkpoint:canonical", "before", 5),
+    "save, before the rename": ("onebase.run.checkpoint:os.rename", "before", 2),
+    "save, after the rename": ("onebase.run.checkpoint:os.rename", "after", 2),
+    "rotation": ("onebase.run.checkpoint:Checkpoints._rotate", "before", 3),
+    "right after a save": ("onebase.run.checkpoint:Checkpoints.save", "after", 2),
+    "finish, before the record": ("onebase.run.record:write", "before", 1),
+    "finish, after the record": ("onebase.run.record:write", "after", 1),
 }
 TRAINING: dict[str, Place] = {
     "backward": ("torch:Tensor.backward", "before", 3),
@@ -31,7 +31,7 @@ TRL: dict[str, Place] = {
     "epoch end": ("transformers.trainer_callback:CallbackHandler.on_epoch_end", "before", 1),
     "last step": ("transformers:Trainer.training_step", "before", 4),
     "inside an evaluation": ("transformers.trainer_callback:CallbackHandler.on_prediction_step", "before", 2),
-    "generation": ("onebase.decoding:draw", "before", TRIED + 5),
+    "generation": ("onebase.inference.decoding:draw", "before", TRIED + 5),
 }
 POINTS: dict[str, dict[str, Place]] = {
     "sft": {**TRL, **TRAINING, **SAVES},
@@ -39,7 +39,7 @@ POINTS: dict[str, dict[str, Place]] = {
     "reward": {
         "start": ("reward.train:candidate_scores", "before", 1),
         "mid-epoch": ("reward.train:candidate_scores", "after", 3),
-        "epoch end": ("onebase.checkpoint:Checkpoints.due", "before", 2),
+        "epoch end": ("onebase.run.checkpoint:Checkpoints.due", "before", 2),
         "last step": ("reward.train:backward", "before", 4),
         "centring": ("reward.train:center", "before", 1),
         "inside an evaluation": ("reward.train:evaluate", "before", 1),
@@ -47,13 +47,13 @@ POINTS: dict[str, dict[str, Place]] = {
         **SAVES,
     },
     "ppo": {
-        "start": ("onebase.decoding:draw", "before", TRIED + 3),
-        "inside a rollout": ("onebase.decoding:draw", "before", TRIED + 16),
+        "start": ("onebase.inference.decoding:draw", "before", TRIED + 3),
+        "inside a rollout": ("onebase.inference.decoding:draw", "before", TRIED + 16),
         "reference": ("ppo.rollout:logprobs", "before", 2),
         "reward": ("ppo.scores:member_scores", "before", 2),
         "value": ("ppo.rollout:token_values", "before", 2),
         "mid-epoch": ("ppo.train:compute_targets", "before", 3),
-        "epoch end": ("onebase.checkpoint:Checkpoints.due", "before", 2),
+        "epoch end": ("onebase.run.checkpoint:Checkpoints.due", "before", 2),
         "last step": ("ppo.train:update", "before", 4),
         **TRAINING,
         **SAVES,
@@ -72,25 +72,25 @@ SIZES: dict[str, list[str]] = {
 }
 
 FULL: dict[str, tuple[Place, int | None]] = {
-    "full before the folder": (("onebase.checkpoint:Checkpoints.save", "before", 2), None),
-    "full in the tensors": (("onebase.checkpoint:save_file", "before", 2), 8192),
-    "full in the state": (("onebase.checkpoint:canonical", "after", 4), 0),
-    "full in the manifest": (("onebase.checkpoint:canonical", "after", 5), 0),
-    "full in the adapter": (("onebase.roles:Roles.save", "before", 1), 4096),
+    "full before the folder": (("onebase.run.checkpoint:Checkpoints.save", "before", 2), None),
+    "full in the tensors": (("onebase.run.checkpoint:save_file", "before", 2), 8192),
+    "full in the state": (("onebase.run.checkpoint:canonical", "after", 4), 0),
+    "full in the manifest": (("onebase.run.checkpoint:canonical", "after", 5), 0),
+    "full in the adapter": (("onebase.model.roles:Roles.save", "before", 1), 4096),
     "full in the tokenizer": (("transformers:PreTrainedTokenizerBase.save_pretrained", "before", 1), 8192),
     "full at the tokenizer's first file": (("transformers:PreTrainedTokenizerBase.save_pretrained", "before", 1), 0),
-    "full in the record": (("onebase.record:write", "before", 1), 0),
+    "full in the record": (("onebase.run.record:write", "before", 1), 0),
 }
 """When the disk fills up, and to how many bytes; None: no inode is left. It stays full until the process ends."""
 
 READ_ONLY: dict[str, Place] = {
-    "read-only at the start": ("onebase.session:hold", "before", 1),
-    "read-only before the folder": ("onebase.checkpoint:Checkpoints.save", "before", 2),
-    "read-only in the tensors": ("onebase.checkpoint:save_file", "before", 2),
-    "read-only before the rename": ("onebase.checkpoint:os.rename", "before", 2),
-    "read-only in the adapter": ("onebase.roles:Roles.save", "before", 1),
+    "read-only at the start": ("onebase.run.session:hold", "before", 1),
+    "read-only before the folder": ("onebase.run.checkpoint:Checkpoints.save", "before", 2),
+    "read-only in the tensors": ("onebase.run.checkpoint:save_file", "before", 2),
+    "read-only before the rename": ("onebase.run.checkpoint:os.rename", "before", 2),
+    "read-only in the adapter": ("onebase.model.roles:Roles.save", "before", 1),
     "read-only in the tokenizer": ("transformers:PreTrainedTokenizerBase.save_pretrained", "before", 1),
-    "read-only in the record": ("onebase.record:write", "before", 1),
+    "read-only in the record": ("onebase.run.record:write", "before", 1),
 }
 """When the disk takes nothing more, until the process ends; files that are open can still be written."""
 
@@ -110,7 +110,7 @@ FAILING: dict[str, tuple[str, str]] = {
 """Which call fails with EIO, once, and on which file; from the second save on. safetensors writes a `.tmp*` first."""
 WITHIN = {"within the tensors' file": "write of the tensors", "within the adapter's file": "write of the adapter"}
 """Where SIGKILL comes in the middle of a file: at the call of `FAILING`."""
-FAILS_FROM: Place = ("onebase.checkpoint:Checkpoints.save", "before", 2)
+FAILS_FROM: Place = ("onebase.run.checkpoint:Checkpoints.save", "before", 2)
 
 
 def arm(place: Place, strike: Callable[[], None]) -> None:

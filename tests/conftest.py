@@ -15,8 +15,8 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 
 if TYPE_CHECKING:
-    from onebase.base import Base
-    from onebase.roles import Roles
+    from onebase.model.base import Base
+    from onebase.model.roles import Roles
 
 CORPUS = [
     "Sort these words: pear, apple, fig.",
@@ -113,8 +113,8 @@ def load_base(tiny_base_folder: Path) -> "Callable[[str], Base]":
     def load(quantization: str) -> "Base":
         import torch
 
-        from onebase.base import load
-        from onebase.recipes import BaseSection, ChatSection
+        from onebase.model.base import load
+        from onebase.recipe.recipes import BaseSection, ChatSection
 
         section = BaseSection.model_validate({"model": str(tiny_base_folder), "quantization": quantization})
         return load(section, ChatSection(), device=torch.device("cpu"))
@@ -139,7 +139,7 @@ def zoo_roles(zoo: Any, load_base: "Callable[[str], Base]") -> "Callable[..., Ro
     def make(name: str, **changes: Any) -> "Roles":
         import dataclasses
 
-        from onebase.roles import Roles
+        from onebase.model.roles import Roles
 
         model = zoo.tiny(name, **changes).requires_grad_(False)
         return Roles(dataclasses.replace(load_base("fp32"), model=model))
@@ -154,8 +154,8 @@ def make_roles(load_base: "Callable[[str], Base]") -> "Callable[..., Roles]":
     def make(*names: str, quantization: str = "fp32", layers: str = "all") -> "Roles":
         import torch
 
-        from onebase.recipes import AdapterSection
-        from onebase.roles import Roles
+        from onebase.model.roles import Roles
+        from onebase.recipe.recipes import AdapterSection
 
         roles = Roles(load_base(quantization))
         for index, name in enumerate(names):
@@ -231,7 +231,7 @@ def other_rewards(finish_run: Callable[[str], Path], shared_folder: Path, tiny_b
     """Three finished reward stages on one SFT stage: the run's own, and two with other seeds. Never write into them."""
     from filelock import FileLock
 
-    from onebase import recipes
+    from onebase.recipe import recipes
     from reward.recipe import RewardRecipe
     from reward.train import run
 

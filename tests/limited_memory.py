@@ -64,7 +64,7 @@ def run(stage: str, arguments: Sequence[str], log: Path, allowed: int | None) ->
 
 
 def run_stage(stage: str, arguments: Sequence[str]) -> int:
-    from onebase.command import main
+    from onebase.cli.command import main
     from pipeline import stages
 
     return main(stage, stages.loader(stage), "", "", [str(ROOT / f"recipes/smoke/{stage}.yaml"), *arguments])
@@ -72,8 +72,8 @@ def run_stage(stage: str, arguments: Sequence[str]) -> int:
 
 def limit_at_first_fit(allowed: int | None) -> Callable[[], int]:
     """From the first work that may be halved on, `allowed` bytes more; returns what there was then."""
-    from onebase import products
-    from onebase.memory import Halving
+    from onebase.model import products
+    from onebase.run.memory import Halving
 
     # It compiles for each shape, in address space of its own, and is not needed where that is short: what would run
     # out with it might fit without it.

@@ -92,7 +92,7 @@ def run_forked(work: Callable[[], int]) -> int:
 
 def run_stage(stage: str, command: Sequence[str], log: Path, *prepare: Callable[[], None]) -> int:
     """The stage's command, its output in `log`; `prepare` is called before it."""
-    from onebase.command import main
+    from onebase.cli.command import main
     from pipeline import stages
 
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -105,12 +105,16 @@ def run_stage(stage: str, command: Sequence[str], log: Path, *prepare: Callable[
 
 def weaken(home: Path) -> None:
     """The control: from now on, in this process, no file in `home` is verified and nothing is synced."""
-    from onebase.record import hash_file
+    from onebase.run.record import hash_file
 
     def unchecked(path: Path) -> str:
         return "unchecked" if home in path.parents else hash_file(path)
 
-    for where in ("onebase.checkpoint:hash_file", "onebase.record:hash_file", "onebase.stage_files:hash_file"):
+    for where in (
+        "onebase.run.checkpoint:hash_file",
+        "onebase.run.record:hash_file",
+        "onebase.run.stage_files:hash_file",
+    ):
         owner, name = find(where)
         setattr(owner, name, unchecked)
     os.fsync = lambda file: None
@@ -121,7 +125,7 @@ def outcome(folder: Path, *, verify: bool = True) -> dict[str, Any]:
 
     verify: whether a child would take it as its parent.
     """
-    from onebase import record
+    from onebase.run import record
 
     try:
         if verify:

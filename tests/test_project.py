@@ -215,7 +215,7 @@ def test_nobody_is_asked_anything(ignores: ModuleType) -> None:
         str(path.relative_to(ROOT)): here for path in ignores.sources() if (here := [*questions(path.read_text())])
     }
     # The one place that touches standard input: it puts nothing in its place, and itself back.
-    assert asking.pop("onebase/command.py") and asking.pop("tests/onebase/test_model_folder.py")
+    assert asking.pop("onebase/cli/command.py") and asking.pop("tests/onebase/model/test_model_folder.py")
     assert asking == {}
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from evaluation.recipe import CompareRecipe
-from onebase import recipes
+from evaluation.compare.recipe import CompareRecipe
+from onebase.recipe import recipes
 from pipeline import chain, stages
 
 FOLDERS = sorted(path for path in Path("recipes").iterdir() if path.is_dir())
@@ -57,7 +57,7 @@ def test_a_run_of_the_folder_can_be_planned(folder: Path, tmp_path: Path) -> Non
 def test_every_key_of_a_recipe_is_read_somewhere() -> None:
     """A setting that nothing reads is a promise that is not kept."""
     from dpo.recipe import DpoRecipe
-    from ppo.recipe import PpoRecipe
+    from ppo.recipe.recipe import PpoRecipe
     from reward.recipe import RewardRecipe
     from sft.recipe import SftRecipe
 
@@ -76,8 +76,8 @@ def test_every_key_of_a_recipe_is_read_somewhere() -> None:
 
 
 def sections(top: Any) -> list[Any]:
-    from onebase.recipes import Section, _section_in
-    from onebase.trainers import TrlSection
+    from onebase.recipe.recipes import Section, _section_in
+    from onebase.trl.trainers import TrlSection
 
     found = [top]
     for field in top.model_fields.values():

@@ -9,9 +9,9 @@ from typing import Any
 
 from data.formats import fields
 from data.formats.format import Builder, Format, Options, Outcome, Row
-from data.meaning import is_learned
+from data.formats.meaning import is_learned
+from data.formats.serialised import SPEAKERS
 from data.records import Demonstration, Message, Origin, Prompt
-from data.serialised import SPEAKERS
 from onebase.errors import DataError
 
 

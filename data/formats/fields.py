@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+from data.files.strict_json import refuse_broken_text
 from data.formats.format import Part, Row
-from data.meaning import is_filled, refuse_content
+from data.formats.meaning import is_filled, refuse_content
+from data.formats.serialised import OPENING, is_conversation, parsed
 from data.records import ROLES, Message, Origin, Prompt
-from data.serialised import OPENING, is_conversation, parsed
-from data.strict_json import refuse_broken_text
 from onebase.errors import DataError
 
 R = TypeVar("R")

@@ -61,7 +61,7 @@ class Format:
     files: Mapping[type, WholeBuilder] = field(default_factory=dict)
     """By kind of record: where rows must be joined."""
     reads: frozenset[str] = frozenset()
-    """Keys of data.meaning that it reads itself, besides `keys`; all others are checked for it."""
+    """Keys of data.formats.meaning that it reads itself, besides `keys`; all others are checked for it."""
     options: Options = field(default_factory=dict)
     """Numbers that a recipe may set behind the name, with their defaults: `helpsteer verbosity=-0.4`."""
 
@@ -72,7 +72,7 @@ class Format:
 
     @cached_property
     def read_keys(self) -> frozenset[str]:
-        """Keys that data.meaning has nothing to say about."""
+        """Keys that data.formats.meaning has nothing to say about."""
         return self.keys | self.reads
 
     @property

@@ -7,7 +7,7 @@ from data.formats import fields
 from data.formats.fields import attempt, part
 from data.formats.format import Builder, Format, Options, Outcome, Row, Skipped
 from data.formats.instructions import answers, prompts
-from data.meaning import is_learned
+from data.formats.meaning import is_learned
 from data.records import Demonstration, Origin, Prompt, Ranking
 from onebase.errors import DataError
 

@@ -7,7 +7,7 @@ from data.formats import fields
 from data.formats.conversations import DIALOGUE, dialogue, is_dialogue, messages_demonstrations
 from data.formats.format import Builder, Format, Options, Outcome, Row
 from data.formats.instructions import PROMPT, QUESTION, given_prompt, prompts
-from data.meaning import is_learned
+from data.formats.meaning import is_learned
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from onebase.errors import DataError
 

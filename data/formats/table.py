@@ -24,10 +24,10 @@ from data.formats import (
 )
 from data.formats.format import Format, Numbered, Options, Outcome, Row, Skipped, any_values
 from data.formats.grouped import require_object
-from data.meaning import check_row
+from data.formats.meaning import check_row
+from data.formats.serialised import unpacked
 from data.records import Demonstration, Origin, Prompt, Ranking
-from data.serialised import unpacked
-from data.unread import Unread
+from data.select.unread import Unread
 from onebase.errors import DataError
 
 K = TypeVar("K", Prompt, Demonstration, Ranking)

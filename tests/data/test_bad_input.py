@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from data.records import Demonstration, Prompt, Ranking
-from data.sources import Source, load
-from onebase import recipes
+from data.select.sources import Source, load
 from onebase.errors import DataError, RecipeError
+from onebase.recipe import recipes
 
 LIMIT = 2**18
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import yaml
 
-from data.dropped import Dropped
+from data.files.readers import reader_of
 from data.formats.table import FORMATS, build, build_all, candidates, parse, recognise
-from data.readers import reader_of
 from data.records import Demonstration, Message, Origin, Prompt, Ranking, prompt_of
+from data.select.dropped import Dropped
 from onebase.errors import DataError
 
 FIXTURES = Path(__file__).parent / "fixtures"

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.dropped import Dropped
 from data.records import Demonstration, Message, Origin, Prompt, Ranking, Record, prompt_of
-from data.sources import Source, records_of
+from data.select.dropped import Dropped
+from data.select.sources import Source, records_of
 from data.writing import row_of, write
 from onebase.errors import DataError
 
@@ -223,7 +223,7 @@ def test_a_row_of_a_list_that_is_broken_far_in_is_named_with_its_line(tmp_path: 
 
 
 def test_numbers_are_not_cut_where_a_window_ends(tmp_path: Path):
-    from data.readers import read_json
+    from data.files.readers import read_json
 
     numbers = list(range(1000, 60_000))
     (tmp_path / "a.json").write_text(json.dumps(numbers))
@@ -235,7 +235,7 @@ def test_times_come_as_text_and_binary_columns_are_left_out(tmp_path: Path):
 
     import pyarrow.parquet
 
-    from data.readers import read_parquet
+    from data.files.readers import read_parquet
 
     row = {"prompt": "a", "at": datetime.date(2026, 1, 2), "raw": b"\xff"}
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "a.parquet")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.dropped import Dropped
 from data.records import Demonstration, normalised, prompt_of
-from data.sources import Source, load, records_of
-from data.splits import FILE_SPLITS
+from data.select.dropped import Dropped
+from data.select.sources import Source, load, records_of
+from data.select.splits import FILE_SPLITS
 from data.writing import write_splits
 from onebase.errors import DataError
 

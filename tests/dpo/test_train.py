@@ -9,17 +9,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.chat import EncodedRanking
+from data.chat.conversations import EncodedRanking
 from data.records import Message, Origin, Prompt, Ranking
 from dpo.recipe import DpoRecipe
 from dpo.train import build_trainer, read_data, require_log_two, to_pairs
-from onebase import base as bases
-from onebase import recipes, stages, trainers
 from onebase.errors import RecipeError
-from onebase.reports import latest
-from onebase.resumable import ROLE
-from onebase.roles import WEIGHTS, Roles
+from onebase.model import base as bases
+from onebase.model.roles import WEIGHTS, Roles
+from onebase.recipe import recipes
+from onebase.run import stages
 from onebase.seeding import seed_everything
+from onebase.trl import trainers
+from onebase.trl.reports import latest
+from onebase.trl.resumable import ROLE
 
 MakeRecipe = Callable[..., DpoRecipe]
 

@@ -8,21 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.chat import Chat, EncodedPrompt
+from data.chat.conversations import Chat, EncodedPrompt
 from data.records import Message, Origin, Prompt
-from evaluation import best_of_n, compare
-from evaluation.recipe import CompareRecipe
-from evaluation.responses import Responder
-from evaluation.reward_eval import RewardModel
-from onebase import base as bases
-from onebase import recipes
-from onebase.ensemble import Ensemble
-from onebase.generation import sample
-from onebase.recipes import AdapterSection, BaseSection, ChatSection
-from onebase.roles import Roles
-from onebase.scoring import score
+from evaluation import best_of_n
+from evaluation.compare import compare
+from evaluation.compare.recipe import CompareRecipe
+from evaluation.compare.responses import Responder
+from evaluation.reward_model.heldout import RewardModel
+from onebase.inference.ensemble import Ensemble
+from onebase.inference.sampling import sample
+from onebase.inference.scoring import score
+from onebase.model import base as bases
+from onebase.model.roles import Roles
+from onebase.recipe import recipes
+from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection
 from onebase.seeding import generator
-from ppo.recipe import PpoRecipe
+from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import collect
 from ppo.scores import Asked, score_episodes
 

@@ -10,7 +10,9 @@ from typing import IO
 
 import pytest
 
-from onebase import command, recipes, terminal
+from onebase import terminal
+from onebase.cli import command
+from onebase.recipe import recipes
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("onebase", "data", "evaluation", "sft", "reward", "ppo", "dpo", "pipeline")
@@ -78,7 +80,7 @@ def test_markup_in_a_text_is_text(text: str, capsys: pytest.CaptureFixture[str])
 def test_a_bar_shows_the_name_of_a_file_as_it_is(
     text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from onebase.progress import track
+    from onebase.tracking.progress import track
     from pipeline.data_commands import _counted
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
@@ -189,7 +191,7 @@ def test_one_module_writes_to_the_terminal() -> None:
 
 COMMAND = """
 import sys
-from onebase.command import guarded
+from onebase.cli.command import guarded
 from onebase.terminal import console, say, show, show_json
 
 def work():
@@ -249,7 +251,9 @@ def test_results_that_find_no_room_are_an_error(way: str) -> None:
 
 
 def test_what_a_library_leaves_in_the_buffer_of_a_full_disk_changes_neither_exit_code_nor_words() -> None:
-    code = "import sys\nfrom onebase.command import guarded\nsys.exit(guarded(lambda: print('a library of its own')))"
+    code = (
+        "import sys\nfrom onebase.cli.command import guarded\nsys.exit(guarded(lambda: print('a library of its own')))"
+    )
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=-1, text=True, env=BUFFERED)
     assert (done.returncode, done.stderr) == (0, "")

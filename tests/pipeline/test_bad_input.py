@@ -207,7 +207,7 @@ def test_several_processes(run_stage: Stage, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_run_with_a_wrong_last_recipe_starts_no_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from onebase.command import guarded
+    from onebase.cli.command import guarded
     from pipeline import chain
 
     folder = Path(shutil.copytree("recipes/smoke", tmp_path / "smoke"))

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from data.dropped import Dropped
 from data.records import Demonstration, Ranking, fingerprint
-from data.sources import Source, records_of
+from data.select.dropped import Dropped
+from data.select.sources import Source, records_of
 from pipeline.data_commands import app
 
 GOOD = [

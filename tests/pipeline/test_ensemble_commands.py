@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from data.records import Demonstration, Message, Origin, Prompt
-from data.sources import Source, load
+from data.select.sources import Source, load
 from data.tasks import generate
 from data.writing import row_of
-from evaluation import best_of_n, reward_eval
-from onebase import record
-from onebase.ensemble import CombineSection
-from onebase.generation import sample
-from onebase.scoring import score
+from evaluation import best_of_n
+from evaluation.reward_model import heldout
+from onebase.inference.ensemble import CombineSection
+from onebase.inference.sampling import sample
+from onebase.inference.scoring import score
+from onebase.run import record
 from onebase.seeding import generator
 
 Command = Callable[..., tuple[int, str, str]]
@@ -171,7 +172,7 @@ def test_every_prompt_gets_the_best_of_its_own_responses(
 
 
 def test_scores_are_those_of_the_sampled_tokens_by_separate_roles(other_rewards: list[Path]) -> None:
-    model = reward_eval.load(other_rewards, CombineSection(rule="min"))
+    model = heldout.load(other_rewards, CombineSection(rule="min"))
     best_of_n.add_policy(model, other_rewards[0].parent / "sft")
     asked = [Prompt((Message("user", text),), Origin("here", 1)) for text in ("Name a city.", "Say yes.")]
     sampling = best_of_n.Sampling(n=4, max_new_tokens=6, temperature=0.7, batch=8, seed=5)
@@ -187,7 +188,7 @@ def test_scores_are_those_of_the_sampled_tokens_by_separate_roles(other_rewards:
         batch=8,
     )
     for place, folder in enumerate(other_rewards):
-        single = reward_eval.load([folder])
+        single = heldout.load([folder])
         said = score(single.roles, "reward", drawn.episodes.sequences, tokens_per_microbatch=1).tolist()
         name = ["reward", "reward_2", "reward_3"][place]
         found = [value for row in rows for value in row["members"][name]]
@@ -197,7 +198,7 @@ def test_scores_are_those_of_the_sampled_tokens_by_separate_roles(other_rewards:
 
 
 def test_rows_come_out_before_later_prompts_are_read(other_rewards: list[Path]) -> None:
-    model = reward_eval.load(other_rewards[:1])
+    model = heldout.load(other_rewards[:1])
     best_of_n.add_policy(model, other_rewards[0].parent / "sft")
     read = []
 
@@ -282,7 +283,7 @@ def test_a_temperature_near_zero_draws_the_likeliest_response_nearly_every_time(
 def test_prompts_that_a_further_member_was_trained_on_are_not_in_the_report(
     onebase: Command, other_rewards: list[Path], tmp_path: Path
 ) -> None:
-    (trained, *_) = reward_eval.training_of(record.read(other_rewards[1]).record.recipe).training
+    (trained, *_) = heldout.training_of(record.read(other_rewards[1]).record.recipe).training
     path = put(tmp_path / "rankings.jsonl", *map(row_of, [*generate.rankings("heldout", 3, 7), trained]))
     options = ["--with", other_rewards[1], "--data", path, "--out", tmp_path / "out"]
     code, _, err = onebase("eval", "reward", other_rewards[0], *options)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from onebase.folders import claim
+from onebase.run.folders import claim
 
 Stage = Callable[..., tuple[int, str]]
 Command = Callable[..., tuple[int, str, str]]

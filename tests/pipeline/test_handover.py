@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from onebase.record import hash_file
+from onebase.run.record import hash_file
 
 Stage = Callable[..., tuple[int, str]]
 
@@ -155,7 +155,7 @@ def test_a_grandparent_that_was_moved(run_stage: Stage, parents: Path, tmp_path:
 
 def test_a_run_that_was_moved_as_a_whole_still_verifies(run_stage: Stage, parents: Path, tmp_path: Path) -> None:
     moved = Path(shutil.move(parents, tmp_path / "elsewhere"))
-    from onebase import record
+    from onebase.run import record
 
     assert record.read(moved / "ppo").record.stage == "ppo"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from onebase import record
+from onebase.run import record
 from pipeline import chain, stages
+from ppo.maths.whitening import COUNT, MEAN, VARIANCE
 from ppo.train import NEXT_KL_WEIGHT
-from ppo.whitening import COUNT, MEAN, VARIANCE
 
 ROOT = Path(__file__).parents[2]
 

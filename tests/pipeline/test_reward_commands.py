@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from data.chat import Chat
+from data.chat.conversations import Chat
 from data.records import Message, Origin, Prompt
-from onebase import record
-from onebase.base import load as load_base
-from onebase.recipes import BaseSection, ChatSection
-from onebase.roles import Roles
+from onebase.model.base import load as load_base
+from onebase.model.roles import Roles
+from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.run import record
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -257,7 +257,7 @@ def test_another_loss_trains_another_reward_model(
 ) -> None:
     """One step under each loss: another loss and another gradient than Bradley-Terry's. Weights are not compared:
     Adam's first step hardly depends on how long a gradient is, and some of these point the same way."""
-    from onebase import recipes
+    from onebase.recipe import recipes
     from reward.recipe import RewardRecipe
     from reward.train import run
 
@@ -297,8 +297,8 @@ def test_a_centring_penalty_adds_its_weight_times_the_squared_sum() -> None:
     ],
 )
 def test_a_loss_section_that_would_not_be_read_or_makes_no_sense_is_refused(overrides: list[str], said: str) -> None:
-    from onebase import recipes
     from onebase.errors import RecipeError
+    from onebase.recipe import recipes
     from reward.recipe import RewardRecipe
 
     with pytest.raises(RecipeError) as caught:

@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 
-from evaluation import compare
-from evaluation.compare import run as run_comparison
-from evaluation.recipe import CompareRecipe
-from evaluation.responses import Responder, adapter_sha256
-from onebase import base as bases
-from onebase import recipes, record
-from onebase.command import main as stage_main
+from evaluation.compare import compare
+from evaluation.compare.compare import run as run_comparison
+from evaluation.compare.recipe import CompareRecipe
+from evaluation.compare.responses import Responder, adapter_sha256
+from onebase.cli.command import main as stage_main
 from onebase.errors import RecipeError, RecordError
-from onebase.scoring import score
+from onebase.inference.scoring import score
+from onebase.model import base as bases
+from onebase.recipe import recipes
+from onebase.run import record
 from pipeline import chain
 
 STAGES = ("sft", "reward", "ppo", "dpo")
@@ -100,7 +101,7 @@ def test_a_finished_run_is_verified_and_not_run_again(finished_run: Path, tiny_b
 
 
 def test_summary_and_table_hold_every_model_with_intervals(finished_run: Path, capsys: pytest.CaptureFixture) -> None:
-    from evaluation import summary
+    from evaluation.compare import summary
 
     content = json.loads((finished_run / "summary.json").read_text())
     assert list(content["models"]) == ["base", "dpo", "ppo", "sft"]  # canonical JSON sorts its keys

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from onebase import recipes
-from ppo.recipe import PpoRecipe
+from onebase.recipe import recipes
+from ppo.recipe.recipe import PpoRecipe
 from ppo.train import run
 
 PREFIX = "ppo/time/"

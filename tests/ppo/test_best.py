@@ -5,15 +5,15 @@ from typing import Any
 import pytest
 import torch
 
-from onebase.episodes import Episodes
 from onebase.errors import RecordError
-from onebase.tracking import Tracker
-from ppo.frontier import Point, best_of
-from ppo.objective import Answers
-from ppo.recipe import PpoRecipe, TrainSection
+from onebase.sequences.episodes import Episodes
+from onebase.tracking.tracker import Tracker
+from ppo.maths.whitening import Seen
+from ppo.recipe.recipe import PpoRecipe, TrainSection
 from ppo.rollout import Rollout, compute_targets
-from ppo.steering import Measured, Steering
-from ppo.whitening import Seen
+from ppo.steering.frontier import Point, best_of
+from ppo.steering.objective import Answers
+from ppo.steering.steering import Measured, Steering
 
 LENGTHS = [2, 10, 7, 10]
 STOPPED = [True, False, True, False]

@@ -12,18 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-from onebase import base as bases
-from onebase import recipes
-from onebase.decoding import draw
-from onebase.episodes import Episodes
 from onebase.errors import RecipeError
-from onebase.interruption import Interrupted
-from onebase.memory import Halving
-from onebase.roles import Roles
-from onebase.scoring import token_values
+from onebase.inference.decoding import draw
+from onebase.inference.scoring import token_values
+from onebase.model import base as bases
+from onebase.model.roles import Roles
+from onebase.recipe import recipes
+from onebase.run.interruption import Interrupted
+from onebase.run.memory import Halving
 from onebase.seeding import generator
+from onebase.sequences.episodes import Episodes
 from ppo import train
-from ppo.recipe import PpoRecipe
+from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets, collect, compute_targets
 from ppo.start import batches, read_data, read_parents, start_learner, start_roles
 from ppo.train import run
@@ -252,7 +252,7 @@ def test_another_engine_draws_the_responses_and_what_it_is_off_by_is_weighed(
     """Its log-probabilities are 0.3 nats too high: each token counts exp(-0.3)."""
     (tmp_path / "server.py").write_text(
         "from dataclasses import replace\n"
-        "from onebase.generation import sample\n\n"
+        "from onebase.inference.sampling import sample\n\n"
         "def draw(*given, **named):\n"
         "    drawn = sample(*given, **named)\n"
         "    return replace(drawn, logprobs=(drawn.logprobs + 0.3) * drawn.episodes.mask)\n"

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from onebase import base as bases
-from onebase import recipes
 from onebase.errors import InputError, RecordError
-from onebase.record import hash_file
-from onebase.roles import WEIGHTS, Roles
-from onebase.scoring import score
+from onebase.inference.scoring import score
+from onebase.model import base as bases
+from onebase.model.roles import WEIGHTS, Roles
+from onebase.recipe import recipes
+from onebase.run.record import hash_file
 from onebase.seeding import generator
 from pipeline import chain
 from ppo import train as ppo_train
-from ppo.recipe import PpoRecipe
+from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import collect
 from ppo.start import read_data, read_parents, start_roles
 from ppo.train import run

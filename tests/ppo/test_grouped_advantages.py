@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppo.advantages import GROUPED, compare_groups, dr_grpo, grpo, rloo
-from ppo.losses import policy_loss, token_weights
-from ppo.recipe import PpoRecipe
+from ppo.maths.advantages import GROUPED, compare_groups, dr_grpo, grpo, rloo
+from ppo.maths.losses import policy_loss, token_weights
+from ppo.recipe.recipe import PpoRecipe
 
 groups = st.integers(2, 5).flatmap(
     lambda size: st.lists(st.lists(st.floats(-5, 5, width=32), min_size=size, max_size=size), min_size=1, max_size=4)

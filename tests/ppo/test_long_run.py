@@ -7,9 +7,9 @@ import numpy
 import psutil
 import pytest
 
-from onebase import recipes
-from onebase.tracking import Tracker
-from ppo.recipe import PpoRecipe
+from onebase.recipe import recipes
+from onebase.tracking.tracker import Tracker
+from ppo.recipe.recipe import PpoRecipe
 from ppo.train import run
 
 STEPS = 500

@@ -11,17 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.chat import Chat, EncodedPrompt
+from data.chat.conversations import Chat, EncodedPrompt
 from data.records import Message, Origin, Prompt
-from onebase import base as bases
-from onebase import command, recipes
-from onebase.episodes import Episodes
+from onebase.cli import command
 from onebase.errors import RecipeError
-from onebase.generation import Sample
-from onebase.recipes import BaseSection, ChatSection
-from onebase.roles import WEIGHTS, Roles
+from onebase.inference.sampling import Sample
+from onebase.model import base as bases
+from onebase.model.roles import WEIGHTS, Roles
+from onebase.recipe import recipes
+from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.sequences.episodes import Episodes
 from ppo.engines import CustomEngine, EngineError
-from ppo.recipe import PpoRecipe
+from ppo.recipe.recipe import PpoRecipe
 from ppo.scores import Asked, RewardError, score_episodes, scores_of
 from ppo.train import run
 
@@ -401,7 +402,7 @@ def test_numbers_that_no_run_can_use_are_refused_with_their_key(overrides: list[
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "compare"])
 @pytest.mark.parametrize("seed", [2**32, 10**30, -1])
 def test_a_seed_that_a_library_does_not_take_is_refused_in_every_recipe(stage: str, seed: int) -> None:
-    from evaluation.recipe import CompareRecipe
+    from evaluation.compare.recipe import CompareRecipe
     from pipeline import stages
 
     model = CompareRecipe if stage == "compare" else stages.loader(stage)()[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from onebase.roles import WEIGHTS
+from onebase.model.roles import WEIGHTS
 from pipeline import stages
 from pipeline.cli import app
 
@@ -48,7 +48,7 @@ def test_a_profiled_run_has_the_bits_of_any_other_and_its_trace_names_every_part
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
 def test_only_ppo_takes_profile(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from onebase.command import main
+    from onebase.cli.command import main
 
     for refuse in (
         lambda: app([stage, f"recipes/smoke/{stage}.yaml", "--profile"]),

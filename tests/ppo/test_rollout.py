@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from onebase.episodes import Episodes
-from onebase.generation import Sample, sample
-from onebase.roles import Roles
+from onebase.inference.sampling import Sample, sample
+from onebase.model.roles import Roles
+from onebase.sequences.episodes import Episodes
 from ppo.batch import to_batch
-from ppo.recipe import PpoRecipe
+from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import Rollout, collect, compute_targets
 
 PROMPTS = ([5, 9, 40], [7, 300, 22, 11, 8], [60], [5, 9, 41, 33])

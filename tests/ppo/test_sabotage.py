@@ -17,13 +17,13 @@ import torch
 from safetensors.torch import load_file
 
 import ppo.train as stage
-from onebase import recipes
 from onebase.errors import DivergedError
-from onebase.roles import WEIGHTS, Roles
-from ppo.alarms import AlarmError
-from ppo.recipe import PpoRecipe
+from onebase.model.roles import WEIGHTS, Roles
+from onebase.recipe import recipes
+from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import Rollout
 from ppo.scores import RewardError
+from ppo.steering.alarms import AlarmError
 
 Sabotage = Callable[[Rollout, int], Rollout]
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"

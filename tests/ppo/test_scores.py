@@ -13,18 +13,18 @@ from safetensors.torch import load_file
 
 from data.chat import Chat, Limiter, encode_prompts
 from data.records import Prompt
-from data.sources import Source, load
-from onebase import base as bases
-from onebase import recipes
-from onebase.episodes import Episodes
+from data.select.sources import Source, load
+from onebase.custom.functions import load_function
 from onebase.errors import RecipeError, RecordError
-from onebase.functions import load_function
-from onebase.interruption import Interrupted
-from onebase.memory import Halving
-from onebase.recipes import BaseSection, ChatSection, LimitsSection
-from onebase.roles import WEIGHTS, Roles
+from onebase.model import base as bases
+from onebase.model.roles import WEIGHTS, Roles
+from onebase.recipe import recipes
+from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection
+from onebase.run.interruption import Interrupted
+from onebase.run.memory import Halving
 from onebase.seeding import generator
-from ppo.recipe import PpoRecipe
+from onebase.sequences.episodes import Episodes
+from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import collect, compute_targets
 from ppo.scores import ARGUMENTS, Asked, RewardError, overlong_penalty, rewarded_sequences, score_episodes, scores_of
 from ppo.start import identify, read_data, read_parents, start_learner, start_roles

@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ppo.advantages import compare_groups, gae
-from ppo.losses import policy_loss, reference_kl_loss, token_weights, value_loss
-from ppo.rewards import kl_to_reference, token_rewards
+from ppo.maths.advantages import compare_groups, gae
+from ppo.maths.losses import policy_loss, reference_kl_loss, token_weights, value_loss
+from ppo.maths.rewards import kl_to_reference, token_rewards
 
 V, BETA = 5, 0.4
 EPISODES, GROUP, MINIBATCHES, STEPS = 256, 8, 2, 220

@@ -11,14 +11,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from onebase import base as bases
-from onebase import recipes
-from onebase.interruption import Interrupted
-from onebase.roles import HEAD, WEIGHTS, Roles
-from onebase.scoring import logprobs, score
+from onebase.inference.scoring import logprobs, score
+from onebase.model import base as bases
+from onebase.model.roles import HEAD, WEIGHTS, Roles
+from onebase.recipe import recipes
+from onebase.run.interruption import Interrupted
 from onebase.seeding import generator
 from ppo import train
-from ppo.recipe import PpoRecipe
+from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import Rollout, collect, require_zero_kl
 from ppo.start import read_data, read_parents, start_roles
 

@@ -9,17 +9,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from onebase import base as bases
-from onebase import recipes
 from onebase.errors import RecipeError
-from onebase.learning import OTHER_BYTES, state_bytes
-from onebase.memory import Halving
-from onebase.roles import WEIGHTS, Roles
-from onebase.scoring import score
+from onebase.inference.scoring import score
+from onebase.model import base as bases
+from onebase.model.roles import WEIGHTS, Roles
+from onebase.recipe import recipes
+from onebase.run.learning import OTHER_BYTES, state_bytes
+from onebase.run.memory import Halving
 from onebase.seeding import generator
 from ppo import train
 from ppo.batch import minibatches, to_batch
-from ppo.recipe import PpoRecipe
+from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import Rollout, collect, compute_targets, require_zero_kl
 from ppo.start import Started, read_data, read_parents, start_learner, start_roles
 from ppo.train import run

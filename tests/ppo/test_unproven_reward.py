@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from evaluation.verdict import Verdict
-from onebase import recipes
+from evaluation.reward_model.verdict import Verdict
 from onebase.errors import RecipeError, RecordError
-from ppo.recipe import PpoRecipe
+from onebase.recipe import recipes
+from ppo.recipe.recipe import PpoRecipe
 from ppo.start import read_parents
 
 BETTER, UNTOLD, WORSE = (0.1, 0.3), (-0.1, 0.2), (-0.3, -0.1)

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from onebase.clock import Clock
-from onebase.episodes import Episodes
-from onebase.roles import Roles
+from onebase.model.roles import Roles
+from onebase.sequences.episodes import Episodes
+from onebase.tracking.clock import Clock
 from ppo.batch import Batch, Tally, to_batch
-from ppo.recipe import PpoRecipe
+from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets
 from ppo.update import backward, learn_values
 

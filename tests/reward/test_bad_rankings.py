@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from data.chat import Chat, Limiter, encode_rankings
+from data.chat.conversations import Chat, Limiter, encode_rankings
 from data.records import Ranking
-from data.sources import Source, load
-from onebase import base as bases
-from onebase.command import main
+from data.select.sources import Source, load
+from onebase.cli.command import main
 from onebase.errors import DataError
-from onebase.recipes import BaseSection, ChatSection, LimitsSection
+from onebase.model import base as bases
+from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection
 from pipeline import stages
 
 GOOD = {"prompt": "Name a city.", "responses": ["Paris", "blue"], "tiers": [0, 1]}

@@ -11,16 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.labelers import LabelersSection, fold_of, labeler_of
+from data.select.labelers import LabelersSection, fold_of, labeler_of
 from data.tasks import generate
 from data.writing import row_of
-from evaluation import reward_eval, score_file
-from onebase import base as bases
-from onebase import recipes, record
+from evaluation import score_file
+from evaluation.reward_model import heldout
 from onebase.errors import InputError
-from onebase.roles import HEAD, WEIGHTS, Roles
-from onebase.scoring import score
-from ppo.recipe import PpoRecipe
+from onebase.inference.scoring import score
+from onebase.model import base as bases
+from onebase.model.roles import HEAD, WEIGHTS, Roles
+from onebase.recipe import recipes
+from onebase.run import record
+from ppo.recipe.recipe import PpoRecipe
 from ppo.start import read_parents, start_roles
 from reward.recipe import RewardRecipe
 from reward.scale import rescale
@@ -111,7 +113,7 @@ def test_accuracy_loss_and_calibration_are_those_before_the_division(twins: Twin
 
 def test_the_eval_command_divides_and_holds_out_as_the_stage_did(twins: Twins, tmp_path: Path) -> None:
     for name in ("none", "unit"):
-        now, then = reward_eval.evaluate([getattr(twins, name)], tmp_path / name), twins.report(name)
+        now, then = heldout.evaluate([getattr(twins, name)], tmp_path / name), twins.report(name)
         assert {key: now[key] for key in then} == then
 
 
@@ -121,7 +123,7 @@ def test_scoring_a_file_and_ppos_roles_use_the_divided_head(
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "Name a city.", "response": "Paris"}) + "\n")
     found = {
-        name: next(score_file.scored(reward_eval.load([folder]), rows, best=False))["score"]
+        name: next(score_file.scored(heldout.load([folder]), rows, best=False))["score"]
         for name, folder in (("none", twins.none), ("unit", twins.unit))
     }
     assert found["unit"] == pytest.approx(found["none"] / twins.metrics("unit")["reward/scale"], abs=1e-4)

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from data.chat import EncodedRanking
+from data.chat.conversations import EncodedRanking
 from data.records import Message, Origin, Prompt, Ranking
-from onebase import base as bases
-from onebase import recipes, record
-from onebase.roles import Roles
-from onebase.scoring import score
+from onebase.inference.scoring import score
+from onebase.model import base as bases
+from onebase.model.roles import Roles
+from onebase.recipe import recipes
+from onebase.run import record
 from reward.recipe import RewardRecipe
 from reward.train import backward, center, read_data, start_roles
 

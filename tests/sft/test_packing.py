@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from onebase.errors import RecipeError
-from onebase.roles import Roles
+from onebase.model.roles import Roles
 from sft import packing
 from sft.recipe import SftArguments
 

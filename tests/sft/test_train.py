@@ -10,13 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from data.chat import IGNORED
-from onebase import base as bases
-from onebase import recipes, stages, trainers
 from onebase.errors import RecipeError
-from onebase.reports import latest
-from onebase.resumable import ROLE
-from onebase.roles import WEIGHTS, Roles
+from onebase.model import base as bases
+from onebase.model.roles import WEIGHTS, Roles
+from onebase.recipe import recipes
+from onebase.run import stages
 from onebase.seeding import generator, seed_everything
+from onebase.trl import trainers
+from onebase.trl.reports import latest
+from onebase.trl.resumable import ROLE
 from sft.recipe import SftRecipe
 from sft.train import build_trainer, read_data, to_rows
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from data.files.readers import reader_of
 from data.formats.table import FORMATS, build, build_all
-from data.readers import reader_of
 from data.records import Demonstration, Origin, Prompt, Ranking, Record, fingerprint
 from onebase.errors import DataError
 

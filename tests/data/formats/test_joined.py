@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from data.files.readers import read_jsonl
 from data.formats.table import build_all
-from data.readers import read_jsonl
 from data.records import Demonstration, Prompt, Ranking
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

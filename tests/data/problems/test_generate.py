@@ -11,7 +11,7 @@ import pytest
 from data.problems import describe, generate
 from data.problems.rewards import right_answer
 from data.records import Demonstration, Message, Origin, Prompt, Ranking, normalised
-from data.sources import Source, load
+from data.select.sources import Source, load
 from data.tasks.checks import grade
 from onebase.errors import DataError
 

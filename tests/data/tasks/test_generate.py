@@ -9,15 +9,15 @@ from itertools import pairwise
 import pytest
 
 from data.records import Message, Origin, Prompt, Ranking, normalised
-from data.sources import Source, load
-from data.splits import split_of
+from data.select.sources import Source, load
+from data.select.splits import split_of
 from data.tasks import flaws, generate
 from data.tasks.checks import grade
 from data.tasks.families.catalogue import FAMILIES, HELD_OUT, TRAINED
 from data.tasks.flaws import TIERS
 from data.tasks.sizes import GOLD_TOKENS, PROMPT_TOKENS, RESPONSE_TOKENS, tokens
-from evaluation.baselines import bag_of_words
-from evaluation.pairs import ScoredRanking, accuracy, pairs_of
+from evaluation.reward_model.baselines import bag_of_words
+from evaluation.reward_model.pairs import ScoredRanking, accuracy, pairs_of
 
 
 @cache

@@ -1,0 +1,170 @@
+"""The assistant's turn: what a template renders behind its generation prompt is what is learned, token by token.
+
+    rendered conversation       ... <|im_start|>assistant\\n   <think>\\n\\n</think>\\n\\n  An answer.  <|im_end|>
+                                    generation prompt        seam                  content     end token
+    learned                                                  [                                         ]
+
+The seam is what the template writes before every answer: nothing (ChatML), a space (Vicuna, Llama 2), a header
+(Harmony), an empty thought (Qwen3). It belongs to the response: whoever serves an adapter asks with the generation
+prompt, and the model has to say what comes behind it. Of a text that people read the seam is cut off.
+"""
+
+import itertools
+import re
+from collections.abc import Sequence
+
+from data.chat.marks import Marks
+from data.chat.templates import CONVERSATIONS, Template
+from data.records import Message
+from onebase.errors import DataError
+
+QUESTION = (Message("user", "a"),)
+
+ORDINARY = ("b", "Yes, it is.", "7 pears", "日本", "🙂 ok")
+"""Answers that must follow the generation prompt's tokens with tokens of their own."""
+
+ODD = ("", " b", "b ", "\nb", "\n\nb", "b\n", ".b", "(b)", "<b>", "- b")
+"""Answers whose first or last letters may merge with what stands beside them, or be trimmed."""
+
+
+class Turn:
+    """An assistant's turn of one template and tokenizer; DataError where it cannot be told from its prompt."""
+
+    def __init__(self, template: Template, marks: Marks, stop_ids: frozenset[int]) -> None:
+        self._template = template
+        self._marks = marks
+        self._ends = {text: number for text, number in marks.control.items() if number in stop_ids}
+        self._stop = re.compile(marks.pattern_of(self._ends))
+        self._content = re.compile(f"({marks.pattern_of(marks.added - marks.control.keys())})")
+        self._end: str | None = None
+        self._before: dict[str, list[int]] = {}
+        """Tokens of the texts that answers are encoded behind."""
+        opened, tail = self.open(QUESTION), self.tail(QUESTION, "b")
+        end = self._stop.findall(tail)[-1]
+        self._end, self.end_id = end, self._ends[end]
+        self._anchors = self._find_anchors(opened)
+        self._require_same_everywhere()
+        ordinary = [self.ids(self.tail(QUESTION, answer), held=False) for answer in ORDINARY]
+        alike = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*ordinary, strict=False))
+        self.seam = tuple(column[0] for column in alike)
+        """Tokens that every answer begins with."""
+
+    def open(self, messages: Sequence[Message]) -> str:
+        """The rendered prompt."""
+        return self._template.text(self._template.with_system(messages), generation=True)
+
+    def tail(self, messages: Sequence[Message], answer: str, opened: str | None = None) -> str:
+        """What is rendered behind the prompt, up to the end token and with it. opened: the rendered prompt."""
+        opened = self.open(messages) if opened is None else opened
+        turns = (*self._template.with_system(messages), Message("assistant", answer))
+        whole = self._template.text(turns, generation=False)
+        if not whole.startswith(opened):
+            raise DataError(
+                "chat.template: a rendered answer does not begin with its own generation prompt, so responses cannot "
+                "be told from prompts. Pass a template whose generation prompt is a prefix, with chat.template=FILE."
+            )
+        behind = whole[len(opened) :]
+        stop = self._stop.search(behind)
+        if stop is None or self._end not in (None, stop[0]):
+            closed = "by no stop token" if stop is None else f"by {stop[0]}, where others are closed by {self._end}"
+            raise DataError(
+                f"chat.template: the assistant's turn {answer[:60]!r} is closed {closed} (stop tokens: "
+                f"{', '.join(self._ends)}), so the model would never learn to stop. Pass another template."
+            )
+        tail = behind[: stop.end()]
+        self._require_kept(answer, tail)
+        return tail
+
+    def _require_kept(self, answer: str, tail: str) -> None:
+        """Templates may trim an answer; one that drops a part of it, such as its reasoning, would have it unlearned."""
+        place = 0
+        for piece in self._content.split(answer):
+            where = tail.find(piece.strip(), place)
+            if where < 0:
+                raise DataError(
+                    f"chat.template: the template leaves out or changes a part of the answer: {piece.strip()[:60]!r} "
+                    "is not in what it renders. Remove it from the row, or pass a template that keeps it."
+                )
+            place = where + len(piece.strip())
+
+    def ids(self, tail: str, *, held: bool) -> tuple[int, ...]:
+        """The tokens of a rendered answer as they stand behind the prompt. held: it was rendered of held contents."""
+        for anchor in self._anchors:
+            ids = self._behind(anchor, tail, held=held)
+            if ids is not None:
+                return ids
+            if tail[0].isalnum():
+                break
+        raise DataError(
+            f"chat.template: the first letters of the answer {tail[:60]!r} merge with the end of the prompt, so that "
+            "the model would be asked with other tokens than it learns from. Change the answer's beginning, or pass "
+            "another template."
+        )
+
+    def without_seam(self, ids: Sequence[int]) -> Sequence[int]:
+        """A response's tokens behind what the template writes before an answer, where they begin with that.
+
+        A header of control tokens (Harmony's) may come again, behind a thought: the answer stands behind the last one.
+        """
+        width = len(self.seam)
+        last = len(ids) - width if self._marks.ids.intersection(self.seam) else 0
+        for start in range(last, -1, -1) if width else ():
+            if tuple(ids[start : start + width]) == self.seam:
+                return ids[start + width :]
+        return ids
+
+    def _behind(self, anchor: str, tail: str, *, held: bool) -> tuple[int, ...] | None:
+        """Tokens of a tail that follows the anchor; None where the tail changes the anchor's own."""
+        encode = self._marks.encode if held else self._marks.plain
+        if anchor not in self._before:
+            self._before[anchor] = self._marks.plain(anchor)
+        before, whole = self._before[anchor], encode(anchor + tail)
+        return tuple(whole[len(before) :]) if whole[: len(before)] == before else None
+
+    def _find_anchors(self, opened: str) -> tuple[str, ...]:
+        """The end of a prompt, and texts behind which answers have the tokens that they have behind a prompt.
+
+        SentencePiece puts a space before a text that stands alone, so that an answer is encoded behind a prompt, and
+        the tokens of that are taken away. An answer whose first letter is none (a line break) may merge with the
+        prompt's last: it is encoded behind another text then, for byte-level tokenizers behind none.
+        """
+        expected: dict[str, tuple[int, ...]] = {}
+        for answer in (*ORDINARY, *ODD):
+            try:
+                tail = self.tail(QUESTION, answer)
+            except DataError:
+                if answer in ORDINARY:
+                    raise
+                continue
+            ids = self._behind(opened, tail, held=False)
+            if ids is not None and ids and ids[-1] == self.end_id and self.end_id not in ids[:-1]:
+                expected[tail] = ids
+            elif answer in ORDINARY:
+                raise DataError(
+                    f"chat.template: the tokens of the generation prompt, or of the end, change with the answer "
+                    f"{answer!r} beside them, so what is learned would not be what is asked for: a prompt that ends "
+                    "with a space does so, for one. Pass a template whose generation prompt ends with a token or a "
+                    "line break, with chat.template=FILE."
+                )
+
+        def agrees(anchor: str, *also: None) -> bool:
+            behind = {tail: self._behind(anchor, tail, held=False) for tail in expected}
+            return all(behind[tail] in (ids, *also) for tail, ids in expected.items())
+
+        # What stands before the prompt's last control token seldom matters, and may be a long system message.
+        short = opened[self._marks.last_start(opened) :]
+        others = [anchor for anchor in ("", str(self._end), "\n", ".") if agrees(anchor, None)]
+        return (short if agrees(short) else opened, *others)
+
+    def _require_same_everywhere(self) -> None:
+        """What follows a short prompt must follow a long one."""
+        for messages in CONVERSATIONS:
+            try:
+                opened, tail = self.open(messages), self.tail(messages, "b")
+            except DataError:  # the template takes no such conversation, which a row would be told
+                continue
+            if self._behind(opened, tail, held=False) != self.ids(tail, held=False):
+                raise DataError(
+                    "chat.template: an answer's tokens depend on the conversation before it, so that it cannot be "
+                    "encoded apart. Pass another template."
+                )

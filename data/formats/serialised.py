@@ -1,0 +1,166 @@
+"""Messages that came as a text: JSON, or Python's and numpy's own writing, as CSV files have them.
+
+A text that is nothing but messages is parsed where that can be done in one way, and refused where it cannot: learned
+as it stands it would teach a model to write brackets. A text with words around such messages stays a text, and so does
+JSON that is no conversation.
+"""
+
+import ast
+import json
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from data.files.strict_json import STRICT, Defect, refuse_broken_text
+from data.records import ROLES
+
+SPEAKERS: Mapping[str, str] = {
+    **dict.fromkeys(("human", "user"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "assistant", "model"), "assistant"),
+    "system": "system",
+}
+"""What the names of ShareGPT's speakers mean."""
+
+OTHER_SPEAKERS = ("developer", "tool", "function", "function_call", "observation", "ipython", "environment", "bot")
+
+LISTS = frozenset(
+    ("messages", "conversations", "completions", "answers", "summaries", "instances", "responses", "tiers", "ranks")
+) | frozenset(("passages", "preference", "info"))
+"""Keys that hold a list or an object in every format that has them: a text there can only be one written down."""
+
+CONVERSATIONS = ("prompt", "chosen", "rejected", "context")
+"""Keys that may hold messages as well as a text."""
+
+REPLIES = ("response", "completion", "output", "answer", "response1", "response2")
+"""Keys that hold a reply, which one message of the assistant may stand for."""
+
+DEEPEST = 3
+"""Times that a text may be written into a text."""
+
+_names = "|".join((*SPEAKERS, *OTHER_SPEAKERS))
+_OPENS = re.compile(r"""\s*(?:[\[{("']|array\()""")
+OPENING = frozenset("[{(\"'a \t\r\n")
+"""What a written list or object can begin with, spaces and numpy's `array(` included: nearly all texts do not, and one
+look at their first letter is all that they cost."""
+_SPEAKS = re.compile(rf"""["'](?:role|from)\\*["']\s*:\s*\\*["'](?:{_names})\\*["']""", re.IGNORECASE)
+_BEGINS = re.compile(r"""[\s"'\[(]*(?:array\([\s"'\[(]*)?\{\s*\\*["'](?:role|from|content|value)\\*["']\s*:""")
+_ARRAY = re.compile(r"array\((.*?)(?:,\s*dtype=object)?\)", re.DOTALL)
+_BETWEEN = re.compile(r"\}[ \t]*\n\s*\{")
+_CLOSES = re.compile(r"[\]}]")
+
+
+def unpacked(row: Any) -> Any:
+    """The row with its messages, and other lists where only lists can be, parsed; the same row where there are none."""
+    if not isinstance(row, dict):
+        return row
+    changed: dict[str, Any] = {}
+    for key, value in row.items():
+        if type(value) is str and value[:1] in OPENING and _OPENS.match(value) is not None:
+            written = _value_of(key, value)
+            if written is not None:
+                changed[key] = written
+    return {**row, **changed} if changed else row
+
+
+def is_conversation(text: str) -> bool:
+    """Whether a text is nothing but messages, whole or damaged."""
+    if _OPENS.match(text) is None or _SPEAKS.search(text) is None:
+        return False
+    value = parsed(text)
+    if value is None:
+        return _BEGINS.match(text) is not None and not _goes_on_in_words(text)
+    return any(_is_message(one) for one in value) if isinstance(value, list) else _messages(value) is not None
+
+
+def _value_of(key: str, text: str) -> Any:
+    if key in LISTS:
+        value = parsed(text)
+        messages = _messages(value)
+        if key == "messages" and messages is not None:
+            return [_as_role(one) for one in messages]
+        return (messages or value) if isinstance(value, list | dict) else None
+    if (key not in CONVERSATIONS and key not in REPLIES) or _SPEAKS.search(text) is None:
+        return None
+    messages = _messages(parsed(text))
+    if messages is None:
+        return None
+    said = [_as_role(one) for one in messages]
+    if key in CONVERSATIONS:
+        return said
+    alone = len(said) == 1 and set(said[0]) == {"role", "content"} and said[0]["role"] == "assistant"
+    return said[0]["content"] if alone and isinstance(said[0]["content"], str) else None
+
+
+def _messages(value: Any) -> list[dict[str, Any]] | None:
+    """The messages that a parsed value is: a list of them, one by itself, or an object that holds nothing else."""
+    if isinstance(value, dict) and len(value) == 1 and set(value) <= {"messages", "conversations"}:
+        (value,) = value.values()
+    if isinstance(value, dict):
+        value = [value]
+    return value if isinstance(value, list) and value and all(_is_message(one) for one in value) else None
+
+
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    pairs = (("role", "content"), ("from", "value"))
+    return any(_is_speaker(value.get(speaker)) and content in value for speaker, content in pairs)
+
+
+def _is_speaker(name: Any) -> bool:
+    return isinstance(name, str) and (name.lower() in SPEAKERS or name.lower() in OTHER_SPEAKERS)
+
+
+def _as_role(message: dict[str, Any]) -> dict[str, Any]:
+    """ShareGPT's `from` and `value` under OpenAI's names."""
+    if "role" in message:
+        return message
+    rest = {key: value for key, value in message.items() if key not in ("from", "value")}
+    return {"role": SPEAKERS.get(message["from"].lower(), message["from"]), "content": message["value"], **rest}
+
+
+def parsed(text: str) -> Any:
+    """The list or object that a text is when it is JSON, or a literal of Python; None when it is neither."""
+    value: Any = text.strip()
+    for _ in range(DEEPEST):
+        value = _parsed_once(value)
+        if isinstance(value, list):
+            value = [_parsed_once(one) or one if isinstance(one, str) and _SPEAKS.search(one) else one for one in value]
+        if not isinstance(value, str):
+            break
+    return value if isinstance(value, list | dict) else None
+
+
+def _parsed_once(text: str) -> Any:
+    array = _ARRAY.fullmatch(text)
+    text = array[1] if array else text
+    # numpy writes no commas between the elements; a line feed inside a text would be escaped, so this one is not.
+    for written in (text, _BETWEEN.sub("},{", text)):
+        for parse in (STRICT.decode, _literal):
+            try:
+                value = parse(written)
+                refuse_broken_text(value)
+                json.dumps(value)  # a literal of Python may hold sets or bytes
+            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, Defect):
+                continue
+            return list(value) if isinstance(value, tuple) else value
+    return None
+
+
+def _literal(text: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of escapes that Python does not know
+        return ast.literal_eval(text)
+
+
+def _goes_on_in_words(text: str) -> bool:
+    """Whether a sound list or object at the start of a text has words behind it: then the text is about it."""
+    for closing in [match.end() for match in _CLOSES.finditer(text)][-20:]:
+        rest = text[closing:].strip()
+        if rest and _OPENS.match(rest) is None and rest[0] not in "]})," and parsed(text[:closing]) is not None:
+            return True
+    return False
+
+
+assert set(SPEAKERS.values()) == set(ROLES)

@@ -1,0 +1,76 @@
+"""Who ranked: labelers in folds, so that a reward model can be judged by people it has not learned from.
+
+InstructGPT split its labelers into five groups, trained on four and measured on the fifth (Ouyang et al. 2022,
+https://arxiv.org/abs/2203.02155, section 4.1: 72.4 % of the pairs of labelers trained on, 69.6 % of held-out ones).
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import Field, model_validator
+
+from data.records import Ranking
+from onebase.errors import DataError
+from onebase.recipe.recipes import Section
+
+
+class LabelersSection(Section):
+    """Whose rankings are not trained on."""
+
+    folds: int | None = Field(default=None, ge=2)
+    """Groups that labelers fall into, by a stable hash of their name; InstructGPT: 5. None: everybody is trained on."""
+    held_out: int = Field(default=0, ge=0)
+    """The group that is left out, from 0 to folds - 1."""
+
+    @model_validator(mode="after")
+    def _a_fold_there_is(self) -> "LabelersSection":
+        if self.held_out and self.folds is None:
+            raise ValueError("'held_out' says nothing without 'folds'; give both, or remove it")
+        if self.folds is not None and self.held_out >= self.folds:
+            raise ValueError(f"'held_out' must be below folds={self.folds}: groups count from 0")
+        return self
+
+    def holds_out(self, labeler: str | None) -> bool:
+        return self.folds is not None and labeler is not None and fold_of(labeler, self.folds) == self.held_out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divided:
+    """Rankings to train on, and those of labelers who are held out."""
+
+    training: list[Ranking]
+    held_out: list[Ranking]
+
+
+def labeler_of(ranking: Ranking) -> str | None:
+    """Who ranked it, where the row says so (`labeler`, `worker` ...); numbers count as names."""
+    name = ranking.prompt.meta.get("labeler")
+    return None if name is None or isinstance(name, bool) or str(name).strip() == "" else str(name)
+
+
+def fold_of(labeler: str, folds: int) -> int:
+    """The group of a labeler: the same in every file, order and run."""
+    return int.from_bytes(hashlib.sha256(labeler.encode()).digest()[:8], "big") % folds
+
+
+def divide(rankings: Sequence[Ranking], section: LabelersSection) -> Divided:
+    """Rankings that name nobody are trained on. DataError when that leaves nothing on one of the sides."""
+    if section.folds is None:
+        return Divided(training=list(rankings), held_out=[])
+    names = sorted({name for one in rankings if (name := labeler_of(one)) is not None})
+    if not names:
+        raise DataError(
+            f"{rankings[0].prompt.origin}: labelers.folds={section.folds} needs to know who ranked, and no row has a "
+            "'labeler'. Add it to the rows, or remove labelers.folds."
+        )
+    held_out = [one for one in rankings if section.holds_out(labeler_of(one))]
+    training = [one for one in rankings if not section.holds_out(labeler_of(one))]
+    if not held_out or not training:
+        sizes = [sum(fold_of(name, section.folds) == fold for name in names) for fold in range(section.folds)]
+        side = "nobody is left to train on" if held_out else "it holds nobody out"
+        raise DataError(
+            f"data: labelers.held_out={section.held_out}: {side}. The {len(names)} labelers fall into groups of "
+            f"{', '.join(map(str, sizes))}. Choose another group, or fewer folds."
+        )
+    return Divided(training=training, held_out=held_out)

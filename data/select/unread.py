@@ -1,0 +1,101 @@
+"""Which keys of a file's rows nothing was made of: `onebase data check` names them."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+from data.formats.meaning import is_filled
+
+DISTINCT = 500
+"""Names that are told apart; a file whose every row has keys of its own must not fill the memory."""
+SHOWN = 12
+LONGEST_NAME = 60
+DEEPEST = 6
+"""Levels of a row that are looked into; no format has more."""
+
+
+class Watched(dict[str, Any]):
+    """A row that remembers which of its keys were asked for, within its parts as well."""
+
+    def __init__(self, row: dict[str, Any], depth: int = 0) -> None:
+        super().__init__((key, _watched(value, depth + 1)) for key, value in row.items())
+        self.asked: set[str] = set()
+
+    def __getitem__(self, key: str) -> Any:
+        self.asked.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        self.asked.add(key)
+        return super().get(key, default)
+
+    def __iter__(self) -> Iterator[str]:  # without it Python copies a row behind our back
+        return super().__iter__()
+
+
+def _watched(value: Any, depth: int) -> Any:
+    if depth > DEEPEST:
+        return value
+    if isinstance(value, dict):
+        return Watched(value, depth)
+    return [_watched(one, depth + 1) for one in value] if isinstance(value, list) else value
+
+
+class Unread:
+    """Counts, by name, the rows in which a filled key was not read."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[str] = Counter()
+        self.others = 0
+        """Keys that came when DISTINCT names were known already."""
+        self._place = ""
+
+    def watch(self, rows: Iterator[tuple[int, Any]], source: str) -> Iterator[tuple[int, Any]]:
+        """The rows; each is looked at again when the next one is asked for."""
+        for line, row in rows:
+            if not isinstance(row, dict):
+                yield line, row
+                continue
+            watched = Watched(row)
+            self._place = f"{source}:{line}"
+            yield line, watched
+            if self._place:
+                self._count(watched)
+
+    def pass_over(self, message: str) -> None:
+        """Do not count the row at hand, if it is the one that a message begins with: it was left out as a whole."""
+        rest = message.removeprefix(self._place)
+        if rest != message and (not rest or rest.startswith(": ")):
+            self._place = ""
+
+    def _count(self, row: Watched) -> None:
+        for name in set(_unread(row, "")):
+            if name in self.rows or len(self.rows) < DISTINCT:
+                self.rows[name] += 1
+            else:
+                self.others += 1
+
+    def summary(self) -> str:
+        """`not read: a (3 rows), b (1 row)`, the most frequent first; "" where all was read."""
+        named = [f"{_shown(name)} ({count} row{'s'[: count != 1]})" for name, count in self.rows.most_common(SHOWN)]
+        more = len(self.rows) - len(named) + self.others
+        return f"not read: {', '.join(named)}{f', and {more} more keys' if more else ''}" if named else ""
+
+
+def _unread(row: Watched, path: str) -> Iterator[str]:
+    for key, value in row.items():
+        if not is_filled(value):
+            continue
+        if key not in row.asked:
+            yield path + key
+        elif isinstance(value, Watched) and value.asked:  # one that was not asked was taken as a whole
+            yield from _unread(value, f"{path}{key}.")
+        elif isinstance(value, list):
+            for one in value:
+                if isinstance(one, Watched) and one.asked:
+                    yield from _unread(one, f"{path}{key}[].")
+
+
+def _shown(name: str) -> str:
+    short = name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "..."
+    return short if short.isprintable() else ascii(short)[1:-1]

@@ -1,0 +1,295 @@
+"""The comparison at the end of a run: base, SFT, PPO, DPO and others answer the same held-out prompts.
+
+Responses are judged by the task's own check where the prompt has one, and by the reward model: greedy ones, and ones
+sampled at temperature 1, which is the policy that PPO optimises; these give the KL to the SFT policy too. Every number
+has a 95 % interval over prompts.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data.chat.conversations import Chat, EncodedPrompt, Limiter, encode_prompts
+from data.chat.room import require_pieces, require_room
+from data.chat.texts import Piece, load_pieces
+from data.records import Prompt, conversation_of
+from data.select.sources import load as load_records
+from evaluation.compare import run_plots, summary
+from evaluation.compare.grades import check
+from evaluation.compare.language import as_episodes, piece_losses, piece_tokens
+from evaluation.compare.recipe import CompareRecipe
+from evaluation.compare.responses import Responder, adapter_sha256, texts
+from evaluation.reward_model import verdict
+from evaluation.statistics import Estimate, clustered, differences, ratio
+from onebase.errors import RecordError
+from onebase.inference.scoring import kl_between, score
+from onebase.inference.soundness import require_sound
+from onebase.model import base as bases
+from onebase.model.base import Base
+from onebase.model.roles import Roles
+from onebase.run import folders, record, stages
+from onebase.run.record import DataIdentity, Found, replace_file
+from onebase.run.stages import Stopwatch
+from onebase.tracking.tracker import METRICS, Tracker
+
+POLICIES = ("sft", "ppo", "dpo")
+"""Stages whose adapter is a policy, in the order of the table; other policies follow in the recipe's order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """One model's responses to all prompts, and what is known of each. Lists have one entry a prompt."""
+
+    name: str
+    texts: list[str]
+    metrics: dict[str, list[float]]
+    """correctness, form and their mean (check) in [0, 1], reward, kl_to_sft in nats, length in tokens, stop_rate."""
+    text_losses: list[float] = field(default_factory=list)
+    """Of each text that is not an answer to anything, in nats, summed over its tokens: one entry a text, not a
+    prompt."""
+    text_tokens: list[int] = field(default_factory=list)
+    """Tokens that each of these losses is the sum of; the same for every model."""
+
+    def only(self, rows: Sequence[int]) -> "Answers":
+        """To these prompts. Texts belong to none of them."""
+        metrics = {name: [values[row] for row in rows] for name, values in self.metrics.items()}
+        return Answers(name=self.name, texts=[self.texts[row] for row in rows], metrics=metrics)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    prompts: list[EncodedPrompt]
+    answers: list[Answers]
+    identities: list[DataIdentity]
+    variants: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Policies beside the run's own, and which of the run's own each is a variant of."""
+
+    def by_source(self) -> dict[str, "Comparison"]:
+        """The same of each source of prompts alone, by its name; of built-in tasks, by split."""
+        rows: dict[str, list[int]] = {}
+        for row, one in enumerate(self.prompts):
+            rows.setdefault(one.prompt.origin.source, []).append(row)
+        return {
+            source: Comparison(
+                prompts=[self.prompts[row] for row in own],
+                answers=[one.only(own) for one in self.answers],
+                identities=self.identities,
+                variants=self.variants,
+            )
+            for source, own in sorted(rows.items())
+        }
+
+    @property
+    def conversations(self) -> list[str]:
+        """Of each row: what is asked twice is drawn together, for its answers are not independent."""
+        return [conversation_of(one.prompt) for one in self.prompts]
+
+    def estimates(self, seed: int) -> dict[str, dict[str, Estimate]]:
+        """Mean and interval of every metric, by model."""
+        units = self.conversations
+        return {
+            one.name: {name: clustered(values, units, seed=seed) for name, values in one.metrics.items()}
+            | ({"lm_loss": ratio(one.text_losses, one.text_tokens, seed=seed)} if one.text_losses else {})
+            for one in self.answers
+        }
+
+    def differences(self, seed: int) -> dict[str, dict[str, Estimate]]:
+        """Paired by prompt: SFT over base, every other policy over SFT, and a variant over what it varies."""
+        by_name = {one.name: one for one in self.answers}
+        over_sft = [(name, "sft") for name in by_name if name not in ("base", "sft")]
+        pairs = dict.fromkeys([("sft", "base"), *over_sft, *self.variants.items()])
+        return {
+            f"{after} over {before}": self._difference(by_name[after], by_name[before], seed)
+            for after, before in pairs
+            if after in by_name and before in by_name
+        }
+
+    def _difference(self, after: Answers, before: Answers, seed: int) -> dict[str, Estimate]:
+        units = self.conversations
+        rows = {
+            name: clustered(differences(values, before.metrics[name]), units, seed=seed)
+            for name, values in after.metrics.items()
+            if name in before.metrics
+        }
+        if not (after.text_losses and before.text_losses):
+            return rows
+        # The same texts on both sides, so the same numbers of tokens.
+        losses = differences(after.text_losses, before.text_losses)
+        return rows | {"lm_loss": ratio(losses, after.text_tokens, seed=seed)}
+
+
+def run(recipe: CompareRecipe) -> dict[str, Any]:
+    """Let every model answer, judge the answers, write summary.json and lineage.json; returns the summary."""
+    watch = Stopwatch()
+    folders.require_run(recipe.out)
+    parents = read_parents(recipe)
+    chat, prompts, pieces, identities = read_data(recipe)
+    base = bases.load(recipe.base, recipe.chat)
+    roles = load_roles(base, parents)
+    folder = recipe.out / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    respond = Responder(
+        roles,
+        [one.ids for one in prompts],
+        folder / "responses",
+        max_new_tokens=recipe.sampling.max_new_tokens,
+        batch=recipe.sampling.batch,
+        seed=recipe.seed,
+    )
+    models = {"base": None, **{name: parents[name] for name in (*POLICIES, *recipe.policies) if name in parents}}
+    answers = [judge(roles, name, found, respond, chat, prompts, pieces, recipe) for name, found in models.items()]
+    variants = {name: parents[name].record.stage for name in recipe.policies}
+    comparison = Comparison(prompts=prompts, answers=answers, identities=identities, variants=variants)
+    content = summary.build(
+        run=recipe.out.resolve().name,
+        recipe=recipe.model_dump(mode="json"),
+        estimates=comparison.estimates(recipe.seed),
+        differences=comparison.differences(recipe.seed),
+        by_source={
+            source: (len(part.prompts), part.estimates(recipe.seed), part.differences(recipe.seed))
+            for source, part in comparison.by_source().items()
+        },
+        samples=samples(comparison, recipe.shown),
+        prompts=len(prompts),
+        data=identities,
+        parents=parents,
+        seconds=watch.seconds,
+        device=str(base.device),
+    )
+    write_answers(comparison, folder / "answers.jsonl")
+    replace_file(recipe.out / "lineage.json", record.canonical(summary.lineage(parents, recipe.out)))
+    replace_file(recipe.out / "summary.json", record.canonical(content))
+    trained = {name: (found.record.stage, found.folder) for name, found in parents.items()}
+    run_plots.write(content, trained, recipe.out / "plots")
+    log(comparison, content, recipe, folder)
+    return content
+
+
+def read_parents(recipe: CompareRecipe) -> dict[str, Found]:
+    """Every stage that is compared, verified; all but further SFT stages must come from the one SFT stage."""
+    identity = stages.identify(recipe)
+    stage = recipe.parents
+    given = {"sft": stage.sft, "reward": stage.reward, "ppo": stage.ppo, "dpo": stage.dpo}
+    found = {name: stages.read_parent(path, name, identity) for name, path in given.items() if path is not None}
+    for name, path in recipe.policies.items():
+        found[name] = stages.read_parent(path, None, identity)
+        kind = found[name].record.stage
+        if kind not in POLICIES:
+            known = ", ".join(POLICIES)
+            raise RecordError(f"policies.{name}: {path} is a finished stage '{kind}'; expected one of {known}.")
+    for one in found.values():
+        if one.record.stage != "sft":
+            record.require_descends(one, "sft", found["sft"])
+    if "reward" in found:
+        verdict.warn(found["reward"], "Its rewards in the table say little more.")
+    return found
+
+
+def read_data(recipe: CompareRecipe) -> tuple[Chat, list[EncodedPrompt], list[Piece], list[DataIdentity]]:
+    chat = Chat(*bases.load_tokenizer(recipe.base, recipe.chat), recipe.chat)
+    loaded = load_records(recipe.data, Prompt, seed=recipe.seed)
+    pieces, identities = load_pieces(recipe.texts, chat, tokens=recipe.text_tokens, seed=recipe.seed)
+    limiter = Limiter(recipe.limits)
+    prompts = encode_prompts(chat, loaded.records, limiter)
+    reach = bases.reach(recipe.base)
+    require_room(prompts, reach, new_tokens=recipe.sampling.max_new_tokens)
+    require_pieces(pieces, reach, key="text_tokens")
+    return chat, prompts, pieces, [*loaded.identities, *limiter.settle("compare"), *identities]
+
+
+def load_roles(base: Base, parents: Mapping[str, Found]) -> Roles:
+    """All adapters on one base, each under its stage's name, none trained."""
+    roles = require_sound(Roles(base))
+    for name, found in parents.items():
+        roles.load(role_of(name), found.adapter)
+    return roles.train()
+
+
+def role_of(name: str) -> str:
+    """Stages go by their own names. PEFT's modules have attributes that a user may choose as a name, such as `keys`."""
+    return name if name in ("reward", *POLICIES) else f"compared-{name}"
+
+
+def judge(
+    roles: Roles,
+    name: str,
+    found: Found | None,
+    respond: Responder,
+    chat: Chat,
+    prompts: Sequence[EncodedPrompt],
+    pieces: Sequence[Piece],
+    recipe: CompareRecipe,
+) -> Answers:
+    """One model's answers with everything that is measured of them. found: None for the bare base."""
+    role = None if found is None else role_of(name)
+    sha256 = None if found is None else adapter_sha256(found.record.files)
+    budget = recipe.sampling.tokens_per_microbatch
+    greedy = respond(role, adapter_sha256=sha256, temperature=0.0)
+    sampled = respond(role, adapter_sha256=sha256, temperature=1.0)
+    answers = texts(chat, greedy)
+    metrics = check(prompts, answers)
+    metrics |= {f"sampled_{name}": values for name, values in check(prompts, texts(chat, sampled)).items()}
+    if "reward" in roles.names:
+        # In one go: the prompt that both have in common is read once.
+        both = chat.closed([*greedy.sequences, *sampled.sequences])
+        rewards = score(roles, "reward", both, tokens_per_microbatch=budget).tolist()
+        metrics["reward"], metrics["sampled_reward"] = rewards[: len(prompts)], rewards[len(prompts) :]
+    kl = kl_between(roles, role, "sft", sampled, temperature=1.0, tokens_per_microbatch=budget)
+    metrics["kl_to_sft"] = kl.sum(dim=1).tolist()
+    metrics["length"] = greedy.mask.sum(dim=1).float().tolist()
+    stop_ids = roles.base.stop_ids
+    metrics["stop_rate"] = [float(sequence[-1] in stop_ids) for sequence in greedy.sequences]
+    if not pieces:
+        return Answers(name=name, texts=answers, metrics=metrics)
+    episodes = as_episodes(pieces, roles)
+    losses = piece_losses(roles, role, episodes, tokens_per_microbatch=budget)
+    return Answers(name=name, texts=answers, metrics=metrics, text_losses=losses, text_tokens=piece_tokens(episodes))
+
+
+def samples(comparison: Comparison, shown: int) -> list[dict[str, str]]:
+    """The first prompts with everyone's answer: the first, not the best."""
+    return [
+        {"prompt": one.prompt.user_text, **{model.name: model.texts[index] for model in comparison.answers}}
+        for index, one in enumerate(comparison.prompts[:shown])
+    ]
+
+
+def write_answers(comparison: Comparison, path: Path) -> None:
+    """Every prompt with every model's answer and metrics, one line each."""
+    rows = []
+    for index, one in enumerate(comparison.prompts):
+        models = {
+            model.name: {
+                "answer": model.texts[index],
+                **{name: round(values[index], 6) for name, values in model.metrics.items()},
+            }
+            for model in comparison.answers
+        }
+        source, family = one.prompt.origin.source, one.prompt.meta.get("family")
+        row = {"prompt": one.prompt.user_text, "source": source, "family": family, **models}
+        rows.append(json.dumps(row, ensure_ascii=False))
+    replace_file(path, "\n".join(rows) + "\n")
+
+
+def log(comparison: Comparison, content: Mapping[str, Any], recipe: CompareRecipe, folder: Path) -> None:
+    """The table as a W&B run of its own, in the group of the stages."""
+    track = recipe.track
+    if track.group is None:
+        track = track.model_copy(update={"group": recipe.out.resolve().name})
+    values = {
+        f"compare/{model}/{name}": estimate["mean"]
+        for model, estimates in content["models"].items()
+        for name, estimate in estimates.items()
+    }
+    for name in (METRICS, "samples.jsonl"):  # of a comparison that was made before
+        (folder / name).unlink(missing_ok=True)
+    with Tracker(folder, "compare", track, recipe.model_dump(mode="json")) as tracker:
+        tracker.log(0, values)
+        rows = [
+            [one.prompt.user_text, *(model.texts[index] for model in comparison.answers)]
+            for index, one in enumerate(comparison.prompts)
+        ]
+        tracker.table("samples", ["prompt", *(model.name for model in comparison.answers)], rows)
+        tracker.summarise(values)

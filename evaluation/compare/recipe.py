@@ -1,0 +1,67 @@
+"""What a recipe of the comparison may say: `recipes/demo/compare.yaml` is an example."""
+
+import re
+from pathlib import Path
+
+from pydantic import Field, PositiveInt, field_validator
+
+from data.chat.texts import TextSource
+from data.select.sources import Source
+from onebase.paths import UserPath
+from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
+
+
+class ParentsSection(Section):
+    """The finished stages to compare. What is not given is left out of the table."""
+
+    sft: UserPath
+    """The policy that KL is measured against."""
+    reward: UserPath | None = None
+    """What scores the responses."""
+    ppo: UserPath | None = None
+    dpo: UserPath | None = None
+
+
+class SamplingSection(Section):
+    """How responses are drawn: greedy ones are judged, sampled ones (temperature 1) give the KL."""
+
+    max_new_tokens: PositiveInt = 64
+    batch: PositiveInt = 32
+    tokens_per_microbatch: PositiveInt = 2048
+
+
+class CompareRecipe(Section):
+    """Base, SFT, PPO and DPO on the same held-out prompts."""
+
+    base: BaseSection
+    chat: ChatSection = ChatSection()
+    parents: ParentsSection
+    policies: dict[str, UserPath] = Field(default_factory=dict)
+    """Further policies under names of your choice: finished ppo or dpo stages from the same SFT stage, such as `best/`
+    and `ema/`, and other SFT stages on the same base."""
+    data: tuple[Source, ...] = Field(min_length=1)
+    texts: tuple[TextSource, ...] = ()
+    """Texts or demonstrations whose loss under each model is measured: what tuning costs the language model."""
+    text_tokens: PositiveInt = 256
+    """Tokens of a piece into which longer texts are cut."""
+    limits: LimitsSection = LimitsSection()
+    sampling: SamplingSection = SamplingSection()
+    shown: PositiveInt = 3
+    """Prompts printed below the table with everyone's answer."""
+    track: TrackSection = TrackSection()
+    seed: Seed = 0
+    out: UserPath = Path("runs/compare")
+    """The run's folder: summary.json, lineage.json and evaluation/ are written there."""
+
+    @field_validator("policies")
+    @classmethod
+    def _names_are_free(cls, policies: dict[str, Path]) -> dict[str, Path]:
+        taken = sorted(
+            {"base", "compare", "prompt", "source", "family", "step", *ParentsSection.model_fields} & set(policies)
+        )
+        if taken:
+            raise ValueError(f"'{taken[0]}' is the name of another column or model of the tables. Choose another")
+        odd = next((name for name in policies if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name)), None)
+        if odd is not None:
+            raise ValueError(f"'{odd}': a name is made of letters, digits, _ and -. Choose another")
+        return policies

@@ -1,0 +1,147 @@
+"""Responses of a model to prompts, as text and as tokens, kept by content: nothing is generated twice."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from data.chat.conversations import Chat
+from onebase.errors import RecordError
+from onebase.inference.sampling import sample
+from onebase.json_file import read_object
+from onebase.model.roles import Roles
+from onebase.run.identity import versions
+from onebase.run.record import canonical, replace_file
+from onebase.run.stage_files import NEEDED
+from onebase.seeding import generator, stream
+from onebase.sequences.episodes import Episodes
+from onebase.terminal import say
+from onebase.tracking.progress import track
+
+LARGEST = 2**30
+"""Bytes of a file of kept responses."""
+
+BLOCK = 4
+"""Batches between two steps of the progress bar."""
+
+DRAWS = 3
+"""Which way of drawing made the kept responses; another number where the same seed draws otherwise."""
+
+
+def likeliest(
+    roles: Roles, role: str | None, chat: Chat, prompts: Sequence[Sequence[int]], *, max_new_tokens: int
+) -> list[str]:
+    """The text of each prompt's greedy response; role None is the bare base."""
+    drawn = sample(
+        roles,
+        role,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=0.0,
+        generator=generator(0),
+        batch=len(prompts),
+    )
+    return texts(chat, drawn.episodes)
+
+
+def texts(chat: Chat, episodes: Episodes) -> list[str]:
+    """What a person reads of each response."""
+    return [chat.text(row[mask].tolist()) for row, mask in zip(episodes.responses, episodes.mask, strict=True)]
+
+
+class Responder:
+    """Generates for one base and one set of prompts, or finds what an earlier run has generated from the same."""
+
+    def __init__(
+        self,
+        roles: Roles,
+        prompts: Sequence[Sequence[int]],
+        folder: Path,
+        *,
+        max_new_tokens: int,
+        batch: int,
+        seed: int,
+    ) -> None:
+        self._roles = roles
+        self._prompts = prompts
+        self._folder = folder
+        self._max_new_tokens = max_new_tokens
+        self._batch = batch
+        self._seed = seed
+
+    def __call__(self, role: str | None, *, adapter_sha256: str | None, temperature: float) -> Episodes:
+        """The role's responses. adapter_sha256: of the role's weights and config; None for the bare base."""
+        key = self._key(adapter_sha256, temperature)
+        kept = self._folder / f"{key}.json"
+        responses = self._kept(kept)
+        if responses is None:
+            responses = self._generate(role, temperature)
+            self._folder.mkdir(parents=True, exist_ok=True)
+            replace_file(kept, canonical({"sha256": _sha256(responses), "responses": responses}))
+        return Episodes.of(self._prompts, responses, pad_id=self._roles.base.pad_id)
+
+    def _kept(self, path: Path) -> list[list[int]] | None:
+        """What an earlier run has kept; None where there is nothing, or where it is not what that run has written."""
+        if not path.is_file():
+            return None
+        try:
+            content, _ = read_object(path, largest=LARGEST)
+            responses = content["responses"]
+            if content["sha256"] == _sha256(responses) and len(responses) == len(self._prompts):
+                return responses
+            reason = "edited or damaged"
+        except (RecordError, KeyError, TypeError) as error:
+            reason = str(error)
+        say(f"kept responses are not taken: {path}: {reason}")
+        return None
+
+    def _generate(self, role: str | None, temperature: float) -> list[list[int]]:
+        # Several batches in one call, so that a response that ends early makes room for another prompt's.
+        block = BLOCK * self._batch
+        starts = range(0, len(self._prompts), block)
+        drawn = generator(self._seed, "compare", str(temperature))
+        responses: list[list[int]] = []
+        for start in track(starts, total=len(starts), description=f"{role or 'base'}, temperature {temperature:g}"):
+            part = sample(
+                self._roles,
+                role,
+                self._prompts[start : start + block],
+                max_new_tokens=self._max_new_tokens,
+                temperature=temperature,
+                generator=drawn,
+                batch=self._batch,
+            )
+            pairs = zip(part.episodes.responses, part.episodes.mask, strict=True)
+            responses += [row[mask].tolist() for row, mask in pairs]
+        return responses
+
+    def _key(self, adapter_sha256: str | None, temperature: float) -> str:
+        base = self._roles.base
+        content = {
+            "base": base.identity.model_dump(exclude={"model", "revision"}),
+            "stop_ids": sorted(base.stop_ids),
+            "adapter": adapter_sha256,
+            "prompts": [list(prompt) for prompt in self._prompts],
+            "max_new_tokens": self._max_new_tokens,
+            "temperature": temperature,
+            # What a batch looks like decides the last bits, and so now and then a token.
+            "batch": self._batch,
+            "seed": stream(self._seed, "compare", str(temperature)),
+            "versions": {name: version for name, version in versions().items() if name != "onebase"},
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name() if base.device.type == "cuda" else base.device.type,
+            "bf16": base.computes_in_bf16,
+            "draws": DRAWS,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _sha256(responses: list[list[int]]) -> str:
+    return hashlib.sha256(json.dumps(responses).encode()).hexdigest()
+
+
+def adapter_sha256(files: Mapping[str, str]) -> str:
+    """By a record's `files`. Of weights and config: the same weights at another scale answer otherwise."""
+    return hashlib.sha256("".join(files[name] for name in sorted(NEEDED)).encode()).hexdigest()

@@ -1,0 +1,134 @@
+"""Figures of a whole run, from what its stages left on disk: learning curves, reward against KL, reward reliability."""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from evaluation.compare.frontier import frontier
+from evaluation.figures import COLOURS, GREY, save
+from evaluation.reward_model.plots import reliability
+from onebase.json_file import parse_object, read_object
+from onebase.tracking.tracker import METRICS
+
+CURVES: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "sft": (("sft/loss",),),
+    "reward": (("reward/loss",), ("reward/accuracy",)),
+    "ppo": (("ppo/score", "ppo/reward"), ("ppo/kl",), ("ppo/response_length",), ("ppo/explained_variance",)),
+    "dpo": (("dpo/loss",), ("dpo/accuracy",)),
+}
+"""What each stage's curves show: metrics in the same tuple share a figure. Names a stage did not log are left out."""
+
+TRAINED = "ppo/reward/reward_model"
+"""The reward model's own score of what is trained on, without weight or other terms."""
+
+LARGEST_REPORT = 2**28
+"""Bytes of report.json."""
+
+MARKERS = "osD^v*PX"
+"""Of the models of one stage."""
+
+
+def write(summary: Mapping[str, Any], stages: Mapping[str, tuple[str, Path]], folder: Path) -> list[Path]:
+    """All figures that there are numbers for; returns the files.
+
+    summary: the content of summary.json. stages: by name, which stage each finished one is a run of, and its folder.
+    """
+    written = []
+    logged = {name: read_metrics(path) for name, (_, path) in stages.items()}
+    for name, rows in logged.items():
+        stage, _ = stages[name]
+        for together in CURVES.get(stage, ()):
+            shown = [metric for metric in together if any(metric in row for row in rows)]
+            if shown:
+                target = folder / f"{shown[0].replace(stage, name, 1).replace('/', '_')}.svg"
+                written.append(save(partial(learning_curve, rows=rows, names=shown), target))
+    models = {name: row for name, row in summary["models"].items() if {"reward", "kl_to_sft"} <= set(row)}
+    if models:
+        kinds = {name: stages[name][0] if name in stages else name for name in models}
+        draw = partial(reward_against_kl, models=models, kinds=kinds, trajectory=logged.get("ppo", []))
+        written.append(save(draw, folder / "reward_against_kl.svg"))
+    report = stages["reward"][1] / "report.json" if "reward" in stages else None
+    if report is not None and report.is_file():
+        content, _ = read_object(report, largest=LARGEST_REPORT)
+        written.append(save(partial(reliability, report=content), folder / "reward_reliability.svg"))
+    return written
+
+
+def read_metrics(stage: Path) -> list[dict[str, Any]]:
+    """What a stage logged, a dict a step; nothing where its file is missing."""
+    path = stage / METRICS
+    if not path.is_file():
+        return []
+    rows: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if line:
+            rows.append(parse_object(line, Path(f"{path}:{number}")))
+    return rows
+
+
+def learning_curve(axes: Axes, *, rows: list[dict[str, Any]], names: list[str]) -> None:
+    for name, colour in zip(names, COLOURS, strict=False):
+        known = [(row["step"], row[name]) for row in rows if name in row]
+        axes.plot([step for step, _ in known], [value for _, value in known], color=colour, label=name)
+    axes.set(xlabel="step")
+    axes.legend(frameon=False)
+
+
+def reward_against_kl(
+    axes: Axes,
+    *,
+    models: Mapping[str, Mapping[str, Mapping[str, float]]],
+    kinds: Mapping[str, str],
+    trajectory: list[dict[str, Any]],
+) -> None:
+    """Where each model ended on held-out prompts, responses sampled at temperature 1, with 95 % intervals.
+
+    Of several models of one stage (kinds: the stage of each) a line joins those that no other of them beats in both:
+    the stage's frontier, which begins at the SFT policy; the bare base is then left out, for it is so far from all of
+    them that they would lie in a corner. In grey PPO's way there, on training prompts, where the reward model was a
+    term of its reward.
+    """
+    stages = _by_stage(kinds)
+    if any(len(names) > 1 for names in stages.values()):
+        stages.pop("base", None)
+        models = {name: row for name, row in models.items() if name != "base"}
+    way = [(row["ppo/kl"], row[TRAINED]) for row in trajectory if "ppo/kl" in row and TRAINED in row]
+    if way:
+        axes.plot([kl for kl, _ in way], [score for _, score in way], color=GREY, linewidth=1, label="ppo in training")
+    reward = "sampled_reward" if all("sampled_reward" in row for row in models.values()) else "reward"
+    points = {name: (row["kl_to_sft"]["mean"], row[reward]["mean"]) for name, row in models.items()}
+    for place, (stage, names) in enumerate(stages.items()):
+        colour = COLOURS[place % len(COLOURS)]
+        for number, name in enumerate(names):
+            axes.errorbar(
+                *points[name],
+                xerr=bars(models[name]["kl_to_sft"]),
+                yerr=bars(models[name][reward]),
+                color=colour,
+                marker=MARKERS[number % len(MARKERS)],
+                linestyle="none",
+                label=name,
+            )
+        if len(names) > 1 and stage != "sft":  # SFT stages do not come from each other
+            reached = [points[name] for name in (*names, "sft") if name in points]
+            kl, rewards = zip(*frontier(reached, lambda point: point), strict=True)
+            axes.plot(kl, rewards, color=colour, linewidth=1, linestyle="--", label=f"{stage}, frontier")
+    axes.set(xlabel="KL to SFT, nats a response", ylabel="reward")
+    # Many names would cover what they name.
+    beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(models) > 5 else {}
+    axes.legend(frameon=False, **beside)
+
+
+def _by_stage(kinds: Mapping[str, str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, stage in kinds.items():
+        found.setdefault(stage, []).append(name)
+    return found
+
+
+def bars(estimate: Mapping[str, float]) -> list[list[float]]:
+    """Lengths of both halves of an error bar; a mean may lie outside its percentile interval by a rounding."""
+    return [[max(0.0, estimate["mean"] - estimate["low"])], [max(0.0, estimate["high"] - estimate["mean"])]]

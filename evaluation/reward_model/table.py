@@ -1,0 +1,104 @@
+"""The reward report for a terminal: what a person looks at first."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from evaluation.reward_model.verdict import verdict_of
+from onebase.terminal import console
+
+
+def show(report: Mapping[str, Any], title: str) -> None:
+    """Print the numbers with their intervals, then the examples side by side."""
+    screen = console()
+    table = Table("what", "share of pairs right [95 %]", "prompts", "pairs", title=title)
+    for column in (1, 2, 3):
+        table.columns[column].justify = "right"
+    for name, cell in _cells(report):
+        if "no_data" in cell:
+            table.add_row(name, f"no data: {cell['no_data']}", style="dim")
+        else:
+            table.add_row(name, interval(cell), str(cell.get("prompts", "")), str(cell.get("pairs", "")))
+    screen.print(table)
+    for line in _lines(report):
+        screen.print(line)
+    for heading, rows in report["examples"].items():
+        screen.print(_examples(heading, rows) if rows else f"{heading}: none")
+    screen.print(f"verdict: {verdict_of(report).text}")
+
+
+def interval(cell: Mapping[str, Any]) -> str:
+    return f"{cell['mean']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
+
+
+def _cells(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    yield "all pairs", report["accuracy"]
+    for heading, section in (("gap", "by_gap"), ("source", "by_source"), ("task", "by_task")):
+        yield from _section(heading, report[section])
+    labels = report["by_label"]
+    below = labels if "no_data" in labels else {name: one["put_below_a_better_one"] for name, one in labels.items()}
+    yield from _section("worse is", below)
+    for one in report["length"]["by_tokens_better_has_more"]:
+        yield f"better has {one['least']} to {one['most']} tokens more", one
+    for name in ("better_is_shorter", "equally_long", "better_is_longer"):
+        yield name.replace("_", " "), report["length"][name]
+    yield from _section("labeler", report["agreement"]["by_labeler"])
+    found = report["held_out_labelers"]
+    if "no_data" in found:
+        yield "held-out labelers", found
+    else:
+        yield "labelers trained on", found["trained_on"]
+        yield "labelers not trained on", found["not_trained_on"]
+    if "members" in report["ensemble"]:
+        for name, one in report["ensemble"]["members"].items():
+            yield f"{name} alone", one["accuracy"]
+        for one in report["ensemble"]["by_spread_of_margin"]:
+            yield f"models are {one['least']:.2f} to {one['most']:.2f} apart", one
+    for name, one in report["baselines"].items():
+        yield f"baseline: {name}", one.get("accuracy", one)
+
+
+def _section(heading: str, section: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if "no_data" in section:
+        yield f"by {heading}", section
+        return
+    for name, cell in section.items():
+        yield f"{heading} {name}", cell
+
+
+def _lines(report: Mapping[str, Any]) -> Iterator[str]:
+    calibration, agreement = report["calibration"], report["agreement"]
+    yield (f"calibration: log loss {interval(calibration['log_loss'])} (of no use: 0.69), ECE {calibration['ece']:.3f}")
+    correlation = report["length"]["correlation_with_score"]
+    yield "correlation of score and length: " + ", ".join(
+        f"{name.replace('_', ' ')} {value['no_data'] if isinstance(value, Mapping) else format(value, '+.2f')}"
+        for name, value in correlation.items()
+    )
+    yield f"Kendall's tau-b {interval(agreement['kendall_tau_b'])}, best response first {interval(agreement['top_1'])}"
+    yield "best of n (0.5: random): " + ", ".join(f"{row['n']}: {row['mean']:.2f}" for row in report["best_of_n"])
+    found = report["demonstrations"]
+    if "no_data" in found:
+        yield f"demonstrations: no data: {found['no_data']}"
+        return
+    beaten = found["beats_ranked_responses_of_its_prompt"]
+    yield (
+        f"{found['count']} demonstrations: mean score {found['mean_score']:+.2f}; of the responses to their prompt "
+        f"they beat {beaten['no_data'] if 'no_data' in beaten else interval(beaten)}"
+    )
+
+
+def _examples(heading: str, rows: list[Mapping[str, Any]]) -> Table:
+    explained = {"overconfident": "wrong, by the most", "underconfident": "right, by the least"}
+    table = Table("prompt", "better", "worse", title=f"{heading} ({explained[heading]})", show_lines=True)
+    for row in rows:
+        table.add_row(Text(row["prompt"]), *(_side(row[side]) for side in ("better", "worse")))
+    return table
+
+
+def _side(side: Mapping[str, Any]) -> Text:
+    label = f", {side['label']}" if "label" in side else ""
+    return Text(f"{side['score']:+.2f} (tier {side['tier']}{label})\n", style="bold").append(
+        side["response"], style="not bold"
+    )

@@ -1,0 +1,127 @@
+"""Whether a reward model knows more than a rule that reads nothing: the one line to read before PPO.
+
+It is compared with the best of three baselines on the same held-out rankings: the longer response wins, the shorter one
+wins, a bag of words. One of the first two ranks half of the pairs right at least, so a coin is beaten as well. The
+difference is paired by prompt, with its 95 % interval over prompts:
+
+    better            the interval lies above 0
+    not better        it does not reach above 0
+    cannot be told    it holds 0 and more, or there are too few prompts
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from onebase.errors import RecordError
+from onebase.run.record import Found
+from onebase.terminal import say
+
+BASELINES = ("longer wins", "shorter wins", "bag of words")
+"""Their places are what a record, which holds numbers, names them by. Random scores may be lucky, and are none."""
+LEAST = 6
+"""Prompts. Of five, even five that all point one way come up once in 16 tosses of a coin (two-sided sign test)."""
+
+BETTER, NOT_BETTER, UNTOLD = "better", "not better", "cannot be told"
+
+BASELINE, OVER, PROMPTS = "reward/baseline", "reward/over_baseline", "reward/eval_prompts"
+NAMES = (PROMPTS, BASELINE, "reward/baseline_accuracy", OVER, f"{OVER}_low", f"{OVER}_high")
+"""Metrics of the reward stage, in the order of Verdict's fields."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """Of one reward model, or of several as an ensemble."""
+
+    prompts: int
+    baseline: str
+    """The one that ranks most pairs right."""
+    baseline_accuracy: float
+    over: float
+    """The model's accuracy less the baseline's, paired by prompt; below, its interval."""
+    low: float
+    high: float
+
+    @property
+    def says(self) -> str:
+        if self.prompts < LEAST:
+            return UNTOLD
+        return BETTER if self.low > 0 else NOT_BETTER if self.high <= 0 else UNTOLD
+
+    @property
+    def text(self) -> str:
+        """One sentence with its numbers."""
+        words = {
+            BETTER: "better than",
+            NOT_BETTER: "not better than",
+            UNTOLD: "it cannot be told whether it is better than",
+        }
+        figures = f"{self.over:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        return (
+            f"{words[self.says]} '{self.baseline}', which ranks {self.baseline_accuracy:.2f} of the held-out pairs "
+            f"right: {figures} over {self.prompts} prompts"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the report."""
+        interval = {"mean": self.over, "low": self.low, "high": self.high}
+        return {"says": self.says, "baseline": self.baseline, "model_is_better_by": interval, "prompts": self.prompts}
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """For the record, from which `recorded` reads it."""
+        place = float(BASELINES.index(self.baseline))
+        values = (float(self.prompts), place, self.baseline_accuracy, self.over, self.low, self.high)
+        return dict(zip(NAMES, values, strict=True))
+
+
+def verdict_of(report: Mapping[str, Any]) -> Verdict:
+    """Of a reward report (`evaluation.reward_model.report.build`). Of equally good baselines the one harder to beat."""
+    known = {name: report["baselines"][name] for name in BASELINES if "accuracy" in report["baselines"][name]}
+    name = max(known, key=lambda one: (known[one]["accuracy"]["mean"], -known[one]["model_is_better_by"]["low"]))
+    over = known[name]["model_is_better_by"]
+    return Verdict(
+        prompts=report["accuracy"]["prompts"],
+        baseline=name,
+        baseline_accuracy=known[name]["accuracy"]["mean"],
+        over=over["mean"],
+        low=over["low"],
+        high=over["high"],
+    )
+
+
+def recorded(metrics: Mapping[str, float]) -> Verdict | None:
+    """From a finished stage's metrics; None where an older Onebase has not measured it. RecordError where there is no
+    such baseline."""
+    if not metrics.keys() >= set(NAMES):
+        return None
+    prompts, place, accuracy, over, low, high = (metrics[name] for name in NAMES)
+    if place not in range(len(BASELINES)):
+        raise RecordError(f"metrics: {BASELINE} is {place:g}, and there are {len(BASELINES)}. The record was edited.")
+    return Verdict(
+        prompts=int(prompts),
+        baseline=BASELINES[int(place)],
+        baseline_accuracy=accuracy,
+        over=over,
+        low=low,
+        high=high,
+    )
+
+
+def warn(found: Found, so: str) -> None:
+    """Say of a reward stage that it is not known to beat its best baseline. so: what follows for who uses it."""
+    verdict = recorded(found.record.metrics)
+    if verdict is not None and verdict.says != BETTER:
+        say(f"warning: the reward model {found.folder}: {verdict.text}. {so}")
+
+
+def require_better(found: Found, key: str) -> None:
+    """RecordError unless a reward stage beats its best baseline. key: of the recipe, that asks for it."""
+    verdict = recorded(found.record.metrics)
+    if verdict is not None and verdict.says == BETTER:
+        return
+    text = "not measured against baselines, for an older Onebase trained it" if verdict is None else verdict.text
+    raise RecordError(
+        f"{key}: the reward model {found.folder}: {text}. Train a better one (more rankings, more steps), give "
+        "evaluation.rankings more prompts where it cannot be told, or leave this key out."
+    )

@@ -1,0 +1,250 @@
+"""The command of a stage: `python -m sft RECIPE.yaml [key=value ...]`, which is also `onebase sft`.
+
+Exit codes: 0 done, 1 failed, 2 bad input, 129, 130 or 143 stopped by a signal with a checkpoint written, 141 stopped
+for nobody reads what is printed.
+"""
+
+import argparse
+import contextlib
+import errno
+import logging
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn, cast
+
+from pydantic import ValidationError
+
+from onebase.cli import threads
+from onebase.disk import DiskError, as_disk_error
+from onebase.errors import CodeError, InputError, RecordError
+from onebase.recipe import recipes
+from onebase.recipe.differences import differences, told
+from onebase.recipe.recipes import Section
+from onebase.run import folders, record
+from onebase.run.interruption import Interrupted
+from onebase.terminal import NobodyReadsError, printable, say, settle, show
+
+
+class Stage(NamedTuple):
+    recipe: type[Section]
+    run: Callable[..., object]
+    identify: Callable[..., Any]
+    """What a run of a recipe goes by now, a `onebase.run.identity.RunIdentity`. A finished run is compared with it."""
+
+
+Loader = Callable[[], Stage]
+"""Imports a stage when it is needed: its recipe's class and its `run`. torch and trl take seconds; --help must not."""
+
+
+def main(
+    stage: str,
+    load: Loader,
+    reads: str,
+    writes: str,
+    argv: Sequence[str] | None = None,
+    *,
+    flags: Mapping[str, str] | None = None,
+) -> int:
+    """Parse the command line of one stage and run it; returns the exit code.
+
+    flags: switches of this stage alone, each with its line of help; its `run` takes each as an argument of that name.
+    """
+    threads.settle()
+    parser = _Parser(
+        prog=f"python -m {stage}",
+        description=f"Run stage '{stage}'. Reads {reads}. Writes {writes}.",
+        epilog=f"example: python -m {stage} recipes/smoke/{stage}.yaml seed=1 track.wandb=offline",
+    )
+    parser.add_argument("recipe", type=Path, help=f"YAML recipe, such as recipes/smoke/{stage}.yaml")
+    parser.add_argument("overrides", nargs="*", help="key.sub=value: change the recipe for this run")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved recipe and stop")
+    parser.add_argument("--restart", action="store_true", help="move what is in the stage folder aside and start anew")
+    for flag, text in (flags or {}).items():
+        parser.add_argument(f"--{flag}", action="store_true", help=text)
+    given = parser.parse_intermixed_args(argv)
+    switched = {flag: getattr(given, flag) for flag in flags or {}}
+    return run_stage(stage, load, given.recipe, given.overrides, given.print_config, given.restart, **switched)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))  # it repeats what was typed
+
+
+def run_stage(
+    stage: str,
+    load: Loader,
+    recipe_path: Path,
+    overrides: Sequence[str],
+    print_config: bool,
+    restart: bool,
+    **flags: bool,
+) -> int:
+    """Read the recipe, run the stage unless it is finished, and turn errors into exit codes. flags: for its `run`."""
+
+    def work() -> None:
+        recipe_class, run, identify = load()
+        recipe = recipes.read(recipe_path, recipe_class, overrides)
+        if print_config:
+            show(recipes.dump(recipe).rstrip("\n"))
+            return
+        out = cast(Path, recipe.out)  # type: ignore[attr-defined]  # every stage's recipe has it
+        folders.require_own(out, stage)
+        if record.is_finished(out) and not restart:
+            _verify_finished(stage, recipe, out, identify)
+            return
+        folders.require_writable(out)
+        try:
+            if not folders.is_free(out):
+                _make_way(stage, out, restart)
+            run(recipe, **flags)
+        except (Interrupted, CodeError) as end:
+            end.add_note(folders.what_follows(out, restart=restart))
+            raise
+        except Exception as error:
+            told = as_disk_error(error, out)
+            if told is not None:
+                told.add_note(folders.what_follows(out, restart=restart))
+                raise told from error
+            raise
+        finally:
+            if "onebase.run.session" in sys.modules:
+                sys.modules["onebase.run.session"].release(out)
+
+    return guarded(work)
+
+
+def quieten() -> None:
+    """Keep the libraries' bars and notices off the screen: ours say what happens, and errors still come through."""
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    # torch.profiler says when it starts and stops at every level below this one.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    # bitsandbytes looks for an optional kernel package at import and logs that there is none.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # TRL 1.16 passes transformers' old names for activation checkpointing.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=".*gradient_checkpointing.*")
+
+
+@contextlib.contextmanager
+def unasked() -> Iterator[None]:
+    """Nothing may ask: a library that would (run this code? log in?) finds no terminal and the end of its input."""
+    before = sys.stdin
+    with open(os.devnull, encoding="utf-8") as nothing:
+        sys.stdin = nothing
+        try:
+            yield
+        finally:
+            sys.stdin = before
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Run `work`; its exit code, with what the user needs to know on stderr."""
+    quieten()
+    try:
+        return _guarded(work)
+    finally:
+        settle()
+
+
+def _guarded(work: Callable[[], None]) -> int:
+    try:
+        with unasked():
+            work()
+    except InputError as error:
+        say(_sentences(f"error: {error}", *_notes_of(error)))
+        return 2
+    except Interrupted as interruption:
+        say("; ".join(["stopped", *_notes_of(interruption)]))
+        return interruption.exit_code
+    except KeyboardInterrupt:
+        say("interrupted")
+        return 130
+    except SystemExit as end:
+        # Nothing of ours calls sys.exit() in here: a library has, and its code may well be 0.
+        say(f"error: something called sys.exit({'' if end.code is None else end.code!r}) in the middle of the work")
+        return 1
+    except NobodyReadsError:
+        return 128 + signal.SIGPIPE  # as of any program whose reader has what it wanted
+    except DiskError as error:
+        say(_sentences(f"error: {error}.", MENDS.get(error.errno or 0, "Mend that"), *_notes_of(error)))
+        return 1
+    except OSError as error:
+        mend = MENDS.get(error.errno or 0)
+        if error.errno is None or (error.filename is None and mend is None):
+            say(traceback.format_exc().rstrip("\n"))
+        else:
+            where = "" if error.filename is None else f"{error.filename}: "
+            say(f"error: {where}{os.strerror(error.errno)}.{'' if mend is None else f' {mend}.'}")
+        return 1
+    except Exception:
+        say(traceback.format_exc().rstrip("\n"))
+        return 1
+    return 0
+
+
+MENDS = {
+    errno.ENOSPC: "Make room",
+    errno.EDQUOT: "Make room",
+    errno.EIO: "Look at the disk",
+    errno.EROFS: "Let it be written again",
+    errno.EEXIST: "Move it away",
+    errno.EISDIR: "Move it away",
+}
+"""What the user can do about a disk, or a file that is in the way."""
+
+
+def _notes_of(error: BaseException) -> list[str]:
+    return getattr(error, "__notes__", [])
+
+
+def _sentences(first: str, *notes: str) -> str:
+    return " ".join([first, *(f"{note[:1].upper()}{note[1:]}." for note in notes)])
+
+
+def _make_way(stage: str, out: Path, restart: bool) -> None:
+    """Leave an unfinished run with checkpoints to go on; move anything else aside."""
+    from onebase.run import session
+
+    session.hold(out)
+    if not restart and session.is_resumable(out):
+        return
+    aside = folders.move_aside(out)
+    if not restart:
+        say(f"{out} held an unfinished run without a checkpoint, now in {aside}; stage {stage} starts anew.")
+
+
+def _verify_finished(stage: str, recipe: Section, out: Path, identify: Callable[..., Any]) -> None:
+    found = record.read(out, stage=stage)
+    given, had = recipe.model_dump(mode="json"), _with_defaults(recipe, found.record.recipe)
+    differing = [key for key in given if key not in recipes.UNCOUNTED and given[key] != had.get(key)]
+    which = told(differences({key: had.get(key) for key in differing}, {key: given[key] for key in differing}))
+    if set(differing) - {recipes.PARENTS}:
+        raise RecordError(
+            f"{out}: stage '{stage}' is finished with another recipe: {which}. "
+            "Pass --restart to move it aside and train again, or another out=FOLDER."
+        )
+    try:
+        today = identify(recipe)
+    except InputError as error:
+        raise RecordError(
+            f"{out}: stage '{stage}' is finished and its files are whole, but what it was made of cannot be "
+            f"compared with what is there now: {error} Put that back, or use the stage as it is, without this command: "
+            f"parents.{stage}={out}."
+        ) from error
+    today.require_of(found.record, where=f"{out}: stage '{stage}'{f' ({which})' if which else ''}")
+    say(f"{out}: stage '{stage}' is finished and verified; nothing to do.")
+
+
+def _with_defaults(recipe: Section, recorded: dict[str, Any]) -> dict[str, Any]:
+    """A recorded recipe with the defaults of keys that did not exist yet when it was written."""
+    try:
+        return type(recipe).model_validate(recorded).model_dump(mode="json")
+    except ValidationError:
+        return recorded

@@ -1,0 +1,177 @@
+"""What a role says about given episodes: log-probabilities, values, scores.
+
+One function each, used by every stage: the score inside PPO is the stand-alone score, bit for bit in the same
+micro-batches (to rounding where lower layers are shared, `onebase.model.lower`). All of them run the trunk over prompt
+and response, in one row without padding where the model's attention allows it (`onebase.sequences.tree`), else padded
+on the right, and look at the positions that matter:
+
+    prompt      p_1 ... p_P        response     r_1 ... r_L
+    log p(r_t)  and V_t            from the hidden state at the token before r_t (the last of the prompt for t = 1)
+    score                          from the hidden state at r_L
+
+Shapes: B = episodes, T = longest response, N = response tokens of all episodes, H = hidden size.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from onebase.model.roles import Roles
+from onebase.sequences.episodes import Episodes
+from onebase.sequences.packing import microbatches, pad_right
+from onebase.sequences.tree import pack, packs
+from onebase.tokens import token_kl, token_logprobs
+
+LOGIT_CHUNK = 256
+"""Response tokens whose logits exist at once: 256 x 49,152 floats are 50 MB, 256 x 128,256 are 131 MB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenScores:
+    """What one forward of a policy says about each response token; 0 outside the mask."""
+
+    logprobs: Float[Tensor, "B T"]
+    entropies: Float[Tensor, "B T"]
+    values: Float[Tensor, "B T"] | None
+    """Only where the value head sits on the policy's trunk."""
+
+
+def states_at(
+    roles: Roles, role: str | None, sequences: Sequence[Sequence[int]], tokens: Sequence[range]
+) -> Float[Tensor, "N H"]:
+    """A role's last hidden states at these tokens of each sequence, sequence after sequence, in one forward."""
+    device = roles.base.device
+    roles.require_reach(max(map(len, sequences)))
+    if roles.packs:
+        packed = pack(sequences, device=device)
+        places = [column for row, wanted in enumerate(tokens) for column in packed.columns(row, wanted)]
+        below = roles.lower and roles.lower.of(sequences, packed)
+        with roles.active(role):
+            hidden = roles.packed_states(packed, below=below)
+    else:
+        input_ids = pad_right(sequences, pad_id=roles.base.pad_id, device=device)
+        width = input_ids.shape[1]
+        places = [row * width + column for row, wanted in enumerate(tokens) for column in wanted]
+        with roles.active(role):
+            hidden = roles.hidden_states(input_ids).flatten(0, 1)
+    return hidden[torch.tensor(places, device=device)]
+
+
+def batches_of(roles: Roles, sequences: Sequence[Sequence[int]], *, tokens: int) -> list[list[int]]:
+    """Micro-batches by token budget: of the tokens that go through the model, padding included where there is any."""
+    if roles.packs:
+        return packs(sequences, tokens=tokens)
+    return microbatches([len(sequence) for sequence in sequences], tokens=tokens)
+
+
+def predicting_states(roles: Roles, role: str | None, episodes: Episodes) -> Float[Tensor, "N H"]:
+    """The hidden state from which each response token is predicted, episode after episode."""
+    sequences = episodes.sequences
+    starts = [len(prompt) - 1 for prompt in episodes.prompts]
+    before = [range(start, len(sequence) - 1) for start, sequence in zip(starts, sequences, strict=True)]
+    return states_at(roles, role, sequences, before)
+
+
+def token_scores(
+    roles: Roles,
+    role: str | None,
+    episodes: Episodes,
+    *,
+    temperature: float,
+    value_head: str | None = None,
+    entropy_gradient: bool = True,
+) -> TokenScores:
+    """Log-probabilities and entropies of a role in one forward, with gradients where they are enabled.
+
+    value_head: the role whose head reads this same trunk (a shared value function). entropy_gradient: False where no
+    loss holds the entropies, which is cheaper.
+    """
+    states = predicting_states(roles, role, episodes)
+    targets = episodes.responses[episodes.mask].to(states.device)
+    with roles.base.autocast():
+        logprobs, entropies = token_logprobs(
+            states,
+            targets,
+            roles.lm_head,
+            temperature=temperature,
+            chunk=LOGIT_CHUNK,
+            entropy_gradient=entropy_gradient,
+        )
+    values = None if value_head is None else _spread(roles.heads[value_head](states), episodes)
+    return TokenScores(logprobs=_spread(logprobs, episodes), entropies=_spread(entropies, episodes), values=values)
+
+
+def token_values(roles: Roles, role: str, episodes: Episodes) -> Float[Tensor, "B T"]:
+    """The role's head at each response token's predicting state: V_t, before the token is chosen."""
+    return _spread(roles.heads[role](predicting_states(roles, role, episodes)), episodes)
+
+
+def score(
+    roles: Roles, role: str, sequences: Sequence[Sequence[int]], *, tokens_per_microbatch: int
+) -> Float[Tensor, " B"]:
+    """The role's head at the last token of each sequence (prompt and response joined), without gradients."""
+    scores = torch.empty(len(sequences), dtype=torch.float32)
+    with torch.no_grad():
+        for rows in batches_of(roles, sequences, tokens=tokens_per_microbatch):
+            scores[rows] = last_token_scores(roles, role, [sequences[row] for row in rows]).cpu()
+    return scores
+
+
+def last_token_scores(roles: Roles, role: str, sequences: Sequence[Sequence[int]]) -> Float[Tensor, " B"]:
+    """The same in one forward and with gradients where they are enabled: what the reward model trains on."""
+    last = [range(len(sequence) - 1, len(sequence)) for sequence in sequences]
+    return roles.heads[role](states_at(roles, role, sequences, last))
+
+
+def in_microbatches(
+    roles: Roles, function: Callable[[Episodes], Tensor], episodes: Episodes, *, tokens: int
+) -> Float[Tensor, "B T"]:
+    """`function` of all episodes without gradients, a micro-batch at a time, on the CPU and in the given order."""
+    result = torch.zeros(episodes.mask.shape, dtype=torch.float32)
+    with torch.no_grad():
+        for rows in batches_of(roles, episodes.sequences, tokens=tokens):
+            result[rows] = function(episodes.select(rows)).cpu()
+    return result
+
+
+def logprobs(
+    roles: Roles, role: str | None, episodes: Episodes, *, temperature: float, tokens_per_microbatch: int
+) -> Float[Tensor, "B T"]:
+    """Log-probabilities of the response tokens under a role (None: the bare base), without gradients."""
+    return in_microbatches(
+        roles,
+        lambda part: token_scores(roles, role, part, temperature=temperature).logprobs,
+        episodes,
+        tokens=tokens_per_microbatch,
+    )
+
+
+def kl_between(
+    roles: Roles,
+    role: str | None,
+    reference: str | None,
+    episodes: Episodes,
+    *,
+    temperature: float,
+    tokens_per_microbatch: int,
+) -> Float[Tensor, "B T"]:
+    """Exact KL(role || reference) at each response token, in nats, without gradients (None: the bare base).
+
+    Summed over responses sampled from `role` and averaged, it is an unbiased estimate of the KL of whole responses.
+    """
+
+    def one(part: Episodes) -> Tensor:
+        states = predicting_states(roles, role, part), predicting_states(roles, reference, part)
+        with roles.base.autocast():
+            return _spread(token_kl(*states, roles.lm_head, temperature=temperature, chunk=LOGIT_CHUNK // 2), part)
+
+    return in_microbatches(roles, one, episodes, tokens=tokens_per_microbatch)
+
+
+def _spread(flat: Float[Tensor, " N"], episodes: Episodes) -> Float[Tensor, "B T"]:
+    """Values of the response tokens back in their places, 0 elsewhere."""
+    full = flat.new_zeros(episodes.mask.shape)
+    return full.masked_scatter(episodes.mask.to(flat.device), flat)

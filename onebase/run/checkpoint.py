@@ -1,0 +1,320 @@
+"""Checkpoints: the one mechanism by which any stage can be killed at any moment and go on to the same bits.
+
+A checkpoint is a folder that either verifies whole or does not count:
+
+    checkpoints/step-00000012/
+      tensors.safetensors    adapters, heads, optimiser, random number generators
+      state.json             everything that is no tensor, with places for the tensors
+      manifest.json          written last: sha256 of every file, step, hash of the recipe
+
+It is written into a temporary sibling, each file is synced, then the folder, then it is renamed; only then are older
+ones rotated out. Tensors are safetensors and the rest is JSON: reading a checkpoint never runs code.
+"""
+
+import errno
+import hashlib
+import math
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from onebase.disk import as_disk_error, create_file, sync
+from onebase.errors import InputError, RecordError
+from onebase.json_file import read_object
+from onebase.recipe.differences import differences, told
+from onebase.recipe.recipes import UNCOUNTED, Section
+from onebase.run.folders import MANIFEST, free_name, step_folders
+from onebase.run.record import canonical, hash_file
+from onebase.terminal import say
+
+SCHEMA = 1
+STATE = "state.json"
+TENSORS = "tensors.safetensors"
+KEYS = {"schema_version", "step", "recipe", "settings", "files"}
+"""Of a manifest."""
+LARGEST, DEEPEST = 2**30, 256
+"""Bytes of a state's JSON, and lists and objects in each other: `_pack` makes three of each level."""
+OWN_HALF = re.compile(r"\.step-\d{8,}\.(\d+|old)")
+"""Name of a checkpoint that is being written, or being removed."""
+
+
+class CheckpointSection(Section):
+    """How often a stage's whole state is saved."""
+
+    every_minutes: PositiveFloat | None = 10.0
+    """Minutes between saves; None: by steps only."""
+    every_steps: PositiveInt | None = None
+    """Steps between saves; None: by minutes only."""
+    keep: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept."""
+    strikes: PositiveInt = 3
+    """Batches whose loss or gradient was not finite at which the run ends; before that they are skipped and kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint that verified."""
+
+    folder: Path
+    step: int
+    state: dict[str, Any]
+
+
+class Checkpoints:
+    """The checkpoints of one stage folder."""
+
+    def __init__(self, folder: Path, section: CheckpointSection, *, recipe: Mapping[str, Any]) -> None:
+        """folder: `<stage>/checkpoints`. recipe: resolved; checkpoints of another one are refused."""
+        self.folder = folder
+        self._section = section
+        self._settings, self.recipe = counted(recipe), recipe_hash(recipe)
+        """`recipe`: sha256 of all that decides a result."""
+        self._last = time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether step `step`, just finished, is to be saved."""
+        steps, minutes = self._section.every_steps, self._section.every_minutes
+        by_steps = steps is not None and step % steps == 0
+        return by_steps or (minutes is not None and time.monotonic() - self._last >= 60.0 * minutes)
+
+    def save(self, step: int, state: Mapping[str, Any], *, extra: Mapping[str, str] | None = None) -> Path:
+        """Write a checkpoint, all of it or nothing, and rotate; OSError leaves the older ones as they were.
+
+        state: a tree of dicts, lists, tuples, numbers, strings and tensors. extra: text files to keep beside it.
+        """
+        self._last = time.monotonic()
+        target = self.folder / f"step-{step:08d}"
+        if self._stands(target):
+            return target  # the same step of the same run: to replace it would leave a moment with neither
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.folder / f".{target.name}.{os.getpid()}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        tensors: dict[str, Tensor] = {}
+        try:
+            temporary.mkdir()
+            content = _pack(state, "", tensors)
+            save_file(tensors, temporary / TENSORS)
+            _write(temporary / STATE, canonical(content))
+            for name, text in (extra or {}).items():
+                _write(temporary / name, text)
+            sync(temporary / TENSORS)
+            files = {path.name: hash_file(path) for path in sorted(temporary.iterdir())}
+            of = {"recipe": self.recipe, "settings": self._settings}
+            manifest = {"schema_version": SCHEMA, "step": step, **of, "files": files}
+            _write(temporary / MANIFEST, canonical(manifest))
+            sync(temporary)
+            if os.path.lexists(target):
+                self._set_aside([target])
+            os.rename(temporary, target)
+            sync(self.folder)
+        except (OSError, SafetensorError) as error:
+            needed = sum(tensor.nbytes for tensor in tensors.values())
+            told = as_disk_error(error, self.folder, needed=needed)  # while what was written still takes its room
+            shutil.rmtree(temporary, ignore_errors=True)
+            if told is None:
+                raise
+            raise told from error
+        self._rotate()
+        return target
+
+    def _stands(self, folder: Path) -> bool:
+        try:
+            return bool(self._verified(folder))
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def probe(self, size: int) -> None:
+        """Take the room that saves of `size` bytes need at once, and give it back; InputError where it is not there.
+
+        A run of hours that finds the disk full at its first save has lost them.
+        """
+        held = sum(path.stat().st_size for path in self.folder.glob("step-*/*"))
+        needed = max(size, size * (self._section.keep + 1) - held)
+        place = next(path for path in (self.folder, *self.folder.absolute().parents) if path.is_dir())
+        probe = place / f".room-{os.getpid()}"
+        free = shutil.disk_usage(place).free
+        try:
+            with os.fdopen(create_file(probe), "wb") as stream:
+                probe.unlink()  # now: whatever comes, the room is given back with the file's last handle
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(stream.fileno(), 0, needed)
+                elif free < needed:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise InputError(f"{place}: cannot be written ({error.strerror}). Give another out=FOLDER.") from None
+            raise InputError(
+                f"{self.folder}: checkpoints need {needed:,} bytes (keep={self._section.keep} and one being written, "
+                f"{size:,} each), and the disk has {free:,} free ({error.strerror}). Free some, give another "
+                "out=FOLDER, or lower checkpoint.keep."
+            ) from None
+
+    def newest(self) -> Saved | None:
+        """The newest checkpoint that verifies, or None where there is none at all.
+
+        Says which were passed over and why. RecordError when there are some and none verifies, or when they are of
+        another recipe: a silent fresh start would throw the work away.
+        """
+        if not self.folder.is_dir():
+            return None
+        for stale in self.folder.glob(".step-*"):
+            if OWN_HALF.fullmatch(stale.name) and not stale.is_symlink():
+                shutil.rmtree(stale, ignore_errors=True)
+        problems: list[str] = []
+        passed: list[Path] = []
+        for folder in reversed([*step_folders(self.folder)]):
+            try:
+                found = self._read(folder)
+            except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
+                passed.append(folder)
+                problems.append(f"{folder}: {error}")
+                say(f"checkpoint passed over: {folder}: {error}")
+            else:
+                self._set_aside(passed)
+                return found
+        if problems:
+            raise RecordError(
+                f"{self.folder}: there are {len(problems)} checkpoints and none verifies: {'; '.join(problems)}. "
+                "Put one back, or start anew with --restart."
+            )
+        return None
+
+    def _set_aside(self, damaged: list[Path]) -> None:
+        """Out of the names that count: as the newest ones they would make the rotation remove what is sound."""
+        for folder in damaged:
+            aside = folder.with_name(f"damaged-{folder.name}")
+            os.rename(folder, free_name(aside) if os.path.lexists(aside) else aside)
+
+    def _verified(self, folder: Path) -> dict[str, Any]:
+        """Its manifest, where every file is as it was written and it is of this recipe."""
+        manifest = _read_json(folder / MANIFEST)
+        if manifest["schema_version"] != SCHEMA:
+            raise ValueError(f"schema version {manifest['schema_version']}, expected {SCHEMA}")
+        if folder.name != f"step-{manifest['step']:08d}":
+            raise ValueError(f"{MANIFEST} is of step {manifest['step']}")
+        missing = sorted({STATE, TENSORS} - manifest["files"].keys())
+        if missing:
+            raise ValueError(f"{MANIFEST} does not list {missing[0]}")
+        for name, expected in manifest["files"].items():
+            if Path(name).name != name or (folder / name).is_symlink():
+                raise ValueError(f"{name[:200]!r} is no file of this folder")
+            if hash_file(folder / name) != expected:
+                raise ValueError(f"{name} is damaged: its sha256 is not the one in {MANIFEST}")
+        settings = manifest.get("settings")  # which older checkpoints do not have
+        if manifest.keys() - KEYS or (settings is not None and recipe_hash(settings) != manifest["recipe"]):
+            raise ValueError(f"{MANIFEST} is damaged: its recipe is not the one that it has the hash of")
+        if manifest["recipe"] != self.recipe:
+            rows = [] if settings is None else differences(settings, self._settings)
+            which = f": {told(rows)}" if rows else ". Or an older Onebase made it, and only that one goes on from it"
+            raise RecordError(
+                f"{folder}: this checkpoint is of another recipe, so going on from it would mix two runs{which}. "
+                "Give the recipe it was started with, or start anew with --restart."
+            )
+        return manifest
+
+    def _read(self, folder: Path) -> Saved:
+        manifest = self._verified(folder)
+        tensors = load_file(folder / TENSORS)
+        content = _read_json(folder / STATE)
+        return Saved(folder=folder, step=manifest["step"], state=_unpack(content, tensors))
+
+    def _rotate(self) -> None:
+        own = [one for one in step_folders(self.folder) if (one / MANIFEST).is_file()]
+        for old in own[: -self._section.keep]:
+            # Out of the namespace first: a deletion cut short must not leave half a checkpoint under a good name.
+            aside = old.with_name(f".{old.name}.old")
+            os.rename(old, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def counted(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The resolved recipe without what does not change a result."""
+    return {key: value for key, value in recipe.items() if key not in UNCOUNTED}
+
+
+def recipe_hash(recipe: Mapping[str, Any]) -> str:
+    """sha256 of what counts of the resolved recipe."""
+    return hashlib.sha256(canonical(counted(recipe)).encode()).hexdigest()
+
+
+def random_state() -> dict[str, Any]:
+    """The global random number generators of python, numpy, torch and the GPU that computes, as a tree for `save`."""
+    kind, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": (str(kind), torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Put the generators back to what `random_state` has seen."""
+    random.setstate(state["python"])
+    kind, keys, position, has_gauss, gauss = state["numpy"]
+    numpy.random.set_state((kind, keys.numpy().astype(numpy.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(state["torch"])
+    for own in state["cuda"][:1] if torch.cuda.is_available() else ():
+        torch.cuda.set_rng_state(own)
+
+
+def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """JSON with places where tensors were; dicts with any keys and tuples survive."""
+    if isinstance(value, Tensor):
+        # A copy: safetensors refuses tensors that share memory, and the live ones go on changing.
+        tensors[path] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": path}
+    if isinstance(value, Mapping):
+        items = [[key, _pack(inner, f"{path}/{key}", tensors)] for key, inner in value.items()]
+        return {"items": items}
+    if isinstance(value, list | tuple):
+        packed = [_pack(inner, f"{path}/{index}", tensors) for index, inner in enumerate(value)]
+        return {"list" if isinstance(value, list) else "tuple": packed}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}  # a metric of a skipped batch; JSON has no NaN
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, numpy.generic):
+        return value.item()
+    raise TypeError(f"{path}: a checkpoint cannot hold a {type(value).__name__}")
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    (kind, content), *_ = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "float":
+        return float(content)
+    if kind == "items":
+        return {key: _unpack(inner, tensors) for key, inner in content}
+    packed = [_unpack(inner, tensors) for inner in content]
+    return packed if kind == "list" else tuple(packed)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(path, largest=LARGEST, deepest=DEEPEST)[0]
+    except RecordError as error:
+        raise ValueError(str(error)) from None
+
+
+def _write(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())

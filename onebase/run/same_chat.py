@@ -1,0 +1,86 @@
+"""Whether two stages make the same tokens of a conversation, and where not, in which text they differ.
+
+A record knows system message and chat template by one hash. Where it is another one, both texts are at hand nearly
+always: a finished stage keeps its recipe and, in tokenizer/, its template.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import zip_longest
+
+from onebase.errors import RecordError
+from onebase.json_file import read_object
+from onebase.model import base as bases
+from onebase.recipe.differences import ABSENT, both_shown
+from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.run import record
+from onebase.run.record import Found, TokenizerIdentity
+
+TEMPLATE = "tokenizer/chat_template.jinja"
+"""Where transformers writes a template; older versions had it in tokenizer_config.json."""
+OLD = "tokenizer/tokenizer_config.json"
+LARGEST = 2**28
+"""Bytes of the latter."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatTexts:
+    """What turns a conversation into one text."""
+
+    system: str | None
+    template: str | None
+    """None where it is not known."""
+    place: str
+    """Of the template, as an error names it."""
+
+    @classmethod
+    def of_stage(cls, found: Found) -> "ChatTexts":
+        files = [name for name in (TEMPLATE, OLD) if name in found.record.files]
+        template, place = None, files[0] if files else "tokenizer"
+        if place == TEMPLATE:
+            template = (found.folder / place).read_text(encoding="utf-8", errors="replace")
+        elif files:
+            template = read_object(found.folder / place, largest=LARGEST)[0].get("chat_template")
+        chat = found.record.recipe.get("chat")
+        system = chat.get("system") if isinstance(chat, dict) else None
+        return cls(
+            system=system if isinstance(system, str) else None,
+            template=template if isinstance(template, str) else None,
+            place=str(found.folder / place),
+        )
+
+    @classmethod
+    def of_recipe(cls, base: BaseSection, chat: ChatSection) -> "ChatTexts":
+        template = bases.load_tokenizer(base, chat)[0].chat_template
+        place = f"the template of {base.model}" if chat.template is None else str(chat.template)
+        return cls(system=chat.system, template=template if isinstance(template, str) else None, place=place)
+
+
+def require(found: Found, tokenizer: TokenizerIdentity, texts: Callable[[], ChatTexts]) -> None:
+    """RecordError unless prompts become the same tokens as in `found`. texts: of what it is compared with, read where
+    they differ."""
+    theirs = found.record.tokenizer
+    if theirs.tokenizer_sha256 == tokenizer.tokenizer_sha256 and theirs.template_sha256 != tokenizer.template_sha256:
+        said = difference(found, ChatTexts.of_stage(found), texts())
+        if said is not None:
+            raise RecordError(said)
+    record.require_same_tokenizer(found, tokenizer)
+
+
+def difference(found: Found, had: ChatTexts, given: ChatTexts) -> str | None:
+    """The error that shows both texts; None where the texts that are known are equal."""
+    if had.system != given.system:
+        theirs, ours = both_shown(had.system, given.system)
+        return (
+            f"chat.system: {found.folder} was trained with another system message: expected {theirs}, found {ours}. "
+            "Give chat.system as that stage had it (null: none of the recipe's own)."
+        )
+    if had.template is None or given.template is None or had.template == given.template:
+        return None
+    lines = zip_longest(had.template.split("\n"), given.template.split("\n"), fillvalue=ABSENT)
+    number, pair = next((number, both) for number, both in enumerate(lines, start=1) if both[0] != both[1])
+    theirs, ours = both_shown(*pair)
+    return (
+        f"chat.template: {found.folder} was trained with another chat template: {had.place} and {given.place} differ "
+        f"first in line {number}: expected {theirs}, found {ours}. Give chat.template={had.place}."
+    )

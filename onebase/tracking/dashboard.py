@@ -1,0 +1,312 @@
+"""Weights & Biases beside `metrics.jsonl`: whatever it does, or fails to do, the run goes on.
+
+W&B's client retries for as long as it takes: its `finish` would wait for a lost server for days. Here it is waited for
+while the server answers and given up soon after it does not. Its process on this machine may be missing, end at once or
+hang: starting it has a time limit of its own.
+"""
+
+import contextlib
+import http.client
+import netrc
+import os
+import re
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from onebase.recipe.recipes import TrackSection
+from onebase.terminal import say
+
+INIT_SECONDS = 8
+"""How long the start of an online run may take before it goes offline."""
+START_SECONDS = 25.0
+"""How long the start of a run may take with W&B's own process, which a slow machine loads for seconds."""
+LOOK_SECONDS = 2.0
+"""How often a slow request makes us look whether the server is still there; two looks in vain are enough."""
+ANSWER_SECONDS = 2.0
+OFFLINE_SECONDS = 300.0
+"""How long W&B's own process may take to write the rest of an offline run to the disk."""
+
+
+class DashboardLostError(Exception):
+    """W&B's server, or its process on this machine, is gone."""
+
+
+class Dashboard:
+    """One stage's W&B run, online when the user is logged in, else offline. Every method may raise DashboardLostError,
+    after which only a new one is of use."""
+
+    def __init__(
+        self, folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any], *, offline: bool = False
+    ) -> None:
+        """folder: the stage's. recipe: the resolved one, for the dashboard's config."""
+        self.stage = stage
+        self._artifact = artifact_name(folder, stage, track.group)
+        self._run: Any = _start_in_time(folder, stage, track, recipe, offline=offline)
+
+    def log(self, step: int, values: Mapping[str, Any]) -> None:
+        """Values under their full names at the stage's own step."""
+        self._try(lambda: self._send(step, values))
+
+    def _send(self, step: int, values: Mapping[str, Any]) -> None:
+        self._run.log({f"{self.stage}/step": step, **values})
+
+    def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
+        """Samples and the like."""
+
+        def send() -> None:
+            import wandb
+
+            table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
+            self._send(step, {f"{self.stage}/{name}": table})
+
+        # A table is an artifact, for which the server is asked.
+        self._try(send, waits=True)
+
+    def artifact(self, adapter: Path, *, version: str, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
+        """The stage's adapter; online its parents are linked, so that W&B draws the lineage.
+
+        version: `version_of` the stage's record. parents: by role, `artifact_name:version` of each.
+        """
+        self._try(lambda: self._log_artifact(adapter, version, parents, details), waits=True)
+
+    def _log_artifact(
+        self, adapter: Path, version: str, parents: Mapping[str, str], details: Mapping[str, Any]
+    ) -> None:
+        import wandb
+
+        artifact = wandb.Artifact(self._artifact, type="adapter", metadata={**details, "parents": dict(parents)})
+        artifact.add_dir(str(adapter))
+        for name in () if self._run.offline else parents.values():
+            # A parent that was trained offline is not there. A server that is gone is told by what follows.
+            with contextlib.suppress(Exception):
+                self._run.use_artifact(name)
+        self._run.log_artifact(artifact, aliases=["latest", version])
+
+    def summarise(self, values: Mapping[str, float]) -> None:
+        """Final numbers, as the run's summary."""
+        self._try(lambda: self._run.summary.update(dict(values)))
+
+    def alert(self, title: str, text: str) -> None:
+        """A message to whoever has asked W&B for alerts, by mail or Slack."""
+        self._try(lambda: self._run.alert(title=title, text=text))
+
+    def finish(self, *, failed: bool) -> None:
+        """Send the rest and close the run."""
+        self._try(lambda: self._run.finish(exit_code=int(failed)), waits=True)
+
+    def _try(self, work: Callable[[], object], *, waits: bool = False) -> None:
+        """waits: it may ask the server, or W&B's own process, and wait for its answer."""
+        try:
+            if waits and not self._run.offline:
+                while_it_answers(work, self._run.settings.base_url)
+            elif waits:
+                in_time(work, OFFLINE_SECONDS)
+            else:
+                work()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # W&B's own, a broken pipe, a timeout, a task that was cancelled: not the run's
+            raise _lost(error) from error
+
+
+def _lost(error: BaseException, others: Collection[psutil.Process] = ()) -> DashboardLostError:
+    """What to raise for whatever W&B did. Its process is ended (see `_end_wandb`)."""
+    _end_wandb(others)
+    reason = (str(error).splitlines() or ["no reason given"])[0]
+    return DashboardLostError(f"{type(error).__name__}: {reason}")
+
+
+def run_name(folder: Path, stage: str) -> str:
+    """A variant's runs and adapters go by the name of its folder (ppo-rloo), all others by their stage's."""
+    own = folder.resolve().name
+    return own if own.startswith(f"{stage}-") else stage
+
+
+def artifact_name(folder: Path, stage: str, group: str | None) -> str:
+    """Of a stage's adapter, in letters that W&B takes. group: the recipe's `track.group`."""
+    return re.sub(r"[^\w.-]", "-", f"{group_of(folder, group)}-{run_name(folder, stage)}")
+
+
+def version_of(sha256: str) -> str:
+    """The alias of an adapter's artifact: by the hash of its stage record, so that a link is to this very one."""
+    return f"stage-{sha256[:12]}"
+
+
+def group_of(folder: Path, group: str | None) -> str:
+    return group or folder.resolve().parent.name
+
+
+def while_it_answers(work: Callable[[], object], url: str) -> None:
+    """Do `work`, which may take its time as long as the server at `url` answers; TimeoutError when it does not.
+
+    The work then goes on in a thread that nobody waits for.
+    """
+    thread, raised = _in_thread(work)
+    misses = 0
+    while thread.is_alive():
+        thread.join(LOOK_SECONDS)
+        if thread.is_alive():
+            misses = 0 if answers(url) else misses + 1
+            if misses == 2:
+                raise TimeoutError(f"{url} does not answer")
+    if raised:
+        raise raised[0]
+
+
+def in_time(work: Callable[[], object], seconds: float) -> None:
+    """Do `work`; TimeoutError when it takes longer. It then goes on in a thread that nobody waits for."""
+    thread, raised = _in_thread(work)
+    thread.join(seconds)
+    if thread.is_alive():
+        raise TimeoutError(f"not done after {seconds:g} s")
+    if raised:
+        raise raised[0]
+
+
+def _in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
+    """Start `work` in a thread that nobody has to wait for; what it raises is put into the list."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:  # also the SystemExit of a library: told to whoever waits
+            raised.append(error)
+
+    thread = threading.Thread(target=run, name="wandb", daemon=True)
+    thread.start()
+    return thread, raised
+
+
+def answers(url: str) -> bool:
+    """Whether anything at all comes back."""
+    try:
+        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500  # a gateway says so of a server that is gone
+    except (OSError, ValueError, http.client.HTTPException):  # the last: something answers, and speaks no HTTP
+        return False
+
+
+def _end_wandb(others: Collection[psutil.Process] = ()) -> None:
+    """End W&B's process, and let the next run have a new one: at our exit its client would wait for it, and it for its
+    server. others: processes of ours that are certainly not it; with them, every child but these is ended."""
+    ended = []
+    for child in _children():
+        with contextlib.suppress(psutil.Error):  # it may have ended by itself
+            if (others and child not in others) or "wandb" in child.name():
+                child.kill()
+                ended.append(child)
+    psutil.wait_procs(ended, timeout=2)
+    with contextlib.suppress(Exception, SystemExit):  # it would like to say good-bye to the process
+        import wandb
+
+        wandb.teardown()
+
+
+def _children() -> list[psutil.Process]:
+    try:
+        return psutil.Process().children()
+    except (OSError, psutil.Error):  # a system that does not say
+        return []
+
+
+def _start_in_time(folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any], *, offline: bool) -> Any:
+    """A W&B run; DashboardLostError where W&B cannot be imported, ends, or takes longer than START_SECONDS."""
+    runs: list[Any] = []
+    others, given_up = [psutil.Process(), *_children()], threading.Event()
+
+    def start() -> None:
+        runs.append(_start_wandb(folder, stage, track, recipe, offline=offline, given_up=given_up))
+
+    try:
+        in_time(start, START_SECONDS)
+    except BaseException as error:
+        given_up.set()
+        lost = _lost(error, others)
+        if isinstance(error, KeyboardInterrupt):  # the user does not want to wait; nor would our exit wait
+            raise
+        raise lost from error
+    return runs[0]
+
+
+def _start_wandb(
+    folder: Path,
+    stage: str,
+    track: TrackSection,
+    recipe: Mapping[str, Any],
+    *,
+    offline: bool,
+    given_up: threading.Event,
+) -> Any:
+    """given_up: nobody waits for the run any more, and no other process of W&B's may be started for it."""
+    # Before wandb is imported: it reads them then.
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    import wandb
+    from wandb.sdk import wandb_setup
+
+    online = not offline and (track.wandb == "online" or (track.wandb == "auto" and logged_in()))
+    # Of the environment, or of the files that `wandb offline` and `wandb disabled` write. Not wandb.setup(): it starts
+    # W&B's process, and holds a lock meanwhile that giving it up would wait for.
+    mode = wandb_setup.singleton().settings.mode
+    if mode == "disabled":
+        raise RuntimeError("`wandb disabled` has switched it off; `wandb enabled` takes that back")
+    if mode in ("offline", "dryrun"):
+        online = False
+
+    def start(mode: Literal["online", "offline"]) -> Any:
+        return wandb.init(
+            project=track.project,
+            group=group_of(folder, track.group),
+            name=run_name(folder, stage),
+            job_type=stage,
+            dir=str(folder),
+            config=dict(recipe),
+            mode=mode,
+            settings=wandb.Settings(
+                console="off",
+                disable_git=True,
+                save_code=False,
+                x_disable_stats=True,
+                x_disable_meta=True,
+                init_timeout=INIT_SECONDS,
+                silent=True,
+                # A run that was lost may still count as the active one.
+                reinit="create_new",
+            ),
+        )
+
+    try:
+        run = start("online" if online else "offline")
+    except Exception as error:  # whatever the network does, the training goes on
+        if given_up.is_set():  # W&B's process was ended, which is why
+            raise
+        say(f"W&B cannot be reached ({type(error).__name__}); this run is kept offline.")
+        run = start("offline")
+    # Our own step: W&B's must only ever grow, and several things are logged at one of ours.
+    run.define_metric(f"{stage}/step", hidden=True)
+    run.define_metric("*", step_metric=f"{stage}/step")
+    return run
+
+
+def is_wanted(track: TrackSection) -> bool:
+    """Whether W&B is told anything: not with `track.wandb: off`, nor where the user has switched W&B off everywhere."""
+    return track.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled"
+
+
+def logged_in() -> bool:
+    """Whether W&B has credentials here (their values are never read into ours)."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, ValueError, netrc.NetrcParseError):  # ValueError: it is no text
+        return False

@@ -1,0 +1,111 @@
+"""What a PPO recipe may say about watching and steering the run: docs/steering.md tells what each part is for."""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from data.chat.texts import TextSource
+from data.select.sources import Source
+from onebase.custom.functions import DOTTED
+from onebase.recipe.recipes import Section, Temperature
+
+
+class EvaluationSection(Section):
+    """Held-out prompts, answered every few steps with the same random numbers."""
+
+    prompts: tuple[Source, ...] = Field(min_length=1)
+    """Sources of prompts that are not trained on."""
+    texts: tuple[TextSource, ...] = ()
+    """Texts or demonstrations whose loss under the policy is measured: what PPO costs the language model."""
+    judge: Annotated[str, Field(pattern=DOTTED)] | None = None
+    """package.module:name of a function of (Prompt, response text) that returns a number, as those of `reward.terms`:
+    what the reward stands for, where prompts bring no check of their own. The alarm listens to it."""
+    text_tokens: PositiveInt = 256
+    """Tokens of a piece into which longer texts are cut."""
+    every: PositiveInt = 10
+    """Steps between two evaluations; there is one before the first step and one after the last in any case."""
+    kl_budget: PositiveFloat = 20.0
+    """Nats a response: what the best adapter may cost at most."""
+    temperature: Temperature | None = None
+    """None: the one of training."""
+    shown: PositiveInt = 8
+    """Prompts in the table of samples: the first, always the same."""
+
+
+class EmaSection(Section):
+    """A moving average of the policy's weights, as a role of its own."""
+
+    decay: float = Field(default=0.992, gt=0, lt=1)
+    """Share of the old average that an optimiser step keeps; 0.992 is InstructGPT's."""
+    evaluated: bool = True
+    """Whether evaluation measures it too, and may find it best."""
+    exported: bool = True
+    """Whether it is written to `ema/` as a finished stage beside the policy."""
+
+
+class PretrainingSection(Section):
+    """PPO-ptx: the third term of InstructGPT's objective."""
+
+    data: tuple[TextSource, ...] = Field(min_length=1)
+    """Plain texts, or demonstrations, whose likelihood is kept up."""
+    weight: Annotated[PositiveFloat, Field(le=1e6)] = 1.0
+    """gamma: of the mean loss of these texts' tokens, beside the policy's loss as train.aggregation has it."""
+    examples_per_episode: PositiveFloat = 1.0
+    """Pieces of text for an episode of a mini-batch; InstructGPT has 8."""
+    tokens: PositiveInt = 256
+    """Of a piece into which longer texts are cut."""
+
+
+class AlarmsSection(Section):
+    """When to say that a run goes wrong. None of these numbers changes what is trained."""
+
+    window: Annotated[PositiveInt, Field(le=64)] = 10
+    """Steps over which a number is averaged, at the start and now: single steps are noise."""
+    kl: PositiveFloat = 30.0
+    """Nats a response."""
+    ratio: float = Field(default=10.0, gt=1)
+    """Of new to old probability of a token, within one update."""
+    check_fall: PositiveFloat = 0.05
+    """By how much the held-out check may lie below its best, while the reward rises; of `evaluation.judge`, where there
+    is one, in the judge's own units."""
+    length_factor: float = Field(default=2.0, gt=1)
+    """By how much responses may grow or shrink."""
+    entropy_share: float = Field(default=0.3, gt=0, lt=1)
+    """What must be left of the entropy at the start."""
+    stop_fall: PositiveFloat = 0.2
+    """By how much the share of finished responses may fall."""
+    explained_variance: float = Field(default=-0.05, le=0)
+    """What the value function may explain at least, in one step of the window. A constant explains 0 and, measured on
+    few episodes, a little less."""
+    stop: bool = False
+    """Whether an alarm ends the run."""
+
+
+SECONDS = 600.0
+"""What a call of a function of one's own may take by default."""
+
+
+class FunctionsSection(Section):
+    """What functions of one's own may do: those of `reward.terms`, the judge, and the sampling engine."""
+
+    seconds: float = Field(default=SECONDS, gt=0, le=1e7)
+    """Longest time of a call, which is one episode; an engine, which draws many at once, has it for each of them."""
+
+
+class Steered(Section):
+    """The steering half of a PPO recipe."""
+
+    evaluation: EvaluationSection | None = None
+    ema: EmaSection | None = None
+    pretraining: PretrainingSection | None = None
+    alarms: AlarmsSection = AlarmsSection()
+    functions: FunctionsSection = FunctionsSection()
+
+    @model_validator(mode="after")
+    def _average_is_used(self) -> "Steered":
+        if self.ema is not None and not self.ema.exported and not (self.evaluation and self.ema.evaluated):
+            raise ValueError(
+                "ema: the average is neither exported nor evaluated, so nothing would ever read it. "
+                "Set ema.exported or ema.evaluated with an `evaluation`, or remove `ema`"
+            )
+        return self

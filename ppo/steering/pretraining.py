@@ -1,0 +1,76 @@
+"""PPO-ptx: gradients of pretraining texts in the same optimiser step.
+
+    objective = E[reward - weight * KL]  +  gamma * E[log pi(x)],  x from the pretraining texts
+
+Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, eq. 2. The expectation is a mean over the predicted tokens of the
+pieces that fall to a mini-batch, as the policy's loss is one over its response tokens.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from data.chat.texts import Piece
+from evaluation.compare.language import as_episodes
+from onebase.inference.scoring import batches_of, token_scores
+from onebase.model.roles import Roles
+from onebase.seeding import generator
+from onebase.sequences.episodes import Episodes
+from ppo.recipe.recipe import PpoRecipe
+from ppo.recipe.steering import PretrainingSection
+
+
+class Pretraining:
+    """Texts that are mixed into the updates. Which ones a step takes depends on (seed, step, mini-batch) only."""
+
+    def __init__(self, roles: Roles, pieces: Sequence[Piece], recipe: PpoRecipe, section: PretrainingSection) -> None:
+        self._roles = roles
+        self._pieces = pieces
+        self._section = section
+        self._seed = recipe.seed
+        self._count = max(1, round(section.examples_per_episode * recipe.train.minibatch))
+        self._minibatches = recipe.train.inner_epochs * (recipe.train.batch // recipe.train.minibatch)
+        self._step = 0
+        self._losses: dict[int, float] = {}
+
+    def begin(self, step: int) -> "Pretraining":
+        """Before the mini-batches of a step; steps count from 1."""
+        self._step, self._losses = step, {}
+        return self
+
+    def chosen(self, minibatch: int) -> list[int]:
+        """Which pieces a mini-batch of the step takes: all are seen before one comes again."""
+        first = ((self._step - 1) * self._minibatches + minibatch) * self._count
+        total, orders, found = len(self._pieces), dict[int, list[int]](), list[int]()
+        for position in range(first, first + self._count):
+            turn, place = divmod(position, total)
+            if turn not in orders:
+                draw = generator(self._seed, "pretraining", turn)
+                orders[turn] = torch.randperm(total, generator=draw).tolist()
+            found.append(orders[turn][place])
+        return found
+
+    def add_gradients(self, minibatch: int, recipe: PpoRecipe) -> None:
+        """Add gamma times the gradient of the mini-batch's texts to `.grad`. recipe: with micro-batches that fit."""
+        episodes = as_episodes([self._pieces[index] for index in self.chosen(minibatch)], self._roles)
+        self._losses[minibatch] = backward(
+            self._roles, episodes, weight=self._section.weight, tokens_per_microbatch=recipe.train.tokens_per_microbatch
+        )
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Of the step: the mean loss of its texts, in nats a token, before gamma."""
+        return {"ppo/pretraining_loss": sum(self._losses.values()) / len(self._losses)} if self._losses else {}
+
+
+def backward(roles: Roles, texts: Episodes, *, weight: float, tokens_per_microbatch: int) -> float:
+    """Add the gradient of `weight` times the policy's mean loss a token to `.grad`; returns the loss, unweighted."""
+    tokens, total = int(texts.mask.sum()), 0.0
+    for rows in batches_of(roles, texts.sequences, tokens=tokens_per_microbatch):
+        with roles.training_forward():
+            # At temperature 1: it is the model's own distribution that is to be kept, not the one that is sampled.
+            now = token_scores(roles, "policy", texts.select(rows), temperature=1.0, entropy_gradient=False)
+            loss = -now.logprobs.sum() / tokens
+            (weight * loss).backward()
+        total += loss.item()
+    return total

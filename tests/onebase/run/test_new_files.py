@@ -1,0 +1,108 @@
+"""Names of temporary files can be guessed: whatever somebody has put there keeps what it holds."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from data.records import Message, Origin, Prompt
+from data.writing import write
+from evaluation.score_file import write_lines
+from onebase import disk
+from onebase.disk import DiskError
+from onebase.errors import DataError
+from onebase.model.roles import Roles
+from onebase.run import stages
+from onebase.run.checkpoint import Checkpoints, CheckpointSection
+from onebase.run.record import replace_file
+from onebase.tracking import tracker
+
+PROMPT = Prompt((Message("user", "Why?"),), Origin("here", 1))
+THEIRS = "their only copy\n" * 9
+
+
+def shorten(folder: Path) -> None:
+    (folder / "metrics.jsonl").write_text("ours and more")
+    tracker._shorten(folder / "metrics.jsonl", 4)  # pyright: ignore[reportPrivateUsage] - its file is what is tested
+
+
+def probe(folder: Path) -> None:
+    Checkpoints(folder / "checkpoints", CheckpointSection(), recipe={}).probe(4096)
+
+
+WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a record": (".stage.json", lambda folder: replace_file(folder / "stage.json", "{}")),
+    "rows": (".rows.jsonl", lambda folder: write([PROMPT], folder / "rows.jsonl")),
+    "a table": (".rows.parquet", lambda folder: write([PROMPT], folder / "rows.parquet")),
+    "scores": (".scores.jsonl", lambda folder: write_lines(iter([{"score": 1.0}]), folder / "scores.jsonl")),
+    "metrics cut back": (".metrics.jsonl", shorten),
+    "the room for checkpoints": (f".room-{os.getpid()}", probe),
+}
+
+
+@pytest.mark.parametrize("put", [os.symlink, os.link])
+@pytest.mark.parametrize(("name", "work"), WRITERS.values(), ids=WRITERS)
+def test_nothing_is_written_through_a_link(
+    tmp_path: Path, name: str, work: Callable[[Path], object], put: Callable[[Path, Path], None]
+) -> None:
+    theirs, folder = tmp_path / "theirs.txt", tmp_path / "ours"
+    theirs.write_text(THEIRS)
+    folder.mkdir()
+    place = folder / (name if "room" in name else f"{name}.{os.getpid()}")
+    put(theirs, place)
+    work(folder)
+    assert theirs.read_text() == THEIRS
+    assert not os.path.lexists(place)
+
+
+def test_a_link_that_comes_at_the_very_moment_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "theirs.txt").write_text(THEIRS)
+    unlink = Path.unlink
+
+    def quick(path: Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        path.symlink_to(tmp_path / "theirs.txt")
+
+    (tmp_path / "new").touch()
+    monkeypatch.setattr(Path, "unlink", quick)
+    with pytest.raises(FileExistsError):
+        disk.create_file(tmp_path / "new")
+    assert (tmp_path / "theirs.txt").read_text() == THEIRS
+
+
+def test_an_adapter_is_not_handed_over_through_a_link(tmp_path: Path, make_roles: Callable[..., Roles]) -> None:
+    theirs, out = tmp_path / "theirs", tmp_path / "sft"
+    (theirs / "adapter").mkdir(parents=True)
+    (theirs / "adapter" / "adapter_model.safetensors").write_text(THEIRS)
+    out.mkdir()
+    (out / f".handing-over.{os.getpid()}").symlink_to(theirs)
+    roles = make_roles("policy")
+    with pytest.raises(FileExistsError, match="handing-over"):
+        stages._hand_over(roles, "policy", roles.base, out)  # pyright: ignore[reportPrivateUsage] - as above
+    assert [path.name for path in theirs.rglob("*")] == ["adapter", "adapter_model.safetensors"]
+    assert (theirs / "adapter" / "adapter_model.safetensors").read_text() == THEIRS
+
+
+@pytest.mark.parametrize("work", [WRITERS["rows"][1], WRITERS["scores"][1]])
+def test_a_folder_in_the_way_is_told(tmp_path: Path, work: Callable[[Path], object]) -> None:
+    for name in ("rows", "scores"):
+        (tmp_path / f".{name}.jsonl.{os.getpid()}").mkdir()
+    with pytest.raises(DataError, match=r"jsonl: cannot be written \(Is a directory\)"):
+        work(tmp_path)
+
+
+def test_a_disk_that_is_full_is_named_and_nothing_is_left_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "summary.json").write_text("before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(DiskError, match=r"No space left on device: the disk at /\S* has \d+ bytes free"):
+        replace_file(tmp_path / "summary.json", "after")
+    assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
+    assert (tmp_path / "summary.json").read_text() == "before"

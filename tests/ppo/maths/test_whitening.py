@@ -1,0 +1,149 @@
+"""Whitened scores: the moments of a run's scores, and runs that are whitened by them."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from onebase.model.roles import WEIGHTS
+from onebase.recipe import recipes
+from onebase.sequences.episodes import Episodes
+from ppo.maths.whitening import Seen
+from ppo.recipe.recipe import PpoRecipe
+from ppo.rollout import Rollout, shape_scores
+from ppo.scores import RewardError
+from ppo.train import run
+
+SCORES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=9)
+
+
+@settings(max_examples=200, deadline=None)
+@given(batches=st.lists(SCORES, min_size=1, max_size=6))
+def test_moments_batch_by_batch_are_those_of_all_scores_at_once(batches: list[list[float]]) -> None:
+    seen = Seen()
+    for batch in batches:
+        seen = seen.with_more(torch.tensor(batch))
+    together = numpy.array([score for batch in batches for score in batch], dtype=numpy.float64)
+    assert seen.count == len(together)
+    assert seen.mean == pytest.approx(together.mean(), rel=1e-9, abs=1e-9)
+    assert seen.variance == pytest.approx(together.var(), rel=1e-9, abs=1e-7)
+
+
+@settings(max_examples=200, deadline=None)
+@given(batch=SCORES, scale=st.floats(0.5, 20), shift=st.floats(-50, 50))
+def test_whitened_scores_forget_the_scale_and_the_zero_that_they_came_on(
+    batch: list[float], scale: float, shift: float
+) -> None:
+    one = torch.tensor(batch, dtype=torch.float32)
+    # Else the rounding of nearly equal scores is blown up, or the variance's floor is felt.
+    assume(float(one.std(correction=0)) >= 1)
+    first, second = (Seen().with_more(scores).standardised(scores) for scores in (one, one * scale + shift))
+    assert torch.allclose(first, second, atol=1e-3)
+    assert float(first.mean()) == pytest.approx(0, abs=1e-5)
+    assert float(first.std(correction=0)) == pytest.approx(1, abs=1e-5)
+
+
+def test_scores_that_are_all_equal_become_zero() -> None:
+    scores = torch.full((5,), 3.25)
+    assert Seen().with_more(scores).with_more(scores).standardised(scores).tolist() == [0.0] * 5
+
+
+def test_the_state_survives_json_to_the_bit() -> None:
+    seen = Seen().with_more(torch.tensor([0.1, 0.7, -1 / 3])).with_more(torch.tensor([math.pi]))
+    assert Seen.of(json.loads(json.dumps(seen.metrics))) == seen
+    assert Seen.of({}) == Seen()
+
+
+def test_scores_are_whitened_before_they_are_clipped_and_penalised() -> None:
+    rollout = Rollout(
+        episodes=Episodes.of([[5]] * 4, [[6]] * 4, pad_id=0),
+        stopped=torch.tensor([True, True, True, False]),
+        logprobs=torch.zeros(4, 1),
+        reference=torch.zeros(4, 1),
+        values=torch.zeros(4, 1),
+        scores=torch.tensor([100.0, 104.0, 96.0, 100.0]),
+    )
+    recipe = PpoRecipe.model_validate(
+        {
+            "base": {"model": "none"},
+            "parents": {"sft": "sft", "reward": "reward"},
+            "data": [{"source": "builtin:tasks", "split": "rl"}],
+            "reward": {"whiten": True, "clip": 1.0, "eos_penalty": 0.25},
+        }
+    )
+    # Mean 100, variance 8: the second and the third are sqrt(2) away, which the clip makes 1.
+    assert shape_scores(rollout, recipe).tolist() == pytest.approx([0.0, 1.0, -1.0, -0.25])
+    seen = Seen(count=8.0, mean=98.0, variance=16.0)
+    assert shape_scores(rollout, recipe, seen).tolist() == pytest.approx([0.5, 1.0, -0.5, 0.25])
+
+
+@pytest.fixture
+def make_recipe(
+    tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str], PpoRecipe]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sft = finish_run("fp32") / "sft"
+    smoke = Path(__file__).parents[2] / "recipes" / "smoke" / "ppo.yaml"
+
+    def make(out: str, function: str) -> PpoRecipe:
+        terms = f"reward={{terms: [{{kind: function, function: '{function}'}}], whiten: true, eos_penalty: 0}}"
+        given = [
+            *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / out}", "track.wandb=off"),
+            *(f"parents.sft={sft}", "parents.reward=null", "value.kind=shared", "kl.weight=0", "train.episodes=24"),
+            "checkpoint.every_steps=1",
+        ]
+        return recipes.read(smoke, PpoRecipe, [*given, terms])
+
+    return make
+
+
+def test_a_whitened_run_logs_the_moments_of_every_score_so_far(
+    make_recipe: Callable[[str, str], PpoRecipe], tmp_path: Path
+) -> None:
+    (tmp_path / "letters.py").write_text("def reward(prompt, response):\n    return 50 + len(response)\n")
+    recipe = make_recipe("run", "letters:reward")
+    run(recipe)
+    rows = [json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()][1:]
+    assert len(rows) == 3
+    for number, row in enumerate(rows, 1):
+        means = numpy.array([one["ppo/score"] for one in rows[:number]])
+        variances = numpy.array([one["ppo/score_std"] ** 2 for one in rows[:number]])
+        assert row["ppo/score_seen"] == 8 * number
+        assert row["ppo/score_running_mean"] == pytest.approx(means.mean())
+        assert row["ppo/score_running_variance"] == pytest.approx(variances.mean() + means.var(), rel=1e-4)
+        whitened = (row["ppo/score"] - row["ppo/score_running_mean"]) / row["ppo/score_running_variance"] ** 0.5
+        assert row["ppo/reward"] == pytest.approx(whitened, abs=1e-4)
+    assert abs(rows[0]["ppo/reward"]) < 1e-5 < abs(rows[1]["ppo/reward"])
+
+
+def test_a_killed_run_goes_on_to_the_same_bits_where_scores_are_whitened(
+    make_recipe: Callable[[str, str], PpoRecipe], tmp_path: Path
+) -> None:
+    """Ended by its own reward in the third step of three, after two steps' worth of moments."""
+    (tmp_path / "tired.py").write_text(
+        "import pathlib\ncalls = []\ndef reward(prompt, response):\n    calls.append(0)\n"
+        "    if len(calls) == 21 and not pathlib.Path('mended').exists():\n        return None\n"
+        "    return len(response) / 9\n"
+    )
+    broken = make_recipe("broken", "tired:reward")
+    with pytest.raises(RewardError):
+        run(broken)
+    (tmp_path / "mended").touch()
+    run(broken)
+    whole = make_recipe("whole", "tired:reward")
+    run(whole)
+    one, other = (load_file(recipe.out / "adapter" / WEIGHTS) for recipe in (broken, whole))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    last = [json.loads((recipe.out / "metrics.jsonl").read_text().splitlines()[-1]) for recipe in (broken, whole)]
+    kept = [{name: value for name, value in row.items() if "ppo/score" in name} for row in last]
+    assert kept[0] == kept[1]
+    assert kept[0]["ppo/score_seen"] == 24
