@@ -30,8 +30,7 @@ from homes import Home, Table, markdown
 from results import provenance
 
 from evaluation.statistics import clustered, differences
-from onebase.disk import hash_file
-from onebase.run.record import replace_file
+from onebase.files.writing import hash_file, replace_file
 
 DEMO, RIVALS = Path("recipes/demo"), Path("recipes/demo/rivals")
 PROMPTS, DRAWN = 176, 4

@@ -12,10 +12,10 @@ from typing import Any
 
 from data.formats.conversations import DIALOGUE
 from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
-from data.select.splits import FILE_SPLITS, split_of
-from onebase.disk import as_disk_error, create_file
+from data.splits import FILE_SPLITS, split_of
 from onebase.errors import DataError
-from onebase.run.folders import FULL
+from onebase.files.disk import as_disk_error
+from onebase.files.writing import FULL, create_file
 
 BATCH = 1000
 """Rows that are held before they are written to Parquet."""

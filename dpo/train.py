@@ -19,9 +19,9 @@ from trl.trainer.dpo_trainer import DPOTrainer
 
 from data.card import write_card
 from data.chat import Chat, EncodedRanking, Limiter, encode_rankings
-from data.chat.room import require_limits
 from data.records import Ranking
 from data.select.contamination import require_apart
+from data.select.room import require_limits
 from data.select.sources import Loaded
 from data.select.sources import load as load_records
 from dpo.recipe import DpoRecipe, Pairing

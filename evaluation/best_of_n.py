@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from data.chat.conversations import EncodedPrompt
-from data.chat.room import require_room
 from data.records import Prompt
 from data.select.dropped import Dropped
+from data.select.room import require_room
 from data.select.sources import BUILTIN, Source, load, records_of
 from data.writing import row_of
 from evaluation.compare.responses import texts

@@ -8,7 +8,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from onebase.run.record import replace_file
+from onebase.files.writing import replace_file
 
 BLUE, GREY, ORANGE, GREEN, PURPLE = "#3465a4", "#8a8a8a", "#c4660a", "#3a7d34", "#7a4f9a"
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)

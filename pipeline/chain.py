@@ -19,7 +19,7 @@ from typing import Any
 
 from onebase.cli.command import Loader, say
 from onebase.errors import RecipeError
-from onebase.paths import expanded
+from onebase.files.paths import expanded
 from onebase.recipe import recipes
 from onebase.recipe.recipes import Section
 from onebase.run import folders

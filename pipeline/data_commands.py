@@ -12,7 +12,7 @@ import typer
 
 from onebase.cli import command
 from onebase.errors import DataError
-from onebase.paths import expanded
+from onebase.files.paths import expanded
 from onebase.run.folders import require_new
 from onebase.terminal import console, say, show
 
@@ -248,11 +248,11 @@ def _is_for(source: "Source", kind: Any) -> bool:
 def _check(source: "Source", kind: Kind | None) -> int:
     """Print what a file holds and what formats leave out of it; how many defects there are."""
     from data.chat.known_marks import spells_known_mark
+    from data.formats.unread import Unread
     from data.records import prompt_of
     from data.select.dropped import Dropped
     from data.select.mixing import Deduplicator, task_of
     from data.select.sources import records_of
-    from data.select.unread import Unread
 
     dropped, spelling = Dropped(), Dropped()
     chosen = _kind(source, kind)

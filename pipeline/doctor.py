@@ -12,7 +12,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from onebase.paths import expanded
+from onebase.files.paths import expanded
 from onebase.run.record import LIBRARIES
 from onebase.terminal import console
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onebase.cli import command
-from onebase.paths import expanded
+from onebase.files.paths import expanded
 from onebase.run.folders import require_new, require_writable
 from onebase.terminal import say, show
 

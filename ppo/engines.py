@@ -14,8 +14,8 @@ import torch
 from onebase.custom.custom_calls import CallError, call, text_of
 from onebase.errors import CodeError
 from onebase.inference.sampling import Sample
+from onebase.memory import is_out_of_memory
 from onebase.model.roles import Roles
-from onebase.run.memory import is_out_of_memory
 from onebase.sequences.episodes import Episodes
 from onebase.tracking.clock import Clock
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
-from data.chat.room import require_room
 from data.records import Prompt
+from data.select.room import require_room
 from data.select.sources import Loaded
 from data.select.sources import load as load_records
 from evaluation.reward_model import verdict
 from onebase.custom.functions import load_function
-from onebase.inference.ensemble import FIRST, load_members, read_members
+from onebase.inference.ensemble import FIRST
 from onebase.inference.sampling import Engine, sample
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
@@ -22,6 +22,7 @@ from onebase.model.roles import Roles
 from onebase.run import record, stages
 from onebase.run.identity import RunIdentity
 from onebase.run.learning import learning_rate_factor
+from onebase.run.members import load_members, read_members
 from onebase.run.record import DataIdentity, Found
 from onebase.run.stages import Stopwatch
 from onebase.seeding import generator, seed_everything

@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onebase.inference.scoring import TokenScores, token_scores, token_values
+from onebase.memory import Halving
 from onebase.model.roles import Roles
-from onebase.run.memory import Halving
 from onebase.tokens import standardise
 from onebase.tracking.clock import Clock
 from ppo.batch import Batch, Tally, minibatches, parts_of, to_batch

@@ -7,7 +7,8 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from data.select.labelers import LabelersSection
 from data.select.sources import Source
-from onebase.paths import UserPath
+from onebase.files.paths import UserPath
+from onebase.memory import halved
 from onebase.recipe.recipes import (
     BaseSection,
     ChatSection,
@@ -20,7 +21,6 @@ from onebase.recipe.recipes import (
     TrackSection,
 )
 from onebase.run.checkpoint import CheckpointSection
-from onebase.run.memory import halved
 
 
 class ParentsSection(Section):

@@ -23,23 +23,24 @@ from data.chat import (
     encode_demonstrations,
     encode_rankings,
 )
-from data.chat.room import require_limits
 from data.records import Demonstration, Ranking
 from data.select.contamination import require_apart
 from data.select.labelers import divide
+from data.select.room import require_limits
 from data.select.sources import Loaded
 from data.select.sources import load as load_records
 from evaluation.reward_model import heldout
 from evaluation.reward_model.heldout import encode_left_out
 from evaluation.reward_model.pairs import accuracy, of_each_prompt, pairs_of
 from evaluation.reward_model.verdict import recorded, verdict_of
+from onebase.files.writing import canonical, replace_file
 from onebase.inference.rankings import batches_of_rankings, candidate_scores
 from onebase.inference.scoring import score
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.base import Base
 from onebase.model.roles import Roles
-from onebase.run import record, stages
+from onebase.run import stages
 from onebase.run.identity import RunIdentity
 from onebase.run.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
 from onebase.run.record import DataIdentity, Found, StageRecord
@@ -91,7 +92,7 @@ def run(recipe: RewardRecipe) -> StageRecord:
         scale = fit(lambda count: rescale(roles, data.held_out, recipe.halved(count)))
         metrics, report = fit(lambda count: evaluate(roles, data, recipe.halved(count), scale))
         metrics |= {"reward/shift": shift, "reward/scale": scale}
-        record.replace_file(recipe.out / "report.json", record.canonical(report))
+        replace_file(recipe.out / "report.json", canonical(report))
         tracker.log(steps(data.training, recipe), metrics)
         show_samples(roles, data.held_out, recipe.halved(session.halving.count), tracker)
         finished = stages.finish(

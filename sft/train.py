@@ -14,9 +14,9 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from data.card import write_card
 from data.chat import IGNORED, Chat, EncodedDemonstration, Limiter, encode_demonstrations
-from data.chat.room import require_limits
 from data.records import Demonstration
 from data.select.contamination import require_apart
+from data.select.room import require_limits
 from data.select.sources import Loaded
 from data.select.sources import load as load_records
 from evaluation.compare.responses import likeliest

@@ -72,8 +72,8 @@ def run_stage(stage: str, arguments: Sequence[str]) -> int:
 
 def limit_at_first_fit(allowed: int | None) -> Callable[[], int]:
     """From the first work that may be halved on, `allowed` bytes more; returns what there was then."""
+    from onebase.memory import Halving
     from onebase.model import products
-    from onebase.run.memory import Halving
 
     # It compiles for each shape, in address space of its own, and is not needed where that is short: what would run
     # out with it might fit without it.

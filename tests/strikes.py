@@ -105,7 +105,7 @@ def run_stage(stage: str, command: Sequence[str], log: Path, *prepare: Callable[
 
 def weaken(home: Path) -> None:
     """The control: from now on, in this process, no file in `home` is verified and nothing is synced."""
-    from onebase.run.record import hash_file
+    from onebase.files.writing import hash_file
 
     def unchecked(path: Path) -> str:
         return "unchecked" if home in path.parents else hash_file(path)

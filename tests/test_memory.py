@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from onebase.run.memory import Halving, TooLargeError, halved, is_out_of_memory
+from onebase.memory import Halving, TooLargeError, halved, is_out_of_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("sft", "reward", "ppo", "dpo")

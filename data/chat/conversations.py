@@ -2,7 +2,8 @@
 
 A prompt is rendered with the template's generation prompt; a response is what the template renders behind it, up to the
 token that closes an assistant's turn, which is always learned (`data.chat.turns`). Nothing follows that token:
-templates that print a line break behind it do so for the next turn. Control tokens come from the template alone (`data.chat.marks`).
+templates that print a line break behind it do so for the next turn. Control tokens come from the template alone
+(`data.chat.marks`).
 """
 
 import hashlib

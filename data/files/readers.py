@@ -73,7 +73,7 @@ def _check_header(names: Sequence[str], path: Path) -> None:
 def read_parquet(path: Path, *, longest: int = LONGEST_LINE, report: Report | None = None) -> Numbered:
     """Rows numbered from 1, read in batches. Times and decimals come as text; binary columns are left out.
 
-    A file that would take far more memory than its length is refused (`data.files.parquet`). So is a row over `longest`.
+    Refused: a file that would take far more memory than its length (`data.files.parquet`), and a row over `longest`.
     """
     import pyarrow
     import pyarrow.parquet

@@ -26,8 +26,8 @@ from data.formats.format import Format, Numbered, Options, Outcome, Row, Skipped
 from data.formats.grouped import require_object
 from data.formats.meaning import check_row
 from data.formats.serialised import unpacked
+from data.formats.unread import Unread
 from data.records import Demonstration, Origin, Prompt, Ranking
-from data.select.unread import Unread
 from onebase.errors import DataError
 
 K = TypeVar("K", Prompt, Demonstration, Ranking)

@@ -15,12 +15,12 @@ from pydantic import Field, PositiveInt, field_validator
 from data.files.lines import LONGEST_LINE
 from data.files.readers import READERS, reader_of
 from data.formats import table
+from data.formats.unread import Unread
 from data.records import Demonstration, Prompt, Ranking, Record, fingerprint, prompt_of
 from data.select.contamination import ContaminationSection, Evaluation, clean
 from data.select.dropped import Dropped
 from data.select.mixing import Dedupe, Deduplicator, capped, mixed, seeded_order
-from data.select.splits import FILE_SPLITS, split_of
-from data.select.unread import Unread
+from data.splits import FILE_SPLITS, split_of
 from onebase.errors import DataError
 from onebase.recipe.recipes import Section
 from onebase.run.record import DataIdentity

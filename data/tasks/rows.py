@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from random import Random
 
 from data.records import Message, Origin, Prompt
-from data.select.splits import split_of
+from data.splits import split_of
 from data.tasks import answers, forms
 from data.tasks.family import Draw, Family
 from onebase.seeding import stream

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from data.chat.conversations import Chat, EncodedPrompt, Limiter, encode_prompts
-from data.chat.room import require_pieces, require_room
-from data.chat.texts import Piece, load_pieces
 from data.records import Prompt, conversation_of
+from data.select.room import require_pieces, require_room
 from data.select.sources import load as load_records
+from data.select.texts import Piece, load_pieces
 from evaluation.compare import run_plots, summary
 from evaluation.compare.grades import check
 from evaluation.compare.language import as_episodes, piece_losses, piece_tokens
@@ -24,13 +24,14 @@ from evaluation.compare.responses import Responder, adapter_sha256, texts
 from evaluation.reward_model import verdict
 from evaluation.statistics import Estimate, clustered, differences, ratio
 from onebase.errors import RecordError
+from onebase.files.writing import canonical, replace_file
 from onebase.inference.scoring import kl_between, score
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.base import Base
 from onebase.model.roles import Roles
 from onebase.run import folders, record, stages
-from onebase.run.record import DataIdentity, Found, replace_file
+from onebase.run.record import DataIdentity, Found
 from onebase.run.stages import Stopwatch
 from onebase.tracking.tracker import METRICS, Tracker
 
@@ -159,8 +160,8 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
         device=str(base.device),
     )
     write_answers(comparison, folder / "answers.jsonl")
-    replace_file(recipe.out / "lineage.json", record.canonical(summary.lineage(parents, recipe.out)))
-    replace_file(recipe.out / "summary.json", record.canonical(content))
+    replace_file(recipe.out / "lineage.json", canonical(summary.lineage(parents, recipe.out)))
+    replace_file(recipe.out / "summary.json", canonical(content))
     trained = {name: (found.record.stage, found.folder) for name, found in parents.items()}
     run_plots.write(content, trained, recipe.out / "plots")
     log(comparison, content, recipe, folder)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from data.chat.texts import Piece
+from data.select.texts import Piece
 from onebase.inference.scoring import logprobs
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Episodes

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from pydantic import Field, PositiveInt, field_validator
 
-from data.chat.texts import TextSource
 from data.select.sources import Source
-from onebase.paths import UserPath
+from data.select.texts import TextSource
+from onebase.files.paths import UserPath
 from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
 
 

@@ -9,11 +9,11 @@ import torch
 
 from data.chat.conversations import Chat
 from onebase.errors import RecordError
+from onebase.files.json_file import read_object
+from onebase.files.writing import canonical, replace_file
 from onebase.inference.sampling import sample
-from onebase.json_file import read_object
 from onebase.model.roles import Roles
 from onebase.run.identity import versions
-from onebase.run.record import canonical, replace_file
 from onebase.run.stage_files import NEEDED
 from onebase.seeding import generator, stream
 from onebase.sequences.episodes import Episodes

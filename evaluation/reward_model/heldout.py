@@ -31,7 +31,8 @@ from evaluation.reward_model.pairs import ScoredRanking
 from evaluation.reward_model.report import ScoredDemonstration, build
 from evaluation.reward_model.verdict import verdict_of, warn
 from onebase.errors import DataError, InputError, RecordError
-from onebase.inference.ensemble import FIRST, CombineSection, Ensemble, load_members, read_members
+from onebase.files.writing import canonical, replace_file
+from onebase.inference.ensemble import FIRST, CombineSection, Ensemble
 from onebase.inference.rankings import Candidates
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
@@ -39,6 +40,7 @@ from onebase.model.roles import Roles
 from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.run import record, same_chat, stages
 from onebase.run.folders import require_replaceable, require_writable
+from onebase.run.members import load_members, read_members
 from onebase.run.record import Found
 from onebase.terminal import say
 
@@ -191,7 +193,7 @@ def evaluate(
     if len(model.members) > 1:
         report["ensemble"]["stages_sha256"] = {name: found.sha256 for name, found in model.members.items()}
     out.mkdir(parents=True, exist_ok=True)
-    record.replace_file(out / "report.json", record.canonical(report))
+    replace_file(out / "report.json", canonical(report))
     plots.write(report, out)
     return report
 

@@ -20,8 +20,9 @@ from typing import Any, NamedTuple, NoReturn, cast
 from pydantic import ValidationError
 
 from onebase.cli import threads
-from onebase.disk import DiskError, as_disk_error
 from onebase.errors import CodeError, InputError, RecordError
+from onebase.files.disk import DiskError, as_disk_error
+from onebase.files.writing import move_aside
 from onebase.recipe import recipes
 from onebase.recipe.differences import differences, told
 from onebase.recipe.recipes import Section
@@ -215,7 +216,7 @@ def _make_way(stage: str, out: Path, restart: bool) -> None:
     session.hold(out)
     if not restart and session.is_resumable(out):
         return
-    aside = folders.move_aside(out)
+    aside = move_aside(out)
     if not restart:
         say(f"{out} held an unfinished run without a checkpoint, now in {aside}; stage {stage} starts anew.")
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from onebase.disk import hash_file
+from onebase.files.writing import hash_file
 
 _HOME = Path(__file__).resolve().parent.parent
 _OURS = ("onebase", "data", "evaluation", "sft", "reward", "ppo", "dpo", "pipeline")

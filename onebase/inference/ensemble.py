@@ -9,10 +9,9 @@ A member is one adapter and one head; the base is there once. The first member's
 Shapes: M = members, B = responses.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,11 +19,9 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from onebase.errors import RecordError
 from onebase.inference.scoring import score
 from onebase.model.roles import Roles
 from onebase.recipe.recipes import Section
-from onebase.run.record import Found
 
 FIRST = "reward"
 
@@ -104,28 +101,6 @@ class Ensemble:
 def member_names(count: int) -> tuple[str, ...]:
     """reward, reward_2, reward_3 ..."""
     return (FIRST, *(f"{FIRST}_{number}" for number in range(2, count + 1)))
-
-
-def read_members(folders: Sequence[Path], read: Callable[[Path], Found]) -> dict[str, Found]:
-    """The finished reward stages by role, each read and verified by `read`; RecordError when one is given twice."""
-    found: dict[str, Found] = {}
-    for name, folder in zip(member_names(len(folders))[: len(folders)], folders, strict=True):
-        one = read(folder)
-        twin = next((other for other in found.values() if other.sha256 == one.sha256), None)
-        if twin is not None:
-            raise RecordError(
-                f"parents.reward: {folder} is the stage that {twin.folder} is, and copies always agree. "
-                "Train another one (with another seed), or remove it."
-            )
-        found[name] = one
-    return found
-
-
-def load_members(roles: Roles, members: Mapping[str, Found]) -> Roles:
-    """An adapter and a head for each member, on the base that is there."""
-    for name, found in members.items():
-        roles.load(name, found.adapter)
-    return roles
 
 
 def member_scores(

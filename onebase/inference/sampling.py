@@ -1,8 +1,8 @@
 """Sampling responses with the log-probabilities of the sampled tokens kept.
 
 In slots (`onebase.inference.decoding`), or in padded batches for models that take no packed rows. No top-k, no
-top-p: the log-probability of a token is that of the distribution it was drawn from, else the KL to the reference would come out
-wrong, and often negative.
+top-p: the log-probability of a token is that of the distribution it was drawn from, else the KL to the reference would
+come out wrong, and often negative.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ from typing import Any
 from peft import LoraConfig
 
 from onebase.errors import RecordError
-from onebase.json_file import read_object
+from onebase.files.json_file import read_object
 from onebase.model.tensor_file import read_shapes
 
 CONFIG = "adapter_config.json"

@@ -26,11 +26,12 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from onebase.errors import BaseError
+from onebase.files.writing import hash_file
+from onebase.memory import is_out_of_memory
 from onebase.model import loaded, model_folder, template_files, vocabulary, weights, wheels
 from onebase.model.architecture import Reach, attention_of, reach_of, trunk_of
+from onebase.model.identity import BaseIdentity, TokenizerIdentity
 from onebase.recipe.recipes import BaseSection, ChatSection
-from onebase.run.memory import is_out_of_memory
-from onebase.run.record import BaseIdentity, TokenizerIdentity, hash_file
 from onebase.terminal import say
 
 PAD_TOKENS = (

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from onebase.errors import RecordError
-from onebase.json_file import parse_object
+from onebase.files.json_file import parse_object
 
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Of a number of each kind that a weight may be."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onebase.errors import BaseError
-from onebase.run.folders import move_aside
+from onebase.files.writing import move_aside
 from onebase.terminal import say
 
 PREFIX = "pypi:"

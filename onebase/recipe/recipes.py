@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 from pydantic_core import ErrorDetails
 
 from onebase.errors import RecipeError
-from onebase.paths import UserPath
+from onebase.files.paths import UserPath
 from onebase.terminal import printable
 
 LARGEST_COUNT = 10**12

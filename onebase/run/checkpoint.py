@@ -31,13 +31,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from onebase.disk import as_disk_error, create_file, sync
 from onebase.errors import InputError, RecordError
-from onebase.json_file import read_object
+from onebase.files.disk import as_disk_error
+from onebase.files.json_file import read_object
+from onebase.files.writing import canonical, create_file, free_name, hash_file, sync
 from onebase.recipe.differences import differences, told
 from onebase.recipe.recipes import UNCOUNTED, Section
-from onebase.run.folders import MANIFEST, free_name, step_folders
-from onebase.run.record import canonical, hash_file
+from onebase.run.folders import MANIFEST, step_folders
 from onebase.terminal import say
 
 SCHEMA = 1

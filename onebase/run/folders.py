@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from onebase.errors import InputError
-from onebase.run.record import FILE, canonical, hash_file, replace_file
-from onebase.terminal import say
+from onebase.files.writing import FULL, canonical, hash_file, replace_file
+from onebase.run.record import FILE
 
 SCHEMA = 1
 MARK = ".onebase.json"
@@ -40,9 +40,6 @@ COMPARISON = ("summary.json", "plots", "evaluation/metrics.jsonl", "evaluation/s
 """Of these what a comparison writes last, so that none is there without summary.json."""
 LOCK = re.compile(r"\..+\.lock")
 """Name of the lock beside a stage's folder."""
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""No fault of the folder that was given."""
 
 
 @contextlib.contextmanager
@@ -265,27 +262,3 @@ def what_follows(out: Path, *, restart: bool) -> str:
     if found is None:
         return "no checkpoint was written yet, so the same command starts anew"
     return f"{command} goes on from the last checkpoint, {found}"
-
-
-# --- out of the way -----------------------------------------------------------------------------------------------
-
-
-def move_aside(path: Path) -> Path:
-    """Rename a file or folder of ours to the first free `<name>.old-<number>` beside it, which is returned."""
-    aside = free_name(path)
-    try:
-        os.rename(path, aside)
-    except OSError as error:
-        if error.errno in FULL:
-            raise
-        raise InputError(f"{path}: cannot be moved to {aside} ({error.strerror}). Move it by hand.") from None
-    say(f"{path}: what was there is now in {aside}")
-    return aside
-
-
-def free_name(path: Path) -> Path:
-    """The first `<name>.old-<number>` beside it that is not there yet."""
-    number = 1
-    while os.path.lexists(aside := path.with_name(f"{path.name}.old-{number}")):
-        number += 1
-    return aside

@@ -21,16 +21,9 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from onebase.errors import RecordError
-from onebase.run.record import (
-    BaseIdentity,
-    DataIdentity,
-    RunPart,
-    StageRecord,
-    TokenizerIdentity,
-    canonical,
-    git_state,
-    replace_file,
-)
+from onebase.files.writing import canonical, replace_file
+from onebase.model.identity import BaseIdentity, TokenizerIdentity
+from onebase.run.record import DataIdentity, RunPart, StageRecord, git_state
 from onebase.terminal import say
 
 COMPUTES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "tokenizers", "numpy")

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from onebase.errors import RecordError
+from onebase.memory import is_out_of_memory
 from onebase.model.roles import Roles
 from onebase.recipe.recipes import Schedule
-from onebase.run.memory import is_out_of_memory
 
 OTHER_BYTES = 1 << 20
 """Random number generators, names and numbers of a checkpoint, at most."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from onebase.errors import RecordError
-from onebase.json_file import read_object
+from onebase.files.json_file import read_object
 
 FILE = "stage.json"
 ADAPTER = "adapter_config.json"

@@ -4,9 +4,7 @@ Stages meet on disk and nowhere else. A child reads its parents' records and ver
 loads a weight: files by hash, base and tokenizer by fingerprint, grandparents as well. Nothing is guessed.
 """
 
-import contextlib
 import hashlib
-import json
 import math
 import os
 import subprocess
@@ -19,9 +17,10 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from onebase.disk import as_disk_error, create_file, hash_file, sync
 from onebase.errors import RecordError
-from onebase.json_file import read_object, short_path
+from onebase.files.json_file import read_object, short_path
+from onebase.files.writing import canonical, hash_file, replace_file
+from onebase.model.identity import BaseIdentity, TokenizerIdentity
 from onebase.recipe.recipes import Section
 from onebase.run import nearby
 from onebase.run.stage_files import require_unchanged
@@ -33,28 +32,6 @@ GENERATIONS = 100
 ANCESTORS = 1000
 FILE = "stage.json"
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "wandb")
-
-
-class BaseIdentity(Section):
-    """Which frozen model, exactly: two bases of the same shape differ in their weights' hash."""
-
-    model: str
-    revision: str | None
-    quantization: str
-    config_sha256: str
-    weights_sha256: str
-    vocabulary: int
-    hidden_layers: int
-
-
-class TokenizerIdentity(Section):
-    """Which tokens a conversation becomes."""
-
-    tokenizer_sha256: str
-    template_sha256: str
-    """Of the chat template and the system message."""
-    pad_id: int
-    stop_ids: list[int]
 
 
 class ParentLink(Section):
@@ -168,30 +145,6 @@ def _text_of(record: StageRecord) -> str:
 def sha256_of(record: StageRecord) -> str:
     """Of the `stage.json` that it is written to."""
     return hashlib.sha256(_text_of(record).encode()).hexdigest()
-
-
-def replace_file(target: Path, text: str) -> None:
-    """Write through a temporary sibling, so that a reader (or a power cut) sees the old file or the whole new one."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        with os.fdopen(create_file(temporary), "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
-        sync(target.parent)
-    except OSError as error:
-        told = as_disk_error(error, target.parent)  # while what was written still takes its room
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        if told is None:
-            raise
-        raise told from error
-
-
-def canonical(content: Any) -> str:
-    """JSON with sorted keys, so that equal content has equal bytes."""
-    return json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def create(

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from itertools import zip_longest
 
 from onebase.errors import RecordError
-from onebase.json_file import read_object
+from onebase.files.json_file import read_object
 from onebase.model import base as bases
+from onebase.model.identity import TokenizerIdentity
 from onebase.recipe.differences import ABSENT, both_shown
 from onebase.recipe.recipes import BaseSection, ChatSection
 from onebase.run import record
-from onebase.run.record import Found, TokenizerIdentity
+from onebase.run.record import Found
 
 TEMPLATE = "tokenizer/chat_template.jinja"
 """Where transformers writes a template; older versions had it in tokenizer_config.json."""

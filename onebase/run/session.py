@@ -24,16 +24,16 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from onebase.disk import as_disk_error
 from onebase.errors import DivergedError, EndedError, InputError, RecordError
+from onebase.files.disk import as_disk_error
+from onebase.files.writing import replace_file
+from onebase.memory import Halving
 from onebase.recipe.recipes import PARENTS, TrackSection
 from onebase.run import folders
 from onebase.run.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
 from onebase.run.identity import FAILURE, RunIdentity, note_failure
 from onebase.run.interruption import Interrupted, answered, leave_next, say_stopping
 from onebase.run.learning import restoring
-from onebase.run.memory import Halving
-from onebase.run.record import replace_file
 from onebase.terminal import say
 from onebase.tracking.tracker import Tracker
 

@@ -13,9 +13,9 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from onebase.disk import hash_file
 from onebase.errors import RecordError
-from onebase.json_file import short_path
+from onebase.files.json_file import short_path
+from onebase.files.writing import hash_file
 
 HANDED_ON = ("adapter", "tokenizer")
 NEEDED = ("adapter/adapter_config.json", "adapter/adapter_model.safetensors")

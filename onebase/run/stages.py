@@ -15,16 +15,17 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from onebase.custom.function_source import source_sha256
-from onebase.disk import sync
 from onebase.errors import InputError
+from onebase.files.writing import move_aside, sync
 from onebase.model import base as bases
 from onebase.model.base import Base
+from onebase.model.identity import BaseIdentity, TokenizerIdentity
 from onebase.model.roles import Roles
 from onebase.recipe.recipes import BaseSection, ChatSection, Section, TrackSection
-from onebase.run import folders, record, same_chat
+from onebase.run import record, same_chat
 from onebase.run.checkpoint import CheckpointSection
 from onebase.run.identity import RunIdentity
-from onebase.run.record import BaseIdentity, DataIdentity, Found, Resources, StageRecord, TokenizerIdentity
+from onebase.run.record import DataIdentity, Found, Resources, StageRecord
 from onebase.run.same_chat import ChatTexts
 from onebase.run.session import Session
 from onebase.run.stage_files import quoted_files
@@ -221,7 +222,7 @@ def _hand_over(roles: Roles, role: str, base: Base, out: Path) -> list[Path]:
         base.tokenizer.save_pretrained(half / "tokenizer")
         for name in ("adapter", "tokenizer"):
             if os.path.lexists(out / name):  # no part of this run: it would be handed on as if it were
-                folders.move_aside(out / name)
+                move_aside(out / name)
             os.rename(half / name, out / name)
         sync(out)
     finally:

@@ -17,10 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from onebase.disk import create_file, sync
 from onebase.errors import RecordError
+from onebase.files.writing import create_file, move_aside, sync
 from onebase.recipe.recipes import TrackSection
-from onebase.run.folders import move_aside
 from onebase.terminal import say
 from onebase.tracking.dashboard import Dashboard, DashboardLostError, is_wanted
 

@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from onebase.memory import halved
 from onebase.model.roles import Roles
 from onebase.run.checkpoint import random_state
 from onebase.run.learning import learning_state, restore_learning, restore_weights, restoring
-from onebase.run.memory import halved
 from onebase.run.session import Session
 from onebase.trl.reports import latest, report_of
 

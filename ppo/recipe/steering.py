@@ -4,8 +4,8 @@ from typing import Annotated
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from data.chat.texts import TextSource
 from data.select.sources import Source
+from data.select.texts import TextSource
 from onebase.custom.functions import DOTTED
 from onebase.recipe.recipes import Section, Temperature
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.chat.conversations import Chat, EncodedPrompt, Limiter, encode_prompts
-from data.chat.room import require_pieces, require_room
-from data.chat.texts import Piece, load_pieces
 from data.records import Prompt
 from data.select.contamination import require_apart
+from data.select.room import require_pieces, require_room
 from data.select.sources import load as load_records
+from data.select.texts import Piece, load_pieces
 from evaluation.compare.grades import check
 from evaluation.compare.language import as_episodes, lm_loss
 from evaluation.compare.responses import texts

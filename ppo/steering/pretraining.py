@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import torch
 
-from data.chat.texts import Piece
+from data.select.texts import Piece
 from evaluation.compare.language import as_episodes
 from onebase.inference.scoring import batches_of, token_scores
 from onebase.model.roles import Roles

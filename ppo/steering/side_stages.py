@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from onebase.disk import sync
 from onebase.errors import RecordError
+from onebase.files.writing import move_aside, sync
 from onebase.model.base import Base
 from onebase.model.roles import Roles
 from onebase.run import folders, record
@@ -84,7 +84,7 @@ def _remove(aside: Path) -> None:
     if folders.stage_of(aside) is not None and not aside.is_symlink():
         shutil.rmtree(aside, ignore_errors=True)
     elif os.path.lexists(aside):
-        folders.move_aside(aside)
+        move_aside(aside)
 
 
 def stands(folder: Path, metrics: Mapping[str, float]) -> bool:

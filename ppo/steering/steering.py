@@ -22,13 +22,13 @@ from typing import Any
 import torch
 
 from data.chat.conversations import Chat, EncodedPrompt
-from data.chat.room import require_pieces
-from data.chat.texts import Piece, load_pieces
+from data.select.room import require_pieces
+from data.select.texts import Piece, load_pieces
 from onebase.errors import DataError, RecordError
+from onebase.memory import Halving
 from onebase.model import base as bases
 from onebase.model.roles import Roles
 from onebase.run.learning import restore_weights
-from onebase.run.memory import Halving
 from onebase.run.record import DataIdentity
 from onebase.tracking.clock import Clock
 from onebase.tracking.tracker import Tracker

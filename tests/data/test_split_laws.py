@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from data.records import Demonstration, normalised, prompt_of
 from data.select.dropped import Dropped
 from data.select.sources import Source, load, records_of
-from data.select.splits import FILE_SPLITS
+from data.splits import FILE_SPLITS
 from data.writing import write_splits
 from onebase.errors import DataError
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from onebase.files.writing import hash_file
 from onebase.run import record
-from onebase.run.record import hash_file
 from pipeline.stages import PARENTS
 
 Stage = Callable[..., tuple[int, str]]

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from onebase.run.record import hash_file
+from onebase.files.writing import hash_file
 
 Stage = Callable[..., tuple[int, str]]
 

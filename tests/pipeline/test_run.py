@@ -16,6 +16,7 @@ from evaluation.compare.recipe import CompareRecipe
 from evaluation.compare.responses import Responder, adapter_sha256
 from onebase.cli.command import main as stage_main
 from onebase.errors import RecipeError, RecordError
+from onebase.files.writing import hash_file
 from onebase.inference.scoring import score
 from onebase.model import base as bases
 from onebase.recipe import recipes
@@ -80,9 +81,7 @@ def test_a_data_card_of_what_was_trained_on_lies_beside_every_record(finished_ru
 
 
 def test_each_stage_trains_its_adapter_and_leaves_its_parents_alone(finished_run: Path) -> None:
-    hashes = {
-        stage: record.hash_file(finished_run / stage / "adapter" / "adapter_model.safetensors") for stage in STAGES
-    }
+    hashes = {stage: hash_file(finished_run / stage / "adapter" / "adapter_model.safetensors") for stage in STAGES}
     assert len(set(hashes.values())) == len(STAGES)
     recorded = record.read(finished_run / "sft").record.files["adapter/adapter_model.safetensors"]
     assert hashes["sft"] == recorded

@@ -15,11 +15,11 @@ import torch
 from onebase.errors import RecipeError
 from onebase.inference.decoding import draw
 from onebase.inference.scoring import token_values
+from onebase.memory import Halving
 from onebase.model import base as bases
 from onebase.model.roles import Roles
 from onebase.recipe import recipes
 from onebase.run.interruption import Interrupted
-from onebase.run.memory import Halving
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
 from ppo import train

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from onebase.errors import InputError, RecordError
+from onebase.files.writing import hash_file
 from onebase.inference.scoring import score
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
 from onebase.recipe import recipes
-from onebase.run.record import hash_file
 from onebase.seeding import generator
 from pipeline import chain
 from ppo import train as ppo_train

@@ -16,12 +16,12 @@ from data.records import Prompt
 from data.select.sources import Source, load
 from onebase.custom.functions import load_function
 from onebase.errors import RecipeError, RecordError
+from onebase.memory import Halving
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
 from onebase.recipe import recipes
 from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection
 from onebase.run.interruption import Interrupted
-from onebase.run.memory import Halving
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
 from ppo.recipe.recipe import PpoRecipe

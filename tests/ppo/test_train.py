@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from onebase.errors import RecipeError
 from onebase.inference.scoring import score
+from onebase.memory import Halving
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
 from onebase.recipe import recipes
 from onebase.run.learning import OTHER_BYTES, state_bytes
-from onebase.run.memory import Halving
 from onebase.seeding import generator
 from ppo import train
 from ppo.batch import minibatches, to_batch

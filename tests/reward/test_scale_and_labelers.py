@@ -17,6 +17,7 @@ from data.writing import row_of
 from evaluation import score_file
 from evaluation.reward_model import heldout
 from onebase.errors import InputError
+from onebase.files.writing import hash_file
 from onebase.inference.scoring import score
 from onebase.model import base as bases
 from onebase.model.roles import HEAD, WEIGHTS, Roles
@@ -97,7 +98,7 @@ def test_the_divisor_is_stored_with_the_head_and_nothing_else_is_changed(twins: 
     plain, unit = (load_file(folder / "adapter" / HEAD) for folder in (twins.none, twins.unit))
     for name, tensor in plain.items():
         assert torch.equal(unit[name], tensor / divisor)
-    assert record.hash_file(twins.none / "adapter" / WEIGHTS) == record.hash_file(twins.unit / "adapter" / WEIGHTS)
+    assert hash_file(twins.none / "adapter" / WEIGHTS) == hash_file(twins.unit / "adapter" / WEIGHTS)
     assert twins.metrics("none")["reward/scale"] == 1.0
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from data.formats.meaning import ADJECTIVES, GROUPS, group_of
 from data.formats.table import FORMATS, build_all
+from data.formats.unread import DISTINCT, Unread
 from data.records import Demonstration, Message, Prompt, Ranking, Record
-from data.select.unread import DISTINCT, Unread
 from onebase.errors import DataError
 
 ASKED, ANSWERED = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}

@@ -10,7 +10,7 @@ import pytest
 
 from data.records import Message, Origin, Prompt, Ranking, normalised
 from data.select.sources import Source, load
-from data.select.splits import split_of
+from data.splits import split_of
 from data.tasks import flaws, generate
 from data.tasks.checks import grade
 from data.tasks.families.catalogue import FAMILIES, HELD_OUT, TRAINED

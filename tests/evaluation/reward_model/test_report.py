@@ -19,7 +19,7 @@ from evaluation.reward_model.calibration import calibration
 from evaluation.reward_model.pairs import ScoredRanking, accuracy, cells_by, pairs_of
 from evaluation.reward_model.report import ScoredDemonstration, best_of_n, build, kendall_tau_b, quality
 from evaluation.statistics import bootstrap
-from onebase.run import record
+from onebase.files.writing import canonical
 
 NUMBERS = itertools.count()
 
@@ -364,7 +364,7 @@ def test_a_shift_of_the_scores_changes_only_what_shows_scores(shift: float) -> N
 
 def test_the_report_is_json_without_nan_and_the_same_each_time() -> None:
     demonstrations = [ScoredDemonstration(score=0.0)]
-    text = record.canonical(report(demonstrations=demonstrations))
+    text = canonical(report(demonstrations=demonstrations))
     assert json.loads(text) == report(demonstrations=demonstrations)
 
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from onebase.disk import DiskError
 from onebase.errors import RecordError
+from onebase.files.disk import DiskError
 from onebase.run import checkpoint as checkpoints
 from onebase.run.checkpoint import Checkpoints, CheckpointSection, random_state, set_random_state
 

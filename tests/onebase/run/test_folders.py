@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from onebase.cli.command import Stage, guarded, run_stage
-from onebase.disk import as_disk_error
 from onebase.errors import CodeError, InputError, RecordError
-from onebase.paths import expanded
+from onebase.files.disk import as_disk_error
+from onebase.files.paths import expanded
+from onebase.files.writing import move_aside
 from onebase.recipe.recipes import Section, TrackSection
 from onebase.run import folders
 from onebase.run.checkpoint import Checkpoints, CheckpointSection
 from onebase.run.folders import (
     claim,
     is_free,
-    move_aside,
     require_new,
     require_own,
     require_replaceable,

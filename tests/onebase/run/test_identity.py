@@ -16,12 +16,13 @@ import torch
 
 from onebase.custom.function_source import source_sha256
 from onebase.errors import InputError, RecordError
+from onebase.model.identity import BaseIdentity, TokenizerIdentity
 from onebase.recipe.recipes import TrackSection
 from onebase.run import identity as identities
 from onebase.run.checkpoint import CheckpointSection
 from onebase.run.identity import FAILURE, RunIdentity
 from onebase.run.interruption import Interrupted
-from onebase.run.record import BaseIdentity, DataIdentity, TokenizerIdentity
+from onebase.run.record import DataIdentity
 from onebase.run.session import Session
 
 HASHES = {letter: letter * 64 for letter in "abcdef"}

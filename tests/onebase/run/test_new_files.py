@@ -10,13 +10,13 @@ import pytest
 from data.records import Message, Origin, Prompt
 from data.writing import write
 from evaluation.score_file import write_lines
-from onebase import disk
-from onebase.disk import DiskError
 from onebase.errors import DataError
+from onebase.files import writing
+from onebase.files.disk import DiskError
+from onebase.files.writing import replace_file
 from onebase.model.roles import Roles
 from onebase.run import stages
 from onebase.run.checkpoint import Checkpoints, CheckpointSection
-from onebase.run.record import replace_file
 from onebase.tracking import tracker
 
 PROMPT = Prompt((Message("user", "Why?"),), Origin("here", 1))
@@ -68,7 +68,7 @@ def test_a_link_that_comes_at_the_very_moment_is_an_error(tmp_path: Path, monkey
     (tmp_path / "new").touch()
     monkeypatch.setattr(Path, "unlink", quick)
     with pytest.raises(FileExistsError):
-        disk.create_file(tmp_path / "new")
+        writing.create_file(tmp_path / "new")
     assert (tmp_path / "theirs.txt").read_text() == THEIRS
 
 

@@ -9,7 +9,7 @@ import torch
 from torch.optim.lr_scheduler import ConstantLR
 
 from data.chat.conversations import Chat
-from data.chat.texts import MANUAL, TextSource, cut, load_pieces
+from data.select.texts import MANUAL, TextSource, cut, load_pieces
 from evaluation.compare.language import as_episodes, lm_loss, piece_losses, piece_tokens
 from onebase.errors import DataError
 from onebase.inference.scoring import logprobs

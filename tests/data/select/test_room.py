@@ -3,8 +3,8 @@
 import pytest
 
 from data.chat.conversations import EncodedPrompt
-from data.chat.room import require_limits, require_pieces, require_room
 from data.records import Message, Origin, Prompt
+from data.select.room import require_limits, require_pieces, require_room
 from onebase.errors import DataError, RecipeError
 from onebase.model.architecture import Reach
 from onebase.recipe.recipes import LimitsSection

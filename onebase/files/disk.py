@@ -1,8 +1,6 @@
 """Files that reach the disk, and disks that fail or are full: which one it is, and how many bytes it has left."""
 
-import contextlib
 import errno
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -71,29 +69,3 @@ def free_bytes(folder: Path) -> int:
     """Bytes that the disk of `folder` has left for this user."""
     found = os.statvfs(mount_point(folder))
     return found.f_bavail * found.f_frsize
-
-
-def hash_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def create_file(path: Path) -> int:
-    """A descriptor to write a new file of this name, never through a link: somebody who may write into the folder can
-    guess the names of our temporary files. What a process that was killed has left under this name is removed.
-
-    FileExistsError where something is put there at this very moment.
-    """
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
-
-
-def sync(path: Path) -> None:
-    """Make sure that a file or folder is on the disk and not only on its way there."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from data.chat.conversations import EncodedPrompt
-from data.chat.texts import Piece
+from data.select.texts import Piece
 from onebase.errors import DataError, RecipeError
 from onebase.model.architecture import Reach
 from onebase.recipe.recipes import LimitsSection

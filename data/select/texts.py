@@ -17,7 +17,7 @@ from data.records import Demonstration, Message, Origin, Prompt, fingerprint
 from data.select.dropped import Dropped
 from data.select.mixing import seeded_order
 from data.select.sources import Source, identify, load, rows_of_hub
-from data.select.splits import FILE_SPLITS, split_of
+from data.splits import FILE_SPLITS, split_of
 from onebase.errors import DataError
 from onebase.run.record import DataIdentity
 from onebase.terminal import say

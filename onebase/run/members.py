@@ -1,0 +1,31 @@
+"""The finished reward stages that an ensemble is made of."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from onebase.errors import RecordError
+from onebase.inference.ensemble import member_names
+from onebase.model.roles import Roles
+from onebase.run.record import Found
+
+
+def read_members(folders: Sequence[Path], read: Callable[[Path], Found]) -> dict[str, Found]:
+    """The finished reward stages by role, each read and verified by `read`; RecordError when one is given twice."""
+    found: dict[str, Found] = {}
+    for name, folder in zip(member_names(len(folders))[: len(folders)], folders, strict=True):
+        one = read(folder)
+        twin = next((other for other in found.values() if other.sha256 == one.sha256), None)
+        if twin is not None:
+            raise RecordError(
+                f"parents.reward: {folder} is the stage that {twin.folder} is, and copies always agree. "
+                "Train another one (with another seed), or remove it."
+            )
+        found[name] = one
+    return found
+
+
+def load_members(roles: Roles, members: Mapping[str, Found]) -> Roles:
+    """An adapter and a head for each member, on the base that is there."""
+    for name, found in members.items():
+        roles.load(name, found.adapter)
+    return roles
