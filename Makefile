@@ -36,18 +36,18 @@ test-avx2: $(STAMP)
 prove: $(STAMP) test-avx2
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or demo' -rs --durations=10
 
-# Every named fault of tests/mutations.yaml must turn a test red.
+# Every named fault of tests/harness/mutations.yaml must turn a test red.
 mutants: $(STAMP)
-	HF_HUB_OFFLINE=1 $(BIN)/python tests/mutants.py
+	HF_HUB_OFFLINE=1 $(BIN)/python tests/harness/mutants.py
 
 # Strike every stage at armed points, let it go on, compare bit for bit; and the control: about 20 minutes.
 faults: $(STAMP)
-	$(BIN)/python tests/faults.py
+	$(BIN)/python tests/harness/faults.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python tests/ignores.py
+	$(BIN)/python tests/harness/ignores.py
 	$(BIN)/python benchmarks/claims.py --quiet
 
 # Every measured number of README and docs/results, docs/performance and docs/reliability, with the file that it is from.

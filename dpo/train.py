@@ -18,7 +18,7 @@ from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
 from data.card import write_card
-from data.chat import Chat, EncodedRanking, Limiter, encode_rankings
+from data.chat.conversations import Chat, EncodedRanking, Limiter, encode_rankings
 from data.records import Ranking
 from data.select.contamination import require_apart
 from data.select.room import require_limits

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from data.chat import Chat, EncodedPrompt, Limiter, encode_prompts
+from data.chat.conversations import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.records import Prompt
 from data.select.room import require_room
 from data.select.sources import Loaded

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from data.card import write_card
-from data.chat import Chat, EncodedPrompt
+from data.chat.conversations import Chat, EncodedPrompt
 from onebase.inference.ensemble import spread_of
 from onebase.model.roles import Roles
 from onebase.run import stages

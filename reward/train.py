@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from data.card import write_card
-from data.chat import (
+from data.chat.conversations import (
     Chat,
     EncodedDemonstration,
     EncodedRanking,

@@ -13,7 +13,7 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from data.card import write_card
-from data.chat import IGNORED, Chat, EncodedDemonstration, Limiter, encode_demonstrations
+from data.chat.conversations import IGNORED, Chat, EncodedDemonstration, Limiter, encode_demonstrations
 from data.records import Demonstration
 from data.select.contamination import require_apart
 from data.select.room import require_limits

@@ -124,8 +124,8 @@ def load_base(tiny_base_folder: Path) -> "Callable[[str], Base]":
 
 @pytest.fixture(scope="session")
 def zoo() -> Any:
-    """tests/zoo.py: tiny models of many architectures."""
-    spec = importlib.util.spec_from_file_location("zoo", Path(__file__).parent / "zoo.py")
+    """tests/harness/zoo.py: tiny models of many architectures."""
+    spec = importlib.util.spec_from_file_location("zoo", Path(__file__).parent / "harness" / "zoo.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def load(name: str) -> ModuleType:
     """tests/<name>.py by its path: tests are no package."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / "harness" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -74,7 +74,7 @@ def printed(
     """What the harness says of each case; in a process of its own: cases are forked, and pytest's should not be."""
     cases = [part for case in (*SIX, *HALVES, *DISKS, *STRANGERS, CONTROL) for part in ("--case", *case)]
     ready = map(str, (tiny_base_folder, finish_run("fp32"), tmp_path_factory.mktemp("faults")))
-    command = [sys.executable, "tests/faults.py", "--ready", *ready, *cases]
+    command = [sys.executable, "tests/harness/faults.py", "--ready", *ready, *cases]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     found = read_verdicts(done.stdout)
     assert found, done.stdout + done.stderr

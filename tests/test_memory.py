@@ -22,10 +22,10 @@ SAID = "out of memory: micro-batches are halved"
 def limited_runs(
     finish_run: Callable[[str], Path], tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], Path]:
-    """What tests/limited_memory.py found, by stage, and the folder of its runs."""
+    """What tests/harness/limited_memory.py found, by stage, and the folder of its runs."""
     scratch = tmp_path_factory.mktemp("limited")
     given = map(str, (tiny_base_folder, finish_run("fp32"), scratch))
-    command = [sys.executable, "tests/limited_memory.py", *given]
+    command = [sys.executable, "tests/harness/limited_memory.py", *given]
     # One arena of malloc's: every further one would reserve address space and use none of it.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)

@@ -15,8 +15,8 @@ ROOT = Path(__file__).parent.parent
 
 
 def load_runner() -> ModuleType:
-    """tests/mutants.py by its path: tests are no package."""
-    spec = importlib.util.spec_from_file_location("mutants", Path(__file__).with_name("mutants.py"))
+    """tests/harness/mutants.py by its path: tests are no package."""
+    spec = importlib.util.spec_from_file_location("mutants", Path(__file__).parent / "harness" / "mutants.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["mutants"] = module  # where dataclasses look their module up

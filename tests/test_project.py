@@ -21,7 +21,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 @pytest.fixture(scope="module")
 def ignores() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ignores", ROOT / "tests" / "ignores.py")
+    spec = importlib.util.spec_from_file_location("ignores", ROOT / "tests" / "harness" / "ignores.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -11,7 +11,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from data.chat import Chat, Limiter, encode_prompts
+from data.chat.conversations import Chat, Limiter, encode_prompts
 from data.records import Prompt
 from data.select.sources import Source, load
 from onebase.custom.functions import load_function

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.chat import IGNORED
+from data.chat.conversations import IGNORED
 from onebase.errors import RecipeError
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles

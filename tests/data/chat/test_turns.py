@@ -16,7 +16,9 @@ from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from onebase.errors import DataError
 from onebase.recipe.recipes import ChatSection
 
-_spec = importlib.util.spec_from_file_location("chat_formats", Path(__file__).with_name("chat_formats.py"))
+_spec = importlib.util.spec_from_file_location(
+    "chat_formats", Path(__file__).parents[2] / "harness" / "chat_formats.py"
+)
 assert _spec is not None and _spec.loader is not None
 chat_formats = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(chat_formats)

@@ -1,8 +1,8 @@
 """Named faults, put in one by one: every one must turn the tests that its entry names red.
 
-    python tests/mutants.py [--jobs 2] [--only NAME ...]
+    python tests/harness/mutants.py [--jobs 2] [--only NAME ...]
 
-Reads tests/mutations.yaml. Works in copies of the repository in a temporary folder; the working tree is never touched.
+Reads tests/harness/mutations.yaml. Works in copies of the repository in a temporary folder; the working tree is never touched.
 Exit code 0: all killed; 1: a fault left its tests green; 2: the tests do not pass without a fault, or could not run.
 """
 
@@ -26,8 +26,8 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-ROOT = Path(__file__).resolve().parent.parent
-MUTATIONS = ROOT / "tests" / "mutations.yaml"
+ROOT = Path(__file__).resolve().parents[2]
+MUTATIONS = ROOT / "tests" / "harness" / "mutations.yaml"
 PASSED, FAILED = 0, 1
 """Pytest's exit codes. Any other means that the tests did not run (2 interrupted or no import, 4 usage, 5 no tests)."""
 
@@ -65,7 +65,9 @@ def _listed(tests: str | list[str]) -> tuple[str, ...]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Put in every fault of tests/mutations.yaml; its tests must turn red.")
+    parser = argparse.ArgumentParser(
+        description="Put in every fault of tests/harness/mutations.yaml; its tests must turn red."
+    )
     parser.add_argument("--jobs", type=int, default=2, help="copies of the repository that work side by side")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these faults and no others")
     options = parser.parse_args(arguments)

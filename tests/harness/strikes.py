@@ -16,7 +16,7 @@ from typing import Any
 import storage
 from armed import FAILING, FAILS_FROM, FULL, POINTS, READ_ONLY, SIZES, WITHIN, Place, arm, find
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SIGNALS = ("KILL", "TERM", "INT")
 PARENTS = {"sft": (), "reward": ("sft",), "ppo": ("sft", "reward"), "dpo": ("sft",)}
 

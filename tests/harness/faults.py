@@ -1,9 +1,9 @@
 """Strikes stages at armed points, lets them go on, and compares what comes out with an undisturbed run: bit for bit.
 
-    python tests/faults.py [--stages ppo ...] [--kinds KILL TERM ENOSPC ...] [--points ...] [--no-control]
-    python tests/faults.py --recipes recipes/demo --stages sft --at 13 [--parents runs/demo]
+    python tests/harness/faults.py [--stages ppo ...] [--kinds KILL TERM ENOSPC ...] [--points ...] [--no-control]
+    python tests/harness/faults.py --recipes recipes/demo --stages sft --at 13 [--parents runs/demo]
 
-KILL    and then the loss of what was not synced: a power cut (tests/storage.py says how, and what is simulated)
+KILL    and then the loss of what was not synced: a power cut (tests/harness/storage.py says how, and what is simulated)
 TERM    and INT: what a scheduler and Ctrl-C send
 ENOSPC  a small disk of its own that fills up within a save, or when adapter, tokenizer or record are written
 EROFS   a disk that takes nothing more: at the start, within a save, or at the end

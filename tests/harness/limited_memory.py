@@ -1,6 +1,6 @@
 """Runs stages in processes whose address space is limited, and prints what came of it, a line of JSON each.
 
-    python tests/limited_memory.py BASE PARENTS SCRATCH
+    python tests/harness/limited_memory.py BASE PARENTS SCRATCH
 
 Each stage runs three times: with all the memory there is, whose peak is measured; a row at a time, the same; and with
 a peak half-way between the two allowed, so that the recipe's micro-batches cannot fit and smaller ones do. Cases are
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 WORDS = " ".join(["the brown bear sat on a hill and looked at the small red boat below"] * 6)
 PARENTS = {"sft": [], "reward": ["sft"], "ppo": ["sft", "reward"], "dpo": ["sft"]}
 

@@ -9,7 +9,7 @@ import sys
 import tokenize
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 MARK = re.compile(r"#\s*(?:type:\s*ignore\b|pyright:|mypy:|(?:ruff:\s*|flake8:\s*)?noqa\b)", re.IGNORECASE)
 """Where one begins. A comment of pyright or mypy that changes a whole file counts, and is never complete."""
 
