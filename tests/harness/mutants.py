@@ -2,7 +2,8 @@
 
     python tests/harness/mutants.py [--jobs 2] [--only NAME ...]
 
-Reads tests/harness/mutations.yaml. Works in copies of the repository in a temporary folder; the working tree is never touched.
+Reads tests/harness/mutations.yaml. Works in copies of the repository in a temporary folder; the working tree is never
+touched.
 Exit code 0: all killed; 1: a fault left its tests green; 2: the tests do not pass without a fault, or could not run.
 """
 
