@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from data.chat.conversations import Chat, EncodedPrompt
@@ -25,12 +25,12 @@ from data.records import Prompt, conversation_of
 from onebase.custom.custom_calls import CallError, call, text_of
 from onebase.custom.functions import load_function
 from onebase.errors import CodeError, InputError
-from onebase.inference.ensemble import member_names, member_scores
+from onebase.inference.ensemble import member_scores
 from onebase.model.roles import Roles
 from onebase.seeding import stream
-from onebase.sequences.episodes import Episodes, TokenIds
-from ppo.recipe.recipe import PpoRecipe
-from ppo.recipe.reward import RewardTerm
+from onebase.sequences.episodes import Episodes
+from ppo.maths.rewards import ScoreMoments, overlong_penalty, penalise_unfinished
+from ppo.recipe.reward import RewardSection, RewardTerm
 from ppo.recipe.steering import SECONDS
 
 RewardFunction = Callable[[Prompt, str], Any]
@@ -62,7 +62,7 @@ class FunctionError(RewardError, CodeError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PromptBatch:
     """The prompts of a batch of episodes, in their order, and how tokens become text."""
 
     chat: Chat
@@ -72,62 +72,91 @@ class Asked:
         """As a person reads it."""
         return self.chat.text(episodes.responses[row][episodes.mask[row]].tolist())
 
-    def episode(self, row: int, episodes: Episodes) -> str:
-        """What an error calls an episode."""
+    def describe(self, row: int, episodes: Episodes) -> str:
+        """An episode in the words of an error."""
         prompt, response = self.prompts[row].prompt, self.response(row, episodes)
         return f"for the prompt {prompt.origin} ({prompt.user_text!r}) and the response {response!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
-    """Scores of B episodes, before penalties."""
+class EpisodeScores:
+    """Scores of B episodes, before whitening, clipping and penalties."""
 
     total: Float[Tensor, " B"]
+    """The sum of the terms, each times its weight."""
     terms: dict[str, Float[Tensor, " B"]]
-    """Each term's own, by its name and before its weight."""
+    """Each term by its name, unweighted."""
     members: dict[str, Float[Tensor, " B"]]
-    """What each reward model says by itself, by role."""
+    """The score of each reward model by its role, unweighted."""
 
 
-def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: Asked | None) -> Scored:
-    """The sum of all terms, each times its weight. asked: needed where a term is a function."""
+def score_episodes(
+    roles: Roles,
+    episodes: Episodes,
+    batch: PromptBatch,
+    reward: RewardSection,
+    *,
+    models: Sequence[str],
+    tokens_per_microbatch: int,
+    seconds: float = SECONDS,
+) -> EpisodeScores:
+    """Score each episode by reward models and functions.
+
+    models: roles of the reward models. seconds: longest time of one call of a function.
+    """
     members: dict[str, Tensor] = {}
-    said = torch.zeros(0, len(episodes))
-    if recipe.parents.rewards:
-        names = member_names(len(recipe.parents.rewards))
-        budget = recipe.train.tokens_per_microbatch
-        said = member_scores(roles, names, rewarded_sequences(episodes, asked), tokens_per_microbatch=budget)
-        members = dict(zip(names, said, strict=True))
+    if models:
+        # Reward models see the sampled tokens, closed as the responses of rankings are.
+        sequences = batch.chat.closed(episodes.sequences)
+        rows = member_scores(roles, models, sequences, tokens_per_microbatch=tokens_per_microbatch)
+        members = dict(zip(models, rows, strict=True))
         for name, scores in members.items():
-            require_finite(scores, f"the reward model '{name}' scores", episodes, asked, LOOK)
-    terms = {
-        term.named(index): term.combine.combination(said)
-        if term.function is None
-        else scores_of(
-            load_function(term.function, TERMS), term.function, episodes, asked, seconds=recipe.functions.seconds
-        )
-        for index, term in enumerate(recipe.reward.terms)
-    }
-    weights = [term.weight for term in recipe.reward.terms]
-    parts = [weight * scores for weight, scores in zip(weights, terms.values(), strict=True)]
-    total = sum(parts, start=torch.zeros(len(episodes)))
-    if recipe.reward.clip is None and not recipe.reward.whiten:
-        for index, part in enumerate(parts):
-            require_bounded(part, index, recipe.reward.terms[index], episodes, asked)
-    require_finite(total, f"the sum of {TERMS} is", episodes, asked, "Lower the weights.")
-    return Scored(total=total, terms=terms, members=members)
+            require_finite(scores, f"the reward model '{name}' scores", episodes, batch, LOOK)
+    terms: dict[str, Tensor] = {}
+    total = torch.zeros(len(episodes))
+    for index, term in enumerate(reward.terms):
+        if term.function is None:
+            scores = term.combine.combination(torch.stack(list(members.values())))
+        else:
+            function = load_function(term.function, TERMS)
+            scores = scores_of(function, term.function, episodes, batch, seconds=seconds)
+        if reward.clip is None and not reward.whiten:
+            require_bounded(term.weight * scores, index, term, episodes, batch)
+        terms[term.named(index)] = scores
+        total = total + term.weight * scores
+    require_finite(total, f"the sum of {TERMS} is", episodes, batch, "Lower the weights.")
+    return EpisodeScores(total=total, terms=terms, members=members)
 
 
-def rewarded_sequences(episodes: Episodes, asked: Asked | None) -> list[TokenIds]:
-    """What reward models look at: the sampled tokens, closed as rankings are where the chat format is known."""
-    return episodes.sequences if asked is None else asked.chat.closed(episodes.sequences)
+def shape_scores(
+    scores: Float[Tensor, " B"],
+    stopped: Bool[Tensor, " B"],
+    lengths: Float[Tensor, " B"],
+    reward: RewardSection,
+    *,
+    limit: int,
+    moments: ScoreMoments,
+) -> Float[Tensor, " B"]:
+    """Scores as they are rewarded: whitened, clipped, less the penalties for being cut and for length.
+
+    Evaluation chooses `best/` by their mean on held-out prompts. lengths: tokens of the responses. limit: the most that
+    a response can have. moments: of the scores of the run, these included.
+    """
+    if reward.whiten:
+        scores = moments.standardise(scores)
+    if reward.clip is not None:
+        scores = scores.clamp(-reward.clip, reward.clip)
+    if reward.overlong is not None:
+        penalty = overlong_penalty(lengths, limit=limit, buffer=reward.overlong.buffer)
+        scores = scores - reward.overlong.weight * penalty
+    return penalise_unfinished(scores, stopped, penalty=reward.eos_penalty)
 
 
 def scores_of(
     function: RewardFunction,
     name: str,
     episodes: Episodes,
-    asked: Asked | None,
+    batch: PromptBatch,
     *,
     what: str = "reward function",
     seconds: float = SECONDS,
@@ -139,10 +168,9 @@ def scores_of(
     The function gets a copy of the prompt, and the global generators begin where prompt and response say
     (`onebase.custom.custom_calls`): what it does with either is gone when the next one is called.
     """
-    assert asked is not None, "a function needs texts"
     scores: list[float] = []
-    for row, one in enumerate(asked.prompts):
-        response = asked.response(row, episodes)
+    for row, one in enumerate(batch.prompts):
+        response = batch.response(row, episodes)
 
         def answer(prompt: Prompt = one.prompt, response: str = response) -> tuple[float | None, str]:
             value = function(copy.deepcopy(prompt), response)
@@ -154,11 +182,11 @@ def scores_of(
                 answer, function, seconds=seconds, seed=stream(0, conversation_of(one.prompt), response)
             )
         except CallError as error:
-            raise FunctionError(f"{what} '{name}' {error}, {asked.episode(row, episodes)}. {MEND}") from error
+            raise FunctionError(f"{what} '{name}' {error}, {batch.describe(row, episodes)}. {MEND}") from error
         if number is None:
             raise FunctionError(
                 f"{what} '{name}' returned {text} where a finite number is expected, "
-                f"{asked.episode(row, episodes)}. {MEND}"
+                f"{batch.describe(row, episodes)}. {MEND}"
             )
         scores.append(number)
     return torch.tensor(scores)
@@ -176,35 +204,25 @@ def as_number(value: object) -> float | None:
     return float(number) if isinstance(number, int | float) and -LARGEST <= number <= LARGEST else None
 
 
-def require_finite(scores: Float[Tensor, " B"], what: str, episodes: Episodes, asked: Asked | None, do: str) -> None:
+def require_finite(scores: Float[Tensor, " B"], what: str, episodes: Episodes, batch: PromptBatch, do: str) -> None:
     """Refuse scores that are no numbers: an update on them would be none. what, do: how the error begins and ends."""
     for row in (~scores.isfinite()).nonzero().flatten().tolist():
-        episode = f"for row {row}" if asked is None else asked.episode(row, episodes)
-        raise RewardError(f"{what} {scores[row].item()} where a finite number is expected, {episode}. {do}")
+        raise RewardError(
+            f"{what} {scores[row].item()} where a finite number is expected, {batch.describe(row, episodes)}. {do}"
+        )
 
 
 def require_bounded(
-    part: Float[Tensor, " B"], index: int, term: RewardTerm, episodes: Episodes, asked: Asked | None
+    part: Float[Tensor, " B"], index: int, term: RewardTerm, episodes: Episodes, batch: PromptBatch
 ) -> None:
     """Refuse a term, times its weight, whose training would overflow: it would end as a gradient that is not finite,
     and nothing would say that a score is to blame."""
     for row in (part.abs() > MOST).nonzero().flatten().tolist():
         what = "the reward model" if term.function is None else f"the reward function '{term.function}'"
         score = part[row].item() / term.weight
-        episode = f"for row {row}" if asked is None else asked.episode(row, episodes)
         raise RewardError(
             f"reward.terms.{index} '{term.named(index)}': {what} scores {score:.4g}, times its weight "
-            f"{term.weight:g}, {episode}. A score beyond {MOST:g} overflows in fp32 where the value function and the "
-            f"gradients square it. Give smaller scores, lower reward.terms.{index}.weight, or set reward.clip."
+            f"{term.weight:g}, {batch.describe(row, episodes)}. A score beyond {MOST:g} overflows in fp32 where the "
+            f"value function and the gradients square it. Give smaller scores, lower reward.terms.{index}.weight, or "
+            "set reward.clip."
         )
-
-
-def overlong_penalty(lengths: Float[Tensor, " B"], *, limit: int, buffer: int) -> Float[Tensor, " B"]:
-    """How much of its penalty a response of so many tokens gets, from 0 up to limit - buffer to 1 at the limit.
-
-        0                                   where |y| <= limit - buffer
-        (|y| - (limit - buffer)) / buffer   up to the limit
-
-    The soft overlong punishment of DAPO, Yu et al. 2025, https://arxiv.org/abs/2503.14476, eq. 13.
-    """
-    return ((lengths - (limit - buffer)) / buffer).clamp(min=0.0, max=1.0)

@@ -100,7 +100,7 @@ class Ensemble:
 
 def member_names(count: int) -> tuple[str, ...]:
     """reward, reward_2, reward_3 ..."""
-    return (FIRST, *(f"{FIRST}_{number}" for number in range(2, count + 1)))
+    return (FIRST, *(f"{FIRST}_{number}" for number in range(2, count + 1)))[:count]
 
 
 def member_scores(

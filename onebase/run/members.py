@@ -12,7 +12,7 @@ from onebase.run.record import Found
 def read_members(folders: Sequence[Path], read: Callable[[Path], Found]) -> dict[str, Found]:
     """The finished reward stages by role, each read and verified by `read`; RecordError when one is given twice."""
     found: dict[str, Found] = {}
-    for name, folder in zip(member_names(len(folders))[: len(folders)], folders, strict=True):
+    for name, folder in zip(member_names(len(folders)), folders, strict=True):
         one = read(folder)
         twin = next((other for other in found.values() if other.sha256 == one.sha256), None)
         if twin is not None:

@@ -27,7 +27,7 @@ from filelock import FileLock, Timeout
 from onebase.errors import DivergedError, EndedError, InputError, RecordError
 from onebase.files.disk import as_disk_error
 from onebase.files.writing import replace_file
-from onebase.memory import Halving
+from onebase.memory import Budget
 from onebase.recipe.recipes import PARENTS, TrackSection
 from onebase.run import folders
 from onebase.run.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
@@ -86,9 +86,11 @@ class Session:
         recipe: Mapping[str, Any],
         state_bytes: int,
         identity: RunIdentity | None = None,
+        budget: Budget | None = None,
     ) -> None:
         """recipe: the resolved one, which tells whose checkpoints these are. state_bytes: of one save, for which there
-        must be room. identity: what else decides the result; a run that goes on is refused where that has changed."""
+        must be room. identity: what else decides the result; a run that goes on is refused where that has changed.
+        budget: sizes that are halved when memory runs out."""
         folders.require_own(folder, stage)
         hold(folder)
         self.folder = folder
@@ -104,8 +106,8 @@ class Session:
         self.tracker = Tracker(folder, stage, track, recipe, kept=kept)
         self.strikes = 0 if self.resumed is None else int(self.resumed.state["strikes"])
         """Batches so far whose loss or gradient was not finite."""
-        self.halving = Halving(0 if self.resumed is None else int(self.resumed.state["halvings"]))
-        """What has not fitted into memory so far."""
+        self.budget = budget or Budget()
+        self.budget.halvings = 0 if self.resumed is None else int(self.resumed.state["halvings"])
         self._allowed = checkpoint.strikes
         self._changed = False
         self._saving = False
@@ -149,7 +151,7 @@ class Session:
             "random": random if random is not None else random_state(),
             "files": dict(files if files is not None else self.tracker.sizes()),
             "strikes": self.strikes,
-            "halvings": self.halving.count,
+            "halvings": self.budget.halvings,
             "identity": None if self.identity is None else self.identity.as_state(),
         }
         self._saving = True

@@ -17,6 +17,7 @@ import torch
 from onebase.custom.function_source import source_sha256
 from onebase.errors import InputError
 from onebase.files.writing import move_aside, sync
+from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.base import Base
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
@@ -129,6 +130,7 @@ def open_session(
     data: Iterable[DataIdentity],
     state_bytes: int,
     identity: RunIdentity | None = None,
+    budget: Budget | None = None,
 ) -> Session:
     """Creates the stage's folder, or goes on in it: from here on there is something to lose.
 
@@ -145,6 +147,7 @@ def open_session(
         recipe=config.model_dump(mode="json"),
         state_bytes=state_bytes,
         identity=identity,
+        budget=budget,
     )
 
 

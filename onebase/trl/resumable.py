@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from onebase.memory import halved
 from onebase.model.roles import Roles
 from onebase.run.checkpoint import random_state
 from onebase.run.learning import learning_state, restore_learning, restore_weights, restoring
@@ -81,11 +80,11 @@ class Resumable(Trainer):
         self.batch.append(inputs["input_ids"].tolist())
         attempts: list[int] = []
 
-        def attempt(count: int) -> Any:
+        def attempt() -> Any:
             if attempts:
                 self._undo(before)
-            attempts.append(count)
-            rows = halved(size, count)
+            attempts.append(1)
+            rows = self.session.budget.halved(size)
             if rows == size:
                 return super(Resumable, self).training_step(model, dict(inputs), num_items_in_batch)
             loss, weights = 0.0, list[float]()
@@ -101,7 +100,7 @@ class Resumable(Trainer):
             self._join_metrics(before, weights)
             return loss
 
-        loss = self.session.halving.fit(attempt, size=size)
+        loss = self.session.budget.fit(attempt, size=size)
         self.losses.append(float(loss))
         return loss
 
@@ -110,16 +109,16 @@ class Resumable(Trainer):
         own: Any = self
         size = own.args.per_device_eval_batch_size
 
-        def attempt(count: int) -> Any:
+        def attempt() -> Any:
             own._metrics["eval"].clear()
             self.measured = []
-            own.args.per_device_eval_batch_size = halved(size, count)
+            own.args.per_device_eval_batch_size = self.session.budget.halved(size)
             try:
                 return super(Resumable, self).evaluate(*arguments, **options)
             finally:
                 own.args.per_device_eval_batch_size = size
 
-        return self.session.halving.fit(attempt, size=size)
+        return self.session.budget.fit(attempt, size=size)
 
     def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
         result: Any = super().prediction_step(model, inputs, *arguments, **options)

@@ -22,12 +22,12 @@ def gae(
     mask: Bool[Tensor, "B T"],
     *,
     discount: float,
-    trace: float,
+    gae_lambda: float,
 ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     """Generalised advantage estimates and returns of each response token.
 
         delta_t = r_t + discount * V_{t+1} - V_t
-        A_t     = delta_t + discount * trace * A_{t+1}
+        A_t     = delta_t + discount * gae_lambda * A_{t+1}
         R_t     = A_t + V_t
 
     with V and A zero past the last generated token: a response ends the episode, so there is nothing to bootstrap
@@ -42,7 +42,7 @@ def gae(
     following = torch.zeros_like(rewards[:, 0])
     for step in reversed(range(steps)):
         # Past the end deltas are 0, so nothing has accumulated when the last generated token is reached.
-        following = deltas[:, step] + discount * trace * following
+        following = deltas[:, step] + discount * gae_lambda * following
         advantages[:, step] = following
     return advantages.masked_fill(~mask, 0.0), (advantages + values).masked_fill(~mask, 0.0)
 

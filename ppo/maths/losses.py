@@ -129,7 +129,7 @@ def kl_from_old(
 ) -> Float[Tensor, "B T"]:
     """KL(old || new) a token in nats, by the estimator k3 = (ratio - 1) - log ratio, which is never negative.
 
-    http://joschu.net/blog/kl-approx.html. How far the inner epochs have moved the policy from the one that sampled.
+    http://joschu.net/blog/kl-approx.html. How far the epochs have moved the policy from the one that sampled.
     """
     log_ratio = (logprobs - old_logprobs).masked_fill(~mask, 0.0)
     # expm1: exp(x) - 1 loses all digits of a small x and may come out negative.

@@ -71,10 +71,6 @@ class RewardSection(Section):
         return self
 
 
-MOST = 0.2
-"""Relative error of the KL that an adaptive weight follows at most."""
-
-
 class AdaptiveKl(Section):
     """A KL weight that is steered towards a KL (Ziegler et al. 2019)."""
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from data.select.sources import Source
 from data.select.texts import TextSource
@@ -90,22 +90,3 @@ class FunctionsSection(Section):
 
     seconds: float = Field(default=SECONDS, gt=0, le=1e7)
     """Longest time of a call, which is one episode; an engine, which draws many at once, has it for each of them."""
-
-
-class Steered(Section):
-    """The steering half of a PPO recipe."""
-
-    evaluation: EvaluationSection | None = None
-    ema: EmaSection | None = None
-    pretraining: PretrainingSection | None = None
-    alarms: AlarmsSection = AlarmsSection()
-    functions: FunctionsSection = FunctionsSection()
-
-    @model_validator(mode="after")
-    def _average_is_used(self) -> "Steered":
-        if self.ema is not None and not self.ema.exported and not (self.evaluation and self.ema.evaluated):
-            raise ValueError(
-                "ema: the average is neither exported nor evaluated, so nothing would ever read it. "
-                "Set ema.exported or ema.evaluated with an `evaluation`, or remove `ema`"
-            )
-        return self

@@ -23,7 +23,7 @@ from onebase.recipe.recipes import BaseSection, ChatSection
 from onebase.sequences.episodes import Episodes
 from ppo.engines import CustomEngine, EngineError
 from ppo.recipe.recipe import PpoRecipe
-from ppo.scores import Asked, RewardError, score_episodes, scores_of
+from ppo.scores import PromptBatch, RewardError, score_episodes, scores_of
 from ppo.train import run
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"
@@ -40,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def asked(tiny_base_folder: Path) -> tuple[Asked, Episodes]:
+def batch(tiny_base_folder: Path) -> tuple[PromptBatch, Episodes]:
     """Two prompts with facts about them, and a response to each."""
     base, section = BaseSection(model=str(tiny_base_folder), quantization="fp32"), ChatSection()
     chat = Chat(*bases.load_tokenizer(base, section), section)
@@ -50,7 +50,7 @@ def asked(tiny_base_folder: Path) -> tuple[Asked, Episodes]:
     ]
     encoded = [EncodedPrompt(one, chat.prompt_ids(one)) for one in prompts]
     responses = [chat.tokenizer.encode(text, add_special_tokens=False) for text in (" the lamp", " a fig")]
-    return Asked(chat=chat, prompts=encoded), Episodes.of([one.ids for one in encoded], responses, pad_id=0)
+    return PromptBatch(chat=chat, prompts=encoded), Episodes.of([one.ids for one in encoded], responses, pad_id=0)
 
 
 def only_for_the_second(act: Callable[[Prompt], Any]) -> Callable[[Prompt, str], Any]:
@@ -80,25 +80,25 @@ async def later() -> float:
     ],
 )
 def test_the_episode_is_named(
-    asked: tuple[Asked, Episodes], what: str, act: Callable[[Prompt], Any], said: str
+    batch: tuple[PromptBatch, Episodes], what: str, act: Callable[[Prompt], Any], said: str
 ) -> None:
-    prompts, episodes = asked
+    prompts, episodes = batch
     with pytest.raises(RewardError, match=rf"^{what} 'mine:reward' {said}.*for the prompt mine\.jsonl:2 .*'a fig'"):
         scores_of(only_for_the_second(act), "mine:reward", episodes, prompts, what=what)
 
 
 def test_a_function_that_hangs_is_named_with_its_episode_and_the_limit_of_the_recipe(
-    asked: tuple[Asked, Episodes], here: Path, make_roles: Callable[..., Roles]
+    batch: tuple[PromptBatch, Episodes], here: Path, make_roles: Callable[..., Roles]
 ) -> None:
     (here / "mine.py").write_text("import time\ndef reward(prompt, response):\n    time.sleep(60)\n")
     with pytest.raises(RewardError, match=r"'mine:reward' has not ended after 0\.2 seconds, for the prompt mine.jsonl"):
-        score(asked, make_roles, {"functions": {"seconds": 0.2}})
+        score(batch, make_roles, {"functions": {"seconds": 0.2}})
 
 
-def score(asked: tuple[Asked, Episodes], make_roles: Callable[..., Roles], sections: Mapping[str, Any]) -> Any:
+def score(batch: tuple[PromptBatch, Episodes], make_roles: Callable[..., Roles], sections: Mapping[str, Any]) -> Any:
     """By the one function `mine:reward`."""
     term = {"kind": "function", "function": "mine:reward", **sections.get("term", {})}
-    prompts, episodes = asked
+    prompts, episodes = batch
     content = {
         "base": {"model": "base"},
         "parents": {"sft": "sft"},
@@ -107,7 +107,10 @@ def score(asked: tuple[Asked, Episodes], make_roles: Callable[..., Roles], secti
         "functions": sections.get("functions", {}),
         "value": {"kind": "shared"},
     }
-    return score_episodes(make_roles("policy"), episodes, PpoRecipe.model_validate(content), prompts)
+    recipe = PpoRecipe.model_validate(content)
+    seconds = recipe.functions.seconds
+    options = {"models": recipe.reward_models, "tokens_per_microbatch": 2048, "seconds": seconds}
+    return score_episodes(make_roles("policy"), episodes, prompts, recipe.reward, **options)
 
 
 def vandal(prompt: Prompt, response: str) -> float:
@@ -121,8 +124,8 @@ def vandal(prompt: Prompt, response: str) -> float:
     return count
 
 
-def test_a_function_gets_copies(asked: tuple[Asked, Episodes]) -> None:
-    prompts, episodes = asked
+def test_a_function_gets_copies(batch: tuple[PromptBatch, Episodes]) -> None:
+    prompts, episodes = batch
     for _ in range(2):
         assert scores_of(vandal, "mine:vandal", episodes, prompts).tolist() == [3.0, 3.0]
     for one in prompts.prompts:
@@ -130,10 +133,10 @@ def test_a_function_gets_copies(asked: tuple[Asked, Episodes]) -> None:
         assert one.prompt.messages and one.prompt.origin.line in (1, 2)
 
 
-def test_a_function_that_draws_depends_on_its_arguments_alone(asked: tuple[Asked, Episodes]) -> None:
+def test_a_function_that_draws_depends_on_its_arguments_alone(batch: tuple[PromptBatch, Episodes]) -> None:
     import random
 
-    prompts, episodes = asked
+    prompts, episodes = batch
     first, second = scores_of(lambda prompt, response: random.random(), "mine:draws", episodes, prompts).tolist()
     assert first != second
     torch.rand(3)
@@ -157,7 +160,7 @@ def test_a_function_that_draws_depends_on_its_arguments_alone(asked: tuple[Asked
     ],
 )
 def test_a_score_that_would_overflow_is_named_with_its_term_and_episode(
-    asked: tuple[Asked, Episodes],
+    batch: tuple[PromptBatch, Episodes],
     here: Path,
     make_roles: Callable[..., Roles],
     text: str,
@@ -166,15 +169,15 @@ def test_a_score_that_would_overflow_is_named_with_its_term_and_episode(
 ) -> None:
     (here / "mine.py").write_text(f"def reward(prompt, response):\n    return {text}\n")
     with pytest.raises(RewardError, match=rf"{said}.*reward\.clip"):
-        score(asked, make_roles, sections)
+        score(batch, make_roles, sections)
 
 
 @pytest.mark.parametrize("reward", [{"clip": 5.0}, {"whiten": True}])
 def test_a_score_that_is_brought_to_scale_may_be_large(
-    asked: tuple[Asked, Episodes], here: Path, make_roles: Callable[..., Roles], reward: Mapping[str, Any]
+    batch: tuple[PromptBatch, Episodes], here: Path, make_roles: Callable[..., Roles], reward: Mapping[str, Any]
 ) -> None:
     (here / "mine.py").write_text("def reward(prompt, response):\n    return 1e30\n")
-    assert score(asked, make_roles, {"reward": reward}).total.tolist() == pytest.approx([1e30, 1e30], rel=1e-6)
+    assert score(batch, make_roles, {"reward": reward}).total.tolist() == pytest.approx([1e30, 1e30], rel=1e-6)
 
 
 # --- engines --------------------------------------------------------------------------------------------------------

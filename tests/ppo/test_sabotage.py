@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 
 import ppo.train as stage
 from onebase.errors import DivergedError
-from onebase.model.roles import WEIGHTS, Roles
+from onebase.model.roles import WEIGHTS
 from onebase.recipe import recipes
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import Rollout
+from ppo.rollout import Experience, PpoState
 from ppo.scores import RewardError
 from ppo.steering.alarms import AlarmError
 
-Sabotage = Callable[[Rollout, int], Rollout]
+Sabotage = Callable[[Experience, int], Experience]
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"
 WORDS = ("pear", "apple", "fig", "cold", "Paris", "red", "seven", "Anna")
 REWARDS = """
@@ -81,12 +81,16 @@ def train(
     monkeypatch.delitem(sys.modules, "rewards", raising=False)
 
     def run(
-        *overrides: str, reward: str = "brief", sabotage: Sabotage = lambda rollout, step: rollout, out: str = "ppo"
+        *overrides: str,
+        reward: str = "brief",
+        sabotage: Sabotage = lambda experience, step: experience,
+        out: str = "ppo",
     ) -> Path:
         roll_out = stage.roll_out
 
-        def sabotaged(roles: Roles, prompts: Any, recipe: PpoRecipe, step: int, *rest: Any) -> Rollout:
-            return sabotage(roll_out(roles, prompts, recipe, step, *rest), step)
+        def sabotaged(ppo: Any, prompts: Any, step: int, *rest: Any) -> tuple[Experience, PpoState]:
+            experience, state = roll_out(ppo, prompts, step, *rest)
+            return sabotage(experience, step), state
 
         judged = [
             f"evaluation.prompts=[{{source: {parents / 'heldout.jsonl'}, rows: 16}}]",
@@ -99,7 +103,7 @@ def train(
             *(f"data=[{{source: {parents / 'texts.jsonl'}}}]", "sampling.max_new_tokens=40"),
             # Sixteen prompts are few: from one evaluation to the next their judge falls by up to 0.1 with any seed.
             *("alarms.window=5", "alarms.check_fall=0.2"),
-            *("train.batch=32", "train.minibatch=16", "train.inner_epochs=1", "train.episodes=640"),
+            *("train.batch=32", "train.minibatch=16", "train.epochs=1", "train.episodes=640"),
             *("train.learning_rate=3e-4", "value.learning_rate=1e-2", "value.clip=10", "evaluation.every=5", *judged),
         ]
         with monkeypatch.context() as patch:
@@ -149,8 +153,9 @@ def test_a_function_that_returns_nan_ends_the_run_by_name_and_mended_it_ends_as_
 def test_scores_that_are_not_numbers_once_are_skipped_and_kept_and_the_run_goes_on(train: Callable[..., Path]) -> None:
     """Past the scores' own guard: what a loss makes of them is refused before it reaches a weight."""
 
-    def once(rollout: Rollout, step: int) -> Rollout:
-        return dataclasses.replace(rollout, scores=rollout.scores * float("nan")) if step == 2 else rollout
+    def once(experience: Experience, step: int) -> Experience:
+        nan = experience.returns * float("nan")
+        return dataclasses.replace(experience, advantages=nan, returns=nan) if step == 2 else experience
 
     folder = train("train.episodes=128", sabotage=once)
     kept = sorted(path.name for path in (folder / "nonfinite").iterdir())

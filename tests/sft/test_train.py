@@ -188,12 +188,12 @@ def test_a_micro_batch_in_pieces_adds_the_gradients_and_tokens_of_the_whole(
             with roles.active(ROLE):
                 model.train()
                 trainer.training_step(model, first, tokens)
-                session.halving.count = pieces
+                session.budget.halvings = pieces
                 if pieces:
                     calls.append(1)
                     monkeypatch.setattr(trainer.accelerator, "backward", failing)
                 trainer.training_step(model, second, tokens)
-            session_count = session.halving.count
+            session_count = session.budget.halvings
             gradients = [parameter.grad.clone() for parameter in roles.parameters(ROLE) if parameter.grad is not None]
             added[pieces] = (gradients, own._total_train_tokens)
         assert session_count == (1 if fails == "never" else 2)

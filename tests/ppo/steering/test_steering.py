@@ -168,7 +168,7 @@ def test_no_budget_leaves_the_policy_that_the_run_started_from(
 
 def test_the_average_follows_every_optimiser_step(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """One step of decay 0.9 from the start, by hand: 0.9 start + 0.1 policy."""
-    recipe = make_recipe("run", *STEERED[:2], "train.episodes=8", "train.minibatch=8", "train.inner_epochs=1")
+    recipe = make_recipe("run", *STEERED[:2], "train.episodes=8", "train.minibatch=8", "train.epochs=1")
     run(recipe)
     before = start_roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")), read_parents(recipe), recipe)
     after, average = weights(recipe.out), weights(recipe.out / "ema")
