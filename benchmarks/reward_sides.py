@@ -59,6 +59,7 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from onebase.inference.scoring import score
+    from onebase.memory import Budget
     from onebase.model import base as bases
     from onebase.model.roles import Roles
     from onebase.recipe.recipes import AdapterSection
@@ -101,7 +102,8 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
         if recipe.train.activation_checkpointing:
             roles.enable_checkpointing()
         size = state_bytes(roles, ["reward"])
-        session = stages.open_session(recipe, "reward", recipe, parents={}, data=[], state_bytes=size)
+        budget = Budget(tokens=settings["tokens"])
+        session = stages.open_session(recipe, "reward", recipe, parents={}, data=[], state_bytes=size, budget=budget)
         with session:
             start = time.perf_counter()
             train(roles, rankings, recipe, session)

@@ -16,7 +16,8 @@ from onebase.model.roles import Roles
 from onebase.recipe import recipes
 from onebase.run import record
 from reward.recipe import RewardRecipe
-from reward.train import backward, center, read_data, start_roles
+from reward.scale import center
+from reward.train import backward, read_data, start_roles
 
 MakeRecipe = Callable[..., RewardRecipe]
 
@@ -114,7 +115,7 @@ def test_demonstrations_score_zero_on_average_after_centring_and_differences_sta
     roles, data = start(recipe), read_data(recipe)
     sequences = [tuple(one.input_ids) for one in data.demonstrations]
     before = score(roles, "reward", sequences, tokens_per_microbatch=512)
-    shift = center(roles, data.demonstrations, recipe)
+    shift = center(roles, data.demonstrations, tokens_per_microbatch=512)
     after = score(roles, "reward", sequences, tokens_per_microbatch=512)
     assert float(after.mean()) == pytest.approx(0, abs=1e-5)
     assert torch.allclose(after - before, torch.tensor(shift), atol=1e-5)
