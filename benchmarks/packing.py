@@ -99,8 +99,8 @@ def measure(side: str, settings: dict[str, Any]) -> dict[str, float]:
     roles.add_head("reward")
     roles.train("reward")
     if side == "separate":
-        roles.packs = False
-    elif not roles.packs:
+        roles.forwards.can_pack = False
+    elif not roles.forwards.can_pack:
         raise SystemExit("this model cannot be packed")
     found = {}
     for name, shape in SHAPES.items():

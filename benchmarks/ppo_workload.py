@@ -1,11 +1,10 @@
-"""What `ppo_vs_trl.py`, `ppo_vs_agilerl.py`, `scaling.py` and `top_half.py` train on: prompts, bases,
+"""What `ppo_vs_trl.py`, `ppo_vs_agilerl.py`, and `scaling.py` train on: prompts, bases,
 and finished stages to start from.
 
 The SFT adapter is fresh (B is 0, so the policy starts as the base, which is also where the peer's starts) and the
 reward model is the base with a random head, whose weights the peer gets as well: both sides maximise one function.
 """
 
-import itertools
 import json
 import random
 import shutil
@@ -32,15 +31,14 @@ def prepare(settings: dict[str, Any]) -> dict[str, Any]:
         model = str(folder) if folder.is_dir() else settings["model"]
         for quantization in base.get("quantizations", ["fp32"]):
             section = BaseSection.model_validate({"model": model, "quantization": quantization})
-            for rank, layers in itertools.product(base.get("ranks", [RANK]), base.get("layers", ["all"])):
-                make_stages(section, rank, work / "stages" / f"{name}-{quantization}-{rank}-{layers}", layers)
+            for rank in base.get("ranks", [RANK]):
+                make_stages(section, rank, work / "stages" / f"{name}-{quantization}-{rank}")
     return said
 
 
 def stages_of(settings: dict[str, Any]) -> Path:
     name, quantization = settings.get("base", "plain"), settings.get("quantization", "fp32")
-    adapter = f"{settings.get('rank', RANK)}-{settings.get('layers', 'all')}"
-    return Path(settings["work"]) / "stages" / f"{name}-{quantization}-{adapter}"
+    return Path(settings["work"]) / "stages" / f"{name}-{quantization}-{settings.get('rank', RANK)}"
 
 
 def model_of(settings: dict[str, Any]) -> str:
@@ -48,7 +46,7 @@ def model_of(settings: dict[str, Any]) -> str:
     return str(folder) if folder.is_dir() else settings["model"]
 
 
-def make_stages(section: Any, rank: int, folder: Path, layers: str) -> None:
+def make_stages(section: Any, rank: int, folder: Path) -> None:
     """`sft` and `reward`, as if they had been trained: adapters with B = 0, and a random head."""
     import torch
 
@@ -63,7 +61,7 @@ def make_stages(section: Any, rank: int, folder: Path, layers: str) -> None:
     roles = Roles(base)
     parents = {}
     for stage in ("sft", "reward"):
-        adapter = AdapterSection.model_validate({"rank": rank, "alpha": 2 * rank, "layers": layers})
+        adapter = AdapterSection(rank=rank, alpha=2 * rank)
         roles.add(stage, adapter, generator=generator(HEAD_SEED, stage))
         if stage == "reward":
             weight = roles.add_head(stage).weight

@@ -100,7 +100,7 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
         head.weight.data.copy_(drawn / (len(drawn) + 1) ** 0.5)
         roles.train("reward")
         if recipe.train.activation_checkpointing:
-            roles.enable_checkpointing()
+            roles.forwards.enable_checkpointing()
         size = state_bytes(roles, ["reward"])
         budget = Budget(tokens=settings["tokens"])
         session = stages.open_session(recipe, "reward", recipe, parents={}, data=[], state_bytes=size, budget=budget)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from onebase.inference.sampling import Engine, Sample, sample
 from onebase.inference.scoring import in_microbatches, logprobs, token_values
+from onebase.masked import standardise
 from onebase.memory import Budget
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Episodes
-from onebase.tokens import standardise
 from onebase.tracking.clock import Clock
 from ppo.maths.advantages import compare_groups, gae
 from ppo.maths.losses import truncated_importance

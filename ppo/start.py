@@ -168,7 +168,7 @@ def start_roles(base: Base, parents: dict[str, Found], recipe: PpoRecipe) -> Rol
         roles.add_head("policy")
         roles.train("policy")
     if recipe.train.activation_checkpointing:
-        roles.enable_checkpointing()
+        roles.forwards.enable_checkpointing()
     return roles
 
 

@@ -16,13 +16,13 @@ import torch
 from data.card import write_card
 from data.chat.conversations import Chat, EncodedPrompt
 from onebase.inference.ensemble import spread_of
+from onebase.masked import masked_mean
 from onebase.memory import Budget
 from onebase.run import stages
 from onebase.run.learning import state_bytes
 from onebase.run.record import StageRecord
 from onebase.run.session import Session
 from onebase.seeding import generator
-from onebase.tokens import masked_mean
 from onebase.tracking.clock import Clock
 from onebase.tracking.profiling import profiled
 from onebase.tracking.progress import track

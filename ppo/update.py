@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from onebase.inference.scoring import TokenScores, batches_of, token_scores, token_values
+from onebase.masked import masked_sum
 from onebase.memory import Budget
 from onebase.model.roles import Roles
-from onebase.tokens import masked_sum
 from onebase.tracking.clock import Clock
 from ppo.maths.losses import (
     explained_variance,
@@ -192,7 +192,7 @@ def backward(
     for rows in batches_of(roles, episodes.sequences, tokens=tokens_per_microbatch):
         part, weight = minibatch.select(rows, device), weights[rows].to(device)
         if learn_policy:
-            with roles.training_forward(), clock.part("train_policy"):
+            with roles.forwards.training(), clock.part("train_policy"):
                 now = token_scores(
                     roles,
                     "policy",
@@ -206,7 +206,7 @@ def backward(
                     losses = losses + value.weight * value_losses(now.values, part, value.clip, tally)
                 (losses * weight).sum().backward()
         if recipe.value_role == "value":
-            with roles.training_forward(), clock.part("train_value"):
+            with roles.forwards.training(), clock.part("train_value"):
                 losses = value_losses(token_values(roles, "value", part.episodes), part, value.clip, tally)
                 (value.weight * losses * weight).sum().backward()
         tally.tokens += int(part.episodes.mask.sum())

@@ -156,10 +156,10 @@ def start_roles(base: Base, sft: Found, recipe: RewardRecipe) -> Roles:
     roles.train("reward")
     head.bias.requires_grad_(False)
     if recipe.train.activation_checkpointing:
-        roles.enable_checkpointing()
+        roles.forwards.enable_checkpointing()
     if recipe.train.shared_prompt == "off":
-        roles.packs = False
-    elif not roles.packs:
+        roles.forwards.can_pack = False
+    elif not roles.forwards.can_pack:
         say("reward: this model's attention takes no packed rows, so each response goes with a prompt of its own.")
     return roles
 
@@ -236,7 +236,7 @@ def backward(
     groups = [ranking.candidates for ranking in rankings]
     for rows in batches_of_rankings(roles, groups, tokens=tokens_per_microbatch):
         part = [rankings[row] for row in rows]
-        with roles.training_forward():
+        with roles.forwards.training():
             scores = candidate_scores(roles, "reward", [groups[row] for row in rows])
         share: list[Tensor] = []
         for ranking, row in zip(part, scores, strict=True):

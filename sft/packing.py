@@ -51,13 +51,15 @@ def keeps_apart(roles: Roles) -> bool:
     batch = collate([{"input_ids": one, "labels": one, "seq_lengths": [len(one)]} for one in sequences])
     row = {name: value.to(roles.base.device) if torch.is_tensor(value) else value for name, value in batch.items()}
     del row["labels"]
-    with torch.no_grad(), roles.active(None), roles.base.autocast():
+    with torch.no_grad(), roles.active(None), roles.forwards.autocast():
         alone = [
-            roles.trunk(input_ids=torch.tensor([one], device=roles.base.device), use_cache=False).last_hidden_state[0]
+            roles.forwards.trunk(
+                input_ids=torch.tensor([one], device=roles.base.device), use_cache=False
+            ).last_hidden_state[0]
             for one in sequences
         ]
         try:
-            together = roles.trunk(**row, use_cache=False).last_hidden_state[0]
+            together = roles.forwards.trunk(**row, use_cache=False).last_hidden_state[0]
         except (ValueError, TypeError, RuntimeError, KeyError, IndexError, NotImplementedError):
             return False
     expected = torch.cat(alone).float()

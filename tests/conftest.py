@@ -97,12 +97,6 @@ def other_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_base(tmp_path_factory.mktemp("base") / "other", seed=1)
 
 
-@pytest.fixture(scope="session")
-def deep_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five layers: an upper half (2, 3, 4) that is not as large as the lower one."""
-    return build_base(tmp_path_factory.mktemp("base") / "deep", seed=0, layers=5)
-
-
 @pytest.fixture(params=["fp32", "nf4"])
 def quantization(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -151,7 +145,7 @@ def zoo_roles(zoo: Any, load_base: "Callable[[str], Base]") -> "Callable[..., Ro
 def make_roles(load_base: "Callable[[str], Base]") -> "Callable[..., Roles]":
     """Roles with random, non-zero adapters: B of a fresh LoRA is zero, which would hide which adapter is active."""
 
-    def make(*names: str, quantization: str = "fp32", layers: str = "all") -> "Roles":
+    def make(*names: str, quantization: str = "fp32") -> "Roles":
         import torch
 
         from onebase.model.roles import Roles
@@ -160,7 +154,7 @@ def make_roles(load_base: "Callable[[str], Base]") -> "Callable[..., Roles]":
         roles = Roles(load_base(quantization))
         for index, name in enumerate(names):
             generator = torch.Generator().manual_seed(index)
-            section = AdapterSection.model_validate({"rank": 4, "alpha": 8, "layers": layers})
+            section = AdapterSection(rank=4, alpha=8)
             roles.add(name, section, generator=generator)
             for parameter in roles.parameters(name):
                 parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)

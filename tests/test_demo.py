@@ -93,7 +93,7 @@ def test_packed_rankings_equal_separate_ones_on_the_demos_model(quantization: st
     head = roles.add_head("reward")
     head.weight.data.copy_(torch.randn(head.weight.shape, generator=generator(0, "head")) / len(head.weight) ** 0.5)
     roles.train("reward")
-    assert roles.packs
+    assert roles.forwards.can_pack
     chat = Chat.of(base, chat_section)
     groups = [
         chat.ranking(one).candidates
@@ -102,7 +102,7 @@ def test_packed_rankings_equal_separate_ones_on_the_demos_model(quantization: st
     ]
     found, states = {}, {}
     for packed in (True, False):
-        roles.packs = packed
+        roles.forwards.can_pack = packed
         for parameter in roles.parameters("reward"):
             parameter.grad = None
         scores = torch.cat(candidate_scores(roles, "reward", groups))

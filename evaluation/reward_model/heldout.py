@@ -138,7 +138,7 @@ def load_weights(members: dict[str, Found], combine: CombineSection | None = Non
     base = bases.load(section, chat)
     roles = load_members(require_sound(Roles(base)), members).train()
     if recipe["train"]["shared_prompt"] == "off":
-        roles.packs = False
+        roles.forwards.can_pack = False
     return RewardModel(
         members=members,
         ensemble=Ensemble(members=tuple(members), combine=(combine or CombineSection()).combination),

@@ -105,20 +105,16 @@ class Decoder:
         while self._waiting or self._active:
             if self._fills:
                 with self._clock.part("rollout_prefill"):
-                    self._fill(min(self._free_slots, len(self._waiting)))
+                    self._fill(min(self._count - len(self._active), len(self._waiting)))
             with self._clock.part("rollout_decode"):
                 while self._active and not self._fills:
                     self._step()
         return self
 
     @property
-    def _free_slots(self) -> int:
-        return self._count - len(self._active)
-
-    @property
     def _fills(self) -> bool:
         """Whether prompts are next. A prefill for every slot that falls free would be many small ones."""
-        return bool(self._waiting) and (not self._active or 4 * self._free_slots >= self._count)
+        return bool(self._waiting) and (not self._active or 4 * (self._count - len(self._active)) >= self._count)
 
     def _fill(self, count: int) -> None:
         first = len(self._active)
@@ -128,7 +124,7 @@ class Decoder:
         columns = [packed.columns(row, range(len(self._prompts[episode]))) for row, episode in enumerate(new)]
         device = self._roles.base.device
         self._cache.fill([(first + row, torch.tensor(one, device=device)) for row, one in enumerate(columns)])
-        states = self._roles.packed_states(packed, cache=self._cache)
+        states = self._roles.forwards.packed_states(packed, cache=self._cache)
         self._emit(range(first, first + count), states[torch.tensor([one[-1] for one in columns], device=device)])
 
     def _step(self) -> None:
@@ -139,7 +135,7 @@ class Decoder:
         reach = max(places) + 1
         self._cache.step(positions, reach)
         tokens = self.tokens[episodes, newest].unsqueeze(1)
-        states = self._roles.decoding_states(tokens, positions, self._cache, reach=reach)
+        states = self._roles.forwards.decoding_states(tokens, positions, self._cache, reach=reach)
         self._emit(range(len(self._active)), states)
 
     def _emit(self, slots: range, states: Float[Tensor, "N H"]) -> None:
@@ -148,7 +144,7 @@ class Decoder:
         places = [episodes, [self.lengths[episode] for episode in episodes]]
         at = tuple(torch.tensor(places, device=states.device))
         token, logprob = draw(
-            self._roles.lm_head(states).float(), temperature=self._temperature, uniform=self._uniforms[at]
+            self._roles.forwards.lm_head(states).float(), temperature=self._temperature, uniform=self._uniforms[at]
         )
         self.tokens[at], self.logprobs[at] = token, logprob
         if self._head is not None:

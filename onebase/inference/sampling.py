@@ -72,19 +72,23 @@ def sample(
 ) -> Sample:
     """One response for each prompt, at most `batch` of them at a time, in the given order.
 
-    temperature: 1 samples the model's own distribution; 0 takes the likeliest token (log-probs are then those at 1).
+    temperature: 1 samples the model's own distribution; 0 is greedy (log-probs are then those at 1).
     generator: a CPU generator. It gives every token of every response a number of its own, so that the same one gives
     the same responses on the same machine whatever `batch` is, but for ties that rounding decides.
     value_head: the role whose head is read on this same trunk, at the state that each token is drawn from.
-    clock: told how long `rollout_prefill` and `rollout_decode` take.
+    clock: measures `rollout_prefill` and `rollout_decode`.
     """
-    roles.require_reach(max(map(len, prompts)) + max_new_tokens)
+    roles.forwards.require_reach(max(map(len, prompts)) + max_new_tokens)
     uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
-    decode = _in_slots if roles.packs else _padded
-    with roles.active(role), roles.base.autocast():
-        tokens, lengths, logprobs, values = decode(
-            roles, prompts, uniforms, temperature, batch, value_head, clock or Clock()
-        )
+    clock = clock or Clock()
+    with roles.active(role), roles.forwards.autocast():
+        if roles.forwards.can_pack:
+            settings = {"temperature": temperature, "slots": batch, "head": value_head, "clock": clock}
+            slots = Decoder(roles, prompts, uniforms, **settings).run()
+            tokens, lengths, logprobs, values = slots.tokens, slots.lengths, slots.logprobs, slots.values
+        else:
+            decoded = _padded(roles, prompts, uniforms, temperature, batch, value_head, clock)
+            tokens, lengths, logprobs, values = decoded
     lengths = torch.tensor(lengths)
     width = int(lengths.max())
     tokens, mask = tokens[:, :width].cpu(), torch.arange(width) < lengths.unsqueeze(1)
@@ -100,19 +104,6 @@ def sample(
 
 Decoded = tuple[Int[Tensor, "N L"], list[int], Float[Tensor, "N L"], Float[Tensor, "N L"]]
 """Tokens, how many each response has, log-probabilities, values."""
-
-
-def _in_slots(
-    roles: Roles,
-    prompts: Sequence[Sequence[int]],
-    uniforms: Tensor,
-    temperature: float,
-    batch: int,
-    head: str | None,
-    clock: Clock,
-) -> Decoded:
-    done = Decoder(roles, prompts, uniforms, temperature=temperature, slots=batch, head=head, clock=clock).run()
-    return done.tokens, done.lengths, done.logprobs, done.values
 
 
 def _padded(
@@ -151,7 +142,7 @@ def _padded_batch(
     tokens, masks, logprobs, values = [], [], [], []
     for step in range(uniforms.shape[1]):
         with clock.part("rollout_decode" if step else "rollout_prefill"):
-            output = roles.trunk(
+            output = roles.forwards.trunk(
                 input_ids=inputs,
                 attention_mask=attended.long(),
                 position_ids=positions,
@@ -159,7 +150,7 @@ def _padded_batch(
                 use_cache=True,
             )
             states = output.last_hidden_state[:, -1]
-            logits = roles.lm_head(states).float()
+            logits = roles.forwards.lm_head(states).float()
             token, logprob = draw(logits, temperature=temperature, uniform=uniforms[:, step].to(device))
             tokens.append(token.masked_fill(~running, pad_id))
             masks.append(running)

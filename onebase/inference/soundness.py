@@ -47,13 +47,13 @@ def require_sound(roles: Roles) -> Roles:
 
 @contextlib.contextmanager
 def _leaving_no_trace(roles: Roles) -> Iterator[None]:
-    """`packs` exchanges the attention where it finds that it can: a stage that has not asked keeps its own."""
-    model, asked = roles.base.model, "packs" in vars(roles)
+    """`can_pack` exchanges the attention where it finds that it can: a stage that has not read it keeps its own."""
+    model, known = roles.base.model, "can_pack" in vars(roles.forwards)
     before = model.config._attn_implementation or "eager"
     try:
         yield
     finally:
-        if not asked and vars(roles).pop("packs", False):
+        if not known and vars(roles.forwards).pop("can_pack", False):
             model.set_attn_implementation(before)
 
 
@@ -62,9 +62,9 @@ def _require_rows_apart(roles: Roles, name: str) -> None:
     device = roles.base.device
     sequences = trial_sequences(roles.base.model)
     with roles.active(None):
-        rows = roles.hidden_states(pad_right(sequences, pad_id=roles.base.pad_id, device=device))
+        rows = roles.forwards.hidden_states(pad_right(sequences, pad_id=roles.base.pad_id, device=device))
         for row, one in zip(rows, sequences, strict=True):
-            alone = roles.hidden_states(torch.tensor([one], device=device))[0].float()
+            alone = roles.forwards.hidden_states(torch.tensor([one], device=device))[0].float()
             # The median: rounding may send a token to another expert; what depends on the batch does so in all tokens.
             apart = (row[: len(one)].float() - alone).abs().amax(dim=1).median() / alone.abs().max()
             if not bool(apart <= PACKING_TOLERANCE[row.dtype]):

@@ -26,10 +26,8 @@ IGNORED = frozenset({"base_model_name_or_path", "revision", "peft_version", "inf
 NAME = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
 """Of a module, or of the last parts of its path."""
 _LITERAL = r"\w+(\\\.\w+)*"
-_LITERALS = rf"{_LITERAL}(\|{_LITERAL})*"
-_LOWER = r"\(\.\*\\\.\)\?\w+\\\.\(\d+(\|\d+)*\)\\\.\.\*"
-EXCLUDED = re.compile(rf"{_LOWER}|{_LITERALS}|\({_LOWER}\)\|\({_LITERALS}\)", re.ASCII)
-"""`exclude_modules` as we write it: lower layers (`onebase.model.lower`), names with their dots escaped, or both."""
+EXCLUDED = re.compile(rf"{_LITERAL}(\|{_LITERAL})*", re.ASCII)
+"""`exclude_modules` as we write it: names with their dots escaped."""
 FUSED_EXPECTED = "nothing, or numbers by the names of fused experts"
 FUSED = re.compile(rf"(\.\*\\\.)?{_LITERAL}", re.ASCII)
 """A key of `rank_pattern`, as PEFT writes it for experts whose weights are fused into one."""
@@ -81,7 +79,7 @@ def _own(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]])
     task, excluded = fields.get("task_type"), fields.get("exclude_modules")
     require("task_type", task in (None, "CAUSAL_LM"), "CAUSAL_LM")
     ours = isinstance(excluded, str) and EXCLUDED.fullmatch(excluded) is not None
-    require("exclude_modules", excluded is None or ours, "nothing, or layers and modules as Onebase leaves them out")
+    require("exclude_modules", excluded is None or ours, "nothing, or modules as Onebase leaves them out")
     targets, parameters = fields.get("target_modules"), fields.get("target_parameters") or []
     if isinstance(targets, str) and targets != ALL_LINEAR:
         targets = _targets_of(shapes)  # a pattern, which is not tried: the tensors say where they belong

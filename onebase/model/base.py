@@ -4,10 +4,8 @@ Every role of every stage is a small adapter on it (see `onebase.model.roles`). 
 check that another stage used the same one is its identity, which is computed without loading a weight.
 """
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,12 +69,6 @@ class Base:
     def computes_in_bf16(self) -> bool:
         """Where the base is bf16 or nf4 on a GPU that has bf16; plain fp32 elsewhere."""
         return self.device.type == "cuda" and self.identity.quantization != "fp32" and has_fast_bf16(self.device)
-
-    @contextlib.contextmanager
-    def autocast(self) -> Iterator[None]:
-        """bf16 arithmetic where the base computes in it. Adapters stay fp32 masters."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.computes_in_bf16):
-            yield
 
 
 def default_device() -> torch.device:

@@ -61,8 +61,6 @@ class AdapterSection(Section):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """While training SFT only; every other stage runs without."""
     targets: str | tuple[str, ...] = "all-linear"
-    layers: Literal["all", "top-half"] = "all"
-    """top-half: of n decoder layers n//2 .. n-1 only; PPO then computes the lower ones once for all roles."""
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]

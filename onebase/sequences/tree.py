@@ -135,7 +135,7 @@ def pack_size(sequences: Sequence[Sequence[int]]) -> int:
     return total
 
 
-def packs(sequences: Sequence[Sequence[int]], *, tokens: int) -> list[list[int]]:
+def pack_by_tokens(sequences: Sequence[Sequence[int]], *, tokens: int) -> list[list[int]]:
     """Indices grouped so that the row of each group holds about `tokens`; a longer sequence stands alone.
 
     In the order of the tokens themselves, so that what shares a prefix goes together. Every index occurs exactly once.

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from onebase.tokens import masked_sum_rows
+from onebase.masked import masked_sum_rows
 
 
 def gae(

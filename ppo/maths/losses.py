@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from onebase.tokens import masked_variance
+from onebase.masked import masked_variance
 
 
 def policy_loss(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from onebase.tokens import last_token
+from onebase.masked import last_token
 
 LARGEST_KL_ERROR = 0.2
 """Relative error of the KL that an adaptive weight follows at most."""
@@ -40,7 +40,7 @@ class ScoreMoments:
 
     def standardise(self, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Scores less the mean, over the standard deviation; 0 where all scores so far are equal."""
-        # As `onebase.tokens.standardise`: the floor keeps a constant score from being divided by nothing.
+        # As `onebase.masked.standardise`: the floor keeps a constant score from being divided by nothing.
         return ((scores.double() - self.mean) * (self.variance + 1e-8) ** -0.5).float()
 
 

@@ -73,11 +73,11 @@ def run_stage(stage: str, arguments: Sequence[str]) -> int:
 def limit_at_first_fit(allowed: int | None) -> Callable[[], int]:
     """From the first work on whose sizes may be halved, `allowed` bytes more; returns what there was then."""
     from onebase.memory import Budget
-    from onebase.model import products
+    from onebase.model import lora
 
     # It compiles for each shape, in address space of its own, and is not needed where that is short: what would run
     # out with it might fit without it.
-    products.HAS_ONE_DNN = False
+    lora.HAS_ONE_DNN = False
     fit = Budget.fit
     sizes: list[int] = []
 

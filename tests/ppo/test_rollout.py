@@ -144,7 +144,7 @@ def test_each_role_says_its_own_part_of_a_rollout(make_roles: Callable[..., Role
         start, length = len(PROMPTS[row]), len(sequence) - len(PROMPTS[row])
         tokens = torch.tensor(sequence[start:])
         for role, logprobs in (("policy", found.logprobs), ("reference", found.reference_logprobs)):
-            logits = roles.lm_head(states(roles, role, sequence)).double() / 0.8
+            logits = roles.forwards.lm_head(states(roles, role, sequence)).double() / 0.8
             table = logits - logits.exp().sum(dim=-1, keepdim=True).log()
             expected = table[torch.arange(start - 1, start - 1 + length), tokens].float()
             # Other matrix shapes than the model's own forward, and a cache: 1e-4 nats a token, as in the design.

@@ -142,7 +142,7 @@ def test_scores_that_are_all_equal_cannot_be_scaled(twins: Twins) -> None:
     roles = start_reward(base, record.read(recipe.parents.sft, stage="sft"), recipe)
     roles.heads["reward"].weight.data.zero_()
     with pytest.raises(InputError, match="standard deviation of the scores of 36 held-out responses is 0"):
-        rescale(roles, read_data(tokens_per_microbatch=512).held_out, recipe)
+        rescale(roles, read_data(recipe).held_out, tokens_per_microbatch=512)
 
 
 # --- labelers

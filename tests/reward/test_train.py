@@ -66,12 +66,12 @@ def zero(roles: Roles) -> None:
 @pytest.mark.parametrize("layout", ["packed", "padded", "both"])
 def test_one_microbatch_of_all_rankings_gives_the_gradients_of_one_each(make_recipe: MakeRecipe, layout: str) -> None:
     roles = start(make_recipe())
-    assert roles.packs
-    roles.packs = layout == "packed"
+    assert roles.forwards.can_pack
+    roles.forwards.can_pack = layout == "packed"
     backward(roles, RANKINGS, tokens_per_microbatch=10_000)
     whole = gradients(roles)
     zero(roles)
-    roles.packs = layout != "padded"
+    roles.forwards.can_pack = layout != "padded"
     backward(roles, RANKINGS, tokens_per_microbatch=1)
     parts = gradients(roles)
     largest = max(float(gradient.abs().max()) for gradient in whole)
@@ -96,14 +96,14 @@ def test_the_loss_is_instructgpts_written_out_pair_by_pair(make_recipe: MakeReci
 
 def test_each_response_goes_through_the_model_once_however_many_pairs_it_is_in(make_recipe: MakeRecipe) -> None:
     roles = start(make_recipe())
-    roles.packs = False
+    roles.forwards.can_pack = False
     rows = 0
 
     def count(module: torch.nn.Module, arguments: tuple, keywords: dict) -> None:
         nonlocal rows
         rows += keywords["input_ids"].shape[0]
 
-    handle = roles.trunk.register_forward_pre_hook(count, with_kwargs=True)
+    handle = roles.forwards.trunk.register_forward_pre_hook(count, with_kwargs=True)
     backward(roles, RANKINGS, tokens_per_microbatch=10_000)
     handle.remove()
     assert rows == sum(len(ranking.sequences) for ranking in RANKINGS)

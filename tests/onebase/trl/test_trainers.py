@@ -121,7 +121,7 @@ def test_recomputing_is_refused_where_a_model_has_none(zoo_roles: Any, tmp_path:
     with pytest.raises(RecipeError, match=r"trl\.gradient_checkpointing=true .* for LlamaForCausalLM"):
         trainers.rehearse(SFTConfig(**plain), roles)
     with pytest.raises(BaseError, match=r"train\.activation_checkpointing: .* for LlamaForCausalLM"):
-        roles.enable_checkpointing()
+        roles.forwards.enable_checkpointing()
 
 
 def test_the_load_balancing_loss_of_experts_is_off_unless_asked_for(zoo_roles: Any, tmp_path: Any) -> None:
