@@ -49,7 +49,7 @@ class Budget:
     def fit(self, work: Callable[[], T], *, size: int | None = None) -> T:
         """`work()`, repeated with half the sizes each time that memory runs out; returns its result.
 
-        work: starts anew at every call. size: the largest size that it uses; None: the budget's own. TooLargeError when
+        work: starts anew at every call. size: the largest size that it uses; None: the budget's. TooLargeError when
         even a size of 1 does not fit.
         """
         before, largest = self.halvings, size or max(self._sizes)

@@ -1,4 +1,4 @@
-"""What an episode's score is made of: reward models and Python functions, each by its weight.
+"""The score of an episode: reward models and Python functions, each times its weight.
 
 A function gets the prompt as it was read and the response as a person reads it:
 
@@ -7,7 +7,7 @@ A function gets the prompt as it was read and the response as a person reads it:
     def reward(prompt: Prompt, response: str) -> float: ...
 
 It is called once an episode, and may use anything: a checker, a compiler, `prompt.meta`. It must be a function of its
-arguments alone, or a run that is killed would not go on to the same bits.
+arguments alone, or a killed run would not resume to the same bits.
 """
 
 import copy
@@ -45,20 +45,20 @@ ARGUMENTS = ("prompt", "response")
 LARGEST = torch.finfo(torch.float32).max
 """Of the numbers that a score may be: scores are fp32."""
 
-MOST = 1e9
+LARGEST_TERM = 1e9
 """Of a term times its weight: gradients are some thousand times as large at most, and their norm is the root of a sum
 of millions of squares, which fp32 holds up to 3e38."""
 
 LOOK = "Look at report.json in its stage folder, and whether the base overflows in half precision."
-MEND = "Mend the function."
+FIX = "Fix the function."
 
 
 class RewardError(InputError):
-    """A reward that is none."""
+    """A reward that cannot be used."""
 
 
 class FunctionError(RewardError, CodeError):
-    """It is a function's."""
+    """A reward function that fails or returns no number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +161,7 @@ def scores_of(
     what: str = "reward function",
     seconds: float = SECONDS,
 ) -> Float[Tensor, " B"]:
-    """What a function says of each response; FunctionError naming the episode where that is no finite number.
+    """The number that a function returns for each response; FunctionError, naming the episode, if it is not finite.
 
     name, what: how errors call the function. seconds: how long one call may take.
 
@@ -169,31 +169,31 @@ def scores_of(
     (`onebase.custom.custom_calls`): what it does with either is gone when the next one is called.
     """
     scores: list[float] = []
-    for row, one in enumerate(batch.prompts):
+    for row, encoded in enumerate(batch.prompts):
         response = batch.response(row, episodes)
 
-        def answer(prompt: Prompt = one.prompt, response: str = response) -> tuple[float | None, str]:
+        def answer(prompt: Prompt = encoded.prompt, response: str = response) -> tuple[float | None, str]:
             value = function(copy.deepcopy(prompt), response)
             number = as_number(value)
             return number, "" if number is not None else text_of(value)
 
         try:
             number, text = call(
-                answer, function, seconds=seconds, seed=stream(0, conversation_of(one.prompt), response)
+                answer, function, seconds=seconds, seed=stream(0, conversation_of(encoded.prompt), response)
             )
         except CallError as error:
-            raise FunctionError(f"{what} '{name}' {error}, {batch.describe(row, episodes)}. {MEND}") from error
+            raise FunctionError(f"{what} '{name}' {error}, {batch.describe(row, episodes)}. {FIX}") from error
         if number is None:
             raise FunctionError(
                 f"{what} '{name}' returned {text} where a finite number is expected, "
-                f"{batch.describe(row, episodes)}. {MEND}"
+                f"{batch.describe(row, episodes)}. {FIX}"
             )
         scores.append(number)
     return torch.tensor(scores)
 
 
 def as_number(value: object) -> float | None:
-    """A number that fp32 can hold, or None where it is none. bool is a number in Python, and what a checker returns."""
+    """The value as a number that fp32 can hold, or None. bool is a number in Python, and checkers return it."""
     if inspect.iscoroutine(value):
         value.close()  # else Python warns that nobody has waited for it
     try:
@@ -205,7 +205,7 @@ def as_number(value: object) -> float | None:
 
 
 def require_finite(scores: Float[Tensor, " B"], what: str, episodes: Episodes, batch: PromptBatch, do: str) -> None:
-    """Refuse scores that are no numbers: an update on them would be none. what, do: how the error begins and ends."""
+    """Refuse scores that are not finite: an update cannot use them. what, do: how the error begins and ends."""
     for row in (~scores.isfinite()).nonzero().flatten().tolist():
         raise RewardError(
             f"{what} {scores[row].item()} where a finite number is expected, {batch.describe(row, episodes)}. {do}"
@@ -215,14 +215,14 @@ def require_finite(scores: Float[Tensor, " B"], what: str, episodes: Episodes, b
 def require_bounded(
     part: Float[Tensor, " B"], index: int, term: RewardTerm, episodes: Episodes, batch: PromptBatch
 ) -> None:
-    """Refuse a term, times its weight, whose training would overflow: it would end as a gradient that is not finite,
-    and nothing would say that a score is to blame."""
-    for row in (part.abs() > MOST).nonzero().flatten().tolist():
+    """Refuse a term, times its weight, that would overflow in training: the gradient would not be finite, and no error
+    would name the score as the cause."""
+    for row in (part.abs() > LARGEST_TERM).nonzero().flatten().tolist():
         what = "the reward model" if term.function is None else f"the reward function '{term.function}'"
         score = part[row].item() / term.weight
         raise RewardError(
             f"reward.terms.{index} '{term.named(index)}': {what} scores {score:.4g}, times its weight "
-            f"{term.weight:g}, {batch.describe(row, episodes)}. A score beyond {MOST:g} overflows in fp32 where the "
-            f"value function and the gradients square it. Give smaller scores, lower reward.terms.{index}.weight, or "
-            "set reward.clip."
+            f"{term.weight:g}, {batch.describe(row, episodes)}. A score beyond {LARGEST_TERM:g} overflows in fp32 "
+            "where the value function and the gradients square it. Give smaller scores, lower "
+            f"reward.terms.{index}.weight, or set reward.clip."
         )

@@ -153,7 +153,7 @@ def start_roles(base: Base, parents: dict[str, Found], recipe: PpoRecipe) -> Rol
     roles = require_sound(Roles(base))
     roles.load("policy", parents["sft"].adapter)
     roles.load("reference", parents["sft"].adapter)
-    load_members(roles, {name: found for name, found in parents.items() if name != "sft"})
+    load_members(roles, {name: parent for name, parent in parents.items() if name != "sft"})
     if recipe.value_role is None:
         roles.train("policy")
     elif recipe.value_role == "value":

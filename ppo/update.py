@@ -158,8 +158,8 @@ def gradients_of(
     extra: adds to the policy's gradients, given the tokens of a micro-batch.
     """
     learner.optimizer.zero_grad(set_to_none=True)
-    given = {"kl_weight": kl_weight, "learn_policy": learn_policy, "clock": clock}
-    sums = backward(roles, minibatch, recipe, budget.tokens, **given)
+    options = {"kl_weight": kl_weight, "learn_policy": learn_policy, "clock": clock}
+    sums = backward(roles, minibatch, recipe, budget.tokens, **options)
     if learn_policy:
         extra(budget.tokens)
     return sums
@@ -182,8 +182,8 @@ def backward(
 ) -> Tally:
     """Add one mini-batch's gradients to `.grad`, a micro-batch at a time; returns what there is to log of it.
 
-    A shared value head takes part in the policy's forward and backward. A value function of its own has its own, after
-    the policy's: the activations of one are gone before the other makes its.
+    A shared value head takes part in the policy's forward and backward. A value adapter has a forward and backward of
+    its own, after the policy's: their activations are never in memory together.
     """
     tally, clock, device = Tally(), clock or Clock(), roles.base.device
     episodes, value, train = minibatch.episodes, recipe.value, recipe.train

@@ -123,13 +123,13 @@ class Decoder:
         packed = pack([self._prompts[episode] for episode in new], device=self._roles.base.device)
         columns = [packed.columns(row, range(len(self._prompts[episode]))) for row, episode in enumerate(new)]
         device = self._roles.base.device
-        self._cache.fill([(first + row, torch.tensor(one, device=device)) for row, one in enumerate(columns)])
+        self._cache.fill([(first + row, torch.tensor(places, device=device)) for row, places in enumerate(columns)])
         states = self._roles.forwards.packed_states(packed, cache=self._cache)
-        self._emit(range(first, first + count), states[torch.tensor([one[-1] for one in columns], device=device)])
+        self._emit(range(first, first + count), states[torch.tensor([places[-1] for places in columns], device=device)])
 
     def _step(self) -> None:
         last = [self.lengths[episode] - 1 for episode in self._active]
-        places = [len(self._prompts[episode]) + own for episode, own in zip(self._active, last, strict=True)]
+        places = [len(self._prompts[episode]) + place for episode, place in zip(self._active, last, strict=True)]
         # One copy to the device, and nothing read back from it before the tokens that were drawn.
         episodes, newest, positions = torch.tensor([self._active, last, places], device=self._roles.base.device)
         reach = max(places) + 1

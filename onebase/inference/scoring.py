@@ -161,14 +161,14 @@ def kl_between(
     Summed over responses sampled from `role` and averaged, it is an unbiased estimate of the KL of whole responses.
     """
 
-    def one(part: Episodes) -> Tensor:
+    def kl_of(part: Episodes) -> Tensor:
         states = predicting_states(roles, role, part), predicting_states(roles, reference, part)
         with roles.forwards.autocast():
             return _spread(
                 token_kl(*states, roles.forwards.lm_head, temperature=temperature, chunk=LOGIT_CHUNK // 2), part
             )
 
-    return in_microbatches(roles, one, episodes, tokens=tokens_per_microbatch)
+    return in_microbatches(roles, kl_of, episodes, tokens=tokens_per_microbatch)
 
 
 def _spread(flat: Float[Tensor, " N"], episodes: Episodes) -> Float[Tensor, "B T"]:

@@ -63,10 +63,10 @@ def _require_rows_apart(roles: Roles, name: str) -> None:
     sequences = trial_sequences(roles.base.model)
     with roles.active(None):
         rows = roles.forwards.hidden_states(pad_right(sequences, pad_id=roles.base.pad_id, device=device))
-        for row, one in zip(rows, sequences, strict=True):
-            alone = roles.forwards.hidden_states(torch.tensor([one], device=device))[0].float()
+        for row, ids in zip(rows, sequences, strict=True):
+            alone = roles.forwards.hidden_states(torch.tensor([ids], device=device))[0].float()
             # The median: rounding may send a token to another expert; what depends on the batch does so in all tokens.
-            apart = (row[: len(one)].float() - alone).abs().amax(dim=1).median() / alone.abs().max()
+            apart = (row[: len(ids)].float() - alone).abs().amax(dim=1).median() / alone.abs().max()
             if not bool(apart <= PACKING_TOLERANCE[row.dtype]):
                 raise BaseError(
                     f"base.model: {name} gives a sequence other states when padding follows it or another one "

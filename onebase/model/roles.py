@@ -232,21 +232,21 @@ class Roles:
         }
 
 
-def _copy_exactly(found: dict[str, Tensor], parameters: dict[str, nn.Parameter], origin: Path) -> None:
+def _copy_exactly(tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], origin: Path) -> None:
     """Copy tensors into parameters of the same names and shapes; a missing or surplus key is an error, no warning."""
-    missing, surplus = sorted(parameters.keys() - found.keys()), sorted(found.keys() - parameters.keys())
+    missing, surplus = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
     if missing or surplus:
         raise RecordError(
             f"{origin}: does not fit this base: {_some('missing', missing)}{_some('surplus', surplus)}"
             "It was trained on another base or is damaged; train the stage again on this base."
         )
     for name, parameter in parameters.items():
-        if found[name].shape != parameter.shape:
+        if tensors[name].shape != parameter.shape:
             raise RecordError(
-                f"{origin}: {name}: expected shape {tuple(parameter.shape)}, found {tuple(found[name].shape)}. "
+                f"{origin}: {name}: expected shape {tuple(parameter.shape)}, found {tuple(tensors[name].shape)}. "
                 "It was trained on another base; train the stage again on this base."
             )
-        parameter.data.copy_(found[name].to(torch.float32))
+        parameter.data.copy_(tensors[name].to(torch.float32))
 
 
 def _some(label: str, names: Sequence[str]) -> str:

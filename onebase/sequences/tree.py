@@ -110,9 +110,9 @@ def pack(sequences: Sequence[Sequence[int]], *, device: torch.device) -> Packed:
                     grow(list(branch), depth, start, parents, path)
                 continue
             ended = list(group)
-            own = path if start == depth else (*path, add(ended[0], start, depth, parents))
+            whole = path if start == depth else (*path, add(ended[0], start, depth, parents))
             for row in ended:
-                runs[row] = own
+                runs[row] = whole
 
     for _, members in groupby(sorted(range(len(rows)), key=rows.__getitem__), key=lambda row: rows[row][0]):
         grow(list(members), 0, 0, (), ())
@@ -171,11 +171,11 @@ def fill(sizes: Sequence[int], *, tokens: int) -> list[list[int]]:
     return groups
 
 
-def shared_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+def shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """How many tokens two sequences have in common from their start."""
     count = 0
-    for mine, theirs in zip(one, other, strict=False):
-        if mine != theirs:
+    for first, second in zip(left, right, strict=False):
+        if first != second:
             break
         count += 1
     return count
@@ -211,11 +211,13 @@ def tree_attention(
     lengths = [segment.length for segment in tree.segments]
     queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))
     heads, groups = query.shape[1], key.shape[1]
-    found = []
+    outputs = []
     for index, segment in enumerate(tree.segments):
         if not segment.ancestors:
-            own = queries[index], keys[index], values[index]
-            found.append(scaled_dot_product_attention(*own, is_causal=True, scale=scaling, enable_gqa=heads != groups))
+            alone = queries[index], keys[index], values[index]
+            outputs.append(
+                scaled_dot_product_attention(*alone, is_causal=True, scale=scaling, enable_gqa=heads != groups)
+            )
             continue
         path = (*segment.ancestors, index)
         seen, read = (torch.cat([states[step] for step in path], dim=2) for states in (keys, values))
@@ -223,5 +225,5 @@ def tree_attention(
         folded = queries[index].reshape(1, groups, -1, query.shape[3])
         allowed = tree.mask(segment, heads // groups, query.device)
         out = scaled_dot_product_attention(folded, seen, read, attn_mask=allowed, scale=scaling)
-        found.append(out.reshape(1, heads, segment.length, value.shape[3]))
-    return torch.cat(found, dim=2).transpose(1, 2), None
+        outputs.append(out.reshape(1, heads, segment.length, value.shape[3]))
+    return torch.cat(outputs, dim=2).transpose(1, 2), None

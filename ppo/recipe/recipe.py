@@ -178,17 +178,17 @@ class PpoRecipe(Section):
     def aggregation(self) -> str:
         # The sum over a response, times a number: any other weight depends on the lengths that were drawn, and RLOO's
         # gradient is not unbiased then.
-        own = {"gae": "token-mean", "grpo": "sequence-mean", "rloo": "constant", "dr_grpo": "constant"}
-        return self.train.aggregation or own[self.advantages.kind]
+        defaults = {"gae": "token-mean", "grpo": "sequence-mean", "rloo": "constant", "dr_grpo": "constant"}
+        return self.train.aggregation or defaults[self.advantages.kind]
 
     @model_validator(mode="after")
     def _something_scores(self) -> "PpoRecipe":
-        asked = any(term.kind == "adapter" for term in self.reward.terms)
-        if asked and not self.parents.rewards:
+        has_models = any(term.kind == "adapter" for term in self.reward.terms)
+        if has_models and not self.parents.rewards:
             raise ValueError("parents.reward is missing: a term of kind adapter is the reward model's score")
-        if self.parents.rewards and not asked:
+        if self.parents.rewards and not has_models:
             raise ValueError("no term of `reward` is of kind adapter, so parents.reward scores nothing. Remove it")
-        if self.reward.require_better_than_baselines and not asked:
+        if self.reward.require_better_than_baselines and not has_models:
             raise ValueError(
                 "reward.require_better_than_baselines is about reward models, and only functions score here. Remove it"
             )
@@ -239,8 +239,8 @@ class PpoRecipe(Section):
                 "train.target_kl ends epochs early, and train.epochs=1 leaves none to end. Remove it, or "
                 "raise train.epochs"
             )
-        own = self.sampling.engine is None or train.old_logprobs == "recomputed"
-        if train.dual_clip is not None and self.one_step_a_rollout and own:
+        is_exact = self.sampling.engine is None or train.old_logprobs == "recomputed"
+        if train.dual_clip is not None and self.one_step_a_rollout and is_exact:
             raise ValueError(
                 "train.dual_clip bounds what a ratio does that has grown, and with one optimiser step a rollout every "
                 "ratio is 1. Remove it, or choose a train.minibatch below train.batch"

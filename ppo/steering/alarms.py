@@ -240,7 +240,7 @@ def remember(rows: Rows, row: Mapping[str, float]) -> list[dict[str, float]]:
     """
     kept = [*map(dict, rows), {name: row[name] for name in WATCHED if name in row}]
     first, last = LONGEST_WINDOW, len(kept) - 2 * LONGEST_WINDOW
-    return [one for index, one in enumerate(kept) if index < first or index >= last or EVALUATED in one]
+    return [kept_row for index, kept_row in enumerate(kept) if index < first or index >= last or EVALUATED in kept_row]
 
 
 def _values(rows: Rows, name: str) -> list[float]:

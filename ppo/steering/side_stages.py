@@ -87,7 +87,7 @@ def _remove(aside: Path) -> None:
         move_aside(aside)
 
 
-def stands(folder: Path, metrics: Mapping[str, float]) -> bool:
+def is_finished(folder: Path, metrics: Mapping[str, float]) -> bool:
     """Whether a finished stage with these very metrics is there, and verifies."""
     try:
         return record.read(folder, stage="ppo").record.metrics == record.finite(metrics)
@@ -102,13 +102,13 @@ def weights_of(roles: Roles, role: str) -> list[Tensor]:
 
 @contextlib.contextmanager
 def holding(roles: Roles, role: str, weights: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, the role has other weights; behind it, its own again, bit for bit."""
-    own = weights_of(roles, role)
+    """Inside, the role has other weights; afterwards its former ones, bit for bit."""
+    before = weights_of(roles, role)
     try:
         _put(roles, role, weights)
         yield
     finally:
-        _put(roles, role, own)
+        _put(roles, role, before)
 
 
 @torch.no_grad()

@@ -77,9 +77,10 @@ def read_steering_data(recipe: PpoRecipe, chat: Chat, training: list[EncodedProm
 def _require_apart(held_out: Sequence[Piece], training: Sequence[Piece], *, tokens: int) -> None:
     """DataError where a held-out text begins with the same tokens as one that is trained on."""
     least = min(tokens, SHORTEST_OVERLAP)
-    trained = {(given + predicted)[:tokens] for given, predicted in training}
+    trained = {(context + predicted)[:tokens] for context, predicted in training}
     both = sum(
-        len(given + predicted) >= least and (given + predicted)[:tokens] in trained for given, predicted in held_out
+        len(context + predicted) >= least and (context + predicted)[:tokens] in trained
+        for context, predicted in held_out
     )
     if both:
         raise DataError(
@@ -130,7 +131,7 @@ class Steering:
     @property
     def state_bytes(self) -> int:
         """What it adds to a checkpoint: the average, and the best weights so far."""
-        weights = sum(one.numel() * one.element_size() for one in self._roles.parameters("policy"))
+        weights = sum(weight.numel() * weight.element_size() for weight in self._roles.parameters("policy"))
         return weights * ((self._recipe.ema is not None) + (self._held_out is not None))
 
     def state(self) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class Steering:
             "ema": {} if self._recipe.ema is None else {ema.ROLE: list(self._roles.parameters(ema.ROLE))},
             "rows": self._rows,
             "raised": sorted(self._raised),
-            "points": [one.as_state() for one in self._points],
+            "points": [point.as_state() for point in self._points],
             "best": None if self._best is None else self._best.point.as_state(),
             "best_answers": None if self._best is None else self._best.answers.as_state(),
             "best_weights": self._best_weights,
@@ -150,7 +151,7 @@ class Steering:
             restore_weights(state["ema"], self._roles, [ema.ROLE])
         self._rows = [dict(row) for row in state["rows"]]
         self._raised = set(state["raised"])
-        self._points = [Point(**one) for one in state["points"]]
+        self._points = [Point(**point) for point in state["points"]]
         self._best = None
         if state["best"] is not None:
             self._best = Measurement(point=Point(**state["best"]), answers=Answers.of(state["best_answers"]))
@@ -196,7 +197,7 @@ class Steering:
     def watch(self, step: int, metrics: Mapping[str, float], tracker: Tracker) -> None:
         """Report every alarm that is newly raised; AlarmError where the recipe says that it ends the run."""
         section = self._recipe.alarms
-        if self._recipe.train.batch == 1:  # one number has no deviation: it says nothing of equal rewards
+        if self._recipe.train.batch == 1:  # a single number has no deviation
             metrics = {name: value for name, value in metrics.items() if name != "ppo/score_std"}
         self._rows = remember(self._rows, metrics)
         alarms = raised(self._rows, section)
@@ -212,10 +213,10 @@ class Steering:
     def finish(self) -> None:
         """Make sure that `best/` and `ema/` are there."""
         best, folder = self._best, self._origin.recipe.out / "best"
-        if best is not None and not side_stages.stands(folder, _record_metrics(best.point)):
+        if best is not None and not side_stages.is_finished(folder, _record_metrics(best.point)):
             self._write_best()
         if self._recipe.ema is not None and self._recipe.ema.exported:
-            last = [one for one in self._points if one.role == ema.ROLE]
+            last = [point for point in self._points if point.role == ema.ROLE]
             side_stages.write("ema", self._roles, ema.ROLE, self._origin, _record_metrics(last[-1]) if last else {})
 
     # --- parts of it ------------------------------------------------------------------------------------------------
@@ -247,7 +248,7 @@ class Steering:
         best so far are compared by the whitening of now."""
         assert self._recipe.evaluation is not None
         self._points.append(measurement.point)
-        both = [one.on_scale(self._recipe, moments) for one in (self._best, measurement) if one is not None]
+        both = [each.on_scale(self._recipe, moments) for each in (self._best, measurement) if each is not None]
         if best_of(both, kl_budget=self._recipe.evaluation.kl_budget) is not both[-1]:
             return
         self._best, self._best_weights = measurement, weights
@@ -267,12 +268,12 @@ class Steering:
         frontiers.write(self._points, best, folder, kl_budget=budget)
 
 
-def _points(measured: Sequence[Measurement]) -> list[Point]:
-    return [one.point for one in measured]
+def _points(measurements: Sequence[Measurement]) -> list[Point]:
+    return [measurement.point for measurement in measurements]
 
 
 def _metrics(points: list[Point]) -> dict[str, float]:
-    return {f"{PREFIXES[one.role]}/{name}": value for one in points for name, value in one.metrics.items()}
+    return {f"{PREFIXES[point.role]}/{name}": value for point in points for name, value in point.metrics.items()}
 
 
 def _record_metrics(point: Point) -> dict[str, float]:

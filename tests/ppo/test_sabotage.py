@@ -182,7 +182,7 @@ def test_a_reward_that_pays_for_length_is_told(train: Callable[..., Path]) -> No
 
 def test_an_alarm_may_end_the_run(train: Callable[..., Path], tmp_path: Path) -> None:
     """An ordinary run under a limit that its first update is sure to pass."""
-    with pytest.raises(AlarmError, match=r"step 1: ratio too large: .*alarms\.stop=false goes on"):
+    with pytest.raises(AlarmError, match=r"step 1: ratio too large: .*alarms\.stop=false resumes"):
         train("alarms.ratio=1.00001", "alarms.stop=true")
     assert alarms(tmp_path / "ppo").keys() == {"ratio too large"}
     assert [path.name for path in (tmp_path / "ppo" / "checkpoints").iterdir()] == ["step-00000001"]

@@ -320,7 +320,7 @@ def test_a_function_that_is_not_there_is_said_before_anything_is_loaded(
         (["reward={terms: [{kind: function}]}"], False, "'function' is missing"),
         (["reward={terms: [{function: 'a:b'}]}"], True, "set kind: function"),
         (["reward={terms: [{kind: function, function: 'a.b'}]}"], False, "pattern"),
-        (["reward={terms: [{name: x}, {kind: function, function: 'a:b', name: x}]}"], True, "a name of its own"),
+        (["reward={terms: [{name: x}, {kind: function, function: 'a:b', name: x}]}"], True, "a unique name"),
     ],
 )
 def test_terms_that_make_no_sense_are_refused(

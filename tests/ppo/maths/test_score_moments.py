@@ -79,7 +79,7 @@ def make_recipe(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     sft = finish_run("fp32") / "sft"
-    smoke = Path(__file__).parents[2] / "recipes" / "smoke" / "ppo.yaml"
+    smoke = Path(__file__).parents[3] / "recipes" / "smoke" / "ppo.yaml"
 
     def make(out: str, function: str) -> PpoRecipe:
         terms = f"reward={{terms: [{{kind: function, function: '{function}'}}], whiten: true, eos_penalty: 0}}"

@@ -162,7 +162,7 @@ def test_while_the_policy_waits_only_its_entropy_is_missing() -> None:
 
 @pytest.mark.parametrize("name", ["demo", "builtin-1h", "own", "llama-8b"])
 def test_no_recipe_of_ours_is_too_short_for_its_alarms(name: str) -> None:
-    for path in (Path(__file__).parents[2] / "recipes" / name).glob("ppo*.yaml"):
+    for path in (Path(__file__).parents[3] / "recipes" / name).glob("ppo*.yaml"):
         recipe = recipes.read(path, PpoRecipe)
         waiting = recipe.value.warmup_steps
         assert unable(recipe.alarms, steps=recipe.steps, waiting=waiting, has_value=recipe.has_value) is None
