@@ -54,8 +54,9 @@ def run(recipe: PpoRecipe, *, profile: bool = False) -> StageRecord:
 
 def take_step(ppo: PpoRun, prompts: Sequence[EncodedPrompt], step: int, session: Session) -> None:
     """One step of the run: roll out, score, update, evaluate where it is due, log."""
-    recipe, tracker, clock = ppo.recipe, session.tracker, Clock(ppo.roles.base.device)
+    recipe, tracker = ppo.recipe, session.tracker
     with session.step(step, ppo.checkpoint, total=recipe.steps):
+        clock = Clock(ppo.roles.base.device)
         experience, state = roll_out(ppo, prompts, step, session.budget, clock)
         if step == 1:
             measure_start(ppo, experience, state, session, clock)

@@ -29,7 +29,8 @@ from ppo.maths.losses import (
     token_weights,
     value_loss,
 )
-from ppo.recipe.recipe import PpoRecipe, TrainSection
+from ppo.recipe.recipe import PpoRecipe
+from ppo.recipe.training import TrainSection
 from ppo.rollout import Experience
 
 Accept = Callable[[Sequence[float], Sequence[int]], bool]

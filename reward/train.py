@@ -292,10 +292,9 @@ def evaluate(
 def show_samples(roles: Roles, rankings: Sequence[EncodedRanking], session: Session, *, shown: int = 4) -> None:
     """A few held-out rankings with their scores, for a person to read."""
     rows = []
-    for ranking in rankings[:shown]:
-        scores = score(roles, "reward", ranking.sequences, tokens_per_microbatch=session.budget.tokens)
-        for response, tier, value in zip(
-            ranking.ranking.responses, ranking.ranking.tiers, scores.tolist(), strict=True
-        ):
-            rows.append([ranking.ranking.prompt.user_text, response, tier, value])
+    for encoded in rankings[:shown]:
+        ranking = encoded.ranking
+        scores = score(roles, "reward", encoded.sequences, tokens_per_microbatch=session.budget.tokens)
+        for response, tier, value in zip(ranking.responses, ranking.tiers, scores.tolist(), strict=True):
+            rows.append([ranking.prompt.user_text, response, tier, value])
     session.tracker.table("samples", ["prompt", "response", "tier", "score"], rows)

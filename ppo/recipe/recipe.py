@@ -1,9 +1,9 @@
 """What a PPO recipe may say: `recipes/demo/ppo.yaml` is an example with every part that matters."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from data.select.sources import Source
 from onebase.custom.functions import DOTTED
@@ -12,10 +12,7 @@ from onebase.inference.ensemble import member_names
 from onebase.recipe.recipes import (
     BaseSection,
     ChatSection,
-    LearningRate,
     LimitsSection,
-    LossWeight,
-    Schedule,
     Section,
     Seed,
     Temperature,
@@ -23,8 +20,9 @@ from onebase.recipe.recipes import (
 )
 from onebase.run.checkpoint import CheckpointSection
 from ppo.maths.rewards import LARGEST_KL_ERROR
-from ppo.recipe.reward import Bound, KlSection, RewardSection
+from ppo.recipe.reward import KlSection, RewardSection
 from ppo.recipe.steering import AlarmsSection, EmaSection, EvaluationSection, FunctionsSection, PretrainingSection
+from ppo.recipe.training import AdvantagesSection, TrainSection, ValueSection
 
 
 class ParentsSection(Section):
@@ -55,71 +53,6 @@ class SamplingSection(Section):
     engine: Annotated[str, Field(pattern=DOTTED)] | None = None
     """package.module:name of what draws the responses (`onebase.inference.sampling.Engine`); None: this process.
     Another one's log-probabilities are not quite those of training: see train.old_logprobs and train.importance_cap."""
-
-
-class ValueSection(Section):
-    """The value function."""
-
-    kind: Literal["adapter", "shared"] = "adapter"
-    """adapter: its own, a copy of the reward model's (InstructGPT), or where only functions score of the SFT adapter
-    with a head of zeros. shared: a head on the policy's trunk, cheaper."""
-    learning_rate: LearningRate | None = None
-    """None: the policy's."""
-    clip: Bound = 0.2
-    """How far a value may move from the one at rollout time before its loss stops following."""
-    weight: Annotated[PositiveFloat, Field(le=1e6)] = 0.5
-    """Weight of the value loss; with a value adapter of its own only the scale of its gradient before clipping."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """Steps of the run in which the value function learns alone: until it knows something, advantages are noise."""
-
-
-class AdvantagesSection(Section):
-    """How much better than expected a token was: docs/ppo.md has the equations."""
-
-    kind: Literal["gae", "rloo", "grpo", "dr_grpo"] = "gae"
-    """gae: against a learned value function. The others: against the other responses to the prompt, without one;
-    `value` is not read then."""
-    standardise: bool | None = None
-    """Whether advantages are standardised over the batch. None: gae's are, the others' are not."""
-
-
-class TrainSection(Section):
-    """Sizes and steps of the updates."""
-
-    learning_rate: LearningRate = 1e-5
-    episodes: PositiveInt = 512
-    """In the whole run."""
-    batch: PositiveInt = 64
-    """Episodes rolled out between two optimiser phases."""
-    minibatch: PositiveInt = 32
-    """Episodes per optimiser step."""
-    tokens_per_microbatch: PositiveInt = 2048
-    """Tokens (padding included) that go through the model at once; decides memory, not results."""
-    epochs: PositiveInt = 1
-    """Times that the update goes through the episodes of a step."""
-    clip: Bound = 0.2
-    dual_clip: Annotated[float, Field(gt=1, le=1e9)] | None = None
-    """Bound of the loss of tokens with a negative advantage whose ratio has grown; Ye et al. 2020 have 3."""
-    entropy_weight: LossWeight = 0.0
-    """Of the entropy bonus, in nats a token."""
-    target_kl: PositiveFloat | None = None
-    """Nats a token between the policy that sampled and the one that learns: no further epoch beyond it."""
-    aggregation: Literal["token-mean", "sequence-mean", "constant"] | None = None
-    """What a mini-batch's loss is a mean of: tokens, or responses of any length alike, or max_new_tokens a response.
-    None: what the advantages' paper does (gae: token-mean, grpo: sequence-mean, rloo and dr_grpo: constant)."""
-    discount: float = Field(default=1.0, gt=0, le=1)
-    gae_lambda: float = Field(default=0.95, ge=0, le=1)
-    max_grad_norm: PositiveFloat = 1.0
-    """For each trained role on its own: they share no parameter."""
-    warmup_steps: int = Field(default=0, ge=0)
-    """Optimiser steps over which the learning rate rises from 0."""
-    schedule: Schedule = "constant"
-    """What the learning rate does after the warm-up: stay, or fall to 0 at the last optimiser step."""
-    old_logprobs: Literal["sampled", "recomputed"] = "sampled"
-    """sampled: kept from decoding, one forward less. recomputed: by the training forward, where decoding is inexact."""
-    importance_cap: Bound | None = None
-    """With recomputed ones: weigh each token by how much likelier training finds it than decoding did, at most this."""
-    activation_checkpointing: bool = False
 
 
 class PpoRecipe(Section):

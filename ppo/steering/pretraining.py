@@ -16,8 +16,8 @@ from onebase.inference.scoring import batches_of, token_scores
 from onebase.model.roles import Roles
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
-from ppo.recipe.recipe import TrainSection
 from ppo.recipe.steering import PretrainingSection
+from ppo.recipe.training import TrainSection
 
 
 class Pretraining:

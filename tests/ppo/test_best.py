@@ -9,7 +9,8 @@ from onebase.inference.sampling import Sample
 from onebase.sequences.episodes import Episodes
 from onebase.tracking.tracker import Tracker
 from ppo.maths.rewards import ScoreMoments
-from ppo.recipe.recipe import PpoRecipe, TrainSection
+from ppo.recipe.recipe import PpoRecipe
+from ppo.recipe.training import TrainSection
 from ppo.rollout import PpoState, make_experience
 from ppo.scores import EpisodeScores
 from ppo.steering.frontier import Point, best_of
