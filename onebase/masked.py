@@ -21,7 +21,7 @@ def masked_sum_rows(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float
 
 
 def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Mean over the entries where `mask` holds; 0 where there is none."""
+    """Mean over the entries where `mask` holds; 0 without any."""
     return masked_sum(x, mask) / mask.sum().clamp(min=1)
 
 

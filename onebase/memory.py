@@ -49,8 +49,8 @@ class Budget:
     def fit(self, work: Callable[[], T], *, size: int | None = None) -> T:
         """`work()`, repeated with half the sizes each time that memory runs out; returns its result.
 
-        work: starts anew at every call. size: the largest size that it uses; None: the budget's. TooLargeError when
-        even a size of 1 does not fit.
+        work: starts from the beginning at every call. size: the largest size that it uses; None: the budget's.
+        TooLargeError when even a size of 1 does not fit.
         """
         before, largest = self.halvings, size or max(self._sizes)
         while True:

@@ -46,8 +46,8 @@ LARGEST = torch.finfo(torch.float32).max
 """Of the numbers that a score may be: scores are fp32."""
 
 LARGEST_TERM = 1e9
-"""Of a term times its weight: gradients are some thousand times as large at most, and their norm is the root of a sum
-of millions of squares, which fp32 holds up to 3e38."""
+"""Bound of a term times its weight. Gradients are some thousand times as large at most. Their norm sums millions of
+squares, and fp32 holds up to 3e38."""
 
 LOOK = "Look at report.json in its stage folder, and whether the base overflows in half precision."
 FIX = "Fix the function."

@@ -1,10 +1,11 @@
 """Stage 3: PPO. Four roles on one base: the policy learns, the reference stays, the reward scores, the value predicts.
 
-policy     a copy of the SFT adapter            trained
-reference  the SFT adapter                      frozen, so KL(policy, reference) starts at 0
-reward     the reward stage's adapter and head  frozen
-value      a copy of the reward role, or of the SFT adapter where there is none, trained; or with `value.kind: shared` a
-           head on the policy's trunk
+    policy     a copy of the SFT adapter                                         trained
+    reference  the SFT adapter                                                   frozen: KL(policy, reference) starts at 0
+    reward     the reward stage's adapter and head                               frozen
+    value      a copy of the reward role, or of the SFT adapter without one      trained
+
+With `value.kind: shared` the value is a head on the policy's trunk.
 """
 
 import itertools
@@ -135,7 +136,7 @@ def learn(ppo: PpoRun, experience: Experience, step: int, session: Session, cloc
     recipe, sequences = ppo.recipe, experience.episodes.sequences
 
     def accept(norms: Sequence[float], rows: Sequence[int]) -> bool:
-        """Refuse a mini-batch whose gradient is not finite; its episodes are kept for inspection."""
+        """Refuse a mini-batch with a gradient that is not finite; its episodes are kept for inspection."""
         return session.is_finite(step, *norms, batch=[sequences[row] for row in rows])
 
     metrics = update(

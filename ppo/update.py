@@ -159,8 +159,9 @@ def gradients_of(
     extra: adds to the policy's gradients, given the tokens of a micro-batch.
     """
     learner.optimizer.zero_grad(set_to_none=True)
-    options = {"kl_weight": kl_weight, "learn_policy": learn_policy, "clock": clock}
-    sums = backward(roles, minibatch, recipe, budget.tokens, **options)
+    sums = backward(
+        roles, minibatch, recipe, budget.tokens, kl_weight=kl_weight, learn_policy=learn_policy, clock=clock
+    )
     if learn_policy:
         extra(budget.tokens)
     return sums

@@ -23,7 +23,7 @@ from onebase.run.checkpoint import CheckpointSection
 
 
 class ParentsSection(Section):
-    """The finished stage whose adapter this one starts from."""
+    """The finished stage with the adapter that this one starts from."""
 
     sft: UserPath
 

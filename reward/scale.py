@@ -9,7 +9,7 @@ from onebase.model.roles import Roles
 
 
 def center(roles: Roles, demonstrations: Sequence[EncodedDemonstration], *, tokens_per_microbatch: int) -> float:
-    """Set the head's bias so that these held-out demonstrations score 0 on average; returns the shift.
+    """Set the head's bias to make these held-out demonstrations score 0 on average; returns the shift.
 
     InstructGPT, https://arxiv.org/abs/2203.02155, section 3.5: the loss does not see a constant, PPO does.
     """

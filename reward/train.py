@@ -69,7 +69,7 @@ class Data:
 
 
 def run(recipe: RewardRecipe) -> StageRecord:
-    """Train on rankings, measure on held-out ones, shift so that demonstrations score 0, write the record."""
+    """Train on rankings, measure on held-out ones, shift demonstrations to a mean score of 0, write the record."""
     watch = Stopwatch()
     stages.require_one_process("reward")
     identity = stages.identify(recipe)

@@ -31,7 +31,7 @@ class Slots(Cache):
         self._rows, self._reach = torch.arange(0), 0
 
     def fill(self, columns: Sequence[tuple[int, Tensor]]) -> None:
-        """The next forward is a packed row of prompts: (slot, where its tokens stand in the row), for each."""
+        """The next forward is a packed row of prompts: (slot, columns of its tokens in the row), for each."""
         self._filling, self._positions = list(columns), None
 
     def step(self, positions: Int[Tensor, " N"], reach: int) -> None:
@@ -69,9 +69,9 @@ class Slots(Cache):
 class Decoder:
     """Responses to prompts under the active role. N = prompts, L = `uniforms.shape[1]`, the longest response.
 
-    uniforms: [N, L] numbers in [0, 1) that decide every draw, so that the responses do not depend on what shares a
-    forward with what. head: a role's head to read at every state that a token is predicted from. clock: told how long
-    prefills and decoding steps take.
+    uniforms: [N, L] numbers in [0, 1) that decide every draw. Responses therefore do not depend on the grouping of
+    forwards. head: the role with a head to read at every state that a token is predicted from. clock: measures prefills
+    and decoding steps.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Decoder:
         self._emit(range(len(self._active)), states)
 
     def _emit(self, slots: range, states: Float[Tensor, "N H"]) -> None:
-        """Draw the next token of these slots; slots whose response ends are freed."""
+        """Draw the next token of these slots; a slot is freed when its response ends."""
         episodes = [self._active[slot] for slot in slots]
         places = [episodes, [self.lengths[episode] for episode in episodes]]
         at = tuple(torch.tensor(places, device=states.device))
@@ -158,7 +158,7 @@ class Decoder:
                 self._free(slot)
 
     def _free(self, slot: int) -> None:
-        """The last slot in use moves here, so that those in use stay the first ones."""
+        """The last slot in use moves here: those in use stay the first ones."""
         moved = self._active.pop()
         if slot < len(self._active):
             # Its newest token has no keys and values yet: the next step writes them.
@@ -172,8 +172,8 @@ def draw(
     """One token a row, and its log-probability in nats.
 
     By inversion: token = the first v with F(v) > u F(V), F the cumulated probabilities and u uniform in [0, 1). First
-    the block of tokens that it lies in, then the token, so that only the blocks' sums and one block are cumulated: in
-    double, or rare tokens would never be drawn.
+    the block of tokens that it lies in, then the token: only the blocks' sums and one block are cumulated. That is done
+    in double, or rare tokens would never be drawn.
     """
     logits = logits if temperature in (0, 1) else logits / temperature
     token = logits.argmax(dim=-1) if temperature == 0 else _invert(torch.softmax(logits, dim=-1), uniform)

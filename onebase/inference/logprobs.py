@@ -26,8 +26,8 @@ def token_logprobs(
         log p_n  = z_n[target_n] - logsumexp(z_n),     z_n = lm_head(hidden_n) / temperature
         H_n      = - sum_v p_n[v] log p_n[v]
 
-    `chunk` tokens at a time, so that no more than chunk x V logits exist, in the backward pass as well (they are
-    computed again there). The logits are fp32 whatever `lm_head` computes in.
+    `chunk` tokens at a time: no more than chunk x V logits exist, in the backward pass as well (they are computed
+    again there). The logits are fp32 whatever `lm_head` computes in.
 
     entropy_gradient: False where the entropy is only looked at and `lm_head` is frozen. The gradient of log p_n in
     hidden_n is then kept from the forward, H numbers a token, and the logits are not computed again: two products with

@@ -1,8 +1,8 @@
 """Sampling responses with the log-probabilities of the sampled tokens kept.
 
-In slots (`onebase.inference.decoding`), or in padded batches for models that take no packed rows. No top-k, no
-top-p: the log-probability of a token is that of the distribution it was drawn from, else the KL to the reference would
-come out wrong, and often negative.
+It decodes in slots (`onebase.inference.decoding`), or in padded batches for models that take no packed rows. There is no
+top-k and no top-p: the log-probability of a token is that of the distribution it was drawn from. Else the KL to the
+reference would come out wrong, and often negative.
 """
 
 from collections.abc import Sequence
@@ -73,9 +73,9 @@ def sample(
     """One response for each prompt, at most `batch` of them at a time, in the given order.
 
     temperature: 1 samples the model's own distribution; 0 is greedy (log-probs are then those at 1).
-    generator: a CPU generator. It gives every token of every response a number of its own, so that the same one gives
-    the same responses on the same machine whatever `batch` is, but for ties that rounding decides.
-    value_head: the role whose head is read on this same trunk, at the state that each token is drawn from.
+    generator: a CPU generator. It draws one number for every token of every response. Equal generators therefore give
+    equal responses on a machine, whatever `batch` is, except for ties that rounding decides.
+    value_head: the role with a head to read on this same trunk, at the state that each token is drawn from.
     clock: measures `rollout_prefill` and `rollout_decode`.
     """
     roles.forwards.require_reach(max(map(len, prompts)) + max_new_tokens)
@@ -83,8 +83,9 @@ def sample(
     clock = clock or Clock()
     with roles.active(role), roles.forwards.autocast():
         if roles.forwards.can_pack:
-            settings = {"temperature": temperature, "slots": batch, "head": value_head, "clock": clock}
-            slots = Decoder(roles, prompts, uniforms, **settings).run()
+            slots = Decoder(
+                roles, prompts, uniforms, temperature=temperature, slots=batch, head=value_head, clock=clock
+            ).run()
             tokens, lengths, logprobs, values = slots.tokens, slots.lengths, slots.logprobs, slots.values
         else:
             decoded = _padded(roles, prompts, uniforms, temperature, batch, value_head, clock)
@@ -115,7 +116,7 @@ def _padded(
     head: str | None,
     clock: Clock,
 ) -> Decoded:
-    """For models whose attention takes no packed rows: `batch` prompts at a time, padded on the left."""
+    """For models with attention that takes no packed rows: `batch` prompts at a time, padded on the left."""
     tokens = torch.full(uniforms.shape, roles.base.pad_id)
     logprobs, values = torch.zeros(uniforms.shape), torch.zeros(uniforms.shape)
     lengths: list[int] = []

@@ -25,12 +25,12 @@ from onebase.sequences.packing import microbatches, pad_right
 from onebase.sequences.tree import pack, pack_by_tokens
 
 LOGIT_CHUNK = 256
-"""Response tokens whose logits exist at once: 256 x 49,152 floats are 50 MB, 256 x 128,256 are 131 MB."""
+"""Response tokens with logits in memory at once: 256 x 49,152 floats are 50 MB, 256 x 128,256 are 131 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenScores:
-    """What one forward of a policy says about each response token; 0 outside the mask."""
+    """What one forward of a policy computes for each response token; 0 outside the mask."""
 
     logprobs: Float[Tensor, "B T"]
     entropies: Float[Tensor, "B T"]
@@ -84,7 +84,7 @@ def token_scores(
 ) -> TokenScores:
     """Log-probabilities and entropies of a role in one forward, with gradients where they are enabled.
 
-    value_head: the role whose head reads this same trunk (a shared value function). entropy_gradient: False where no
+    value_head: the role with a head on this same trunk (a shared value function). entropy_gradient: False where no
     loss holds the entropies, which is cheaper.
     """
     states = predicting_states(roles, role, episodes)

@@ -1,7 +1,8 @@
 """Tried on a loaded base before a stage begins: that a sequence gets the same whatever shares its forward.
 
-Configurations do not say it all. Models that look ahead (an encoder loaded as a decoder), that let padding into their
-state, or whose cache is another than the one they are given, would train and sample without a word.
+Configurations do not say it all. A model may look ahead (an encoder
+loaded as a decoder), let padding into its state, or use another cache than the given one. It would train and sample
+silently.
 """
 
 import contextlib
@@ -58,7 +59,7 @@ def _leaving_no_trace(roles: Roles) -> Iterator[None]:
 
 
 def _require_rows_apart(roles: Roles, name: str) -> None:
-    """No real token looks at what stands behind it or in another row."""
+    """No real token looks at later tokens or other rows."""
     device = roles.base.device
     sequences = trial_sequences(roles.base.model)
     with roles.active(None):

@@ -1,6 +1,6 @@
 """What the base computes under the adapter that is active: forwards of padded, packed and decoded tokens.
 
-Which role is active decides whose adapter a forward uses, and nothing else: what learns is decided by `Roles`.
+The active role decides which adapter a forward uses, and nothing else. `Roles` decides what learns.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Roles on one base: policy, reference, reward and value as LoRA adapters (and scalar heads) on frozen weights.
 
-A role is active inside `with roles.active("policy"):`. Activation only decides whose adapter a forward uses; what
-is trained is decided once with `roles.train(...)`, because PEFT's own `set_adapter` would freeze and thaw roles behind
-our back. Adapter weights and heads are fp32 masters whatever the base is stored in.
+A role is active inside `with roles.active("policy"):`. Activation only decides which adapter a forward uses.
+`roles.train(...)` decides once what learns, because PEFT's own `set_adapter` would freeze and thaw roles behind our
+back. Adapter weights and heads are fp32 masters whatever the base is stored in.
 
 On disk a role is a folder that PEFT can read, with the head beside it:
 
@@ -171,8 +171,8 @@ class Roles:
             place = name.removeprefix("base_model.model.")
             if place in self._bypassed:
                 raise BaseError(
-                    f"role {role}: its adapter sits on {place}, whose weights the model hands to its kernels past any "
-                    "adapter. Leave it out of adapter.targets."
+                    f"role {role}: its adapter sits on {place}, and the model hands the weights of that layer to its "
+                    "kernels past any adapter. Leave it out of adapter.targets."
                 )
             # A parameter that is no module of its own (routers, fused experts) has PEFT's wrapper for it.
             if not isinstance(module, ParamWrapper) and not isinstance(module.get_base_layer(), nn.Linear | Conv1D):

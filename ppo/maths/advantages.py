@@ -60,7 +60,7 @@ def rloo(returns: Float[Tensor, " B"], *, group: int) -> Float[Tensor, " B"]:
 
 
 def grpo(returns: Float[Tensor, " B"], *, group: int) -> Float[Tensor, " B"]:
-    """A response's return, standardised within its group; 0 in a group whose returns are all equal.
+    """A response's return, standardised within its group; 0 in a group of equal returns.
 
         A_i = (R_i - mean(R)) / std(R)
 
@@ -87,8 +87,10 @@ GROUPED: Mapping[str, Callable[..., Tensor]] = {"rloo": rloo, "grpo": grpo, "dr_
 def compare_groups(
     rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, kind: str, group: int
 ) -> Float[Tensor, "B T"]:
-    """The advantage of each token by a grouped estimator, from the undiscounted return of its response; exactly 0 in a
-    group whose returns are all equal, and outside the mask."""
+    """The advantage of each token by a grouped estimator, from the undiscounted return of its response.
+
+    Exactly 0 in a group of equal returns, and outside the mask.
+    """
     returns = masked_sum_rows(rewards, mask)
     # A mean of equal numbers may be a rounding off: GRPO's division would make a signal of it.
     advantages = GROUPED[kind](returns, group=group).masked_fill(_all_equal(returns, group), 0.0)

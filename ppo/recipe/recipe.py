@@ -26,7 +26,7 @@ from ppo.recipe.training import AdvantagesSection, TrainSection, ValueSection
 
 
 class ParentsSection(Section):
-    """The finished stages whose adapters this one starts from."""
+    """The finished stages with the adapters that this one starts from."""
 
     sft: UserPath
     """Stage folder of the SFT adapter: where the policy starts, and the reference."""

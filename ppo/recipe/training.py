@@ -50,7 +50,7 @@ class TrainSection(Section):
     """Times that the update goes through the episodes of a step."""
     clip: Bound = 0.2
     dual_clip: Annotated[float, Field(gt=1, le=1e9)] | None = None
-    """Bound of the loss of tokens with a negative advantage whose ratio has grown; Ye et al. 2020 have 3."""
+    """Bounds the loss of tokens with a negative advantage and a ratio that has grown; Ye et al. 2020 have 3."""
     entropy_weight: LossWeight = 0.0
     """Of the entropy bonus, in nats a token."""
     target_kl: PositiveFloat | None = None

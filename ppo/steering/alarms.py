@@ -2,8 +2,8 @@
 
 Each is a pure function of the run's rows of metrics, oldest first, and says what is wrong, the likely cause and the
 knob to turn, or None. "Now" is the mean of the last `window` steps, "at the start" that of the first; an alarm that
-compares the two is silent before they are apart. Numbers that are missing or not finite (a step whose every mini-batch
-was skipped) are passed over.
+compares the two is silent before they are apart. Numbers that are missing or not finite (a step with every mini-batch
+skipped) are ignored.
 """
 
 import math
@@ -216,7 +216,7 @@ def raised(rows: Rows, section: AlarmsSection) -> dict[str, str]:
 
 
 def unable(section: AlarmsSection, *, steps: int, waiting: int, has_value: bool) -> str | None:
-    """What to say of the alarms that a run of so many steps is too short for; None where there are none.
+    """A warning about the alarms that a run of so many steps is too short for; None without any.
 
     waiting: steps of these in which the value function learns alone, and no entropy is logged.
     """

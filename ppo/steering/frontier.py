@@ -35,7 +35,7 @@ class Point:
 
     @property
     def chosen_by(self) -> str:
-        """The judge where the recipe has one, for it is what the reward stands for; else what the run optimises."""
+        """The judge where the recipe has one: it measures what the reward stands for. Else what the run optimises."""
         return JUDGE if JUDGE in self.metrics else OBJECTIVE
 
     @property

@@ -80,7 +80,7 @@ def write(name: str, roles: Roles, role: str, origin: Origin, metrics: Mapping[s
 
 
 def _remove(aside: Path) -> None:
-    """An earlier stage of that name; what is no stage of ours is kept, under a name that is free."""
+    """Remove an earlier stage of that name. Anything else is kept, under a free name."""
     if folders.stage_of(aside) is not None and not aside.is_symlink():
         shutil.rmtree(aside, ignore_errors=True)
     elif os.path.lexists(aside):

@@ -11,8 +11,8 @@
     steering.watch(step, metrics)                   when they are logged
     steering.finish()                               before the record is written
 
-All of its state is in the checkpoint. It changes between `session.changing()` and the end of a step only, so that a
-step that is interrupted before can be repeated.
+All of its state is in the checkpoint. It changes between `session.changing()` and the end of a step only: a step
+that is interrupted before can be repeated.
 """
 
 from collections.abc import Mapping, Sequence
@@ -85,7 +85,7 @@ def _require_apart(held_out: Sequence[Piece], training: Sequence[Piece], *, toke
     if both:
         raise DataError(
             f"evaluation.texts: {both} of {len(held_out)} pieces of text are in pretraining.data as well: the loss "
-            "that is measured on them says nothing. Give another split or source."
+            "measured on them has no information. Give another split or source."
         )
 
 

@@ -108,9 +108,12 @@ def score(batch: tuple[PromptBatch, Episodes], make_roles: Callable[..., Roles],
         "value": {"kind": "shared"},
     }
     recipe = PpoRecipe.model_validate(content)
-    seconds = recipe.functions.seconds
-    options = {"models": recipe.reward_models, "tokens_per_microbatch": 2048, "seconds": seconds}
-    return score_episodes(make_roles("policy"), episodes, prompts, recipe.reward, **options)
+    return score_episodes(
+        *(make_roles("policy"), episodes, prompts, recipe.reward),
+        models=recipe.reward_models,
+        tokens_per_microbatch=2048,
+        seconds=recipe.functions.seconds,
+    )
 
 
 def vandal(prompt: Prompt, response: str) -> float:

@@ -105,9 +105,11 @@ def test_a_value_adapter_without_a_reward_model_starts_as_the_sft_adapter_at_zer
     budget = Budget(tokens=recipe.train.tokens_per_microbatch, episodes=8)
     experience, _ = collect(roles, batch, recipe, generator(0, "test"), budget, state)
     learner, losses = start_learner(roles, recipe), list[float]()
-    draw, options = generator(0, "update"), {"kl_weight": 0.0, "learn_policy": False}
+    draw = generator(0, "update")
     for _ in range(12):
-        found = update(roles, experience, learner, recipe, draw, lambda *_: True, budget, **options)
+        found = update(
+            *(roles, experience, learner, recipe, draw, lambda *_: True, budget), kl_weight=0.0, learn_policy=False
+        )
         losses.append(found["value_loss"])
     assert losses[0] == pytest.approx(0.5), "half the square of returns that are 1 less values that are 0"
     assert losses[-1] < 0.9 * losses[0]
