@@ -1,9 +1,9 @@
 """Stage 3: PPO. Four roles on one base: the policy learns, the reference stays, the reward scores, the value predicts.
 
-    policy     a copy of the SFT adapter                                         trained
-    reference  the SFT adapter                                                   frozen: KL(policy, reference) starts at 0
-    reward     the reward stage's adapter and head                               frozen
-    value      a copy of the reward role, or of the SFT adapter without one      trained
+    policy     a copy of the SFT adapter                                 trained
+    reference  the SFT adapter                                           frozen: KL(policy, reference) starts at 0
+    reward     the reward stage's adapter and head                       frozen
+    value      a copy of the reward role, or of the SFT adapter without  trained
 
 With `value.kind: shared` the value is a head on the policy's trunk.
 """

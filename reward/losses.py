@@ -63,7 +63,8 @@ def plackett_luce_loss(scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"]) ->
 
     Without ties the sum is the negative log-likelihood of the whole order: |C| = K - 1 choices, and the last response
     is left over. Ties: responses of one tier do not compete with each other. Each is chosen against those below it, as
-    if the others of its tier were not there; Luce's axiom allows that. A tie has no effect, as in `ranking_loss`. There must be two tiers at least (with one, 0/0 is NaN).
+    if the others of its tier were not there; Luce's axiom allows that. A tie has no
+    effect, as in `ranking_loss`. There must be two tiers at least (with one, 0/0 is NaN).
     Plackett 1975, The analysis of permutations, https://doi.org/10.2307/2346567; Luce 1959, Individual choice
     behavior; as a ranking loss: Xia et al. 2008 (ListMLE), https://doi.org/10.1145/1390156.1390306.
     """

@@ -1,7 +1,7 @@
 """Sampling responses with the log-probabilities of the sampled tokens kept.
 
-It decodes in slots (`onebase.inference.decoding`), or in padded batches for models that take no packed rows. There is no
-top-k and no top-p: the log-probability of a token is that of the distribution it was drawn from. Else the KL to the
+It decodes in slots (`onebase.inference.decoding`), or in padded batches for models that take no packed rows. There is
+no top-k and no top-p: the log-probability of a token is that of the distribution it was drawn from. Else the KL to the
 reference would come out wrong, and often negative.
 """
 
