@@ -3,7 +3,7 @@
     policy     a copy of the SFT adapter                                 trained
     reference  the SFT adapter                                           frozen: KL(policy, reference) starts at 0
     reward     the reward stage's adapter and head                       frozen
-    value      a copy of the reward role, or of the SFT adapter without  trained
+    value      a copy of the reward role, or else of the SFT adapter     trained
 
 With `value.kind: shared` the value is a head on the policy's trunk.
 """

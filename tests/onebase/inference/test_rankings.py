@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from onebase.inference.rankings import Candidates, batches_of_rankings, candidate_scores
 from onebase.inference.scoring import states_at
+from onebase.model.forwards import Forwards
 from onebase.model.roles import Roles
 
 GROUPS = [
@@ -57,6 +58,7 @@ def test_scores_and_gradients_of_packed_rankings_are_those_of_padded_rows(
 )
 def test_every_ranking_is_in_one_batch(shapes: list[tuple[int, list[int]]], tokens: int, packed: bool) -> None:
     roles = Roles.__new__(Roles)
+    roles.forwards = Forwards.__new__(Forwards)
     roles.forwards.can_pack = packed
     groups = [
         Candidates((5,) * prompt, tuple((6 + number,) * length for number, length in enumerate(lengths)))
