@@ -30,7 +30,6 @@ from ppo.maths.losses import (
     value_loss,
 )
 from ppo.recipe.recipe import PpoRecipe
-from ppo.recipe.training import TrainSection
 from ppo.rollout import Experience
 
 Accept = Callable[[Sequence[float], Sequence[int]], bool]
@@ -189,7 +188,6 @@ def backward(
     """
     tally, clock, device = Tally(), clock or Clock(), roles.base.device
     episodes, value, train = minibatch.episodes, recipe.value, recipe.train
-    shared = recipe.value_role == "policy"
     weights = token_weights(episodes.mask, aggregation=recipe.aggregation, limit=recipe.sampling.max_new_tokens)
     for rows in batches_of(roles, episodes.sequences, tokens=tokens_per_microbatch):
         part, weight = minibatch.select(rows, device), weights[rows].to(device)
@@ -200,12 +198,10 @@ def backward(
                     "policy",
                     part.episodes,
                     temperature=recipe.sampling.temperature,
-                    value_head="policy" if shared else None,
+                    value_head="policy" if recipe.value_role == "policy" else None,
                     entropy_gradient=train.entropy_weight > 0,
                 )
-                losses = policy_losses(now, part, train, kl_weight, tally)
-                if now.values is not None:
-                    losses = losses + value.weight * value_losses(now.values, part, value.clip, tally)
+                losses = policy_losses(now, part, recipe, kl_weight, tally)
                 (losses * weight).sum().backward()
         if recipe.value_role == "value":
             with roles.forwards.training(), clock.part("train_value"):
@@ -216,10 +212,13 @@ def backward(
 
 
 def policy_losses(
-    now: TokenScores, part: Experience, train: TrainSection, kl_weight: float, tally: Tally
+    now: TokenScores, part: Experience, recipe: PpoRecipe, kl_weight: float, tally: Tally
 ) -> Float[Tensor, "B T"]:
-    """The policy's loss of each token: clipped surrogate, KL term and entropy bonus where the recipe has them."""
-    mask = part.episodes.mask.to(now.logprobs.device)
+    """The loss of each token in the policy's forward.
+
+    The clipped surrogate; KL term, entropy bonus and the loss of a shared value head where the recipe has them.
+    """
+    train, mask = recipe.train, part.episodes.mask.to(now.logprobs.device)
     losses = policy_loss(now.logprobs, part.logprobs, part.advantages, mask, clip=train.clip, dual_clip=train.dual_clip)
     logprobs = now.logprobs.detach()
     ratio = importance_ratio(logprobs, part.logprobs, mask)
@@ -237,6 +236,8 @@ def policy_losses(
         losses = losses + kl_weight * logged["kl_loss"]
     if train.entropy_weight:
         losses = losses - train.entropy_weight * now.entropies
+    if now.values is not None:
+        losses = losses + recipe.value.weight * value_losses(now.values, part, recipe.value.clip, tally)
     tally.add(mask, ratio=ratio, **logged)
     return losses
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from data.chat.conversations import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.records import Prompt
 from data.select.contamination import require_apart
@@ -87,6 +89,7 @@ def evaluate(
 ) -> Evaluation:
     """Let a role answer the held-out prompts, and measure the answers. moments: of the scores of the run up to now."""
     assert recipe.evaluation is not None, "there is nothing to evaluate"
+    tokens, seconds = budget.tokens, recipe.functions.seconds
     temperature = recipe.evaluation.temperature or recipe.sampling.temperature
     drawn = sample(
         roles,
@@ -105,25 +108,22 @@ def evaluate(
         batch,
         recipe.reward,
         models=recipe.reward_models,
-        tokens_per_microbatch=budget.tokens,
-        seconds=recipe.functions.seconds,
+        tokens_per_microbatch=tokens,
+        seconds=seconds,
     )
     rewards = scores.total
     rewarded = Answers(scores=rewards, stopped=drawn.stopped, lengths=mask.sum(dim=1).float())
     shaped = rewarded.shaped(recipe, moments)
-    kl = kl_between(roles, role, "reference", episodes, temperature=temperature, tokens_per_microbatch=budget.tokens)
+    kl = kl_between(roles, role, "reference", episodes, temperature=temperature, tokens_per_microbatch=tokens)
     entropies = in_microbatches(
-        roles,
-        lambda part: token_scores(roles, role, part, temperature=temperature).entropies,
-        episodes,
-        tokens=budget.tokens,
+        roles, lambda part: token_scores(roles, role, part, temperature=temperature).entropies, episodes, tokens=tokens
     )
     answers = texts(held_out.chat, episodes)
     checks = check(held_out.prompts, answers)
-    several = len(scores.terms) > 1
+    terms = scores.terms if len(scores.terms) > 1 else {}
     metrics = {
         "reward": float(rewards.mean()),
-        **({f"reward/{name}": float(term.mean()) for name, term in scores.terms.items()} if several else {}),
+        **{f"reward/{name}": float(term.mean()) for name, term in terms.items()},
         OBJECTIVE: float(shaped.mean()),
         "kl": float(kl.sum(dim=1).mean()),
         "response_length": float(mask.sum(dim=1).float().mean()),
@@ -135,27 +135,22 @@ def evaluate(
     }
     judge, judged = recipe.evaluation.judge, None
     if judge is not None:
-        function, seconds = load_function(judge, JUDGE), recipe.functions.seconds
-        judged = scores_of(function, judge, episodes, batch, what="judge", seconds=seconds)
+        judged = scores_of(load_function(judge, JUDGE), judge, episodes, batch, what="judge", seconds=seconds)
         metrics["judge"] = float(judged.mean())
     if held_out.pieces:
         metrics["lm_loss"] = lm_loss(
             roles, role, as_episodes(held_out.pieces, roles), tokens_per_microbatch=budget.tokens
         )
+    columns = (rewards, shaped, kl.sum(dim=1), checks.get("check"), judged)
     rows = [
-        [
-            role,
-            held_out.prompts[row].prompt.user_text,
-            answers[row],
-            round(float(rewards[row]), 4),
-            round(float(shaped[row]), 4),
-            round(float(kl[row].sum()), 4),
-            round(checks["check"][row], 4) if checks else None,
-            None if judged is None else round(float(judged[row]), 4),
-        ]
-        for row in range(min(recipe.evaluation.shown, len(answers)))
+        [role, held_out.prompts[row].prompt.user_text, answer, *(_rounded(column, row) for column in columns)]
+        for row, answer in enumerate(answers[: recipe.evaluation.shown])
     ]
     return Evaluation(metrics=metrics, answers=rewarded, rows=rows)
+
+
+def _rounded(column: Sequence[float] | Tensor | None, row: int) -> float | None:
+    return None if column is None else round(float(column[row]), 4)
 
 
 def distinct(episodes: Episodes, n: int) -> float:
