@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from data.chat.conversations import Chat, EncodedPrompt, Limiter, encode_prompts
@@ -89,7 +90,7 @@ def evaluate(
 ) -> Evaluation:
     """Let a role answer the held-out prompts, and measure the answers. moments: of the scores of the run up to now."""
     assert recipe.evaluation is not None, "there is nothing to evaluate"
-    tokens, seconds = budget.tokens, recipe.functions.seconds
+    tokens = budget.tokens
     temperature = recipe.evaluation.temperature or recipe.sampling.temperature
     drawn = sample(
         roles,
@@ -109,7 +110,7 @@ def evaluate(
         recipe.reward,
         models=recipe.reward_models,
         tokens_per_microbatch=tokens,
-        seconds=seconds,
+        seconds=recipe.functions.seconds,
     )
     rewards = scores.total
     rewarded = Answers(scores=rewards, stopped=drawn.stopped, lengths=mask.sum(dim=1).float())
@@ -133,9 +134,8 @@ def evaluate(
         "entropy": float(entropies.sum() / mask.sum()),
         **{name: sum(values) / len(values) for name, values in checks.items()},
     }
-    judge, judged = recipe.evaluation.judge, None
-    if judge is not None:
-        judged = scores_of(load_function(judge, JUDGE), judge, episodes, batch, what="judge", seconds=seconds)
+    judged = _judged(episodes, batch, recipe)
+    if judged is not None:
         metrics["judge"] = float(judged.mean())
     if held_out.pieces:
         metrics["lm_loss"] = lm_loss(
@@ -147,6 +147,15 @@ def evaluate(
         for row, answer in enumerate(answers[: recipe.evaluation.shown])
     ]
     return Evaluation(metrics=metrics, answers=rewarded, rows=rows)
+
+
+def _judged(episodes: Episodes, batch: PromptBatch, recipe: PpoRecipe) -> Float[Tensor, " B"] | None:
+    """What the recipe's judge gives each answer."""
+    judge = None if recipe.evaluation is None else recipe.evaluation.judge
+    if judge is None:
+        return None
+    function = load_function(judge, JUDGE)
+    return scores_of(function, judge, episodes, batch, what="judge", seconds=recipe.functions.seconds)
 
 
 def _rounded(column: Sequence[float] | Tensor | None, row: int) -> float | None:
