@@ -213,7 +213,7 @@ def require_zero_kl(roles: Roles, experience: Experience, *, temperature: float,
             "Policy and reference must start as the same adapter; this run would optimise the wrong objective."
         )
     recomputed = experience.decoding_logprobs is not None
-    decoded = experience.decoding_logprobs if recomputed else experience.logprobs
+    decoded = experience.logprobs if experience.decoding_logprobs is None else experience.decoding_logprobs
     error = (policy - decoded).abs().max().item()
     stored = roles.base.identity.quantization
     half = stored == "bf16" or (roles.base.device.type == "cuda" and stored == "nf4")

@@ -138,9 +138,7 @@ def evaluate(
     if judged is not None:
         metrics["judge"] = float(judged.mean())
     if held_out.pieces:
-        metrics["lm_loss"] = lm_loss(
-            roles, role, as_episodes(held_out.pieces, roles), tokens_per_microbatch=budget.tokens
-        )
+        metrics["lm_loss"] = lm_loss(roles, role, as_episodes(held_out.pieces, roles), tokens_per_microbatch=tokens)
     columns = (rewards, shaped, kl.sum(dim=1), checks.get("check"), judged)
     rows = [
         [role, held_out.prompts[row].prompt.user_text, answer, *(_rounded(column, row) for column in columns)]

@@ -53,7 +53,7 @@ def test_rewards_advantages_and_returns_by_hand() -> None:
 
     With discount and lambda 1 a return is the sum of the rewards to come.
     """
-    plain = {"discount": 1.0, "gae_lambda": 1.0}
+    plain: dict[str, object] = {"discount": 1.0, "gae_lambda": 1.0}
     recipe = recipe_with(advantages={"standardise": False}, reward={"eos_penalty": 1.0}, train=plain)
     found = experience_of(recipe, PpoState(kl_weight=0.5))
     assert found.kl.tolist() == [[1.0, 0.0, -1.0], [0.5, 0.0, 0.0]]
@@ -70,7 +70,7 @@ def test_rewards_advantages_and_returns_by_hand() -> None:
 
 
 def test_advantages_are_standardised_over_the_whole_rollout_and_returns_are_not() -> None:
-    plain = {"discount": 1.0, "gae_lambda": 1.0}
+    plain: dict[str, object] = {"discount": 1.0, "gae_lambda": 1.0}
     found = experience_of(recipe_with(reward={"eos_penalty": 1.0}, train=plain), PpoState(kl_weight=0.5))
     raw = torch.tensor([3.5, 3.5, 3.0, -0.25])  # mean 39 / 16
     expected = (raw - 39 / 16) / raw.std(correction=0)
