@@ -66,7 +66,8 @@ def test_responses_that_end_with_another_stop_token_score_as_those_of_rankings_d
     assert chat.end_id == END and len(chat.stop_ids) == 1 + len(OTHERS)
     encoded = [EncodedPrompt(one, chat.prompt_ids(one)) for one in PROMPTS for _ in range(4)]
     ids = [one.ids for one in encoded]
-    recipe = recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [f"base.model={roles.base.identity.model}"])
+    overrides = [f"base.model={roles.base.identity.model}", "advantages.kind=rloo", "sampling.responses_per_prompt=4"]
+    recipe = recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, overrides)
     batch, tokens = PromptBatch(chat=chat, prompts=encoded), recipe.train.tokens_per_microbatch
     budget, state = Budget(tokens=tokens, episodes=recipe.sampling.batch), PpoState(kl_weight=0.0)
     rollout, _ = collect(roles, batch, recipe, generator(0, "test"), budget, state)

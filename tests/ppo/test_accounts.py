@@ -38,11 +38,10 @@ def run_with(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path
     ("overrides", "first", "second"),
     [
         ((), {"score_value", "train_policy", "train_value"}, {"score_value", "train_policy", "train_value"}),
-        # Its values come from the update's own forward.
         (
             ("train.minibatch=8", "train.epochs=1"),
-            {"train_policy", "train_value"},
-            {"train_policy", "train_value"},
+            {"score_value", "train_policy", "train_value"},
+            {"score_value", "train_policy", "train_value"},
         ),
         (("value.kind=shared",), {"train_policy"}, {"train_policy"}),  # its values come with decoding
         (

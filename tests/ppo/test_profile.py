@@ -42,7 +42,7 @@ def test_a_profiled_run_has_the_bits_of_any_other_and_its_trace_names_every_part
         traced = {event.get("name") for event in json.load(stream)["traceEvents"]}
     assert parts - {"other", "step"} <= traced
     assert [path.name for path in (watched / "profile").iterdir()] == ["trace.json.gz"]
-    assert "aten::addmm" in traced
+    assert any(str(name).startswith("aten::addmm") for name in traced)
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
