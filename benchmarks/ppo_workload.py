@@ -77,7 +77,7 @@ def make_stages(section: Any, rank: int, folder: Path, layers: str) -> None:
             tokenizer=base.tokenizer_identity,
             files=files,
             parents=parents,
-            recipe=section,
+            recipe=section.model_dump(mode="json"),
             data=[],
             metrics={},
             resources=Resources(seconds=0.0, peak_rss_bytes=0),

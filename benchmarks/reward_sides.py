@@ -101,7 +101,7 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
         if recipe.train.activation_checkpointing:
             roles.enable_checkpointing()
         size = state_bytes(roles, ["reward"])
-        session = stages.open_session(recipe, "reward", recipe, parents={}, data=[], state_bytes=size)
+        session = stages.open_session(recipe, "reward", parents={}, data=[], state_bytes=size)
         with session:
             start = time.perf_counter()
             train(roles, rankings, recipe, session)

@@ -110,7 +110,7 @@ def run(recipe: DpoRecipe) -> StageRecord:
     trainers.rehearse(configure(roles, recipe), roles)
     size = state_bytes(roles, [ROLE])
     with stages.open_session(
-        recipe, "dpo", recipe, parents=parents, data=data.identities, state_bytes=size, identity=run_identity
+        recipe, "dpo", parents=parents, data=data.identities, state_bytes=size, identity=run_identity
     ) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
@@ -124,7 +124,6 @@ def run(recipe: DpoRecipe) -> StageRecord:
         return stages.finish(
             stage="dpo",
             recipe=recipe,
-            config=recipe,
             base=base,
             roles=roles,
             role=ROLE,

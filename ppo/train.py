@@ -87,7 +87,6 @@ def open_session(started: Started) -> Session:
     return stages.open_session(
         recipe,
         "ppo",
-        recipe,
         parents=origin.parents,
         data=origin.data,
         state_bytes=size,
@@ -199,7 +198,6 @@ def finish(started: Started, metrics: Mapping[str, float], session: Session) -> 
     return stages.finish(
         stage="ppo",
         recipe=started.recipe,
-        config=started.recipe,
         base=origin.base,
         roles=started.roles,
         role="policy",

@@ -43,7 +43,7 @@ from onebase.model.roles import Roles
 from onebase.run import stages
 from onebase.run.identity import RunIdentity
 from onebase.run.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
-from onebase.run.record import DataIdentity, Found, StageRecord
+from onebase.run.record import DataIdentity, FinishedStage, StageRecord
 from onebase.run.session import Session
 from onebase.run.stages import Stopwatch
 from onebase.seeding import generator, seed_everything
@@ -82,7 +82,7 @@ def run(recipe: RewardRecipe) -> StageRecord:
     run_identity = stages.run_identity(stages.loaded_identity(recipe, base), parents, data.identities)
     size = state_bytes(roles, ["reward"])
     with stages.open_session(
-        recipe, "reward", recipe, parents=parents, data=data.identities, state_bytes=size, identity=run_identity
+        recipe, "reward", parents=parents, data=data.identities, state_bytes=size, identity=run_identity
     ) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker = session.tracker
@@ -98,7 +98,6 @@ def run(recipe: RewardRecipe) -> StageRecord:
         finished = stages.finish(
             stage="reward",
             recipe=recipe,
-            config=recipe,
             base=base,
             roles=roles,
             role="reward",
@@ -145,7 +144,7 @@ def read_data(recipe: RewardRecipe) -> Data:
     )
 
 
-def start_roles(base: Base, sft: Found, recipe: RewardRecipe) -> Roles:
+def start_roles(base: Base, sft: FinishedStage, recipe: RewardRecipe) -> Roles:
     """The SFT adapter with a fresh head: weights from N(0, 1 / (hidden + 1)), as in lm-human-preferences."""
     roles = require_sound(Roles(base)).load("reward", sft.adapter)
     head = roles.add_head("reward")

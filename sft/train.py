@@ -113,7 +113,7 @@ def run(recipe: SftRecipe) -> StageRecord:
     run_identity = stages.run_identity(stages.loaded_identity(recipe, base), {}, data.identities)
     size = state_bytes(roles, [ROLE])
     with stages.open_session(
-        recipe, "sft", recipe, parents={}, data=data.identities, state_bytes=size, identity=run_identity
+        recipe, "sft", parents={}, data=data.identities, state_bytes=size, identity=run_identity
     ) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
@@ -126,7 +126,6 @@ def run(recipe: SftRecipe) -> StageRecord:
         return stages.finish(
             stage="sft",
             recipe=recipe,
-            config=recipe,
             base=base,
             roles=roles,
             role=ROLE,

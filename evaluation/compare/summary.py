@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from evaluation.statistics import Estimate
 from onebase.errors import RecordError
 from onebase.run import record, stages
-from onebase.run.record import DataIdentity, Found, Resources
+from onebase.run.record import DataIdentity, FinishedStage, Resources
 from onebase.terminal import console
 from onebase.tracking.tracker import peak_rss_bytes
 
@@ -51,7 +51,7 @@ def build(
     samples: Sequence[Mapping[str, str]],
     prompts: int,
     data: Iterable[DataIdentity],
-    parents: Mapping[str, Found],
+    parents: Mapping[str, FinishedStage],
     seconds: float,
     device: str,
 ) -> dict[str, Any]:
@@ -93,17 +93,17 @@ def build(
     return content
 
 
-def _metric(found: Found, name: str) -> float:
+def _metric(found: FinishedStage, name: str) -> float:
     if name not in found.record.metrics:
         raise RecordError(f"{found.folder / record.FILE}: metrics: there is no {name}. It was edited.")
     return found.record.metrics[name]
 
 
-def lineage(parents: Mapping[str, Found], home: Path) -> dict[str, Any]:
+def lineage(parents: Mapping[str, FinishedStage], home: Path) -> dict[str, Any]:
     """Which record came from which, with the hashes of data and adapters: what W&B's lineage shows, offline."""
     nodes: dict[str, Any] = {}
 
-    def visit(found: Found) -> None:
+    def visit(found: FinishedStage) -> None:
         if found.sha256 in nodes:
             return  # many ways may lead to one ancestor
         nodes[found.sha256] = {

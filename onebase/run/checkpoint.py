@@ -34,7 +34,7 @@ from torch import Tensor
 from onebase.errors import InputError, RecordError
 from onebase.files.disk import as_disk_error
 from onebase.files.json_file import read_object
-from onebase.files.writing import canonical, create_file, free_name, hash_file, sync
+from onebase.files.writing import atomic_folder, canonical, create_file, free_name, hash_file
 from onebase.recipe.differences import differences, told
 from onebase.recipe.recipes import UNCOUNTED, Section
 from onebase.run.folders import MANIFEST, step_folders
@@ -99,36 +99,30 @@ class Checkpoints:
         target = self.folder / f"step-{step:08d}"
         if self._stands(target):
             return target  # the same step of the same run: to replace it would leave a moment with neither
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{target.name}.{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        tensors: dict[str, Tensor] = {}
-        try:
-            temporary.mkdir()
-            content = _pack(state, "", tensors)
-            save_file(tensors, temporary / TENSORS)
-            _write(temporary / STATE, canonical(content))
-            for name, text in (extra or {}).items():
-                _write(temporary / name, text)
-            sync(temporary / TENSORS)
-            files = {path.name: hash_file(path) for path in sorted(temporary.iterdir())}
-            of = {"recipe": self.recipe, "settings": self._settings}
-            manifest = {"schema_version": SCHEMA, "step": step, **of, "files": files}
-            _write(temporary / MANIFEST, canonical(manifest))
-            sync(temporary)
+        with atomic_folder(target) as temporary:
+            self._write(temporary, step, state, extra or {})
             if os.path.lexists(target):
                 self._set_aside([target])
-            os.rename(temporary, target)
-            sync(self.folder)
-        except (OSError, SafetensorError) as error:
-            needed = sum(tensor.nbytes for tensor in tensors.values())
-            told = as_disk_error(error, self.folder, needed=needed)  # while what was written still takes its room
-            shutil.rmtree(temporary, ignore_errors=True)
-            if told is None:
-                raise
-            raise told from error
         self._rotate()
         return target
+
+    def _write(self, folder: Path, step: int, state: Mapping[str, Any], extra: Mapping[str, str]) -> None:
+        """All files of a checkpoint; DiskError, with the bytes that it needs, if the disk is full or fails."""
+        tensors: dict[str, Tensor] = {}
+        try:
+            content = _pack(state, "", tensors)
+            save_file(tensors, folder / TENSORS)
+            for name, text in {STATE: canonical(content), **extra}.items():
+                (folder / name).write_text(text, encoding="utf-8")
+            files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+            of = {"recipe": self.recipe, "settings": self._settings}
+            manifest = {"schema_version": SCHEMA, "step": step, **of, "files": files}
+            (folder / MANIFEST).write_text(canonical(manifest), encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            failure = as_disk_error(error, self.folder, needed=sum(tensor.nbytes for tensor in tensors.values()))
+            if failure is None:
+                raise
+            raise failure from error
 
     def _stands(self, folder: Path) -> bool:
         try:
@@ -311,10 +305,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return read_object(path, largest=LARGEST, deepest=DEEPEST)[0]
     except RecordError as error:
         raise ValueError(str(error)) from None
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())

@@ -6,12 +6,12 @@ from pathlib import Path
 from onebase.errors import RecordError
 from onebase.inference.ensemble import member_names
 from onebase.model.roles import Roles
-from onebase.run.record import Found
+from onebase.run.record import FinishedStage
 
 
-def read_members(folders: Sequence[Path], read: Callable[[Path], Found]) -> dict[str, Found]:
+def read_members(folders: Sequence[Path], read: Callable[[Path], FinishedStage]) -> dict[str, FinishedStage]:
     """The finished reward stages by role, each read and verified by `read`; RecordError when one is given twice."""
-    found: dict[str, Found] = {}
+    found: dict[str, FinishedStage] = {}
     for name, folder in zip(member_names(len(folders))[: len(folders)], folders, strict=True):
         one = read(folder)
         twin = next((other for other in found.values() if other.sha256 == one.sha256), None)
@@ -24,7 +24,7 @@ def read_members(folders: Sequence[Path], read: Callable[[Path], Found]) -> dict
     return found
 
 
-def load_members(roles: Roles, members: Mapping[str, Found]) -> Roles:
+def load_members(roles: Roles, members: Mapping[str, FinishedStage]) -> Roles:
     """An adapter and a head for each member, on the base that is there."""
     for name, found in members.items():
         roles.load(name, found.adapter)

@@ -109,13 +109,13 @@ class StageRecord(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FinishedStage:
     """A record that was read and verified."""
 
     folder: Path
     record: StageRecord
     sha256: str
-    parents: "dict[str, Found]"
+    parents: "dict[str, FinishedStage]"
 
     @property
     def adapter(self) -> Path:
@@ -154,8 +154,8 @@ def create(
     base: BaseIdentity,
     tokenizer: TokenizerIdentity,
     files: Iterable[Path],
-    parents: Mapping[str, Found],
-    recipe: Section,
+    parents: Mapping[str, FinishedStage],
+    recipe: Mapping[str, Any],
     data: Iterable[DataIdentity],
     metrics: Mapping[str, float],
     resources: Resources,
@@ -172,7 +172,7 @@ def create(
             name: ParentLink(path=os.path.relpath(found.folder.resolve(), folder.resolve()), sha256=found.sha256)
             for name, found in parents.items()
         },
-        recipe=recipe.model_dump(mode="json"),
+        recipe=dict(recipe),
         data=list(data),
         git=git_state(),
         versions={name: metadata.version(name) for name in LIBRARIES},
@@ -187,7 +187,7 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def read(folder: Path, *, stage: str | None = None) -> Found:
+def read(folder: Path, *, stage: str | None = None) -> FinishedStage:
     """The record in `folder`, with its files and all its ancestors verified; RecordError for anything that is off.
 
     stage: which stage it must be of; None takes any.
@@ -195,7 +195,9 @@ def read(folder: Path, *, stage: str | None = None) -> Found:
     return _read(Path(folder), stage, (), {})
 
 
-def _read(folder: Path, stage: str | None, descendants: tuple[Path, ...], verified: dict[Path, Found]) -> Found:
+def _read(
+    folder: Path, stage: str | None, descendants: tuple[Path, ...], verified: dict[Path, FinishedStage]
+) -> FinishedStage:
     """verified: the folders that were read already. Two ways may lead to one ancestor, and ten such ones to 2^10."""
     place = folder.resolve()
     if place in descendants:
@@ -214,7 +216,7 @@ def _read(folder: Path, stage: str | None, descendants: tuple[Path, ...], verifi
     parents = {
         name: _read_parent(folder, name, link, (*descendants, place), verified) for name, link in record.parents.items()
     }
-    verified[place] = Found(folder=folder, record=record, sha256=sha256, parents=parents)
+    verified[place] = FinishedStage(folder=folder, record=record, sha256=sha256, parents=parents)
     return verified[place]
 
 
@@ -241,8 +243,8 @@ def _parse(folder: Path, stage: str | None) -> tuple[StageRecord, str]:
 
 
 def _read_parent(
-    folder: Path, name: str, link: ParentLink, descendants: tuple[Path, ...], verified: dict[Path, Found]
-) -> Found:
+    folder: Path, name: str, link: ParentLink, descendants: tuple[Path, ...], verified: dict[Path, FinishedStage]
+) -> FinishedStage:
     place = folder / link.path
     try:
         finished = is_finished(place)
@@ -266,7 +268,7 @@ def _read_parent(
     return found
 
 
-def require_same_base(found: Found, base: BaseIdentity) -> None:
+def require_same_base(found: FinishedStage, base: BaseIdentity) -> None:
     """RecordError unless `found` was trained on this very base in this quantisation."""
     theirs = found.record.base
     checks = (
@@ -286,7 +288,7 @@ def require_same_base(found: Found, base: BaseIdentity) -> None:
             )
 
 
-def require_same_tokenizer(found: Found, tokenizer: TokenizerIdentity) -> None:
+def require_same_tokenizer(found: FinishedStage, tokenizer: TokenizerIdentity) -> None:
     """RecordError unless prompts become the same tokens as in `found`."""
     theirs = found.record.tokenizer
     checks = (
@@ -308,7 +310,7 @@ def require_same_tokenizer(found: Found, tokenizer: TokenizerIdentity) -> None:
             )
 
 
-def require_descends(child: Found, name: str, parent: Found) -> None:
+def require_descends(child: FinishedStage, name: str, parent: FinishedStage) -> None:
     """RecordError unless `child` was trained from this very `parent` stage."""
     link = child.record.parents.get(name)
     if link is None or link.sha256 != parent.sha256:

@@ -15,7 +15,7 @@ from onebase.model.identity import TokenizerIdentity
 from onebase.recipe.differences import ABSENT, both_shown
 from onebase.recipe.recipes import BaseSection, ChatSection
 from onebase.run import record
-from onebase.run.record import Found
+from onebase.run.record import FinishedStage
 
 TEMPLATE = "tokenizer/chat_template.jinja"
 """Where transformers writes a template; older versions had it in tokenizer_config.json."""
@@ -35,7 +35,7 @@ class ChatTexts:
     """Of the template, as an error names it."""
 
     @classmethod
-    def of_stage(cls, found: Found) -> "ChatTexts":
+    def of_stage(cls, found: FinishedStage) -> "ChatTexts":
         files = [name for name in (TEMPLATE, OLD) if name in found.record.files]
         template, place = None, files[0] if files else "tokenizer"
         if place == TEMPLATE:
@@ -57,7 +57,7 @@ class ChatTexts:
         return cls(system=chat.system, template=template if isinstance(template, str) else None, place=place)
 
 
-def require(found: Found, tokenizer: TokenizerIdentity, texts: Callable[[], ChatTexts]) -> None:
+def require(found: FinishedStage, tokenizer: TokenizerIdentity, texts: Callable[[], ChatTexts]) -> None:
     """RecordError unless prompts become the same tokens as in `found`. texts: of what it is compared with, read where
     they differ."""
     theirs = found.record.tokenizer
@@ -68,7 +68,7 @@ def require(found: Found, tokenizer: TokenizerIdentity, texts: Callable[[], Chat
     record.require_same_tokenizer(found, tokenizer)
 
 
-def difference(found: Found, had: ChatTexts, given: ChatTexts) -> str | None:
+def difference(found: FinishedStage, had: ChatTexts, given: ChatTexts) -> str | None:
     """The error that shows both texts; None where the texts that are known are equal."""
     if had.system != given.system:
         theirs, ours = both_shown(had.system, given.system)

@@ -5,27 +5,26 @@ costs seconds and leaves nothing behind.
 """
 
 import os
-import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
 from onebase.custom.function_source import source_sha256
 from onebase.errors import InputError
-from onebase.files.writing import move_aside, sync
+from onebase.files.writing import atomic_folder, move_aside, sync
 from onebase.model import base as bases
 from onebase.model.base import Base
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import BaseSection, ChatSection, Section, TrackSection
+from onebase.recipe.recipes import BaseSection, ChatSection, TrackSection
 from onebase.run import record, same_chat
 from onebase.run.checkpoint import CheckpointSection
 from onebase.run.identity import RunIdentity
-from onebase.run.record import DataIdentity, Found, Resources, StageRecord
+from onebase.run.record import DataIdentity, FinishedStage, Resources, StageRecord
 from onebase.run.same_chat import ChatTexts
 from onebase.run.session import Session
 from onebase.run.stage_files import quoted_files
@@ -53,6 +52,7 @@ class StageRecipe(ModelRecipe, Protocol):
     def checkpoint(self) -> CheckpointSection: ...
     @property
     def out(self) -> Path: ...
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +78,7 @@ def loaded_identity(recipe: ModelRecipe, base: Base) -> Identity:
 
 def run_identity(
     identity: Identity,
-    parents: Mapping[str, Found],
+    parents: Mapping[str, FinishedStage],
     data: Iterable[DataIdentity],
     *,
     functions: Iterable[str] = (),
@@ -112,7 +112,7 @@ def identity_of(base: BaseSection, chat: ChatSection) -> Identity:
     return Identity(base=identities[0], tokenizer=identities[1], base_section=base, chat_section=chat)
 
 
-def read_parent(folder: Path, stage: str | None, identity: Identity) -> Found:
+def read_parent(folder: Path, stage: str | None, identity: Identity) -> FinishedStage:
     """A finished stage (None: any) that was trained on this very base with these very tokens; RecordError otherwise."""
     found = record.read(folder, stage=stage)
     record.require_same_base(found, identity.base)
@@ -123,9 +123,8 @@ def read_parent(folder: Path, stage: str | None, identity: Identity) -> Found:
 def open_session(
     recipe: StageRecipe,
     stage: str,
-    config: Section,
     *,
-    parents: Mapping[str, Found],
+    parents: Mapping[str, FinishedStage],
     data: Iterable[DataIdentity],
     state_bytes: int,
     identity: RunIdentity | None = None,
@@ -142,7 +141,7 @@ def open_session(
         stage,
         track=recipe.track,
         checkpoint=recipe.checkpoint,
-        recipe=config.model_dump(mode="json"),
+        recipe=recipe.model_dump(mode="json"),
         state_bytes=state_bytes,
         identity=identity,
     )
@@ -159,34 +158,45 @@ class Stopwatch:
         return time.perf_counter() - self._started
 
 
-def finish(
+def save_stage(
+    folder: Path,
     *,
     stage: str,
     recipe: StageRecipe,
-    config: Section,
     base: Base,
     roles: Roles,
     role: str,
-    parents: Mapping[str, Found],
+    parents: Mapping[str, FinishedStage],
     data: Iterable[DataIdentity],
     metrics: Mapping[str, float],
     watch: Stopwatch,
-    session: Session,
+    identity: RunIdentity | None,
 ) -> StageRecord:
-    """Save the role and the tokenizer, tell the dashboard, and write the record last."""
-    files = _hand_over(roles, role, base, recipe.out)
-    # Nothing is written to these from here on: what follows only tells the dashboard.
-    files += quoted_files(recipe.out)
-    tracker, identity = session.tracker, session.identity
-    tracker.sync()
-    finished = record.create(
+    """Save the role as `adapter/`, and `tokenizer/`, each whole or not at all. Returns the record of the stage in
+    `folder`, which is not written yet: all files that it lists are on the disk."""
+    save: dict[str, Callable[[Path], object]] = {
+        "adapter": lambda path: roles.save(role, path),
+        "tokenizer": base.tokenizer.save_pretrained,
+    }
+    files: list[Path] = []
+    for name, write in save.items():
+        with atomic_folder(folder / name) as temporary:
+            write(temporary)
+            if os.path.lexists(folder / name):  # not of this run
+                move_aside(folder / name)
+        files += [path for path in sorted((folder / name).rglob("*")) if path.is_file()]
+    for path in (quoted := quoted_files(folder)):
+        sync(path)
+    for path in {path.parent for path in quoted}:
+        sync(path)
+    return record.create(
         stage=stage,
-        folder=recipe.out,
+        folder=folder,
         base=base.identity,
         tokenizer=base.tokenizer_identity,
-        files=files,
+        files=[*files, *quoted],
         parents=parents,
-        recipe=config,
+        recipe=recipe.model_dump(mode="json"),
         data=data,
         metrics=metrics,
         resources=Resources(
@@ -194,43 +204,48 @@ def finish(
         ),
         parts=[] if identity is None else identity.parts,
     )
-    # The record says that these are there: so they must be, also after a power cut.
-    for path in files:
-        sync(path)
-    for folder in {path.parent for path in files}:
-        sync(folder)
-    tracker.summarise(metrics)
-    tracker.artifact(
+
+
+def finish(
+    *,
+    stage: str,
+    recipe: StageRecipe,
+    base: Base,
+    roles: Roles,
+    role: str,
+    parents: Mapping[str, FinishedStage],
+    data: Iterable[DataIdentity],
+    metrics: Mapping[str, float],
+    watch: Stopwatch,
+    session: Session,
+) -> StageRecord:
+    """Save the role and the tokenizer, tell the dashboard, and write the record last."""
+    session.tracker.sync()
+    finished = save_stage(
+        recipe.out,
+        stage=stage,
+        recipe=recipe,
+        base=base,
+        roles=roles,
+        role=role,
+        parents=parents,
+        data=data,
+        metrics=metrics,
+        watch=watch,
+        identity=session.identity,
+    )
+    session.tracker.summarise(metrics)
+    session.tracker.artifact(
         recipe.out / "adapter",
         version=version_of(record.sha256_of(finished)),
-        parents={role: _artifact_of(one) for role, one in parents.items()},
+        parents={name: _artifact_of(parent) for name, parent in parents.items()},
         details={"stage": stage, "base": base.identity.model},
     )
     record.write(recipe.out, finished)
     return finished
 
 
-def _hand_over(roles: Roles, role: str, base: Base, out: Path) -> list[Path]:
-    """Put `adapter/` and `tokenizer/` into a stage's folder, each whole or not at all; returns their files."""
-    for half in out.glob(".handing-over.*"):  # of processes that were killed in here
-        if half.suffix[1:].isdecimal() and not half.is_symlink():
-            shutil.rmtree(half, ignore_errors=True)
-    half = out / f".handing-over.{os.getpid()}"
-    half.mkdir()  # and no link that somebody has put there
-    try:
-        roles.save(role, half / "adapter")
-        base.tokenizer.save_pretrained(half / "tokenizer")
-        for name in ("adapter", "tokenizer"):
-            if os.path.lexists(out / name):  # no part of this run: it would be handed on as if it were
-                move_aside(out / name)
-            os.rename(half / name, out / name)
-        sync(out)
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
-    return [path for name in ("adapter", "tokenizer") for path in sorted((out / name).rglob("*")) if path.is_file()]
-
-
-def _artifact_of(found: Found) -> str:
+def _artifact_of(found: FinishedStage) -> str:
     """A parent's adapter, as its own run has told W&B of it."""
     track = found.record.recipe.get("track")
     group = track.get("group") if isinstance(track, dict) else None

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from onebase.errors import RecordError
-from onebase.files.writing import create_file, move_aside, sync
+from onebase.files.writing import atomic_file, move_aside, sync
 from onebase.recipe.recipes import TrackSection
 from onebase.terminal import say
 from onebase.tracking.dashboard import Dashboard, DashboardLostError, is_wanted
@@ -181,13 +181,8 @@ def _cut_back(folder: Path, kept: Mapping[str, int]) -> None:
 
 def _shorten(path: Path, size: int) -> None:
     """In a new file of that name: the old one may have another name elsewhere, which keeps all of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with path.open("rb") as whole, os.fdopen(create_file(temporary), "wb") as stream:
-        stream.write(whole.read(size))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-    sync(path.parent)
+    with path.open("rb") as whole, atomic_file(path) as temporary:
+        temporary.write_bytes(whole.read(size))
 
 
 def _own(folder: Path) -> Iterator[Path]:

@@ -13,9 +13,8 @@ from evaluation.score_file import write_lines
 from onebase.errors import DataError
 from onebase.files import writing
 from onebase.files.disk import DiskError
-from onebase.files.writing import replace_file
+from onebase.files.writing import atomic_folder, replace_file
 from onebase.model.roles import Roles
-from onebase.run import stages
 from onebase.run.checkpoint import Checkpoints, CheckpointSection
 from onebase.tracking import tracker
 
@@ -74,15 +73,14 @@ def test_a_link_that_comes_at_the_very_moment_is_an_error(tmp_path: Path, monkey
 
 def test_an_adapter_is_not_handed_over_through_a_link(tmp_path: Path, make_roles: Callable[..., Roles]) -> None:
     theirs, out = tmp_path / "theirs", tmp_path / "sft"
-    (theirs / "adapter").mkdir(parents=True)
-    (theirs / "adapter" / "adapter_model.safetensors").write_text(THEIRS)
+    theirs.mkdir()
+    (theirs / "adapter_model.safetensors").write_text(THEIRS)
     out.mkdir()
-    (out / f".handing-over.{os.getpid()}").symlink_to(theirs)
-    roles = make_roles("policy")
-    with pytest.raises(FileExistsError, match="handing-over"):
-        stages._hand_over(roles, "policy", roles.base, out)  # pyright: ignore[reportPrivateUsage] - as above
-    assert [path.name for path in theirs.rglob("*")] == ["adapter", "adapter_model.safetensors"]
-    assert (theirs / "adapter" / "adapter_model.safetensors").read_text() == THEIRS
+    (out / f".adapter.{os.getpid()}").symlink_to(theirs)
+    with pytest.raises(FileExistsError, match="adapter"), atomic_folder(out / "adapter") as temporary:
+        make_roles("policy").save("policy", temporary)
+    assert [path.name for path in theirs.rglob("*")] == ["adapter_model.safetensors"]
+    assert (theirs / "adapter_model.safetensors").read_text() == THEIRS
 
 
 @pytest.mark.parametrize("work", [WRITERS["rows"][1], WRITERS["scores"][1]])
