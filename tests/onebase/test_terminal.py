@@ -136,12 +136,10 @@ def test_a_command_line_that_is_wrong_is_shown_and_not_obeyed(
 def test_a_command_line_of_a_stage_alone_is_shown_and_not_obeyed(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     from sft.__main__ import READS, WRITES, load
 
-    with pytest.raises(SystemExit) as end:
-        command.main("sft", load, READS, WRITES, ["recipe.yaml", f"--{text}"])
-    assert end.value.code == 2
+    assert command.main("sft", load, READS, WRITES, ["recipe.yaml", f"--{text}"]) == 2
     printed = capsys.readouterr().err
     assert printed.replace("\n", "").isprintable()
-    assert "unrecognized arguments" in printed and terminal.printable(text) in printed
+    assert "No such option" in printed and terminal.printable(text) in printed
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
