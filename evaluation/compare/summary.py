@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from evaluation.statistics import Estimate
 from onebase.errors import RecordError
 from onebase.run import record, stages
+from onebase.run.checkout import git_state
 from onebase.run.record import DataIdentity, FinishedStage, Resources
 from onebase.terminal import console
 from onebase.tracking.tracker import peak_rss_bytes
@@ -63,7 +64,7 @@ def build(
     content: dict[str, Any] = {
         "schema_version": SCHEMA,
         "run": run,
-        "git": record.git_state().model_dump(),
+        "git": git_state().model_dump(),
         "machine": {"device": device, "cores": os.cpu_count(), "system": platform.platform()},
         "recipe": dict(recipe),
         "data": [one.model_dump() for one in data],

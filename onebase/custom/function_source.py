@@ -18,7 +18,7 @@ from pathlib import Path
 
 from onebase.files.writing import hash_file
 
-_HOME = Path(__file__).resolve().parent.parent
+_HOME = Path(__file__).resolve().parents[2]
 _OURS = ("onebase", "data", "evaluation", "sft", "reward", "ppo", "dpo", "pipeline")
 _LIBRARIES = (
     *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),

@@ -24,6 +24,12 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def short_hash(value: object) -> str:
+    """A value as an error names it: of a sha256 the first digits, anything else whole."""
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text
+
+
 def create_file(path: Path) -> int:
     """Create a file and return its descriptor. A link or an old file of that name is removed first: others who may
     write to the folder can guess the names of our temporary files.

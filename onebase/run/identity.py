@@ -21,9 +21,10 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from onebase.errors import RecordError
-from onebase.files.writing import canonical, replace_file
+from onebase.files.writing import canonical, replace_file, short_hash
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
-from onebase.run.record import DataIdentity, RunPart, StageRecord, git_state
+from onebase.run.checkout import git_state
+from onebase.run.record import DataIdentity, RunPart, StageRecord
 from onebase.terminal import say
 
 COMPUTES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "tokenizers", "numpy")
@@ -49,7 +50,7 @@ class Change:
     now: str
 
     def __str__(self) -> str:
-        return f"{self.what}: it had {_short(self.before)}, and it is {_short(self.now)} now"
+        return f"{self.what}: it had {short_hash(self.before)}, and it is {short_hash(self.now)} now"
 
 
 @dataclass(kw_only=True)
@@ -216,7 +217,3 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _listed(changes: Sequence[Change]) -> str:
     return "; ".join(map(str, changes))
-
-
-def _short(text: str) -> str:
-    return f"{text[:12]}..." if len(text) == 64 else text

@@ -7,7 +7,6 @@ loads a weight: files by hash, base and tokenizer by fingerprint, grandparents a
 import hashlib
 import math
 import os
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,10 +18,11 @@ from pydantic import Field, ValidationError
 
 from onebase.errors import RecordError
 from onebase.files.json_file import read_object, short_path
-from onebase.files.writing import canonical, hash_file, replace_file
+from onebase.files.writing import canonical, hash_file, replace_file, short_hash
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
 from onebase.recipe.recipes import Section
 from onebase.run import nearby
+from onebase.run.checkout import GitState, git_state
 from onebase.run.stage_files import require_unchanged
 
 SCHEMA = 2
@@ -54,11 +54,6 @@ class DataIdentity(Section):
     """Rows left out, by reason."""
     sha256: str
     """Of the kept records, in order; of source `limits`, which counts for all, of what it says."""
-
-
-class GitState(Section):
-    commit: str | None
-    dirty: bool | None
 
 
 class Resources(Section):
@@ -282,31 +277,9 @@ def require_same_base(found: FinishedStage, base: BaseIdentity) -> None:
         expected, given = getattr(theirs, field), getattr(base, field)
         if expected != given:
             raise RecordError(
-                f"{key}: {found.folder} was trained on a base with other {words}: expected {_short(expected)} "
-                f"({theirs.model}), found {_short(given)} ({base.model}). "
+                f"{key}: {found.folder} was trained on a base with other {words}: expected {short_hash(expected)} "
+                f"({theirs.model}), found {short_hash(given)} ({base.model}). "
                 "An adapter only fits the base it was trained on."
-            )
-
-
-def require_same_tokenizer(found: FinishedStage, tokenizer: TokenizerIdentity) -> None:
-    """RecordError unless prompts become the same tokens as in `found`."""
-    theirs = found.record.tokenizer
-    checks = (
-        ("tokenizer_sha256", "tokenizer", "Use the base's own tokenizer files."),
-        (
-            "template_sha256",
-            "chat template or system message",
-            "Give chat.template and chat.system as that stage had them.",
-        ),
-        ("pad_id", "pad token", "Use the base's own tokenizer files."),
-        ("stop_ids", "stop tokens", "Use the base's own generation_config.json."),
-    )
-    for field, words, advice in checks:
-        expected, given = getattr(theirs, field), getattr(tokenizer, field)
-        if expected != given:
-            raise RecordError(
-                f"chat: {found.folder} was trained with another {words}: expected {_short(expected)}, "
-                f"found {_short(given)}. {advice}"
             )
 
 
@@ -319,27 +292,3 @@ def require_descends(child: FinishedStage, name: str, parent: FinishedStage) -> 
             f"{'none' if link is None else link.path}. "
             f"Pass stages of one run, or train it again from this {name} stage."
         )
-
-
-def git_state() -> GitState:
-    """Commit and whether tracked files differ from it, of the code that is running; None outside a checkout."""
-    home = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(home), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != home:
-            return GitState(commit=None, dirty=None)
-        return GitState(
-            commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--untracked-files=no"))
-        )
-    except (OSError, subprocess.SubprocessError):
-        return GitState(commit=None, dirty=None)
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text[:12] + "..." if len(text) == 64 else text

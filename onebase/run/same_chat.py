@@ -10,11 +10,11 @@ from itertools import zip_longest
 
 from onebase.errors import RecordError
 from onebase.files.json_file import read_object
+from onebase.files.writing import short_hash
 from onebase.model import base as bases
 from onebase.model.identity import TokenizerIdentity
 from onebase.recipe.differences import ABSENT, both_shown
 from onebase.recipe.recipes import BaseSection, ChatSection
-from onebase.run import record
 from onebase.run.record import FinishedStage
 
 TEMPLATE = "tokenizer/chat_template.jinja"
@@ -22,6 +22,17 @@ TEMPLATE = "tokenizer/chat_template.jinja"
 OLD = "tokenizer/tokenizer_config.json"
 LARGEST = 2**28
 """Bytes of the latter."""
+CHECKS = (
+    ("tokenizer_sha256", "tokenizer", "Use the base's own tokenizer files."),
+    (
+        "template_sha256",
+        "chat template or system message",
+        "Give chat.template and chat.system as that stage had them.",
+    ),
+    ("pad_id", "pad token", "Use the base's own tokenizer files."),
+    ("stop_ids", "stop tokens", "Use the base's own generation_config.json."),
+)
+"""Fields of a tokenizer's identity, in words, with what to do where they differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +76,13 @@ def require(found: FinishedStage, tokenizer: TokenizerIdentity, texts: Callable[
         said = difference(found, ChatTexts.of_stage(found), texts())
         if said is not None:
             raise RecordError(said)
-    record.require_same_tokenizer(found, tokenizer)
+    for field, words, advice in CHECKS:
+        expected, actual = getattr(theirs, field), getattr(tokenizer, field)
+        if expected != actual:
+            raise RecordError(
+                f"chat: {found.folder} was trained with another {words}: expected {short_hash(expected)}, "
+                f"found {short_hash(actual)}. {advice}"
+            )
 
 
 def difference(found: FinishedStage, had: ChatTexts, given: ChatTexts) -> str | None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from evaluation.compare.summary import lineage
 from onebase.errors import RecordError
-from onebase.run import record, same_chat
+from onebase.run import checkout, record, same_chat
 from onebase.run.same_chat import ChatTexts
 from onebase.terminal import printable
 
@@ -244,3 +245,9 @@ def test_verify_prints_no_control_character_of_a_record(tmp_path: Path, capsys: 
     assert "stage 'sft\\x1b[2J\\u202e'" in said.out
     assert not {"\x1b", "\x07", "\u202e"} & {*said.out, *said.err}
     assert "title" in said.err
+
+
+def test_the_commit_of_a_checkout_is_known() -> None:
+    if (checkout.HOME / ".git").exists():
+        assert re.fullmatch("[0-9a-f]{40}", checkout.git_state().commit or "")
+    assert (checkout.HOME / "pyproject.toml").is_file()
