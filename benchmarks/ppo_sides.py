@@ -168,7 +168,7 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
     from trl.experimental import ppo as peer  # pyright: ignore[reportAttributeAccessIssue]  # 1.12 has it
 
     from onebase.model import base as bases
-    from onebase.recipe.recipes import BaseSection, ChatSection
+    from onebase.recipe.sections import BaseSection, ChatSection
 
     if trl.__version__ != PPO_PEER:
         raise RuntimeError(f"the peer should be trl {PPO_PEER}, found {trl.__version__}")

@@ -61,7 +61,7 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
     from onebase.inference.scoring import score
     from onebase.model import base as bases
     from onebase.model.roles import Roles
-    from onebase.recipe.recipes import AdapterSection
+    from onebase.recipe.sections import AdapterSection
     from onebase.run import stages
     from onebase.run.learning import state_bytes
     from onebase.seeding import generator, seed_everything

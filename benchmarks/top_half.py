@@ -154,7 +154,7 @@ def accuracies(settings: dict[str, Any]) -> list[float]:
     from evaluation.reward_model import heldout
     from onebase.cli.command import quieten
     from onebase.inference.scoring import score
-    from onebase.recipe.recipes import LimitsSection
+    from onebase.recipe.sections import LimitsSection
 
     quieten()
     model = heldout.load([Path(settings["stage"])])

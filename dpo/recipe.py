@@ -8,7 +8,7 @@ from trl.trainer.dpo_config import DPOConfig
 
 from data.select.sources import Source
 from onebase.files.paths import UserPath
-from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
+from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
 from onebase.run.checkpoint import CheckpointSection
 from onebase.trl.trainers import TrlSection, require_one_of, trl_section
 

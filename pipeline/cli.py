@@ -92,11 +92,11 @@ def compare(
         from evaluation.compare import summary
         from evaluation.compare.compare import run as run_comparison
         from evaluation.compare.recipe import CompareRecipe
-        from onebase.recipe import recipes
+        from onebase.recipe import reader
 
-        content = recipes.read(recipe, CompareRecipe, overrides or [])
+        content = reader.read(recipe, CompareRecipe, overrides or [])
         if print_config:
-            show(recipes.dump(content).rstrip("\n"))
+            show(reader.dump(content).rstrip("\n"))
             return
         summary.show(run_comparison(content))
 

@@ -9,7 +9,7 @@ from data.select.labelers import LabelersSection
 from data.select.sources import Source
 from onebase.files.paths import UserPath
 from onebase.memory import halved
-from onebase.recipe.recipes import (
+from onebase.recipe.sections import (
     BaseSection,
     ChatSection,
     LearningRate,

@@ -15,7 +15,7 @@ from onebase.inference.scoring import logprobs, states_at
 from onebase.model import base as bases
 from onebase.model import wheels
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection, LimitsSection
+from onebase.recipe.sections import AdapterSection, BaseSection, ChatSection, LimitsSection
 from onebase.seeding import generator
 from pipeline import stages
 

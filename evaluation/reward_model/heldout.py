@@ -37,7 +37,7 @@ from onebase.inference.rankings import Candidates
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection
+from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
 from onebase.run import record, same_chat, stages
 from onebase.run.folders import require_replaceable, require_writable
 from onebase.run.members import load_members, read_members

@@ -25,9 +25,9 @@ from onebase.cli import threads
 from onebase.errors import CodeError, InputError, RecordError
 from onebase.files.disk import DiskError, as_disk_error
 from onebase.files.writing import move_aside
-from onebase.recipe import recipes
+from onebase.recipe import reader, sections
 from onebase.recipe.differences import differences, told
-from onebase.recipe.recipes import Section
+from onebase.recipe.sections import Section
 from onebase.run import folders, record
 from onebase.run.interruption import Interrupted
 from onebase.terminal import NobodyReadsError, printable, say, settle, show
@@ -160,9 +160,9 @@ def run_stage(
 
     def work() -> None:
         recipe_class, run, identify = load()
-        recipe = recipes.read(recipe_path, recipe_class, overrides)
+        recipe = reader.read(recipe_path, recipe_class, overrides)
         if print_config:
-            show(recipes.dump(recipe).rstrip("\n"))
+            show(reader.dump(recipe).rstrip("\n"))
             return
         out = cast(Path, recipe.out)  # type: ignore[attr-defined]  # every stage's recipe has it
         folders.require_own(out, stage)
@@ -294,9 +294,9 @@ def _make_way(stage: str, out: Path, restart: bool) -> None:
 def _verify_finished(stage: str, recipe: Section, out: Path, identify: Callable[..., Any]) -> None:
     found = record.read(out, stage=stage)
     given, had = recipe.model_dump(mode="json"), _with_defaults(recipe, found.record.recipe)
-    differing = [key for key in given if key not in recipes.UNCOUNTED and given[key] != had.get(key)]
+    differing = [key for key in given if key not in sections.UNCOUNTED and given[key] != had.get(key)]
     which = told(differences({key: had.get(key) for key in differing}, {key: given[key] for key in differing}))
-    if set(differing) - {recipes.PARENTS}:
+    if set(differing) - {sections.PARENTS}:
         raise RecordError(
             f"{out}: stage '{stage}' is finished with another recipe: {which}. "
             "Pass --restart to move it aside and train again, or another out=FOLDER."

@@ -31,7 +31,7 @@ from onebase.memory import is_out_of_memory
 from onebase.model import loaded, model_folder, template_files, vocabulary, weights, wheels
 from onebase.model.architecture import Reach, attention_of, reach_of, trunk_of
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
-from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.recipe.sections import BaseSection, ChatSection
 from onebase.terminal import say
 
 PAD_TOKENS = (

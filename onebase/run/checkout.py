@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from onebase.recipe.recipes import Section
+from onebase.recipe.sections import Section
 
 HOME = Path(__file__).resolve().parents[2]
 """The folder that holds our packages."""

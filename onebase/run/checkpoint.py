@@ -36,7 +36,7 @@ from onebase.files.disk import as_disk_error
 from onebase.files.json_file import read_object
 from onebase.files.writing import atomic_folder, canonical, create_file, free_name, hash_file
 from onebase.recipe.differences import differences, told
-from onebase.recipe.recipes import UNCOUNTED, Section
+from onebase.recipe.sections import UNCOUNTED, Section
 from onebase.run.folders import MANIFEST, step_folders
 from onebase.terminal import say
 

@@ -10,7 +10,7 @@ import torch
 from onebase.errors import RecordError
 from onebase.memory import is_out_of_memory
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import Schedule
+from onebase.recipe.sections import Schedule
 
 OTHER_BYTES = 1 << 20
 """Random number generators, names and numbers of a checkpoint, at most."""

@@ -20,7 +20,7 @@ from onebase.errors import RecordError
 from onebase.files.json_file import read_object, short_path
 from onebase.files.writing import canonical, hash_file, replace_file, short_hash
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
-from onebase.recipe.recipes import Section
+from onebase.recipe.sections import Section
 from onebase.run import nearby
 from onebase.run.checkout import GitState, git_state
 from onebase.run.stage_files import require_unchanged

@@ -14,7 +14,7 @@ from onebase.files.writing import short_hash
 from onebase.model import base as bases
 from onebase.model.identity import TokenizerIdentity
 from onebase.recipe.differences import ABSENT, both_shown
-from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.recipe.sections import BaseSection, ChatSection
 from onebase.run.record import FinishedStage
 
 TEMPLATE = "tokenizer/chat_template.jinja"

@@ -28,7 +28,7 @@ from onebase.errors import DivergedError, EndedError, InputError, RecordError
 from onebase.files.disk import as_disk_error
 from onebase.files.writing import replace_file
 from onebase.memory import Halving
-from onebase.recipe.recipes import PARENTS, TrackSection
+from onebase.recipe.sections import PARENTS, TrackSection
 from onebase.run import folders
 from onebase.run.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
 from onebase.run.identity import FAILURE, RunIdentity, note_failure

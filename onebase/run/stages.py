@@ -20,7 +20,7 @@ from onebase.model import base as bases
 from onebase.model.base import Base
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import BaseSection, ChatSection, TrackSection
+from onebase.recipe.sections import BaseSection, ChatSection, TrackSection
 from onebase.run import record, same_chat
 from onebase.run.checkpoint import CheckpointSection
 from onebase.run.identity import RunIdentity

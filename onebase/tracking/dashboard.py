@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import psutil
 
-from onebase.recipe.recipes import TrackSection
+from onebase.recipe.sections import TrackSection
 from onebase.terminal import say
 
 INIT_SECONDS = 8

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 
 from onebase.errors import RecordError
 from onebase.files.writing import atomic_file, move_aside, sync
-from onebase.recipe.recipes import TrackSection
+from onebase.recipe.sections import TrackSection
 from onebase.terminal import say
 from onebase.tracking.dashboard import Dashboard, DashboardLostError, is_wanted
 

@@ -24,7 +24,8 @@ from transformers.utils.logging import log_levels
 
 from onebase.errors import RecipeError
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import Section, unknown_key
+from onebase.recipe.reader import unknown_key
+from onebase.recipe.sections import Section
 from onebase.run.interruption import Interrupted
 from onebase.run.session import Session
 from onebase.trl.reports import Report

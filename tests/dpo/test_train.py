@@ -16,7 +16,7 @@ from dpo.train import build_trainer, read_data, require_log_two, to_pairs
 from onebase.errors import RecipeError
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run import stages
 from onebase.seeding import seed_everything
 from onebase.trl import trainers
@@ -33,7 +33,7 @@ def make_recipe(tiny_base_folder: Path, finished_run: Path, quantization: str, t
             *(f"base.model={tiny_base_folder}", f"base.quantization={quantization}", f"out={tmp_path / 'dpo'}"),
             *(f"parents.sft={finished_run / 'sft'}", "track.wandb=off"),
         ]
-        return recipes.read("recipes/smoke/dpo.yaml", DpoRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/dpo.yaml", DpoRecipe, [*given, *overrides])
 
     return make
 

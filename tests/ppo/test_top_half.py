@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from onebase.inference.scoring import logprobs, score
 from onebase.model import base as bases
 from onebase.model.roles import HEAD, WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run.interruption import Interrupted
 from onebase.seeding import generator
 from ppo import train
@@ -36,10 +36,10 @@ def parents(tmp_path_factory: pytest.TempPathFactory, deep_base_folder: Path) ->
     home = tmp_path_factory.mktemp("top-half")
     given = [f"base.model={deep_base_folder}", "track.wandb=off"]
     train_sft(
-        recipes.read("recipes/smoke/sft.yaml", SftRecipe, [*given, f"out={home / 'sft'}", "adapter.layers=top-half"])
+        reader.read("recipes/smoke/sft.yaml", SftRecipe, [*given, f"out={home / 'sft'}", "adapter.layers=top-half"])
     )
     more = [f"parents.sft={home / 'sft'}", f"out={home / 'reward'}"]
-    train_reward(recipes.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *more]))
+    train_reward(reader.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *more]))
     return home
 
 
@@ -48,7 +48,7 @@ def make_recipe(parents: Path, deep_base_folder: Path, tmp_path: Path) -> MakeRe
     def make(out: str, *overrides: str) -> PpoRecipe:
         given = [f"base.model={deep_base_folder}", "track.wandb=off", f"out={tmp_path / out}"]
         given += [f"parents.{name}={parents / name}" for name in ("sft", "reward")]
-        return recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
 
     return make
 

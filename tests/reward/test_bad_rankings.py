@@ -13,7 +13,7 @@ from data.select.sources import Source, load
 from onebase.cli.command import main
 from onebase.errors import DataError
 from onebase.model import base as bases
-from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection
+from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
 from pipeline import stages
 
 GOOD = {"prompt": "Name a city.", "responses": ["Paris", "blue"], "tiers": [0, 1]}

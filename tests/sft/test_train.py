@@ -13,7 +13,7 @@ from data.chat.conversations import IGNORED
 from onebase.errors import RecipeError
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run import stages
 from onebase.seeding import generator, seed_everything
 from onebase.trl import trainers
@@ -29,7 +29,7 @@ MakeRecipe = Callable[..., SftRecipe]
 def make_recipe(tiny_base_folder: Path, tmp_path: Path) -> MakeRecipe:
     def make(*overrides: str, quantization: str = "fp32") -> SftRecipe:
         given = [f"base.model={tiny_base_folder}", f"base.quantization={quantization}", f"out={tmp_path / 'sft'}"]
-        return recipes.read("recipes/smoke/sft.yaml", SftRecipe, [*given, "track.wandb=off", *overrides])
+        return reader.read("recipes/smoke/sft.yaml", SftRecipe, [*given, "track.wandb=off", *overrides])
 
     return make
 

@@ -14,7 +14,7 @@ from onebase.errors import BaseError
 from onebase.model import base as bases
 from onebase.model.base import Base, load_tokenizer
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.recipe.sections import BaseSection, ChatSection
 from onebase.trl.trainers import TrlSection, configure
 
 

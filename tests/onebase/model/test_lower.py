@@ -15,7 +15,7 @@ from onebase.errors import BaseError
 from onebase.inference.scoring import last_token_scores, logprobs, score, token_scores, token_values
 from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection
+from onebase.recipe.sections import AdapterSection, BaseSection, ChatSection
 from onebase.sequences.episodes import Episodes
 
 PROMPTS = ([5, 9, 40, 8, 7, 6], [5, 9, 40, 8, 7, 6], [7, 300, 22, 11, 8], [60], [5, 9, 40, 8, 12, 33])

@@ -28,7 +28,7 @@ from onebase.cli.command import guarded, run_stage
 from onebase.errors import BaseError, DataError
 from onebase.model import base as bases
 from onebase.model import loaded, model_folder
-from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.recipe.sections import BaseSection, ChatSection
 from sft.__main__ import load as load_sft
 
 CPU = torch.device("cpu")

@@ -15,7 +15,7 @@ from torch import Tensor
 from onebase.errors import BaseError
 from onebase.model import base as bases
 from onebase.model import weights
-from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.recipe.sections import BaseSection, ChatSection
 
 Weights = dict[str, Tensor]
 LAST = "model.layers.1.mlp.down_proj.weight"

@@ -15,7 +15,7 @@ from onebase.errors import CodeError, InputError, RecordError
 from onebase.files.disk import as_disk_error
 from onebase.files.paths import expanded
 from onebase.files.writing import move_aside
-from onebase.recipe.recipes import Section, TrackSection
+from onebase.recipe.sections import Section, TrackSection
 from onebase.run import folders
 from onebase.run.checkpoint import Checkpoints, CheckpointSection
 from onebase.run.folders import (

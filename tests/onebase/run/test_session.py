@@ -14,7 +14,7 @@ import torch
 
 from onebase.cli.command import guarded
 from onebase.errors import InputError, RecordError
-from onebase.recipe.recipes import TrackSection
+from onebase.recipe.sections import TrackSection
 from onebase.run.checkpoint import CheckpointSection, set_random_state
 from onebase.run.interruption import Interrupted
 from onebase.run.learning import restoring

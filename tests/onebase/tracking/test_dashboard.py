@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from onebase.recipe.recipes import TrackSection
+from onebase.recipe.sections import TrackSection
 from onebase.tracking.dashboard import Dashboard, answers, run_name, version_of, while_it_answers
 from onebase.tracking.tracker import Tracker, dashboard
 
@@ -31,7 +31,7 @@ STAGE = """
 import os, signal, sys, time
 from pathlib import Path
 import psutil
-from onebase.recipe.recipes import TrackSection
+from onebase.recipe.sections import TrackSection
 from onebase.tracking.tracker import Tracker
 
 folder, fate = Path(sys.argv[1]), sys.argv[2]
@@ -154,7 +154,7 @@ from pathlib import Path
 import psutil
 import wandb.sdk.lib.service.service_process as service
 from onebase import dashboard
-from onebase.recipe.recipes import TrackSection
+from onebase.recipe.sections import TrackSection
 from onebase.tracking.tracker import Tracker
 
 service.get_core_path = lambda: sys.argv[2]

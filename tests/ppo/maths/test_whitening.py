@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from onebase.model.roles import WEIGHTS
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.sequences.episodes import Episodes
 from ppo.maths.whitening import Seen
 from ppo.recipe.recipe import PpoRecipe
@@ -100,7 +100,7 @@ def make_recipe(
             *(f"parents.sft={sft}", "parents.reward=null", "value.kind=shared", "kl.weight=0", "train.episodes=24"),
             "checkpoint.every_steps=1",
         ]
-        return recipes.read(smoke, PpoRecipe, [*given, terms])
+        return reader.read(smoke, PpoRecipe, [*given, terms])
 
     return make
 

@@ -14,7 +14,7 @@ from evaluation.compare.language import as_episodes, lm_loss, piece_losses, piec
 from onebase.errors import DataError
 from onebase.inference.scoring import logprobs
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import ChatSection
+from onebase.recipe.sections import ChatSection
 from onebase.sequences.episodes import Episodes
 from ppo.batch import Batch, Tally
 from ppo.recipe.recipe import PpoRecipe

