@@ -101,15 +101,15 @@ def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
     lines: Lines = {}
-    yaml = _yaml()
+    parser = _yaml()
     try:
-        node = yaml.compose(text)
+        node = parser.compose(text)
         if not isinstance(node, MappingNode):
             raise RecipeError(
                 f"{path}: expected keys and values at the top, found {'nothing' if node is None else node.id}."
             )
         _note_lines(path, node, (), lines)
-        return yaml.constructor.construct_document(node), lines
+        return parser.constructor.construct_document(node), lines
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise RecipeError(f"{path}:{line}: not valid YAML: {error.problem}.") from None
