@@ -22,8 +22,9 @@ import psutil
 import pytest
 
 from onebase.recipe.sections import TrackSection
+from onebase.tracking import dashboard
 from onebase.tracking.dashboard import Dashboard, answers, run_name, version_of, while_it_answers
-from onebase.tracking.tracker import Tracker, dashboard
+from onebase.tracking.tracker import Tracker
 
 STEPS = 20
 
