@@ -154,7 +154,7 @@ import time
 from pathlib import Path
 import psutil
 import wandb.sdk.lib.service.service_process as service
-from onebase import dashboard
+from onebase.tracking import dashboard
 from onebase.recipe.sections import TrackSection
 from onebase.tracking.tracker import Tracker
 
