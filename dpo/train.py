@@ -38,6 +38,7 @@ from onebase.run.stages import Stopwatch
 from onebase.seeding import seed_everything, stream
 from onebase.tracking.tracker import Tracker
 from onebase.trl import trainers
+from onebase.trl.arguments import padded_to
 from onebase.trl.reports import latest
 from onebase.trl.resumable import ROLE, Resumable
 
@@ -144,7 +145,7 @@ def identify(recipe: DpoRecipe) -> RunIdentity:
 
 def read_data(recipe: DpoRecipe) -> Data:
     """Rankings as tokens; DataError before anything is written."""
-    require_limits(recipe.limits, bases.reach(recipe.base), multiple=trainers.padded_to(recipe.trl))
+    require_limits(recipe.limits, bases.reach(recipe.base), multiple=padded_to(recipe.trl))
     chat = Chat(*bases.load_tokenizer(recipe.base, recipe.chat), recipe.chat)
     limiter = Limiter(recipe.limits)
     training = load_records(recipe.data, Ranking, seed=recipe.seed)

@@ -10,7 +10,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from onebase.errors import RecipeError
 from onebase.model.forwards import PACKING_TOLERANCE, trial_sequences
 from onebase.model.roles import Roles
-from onebase.trl.trainers import TrlSection
+from onebase.trl.arguments import TrlSection
 
 KEYS = ("packing", "eval_packing", "padding_free")
 """Of the `trl:` block: each puts several demonstrations into one row."""

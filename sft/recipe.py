@@ -10,7 +10,7 @@ from data.select.sources import Source
 from onebase.files.paths import UserPath
 from onebase.recipe.sections import AdapterSection, BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
 from onebase.run.checkpoint import CheckpointSection
-from onebase.trl.trainers import TrlSection, require_one_of, trl_section
+from onebase.trl.arguments import TrlSection, require_one_of, trl_section
 
 if TYPE_CHECKING:
     SftArguments = TrlSection

@@ -78,7 +78,7 @@ def test_every_key_of_a_recipe_is_read_somewhere() -> None:
 def sections(top: Any) -> list[Any]:
     from onebase.recipe.reader import _section_in
     from onebase.recipe.sections import Section
-    from onebase.trl.trainers import TrlSection
+    from onebase.trl.arguments import TrlSection
 
     found = [top]
     for field in top.model_fields.values():

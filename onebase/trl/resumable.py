@@ -33,8 +33,8 @@ class _BeforeStep:
 class Resumable(Trainer):
     """Puts a trainer's checkpoints through our mechanism: one state, verified whole, no pickle.
 
-    Mixed into TRL's trainers. Trainer's own files of that kind are replaced at its four hooks; a micro-batch that does
-    not fit into memory goes through in pieces.
+    Mixed into TRL's trainers. It replaces Trainer's own files at four hooks, and cuts a micro-batch that does not fit
+    into memory into pieces. `onebase.trl.overrides` lists all that it overrides.
     """
 
     roles: Roles
@@ -184,9 +184,6 @@ class Resumable(Trainer):
         step = self.state.global_step
         if self.session.checkpoints.due(step) or step == self.state.max_steps:
             self.save_boundary()
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        raise AssertionError("checkpoints are saved at step boundaries, by save_boundary")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         assert self.session.resumed is not None
