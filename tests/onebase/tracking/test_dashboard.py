@@ -23,8 +23,9 @@ import pytest
 
 from onebase.recipe.sections import TrackSection
 from onebase.tracking import dashboard
-from onebase.tracking.dashboard import Dashboard, answers, run_name, version_of, while_it_answers
+from onebase.tracking.dashboard import Dashboard, run_name, version_of
 from onebase.tracking.tracker import Tracker
+from onebase.tracking.watchdog import answers, while_it_answers
 
 STEPS = 20
 
