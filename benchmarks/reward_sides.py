@@ -205,7 +205,7 @@ SIDES = {"ours": train_ours, "trl": train_trl, "data": describe}
 
 
 def resources(seconds: float, rankings: int) -> dict[str, Any]:
-    from onebase.tracking.tracker import peak_rss_bytes
+    from onebase.tracking.usage import peak_rss_bytes
 
     return {
         "seconds": seconds,

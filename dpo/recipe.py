@@ -8,8 +8,15 @@ from trl.trainer.dpo_config import DPOConfig
 
 from data.select.sources import Source
 from onebase.files.paths import UserPath
-from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
-from onebase.run.checkpoint import CheckpointSection
+from onebase.recipe.sections import (
+    BaseSection,
+    ChatSection,
+    CheckpointSection,
+    LimitsSection,
+    Section,
+    Seed,
+    TrackSection,
+)
 from onebase.trl.arguments import TrlSection, require_one_of, trl_section
 
 if TYPE_CHECKING:

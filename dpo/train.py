@@ -34,9 +34,9 @@ from onebase.run.identity import RunIdentity
 from onebase.run.learning import state_bytes
 from onebase.run.record import DataIdentity, StageRecord
 from onebase.run.session import Session
-from onebase.run.stages import Stopwatch
 from onebase.seeding import seed_everything, stream
 from onebase.tracking.tracker import Tracker
+from onebase.tracking.usage import Stopwatch
 from onebase.trl import trainers
 from onebase.trl.arguments import padded_to
 from onebase.trl.reports import latest

@@ -16,7 +16,7 @@ from onebase.inference.sampling import Engine, Sample, sample
 from onebase.inference.scoring import in_microbatches, logprobs, token_values
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Episodes
-from onebase.tracking.clock import Clock
+from onebase.tracking.usage import Clock
 from ppo.maths.advantages import compare_groups, gae
 from ppo.maths.rewards import kl_to_reference, penalise_unfinished, token_rewards
 from ppo.maths.whitening import Seen

@@ -24,9 +24,9 @@ from onebase.run.identity import RunIdentity
 from onebase.run.learning import learning_rate_factor
 from onebase.run.members import load_members, read_members
 from onebase.run.record import DataIdentity, FinishedStage
-from onebase.run.stages import Stopwatch
 from onebase.seeding import generator, seed_everything
 from onebase.terminal import say
+from onebase.tracking.usage import Stopwatch
 from ppo.engines import CustomEngine
 from ppo.recipe.recipe import PpoRecipe
 from ppo.scores import ARGUMENTS, TERMS

@@ -23,10 +23,11 @@ from onebase.run.record import StageRecord
 from onebase.run.session import Session
 from onebase.seeding import generator
 from onebase.tokens import masked_mean
-from onebase.tracking.clock import Clock
+from onebase.tracking import usage
 from onebase.tracking.profiling import profiled
 from onebase.tracking.progress import track
 from onebase.tracking.tracker import Tracker
+from onebase.tracking.usage import Clock
 from ppo.maths.kl_control import next_weight
 from ppo.maths.losses import importance_ratio
 from ppo.maths.whitening import Seen
@@ -223,7 +224,7 @@ def describe(rollout: Rollout, targets: Targets, learned: dict[str, float]) -> d
         **describe_members(rollout),
         **describe_decoding(rollout),
         **{f"ppo/{name}": value for name, value in learned.items()},
-        **stages.peaks(),
+        **usage.peaks(),
     }
 
 

@@ -21,7 +21,7 @@ from onebase.inference.scoring import TokenScores, token_scores, token_values
 from onebase.memory import Halving
 from onebase.model.roles import Roles
 from onebase.tokens import standardise
-from onebase.tracking.clock import Clock
+from onebase.tracking.usage import Clock
 from ppo.batch import Batch, Tally, minibatches, parts_of, to_batch
 from ppo.maths.advantages import gae
 from ppo.maths.losses import (

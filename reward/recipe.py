@@ -12,6 +12,7 @@ from onebase.memory import halved
 from onebase.recipe.sections import (
     BaseSection,
     ChatSection,
+    CheckpointSection,
     LearningRate,
     LimitsSection,
     LossWeight,
@@ -20,7 +21,6 @@ from onebase.recipe.sections import (
     Seed,
     TrackSection,
 )
-from onebase.run.checkpoint import CheckpointSection
 
 
 class ParentsSection(Section):

@@ -45,11 +45,12 @@ from onebase.run.identity import RunIdentity
 from onebase.run.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
 from onebase.run.record import DataIdentity, FinishedStage, StageRecord
 from onebase.run.session import Session
-from onebase.run.stages import Stopwatch
 from onebase.seeding import generator, seed_everything
 from onebase.terminal import say
+from onebase.tracking import usage
 from onebase.tracking.progress import track
 from onebase.tracking.tracker import Tracker
+from onebase.tracking.usage import Stopwatch
 from reward.losses import LOSSES, RankingLoss, centering_penalty, ranked_right, ranking_loss
 from reward.recipe import LossSection, RewardRecipe
 from reward.scale import rescale
@@ -198,7 +199,7 @@ def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe
                 "reward/accuracy": right,
                 "reward/grad_norm": norm.item(),
                 "reward/learning_rate": float(schedule.get_last_lr()[0]),
-                **stages.peaks(),
+                **usage.peaks(),
             }
             session.tracker.log(step, values)
             schedule.step()

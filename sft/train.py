@@ -28,10 +28,10 @@ from onebase.run.identity import RunIdentity
 from onebase.run.learning import state_bytes
 from onebase.run.record import DataIdentity, StageRecord
 from onebase.run.session import Session
-from onebase.run.stages import Stopwatch
 from onebase.seeding import generator, seed_everything
 from onebase.terminal import say
 from onebase.tracking.tracker import Tracker
+from onebase.tracking.usage import Stopwatch
 from onebase.trl import trainers
 from onebase.trl.arguments import padded_to
 from onebase.trl.reports import latest

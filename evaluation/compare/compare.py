@@ -32,8 +32,8 @@ from onebase.model.base import Base
 from onebase.model.roles import Roles
 from onebase.run import folders, record, stages
 from onebase.run.record import DataIdentity, FinishedStage
-from onebase.run.stages import Stopwatch
 from onebase.tracking.tracker import METRICS, Tracker
+from onebase.tracking.usage import Stopwatch
 
 POLICIES = ("sft", "ppo", "dpo")
 """Stages whose adapter is a policy, in the order of the table; other policies follow in the recipe's order."""

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.statistics import Estimate
 from onebase.errors import RecordError
-from onebase.run import record, stages
+from onebase.run import record
 from onebase.run.checkout import git_state
 from onebase.run.record import DataIdentity, FinishedStage, Resources
 from onebase.terminal import console
-from onebase.tracking.tracker import peak_rss_bytes
+from onebase.tracking import usage
+from onebase.tracking.usage import peak_rss_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -79,7 +80,7 @@ def build(
         "stages": {
             **{name: found.record.resources.model_dump() for name, found in parents.items()},
             "compare": Resources(
-                seconds=round(seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=stages.peak_gpu_bytes()
+                seconds=round(seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=usage.peak_gpu_bytes()
             ).model_dump(),
         },
     }

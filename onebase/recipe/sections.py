@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 
 from onebase.files.paths import UserPath
 
@@ -87,6 +87,19 @@ class TrackSection(Section):
     project: str = "onebase"
     group: str | None = None
     """The pipeline run this stage belongs to; None: the name of the folder around the stage's."""
+
+
+class CheckpointSection(Section):
+    """How often a stage's whole state is saved."""
+
+    every_minutes: PositiveFloat | None = 10.0
+    """Minutes between saves; None: by steps only."""
+    every_steps: PositiveInt | None = None
+    """Steps between saves; None: by minutes only."""
+    keep: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept."""
+    strikes: PositiveInt = 3
+    """Batches whose loss or gradient was not finite at which the run ends; before that they are skipped and kept."""
 
 
 PARENTS = "parents"

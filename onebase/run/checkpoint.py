@@ -15,7 +15,6 @@ import errno
 import hashlib
 import math
 import os
-import random
 import re
 import shutil
 import time
@@ -25,8 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import torch
-from pydantic import Field, PositiveFloat, PositiveInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -36,7 +33,7 @@ from onebase.files.disk import as_disk_error
 from onebase.files.json_file import read_object
 from onebase.files.writing import atomic_folder, canonical, create_file, free_name, hash_file
 from onebase.recipe.differences import differences, told
-from onebase.recipe.sections import UNCOUNTED, Section
+from onebase.recipe.sections import UNCOUNTED, CheckpointSection
 from onebase.run.folders import MANIFEST, step_folders
 from onebase.terminal import say
 
@@ -51,21 +48,8 @@ OWN_HALF = re.compile(r"\.step-\d{8,}\.(\d+|old)")
 """Name of a checkpoint that is being written, or being removed."""
 
 
-class CheckpointSection(Section):
-    """How often a stage's whole state is saved."""
-
-    every_minutes: PositiveFloat | None = 10.0
-    """Minutes between saves; None: by steps only."""
-    every_steps: PositiveInt | None = None
-    """Steps between saves; None: by minutes only."""
-    keep: int = Field(default=2, ge=1)
-    """Newest checkpoints that are kept."""
-    strikes: PositiveInt = 3
-    """Batches whose loss or gradient was not finite at which the run ends; before that they are skipped and kept."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Saved:
+class Checkpoint:
     """A checkpoint that verified."""
 
     folder: Path
@@ -156,7 +140,7 @@ class Checkpoints:
                 "out=FOLDER, or lower checkpoint.keep."
             ) from None
 
-    def newest(self) -> Saved | None:
+    def newest(self) -> Checkpoint | None:
         """The newest checkpoint that verifies, or None where there is none at all.
 
         Says which were passed over and why. RecordError when there are some and none verifies, or when they are of
@@ -219,11 +203,11 @@ class Checkpoints:
             )
         return manifest
 
-    def _read(self, folder: Path) -> Saved:
+    def _read(self, folder: Path) -> Checkpoint:
         manifest = self._verified(folder)
         tensors = load_file(folder / TENSORS)
         content = _read_json(folder / STATE)
-        return Saved(folder=folder, step=manifest["step"], state=_unpack(content, tensors))
+        return Checkpoint(folder=folder, step=manifest["step"], state=_unpack(content, tensors))
 
     def _rotate(self) -> None:
         own = [one for one in step_folders(self.folder) if (one / MANIFEST).is_file()]
@@ -242,27 +226,6 @@ def counted(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def recipe_hash(recipe: Mapping[str, Any]) -> str:
     """sha256 of what counts of the resolved recipe."""
     return hashlib.sha256(canonical(counted(recipe)).encode()).hexdigest()
-
-
-def random_state() -> dict[str, Any]:
-    """The global random number generators of python, numpy, torch and the GPU that computes, as a tree for `save`."""
-    kind, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)
-    return {
-        "python": random.getstate(),
-        "numpy": (str(kind), torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)), position, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put the generators back to what `random_state` has seen."""
-    random.setstate(state["python"])
-    kind, keys, position, has_gauss, gauss = state["numpy"]
-    numpy.random.set_state((kind, keys.numpy().astype(numpy.uint32), position, has_gauss, gauss))
-    torch.set_rng_state(state["torch"])
-    for own in state["cuda"][:1] if torch.cuda.is_available() else ():
-        torch.cuda.set_rng_state(own)
 
 
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

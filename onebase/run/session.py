@@ -28,12 +28,13 @@ from onebase.errors import DivergedError, EndedError, InputError, RecordError
 from onebase.files.disk import as_disk_error
 from onebase.files.writing import replace_file
 from onebase.memory import Halving
-from onebase.recipe.sections import PARENTS, TrackSection
+from onebase.recipe.sections import PARENTS, CheckpointSection, TrackSection
 from onebase.run import folders
-from onebase.run.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
+from onebase.run.checkpoint import Checkpoint, Checkpoints
 from onebase.run.identity import FAILURE, RunIdentity, note_failure
 from onebase.run.interruption import Interrupted, answered, leave_next, say_stopping
 from onebase.run.learning import restoring
+from onebase.seeding import random_state, set_random_state
 from onebase.terminal import say
 from onebase.tracking.tracker import Tracker
 
@@ -95,7 +96,7 @@ class Session:
         # Where the identity has the parents' hashes, it does not matter where they lie: a run can be moved.
         counted = {key: value for key, value in recipe.items() if identity is None or key != PARENTS}
         self.checkpoints = Checkpoints(folder / folders.CHECKPOINTS, checkpoint, recipe=counted)
-        self.resumed: Saved | None = _whole(self.checkpoints.newest())
+        self.resumed: Checkpoint | None = _whole(self.checkpoints.newest())
         self.identity = identity
         self._identify(stage)
         self.checkpoints.probe(state_bytes)
@@ -253,7 +254,7 @@ HOLDS: Mapping[str, type] = {"stage": dict, "random": dict, "files": dict, "stri
 """What a checkpoint's state holds for a session, beside the identity, which says itself what is wrong with it."""
 
 
-def _whole(saved: Saved | None) -> Saved | None:
+def _whole(saved: Checkpoint | None) -> Checkpoint | None:
     """RecordError where a checkpoint whose hashes are right does not hold what `Session.save` writes."""
     for name, kind in HOLDS.items():
         value = None if saved is None else saved.state.get(name)

@@ -5,13 +5,10 @@ costs seconds and leaves nothing behind.
 """
 
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
-
-import torch
 
 from onebase.custom.function_source import source_sha256
 from onebase.errors import InputError
@@ -20,16 +17,16 @@ from onebase.model import base as bases
 from onebase.model.base import Base
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
 from onebase.model.roles import Roles
-from onebase.recipe.sections import BaseSection, ChatSection, TrackSection
+from onebase.recipe.sections import BaseSection, ChatSection, CheckpointSection, TrackSection
 from onebase.run import record, same_chat
-from onebase.run.checkpoint import CheckpointSection
 from onebase.run.identity import RunIdentity
 from onebase.run.record import DataIdentity, FinishedStage, Resources, StageRecord
 from onebase.run.same_chat import ChatTexts
 from onebase.run.session import Session
 from onebase.run.stage_files import quoted_files
+from onebase.tracking import usage
 from onebase.tracking.dashboard import artifact_name, version_of
-from onebase.tracking.tracker import peak_rss_bytes
+from onebase.tracking.usage import Stopwatch
 
 
 @runtime_checkable
@@ -147,17 +144,6 @@ def open_session(
     )
 
 
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self._started
-
-
 def save_stage(
     folder: Path,
     *,
@@ -200,7 +186,9 @@ def save_stage(
         data=data,
         metrics=metrics,
         resources=Resources(
-            seconds=round(watch.seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=peak_gpu_bytes()
+            seconds=round(watch.seconds, 1),
+            peak_rss_bytes=usage.peak_rss_bytes(),
+            peak_gpu_bytes=usage.peak_gpu_bytes(),
         ),
         parts=[] if identity is None else identity.parts,
     )
@@ -251,14 +239,3 @@ def _artifact_of(found: FinishedStage) -> str:
     group = track.get("group") if isinstance(track, dict) else None
     group = group if isinstance(group, str) else None
     return f"{artifact_name(found.folder, found.record.stage, group)}:{version_of(found.sha256)}"
-
-
-def peaks() -> dict[str, float]:
-    """What a step logs of memory, in bytes, at most so far: of the process, and of torch's allocator on a GPU."""
-    own = {"memory/peak": float(peak_rss_bytes())}
-    return own | ({"memory/cuda_peak": float(peak_gpu_bytes())} if torch.cuda.is_available() else {})
-
-
-def peak_gpu_bytes() -> int:
-    """The most memory that torch's allocator has held on the GPU so far; 0 without one."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0

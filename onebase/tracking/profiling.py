@@ -24,7 +24,7 @@ SHOWN = 60
 def profiled(steps: Iterable[T], *, total: int, folder: Path, logged: Callable[[], Mapping[str, float]]) -> Iterator[T]:
     """Yield the steps; the second and third, or the only one, run under the profiler, which then writes into `folder`.
 
-    trace.json.gz   every operation, in the parts that `onebase.tracking.clock` names
+    trace.json.gz   every operation, in the parts that `onebase.tracking.usage` names
     table.txt       seconds by part, then by operation
 
     The first step is left out where there are others: it also warms up. total: how many steps there are. logged: the

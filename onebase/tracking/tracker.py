@@ -9,8 +9,6 @@ import functools
 import json
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -210,12 +208,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return []
     # Not splitlines(): a sampled text may hold U+2028 and its like, which end no line here.
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
-def peak_rss_bytes() -> int:
-    """The most memory this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _finite(value: float) -> float | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from onebase.run import stages
+from onebase.tracking import usage
 from onebase.tracking.progress import track
 from onebase.tracking.tracker import Tracker
 
@@ -65,7 +65,7 @@ class Report(TrainerCallback):
             values["tokens_per_second"] = (seen - self._tokens) / (now - self._last)
             self._tokens, self._last = seen, now
         rows = {f"{self._tracker.stage}/{name}": value for name, value in values.items()}
-        self._tracker.log(state.global_step, {**rows, **stages.peaks()})
+        self._tracker.log(state.global_step, {**rows, **usage.peaks()})
         self.latest.update(rows)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

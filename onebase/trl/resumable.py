@@ -11,9 +11,9 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from onebase.memory import halved
 from onebase.model.roles import Roles
-from onebase.run.checkpoint import random_state
 from onebase.run.learning import learning_state, restore_learning, restore_weights, restoring
 from onebase.run.session import Session
+from onebase.seeding import random_state
 from onebase.trl.reports import latest, report_of
 
 ROLE = "default"

@@ -12,6 +12,7 @@ from onebase.memory import halved
 from onebase.recipe.sections import (
     BaseSection,
     ChatSection,
+    CheckpointSection,
     LearningRate,
     LimitsSection,
     LossWeight,
@@ -21,7 +22,6 @@ from onebase.recipe.sections import (
     Temperature,
     TrackSection,
 )
-from onebase.run.checkpoint import CheckpointSection
 from ppo.recipe.reward import MOST, Bound, KlSection, RewardSection
 from ppo.recipe.steering import Steered
 

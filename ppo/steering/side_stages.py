@@ -22,7 +22,7 @@ from onebase.model.roles import Roles
 from onebase.run import folders, record, stages
 from onebase.run.identity import RunIdentity
 from onebase.run.record import DataIdentity, FinishedStage
-from onebase.run.stages import Stopwatch
+from onebase.tracking.usage import Stopwatch
 from ppo.recipe.recipe import PpoRecipe
 
 

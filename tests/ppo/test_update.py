@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Episodes
-from onebase.tracking.clock import Clock
+from onebase.tracking.usage import Clock
 from ppo.batch import Batch, Tally, to_batch
 from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import Rollout, Targets

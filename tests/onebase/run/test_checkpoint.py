@@ -17,8 +17,10 @@ from safetensors import SafetensorError
 
 from onebase.errors import RecordError
 from onebase.files.disk import DiskError
+from onebase.recipe.sections import CheckpointSection
 from onebase.run import checkpoint as checkpoints
-from onebase.run.checkpoint import Checkpoints, CheckpointSection, random_state, set_random_state
+from onebase.run.checkpoint import Checkpoints
+from onebase.seeding import random_state, set_random_state
 
 RECIPE = {"seed": 0, "train": {"learning_rate": 1e-4}, "out": "here"}
 

@@ -15,9 +15,9 @@ from onebase.errors import CodeError, InputError, RecordError
 from onebase.files.disk import as_disk_error
 from onebase.files.paths import expanded
 from onebase.files.writing import move_aside
-from onebase.recipe.sections import Section, TrackSection
+from onebase.recipe.sections import CheckpointSection, Section, TrackSection
 from onebase.run import folders
-from onebase.run.checkpoint import Checkpoints, CheckpointSection
+from onebase.run.checkpoint import Checkpoints
 from onebase.run.folders import (
     claim,
     is_free,

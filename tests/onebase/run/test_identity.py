@@ -17,9 +17,8 @@ import torch
 from onebase.custom.function_source import source_sha256
 from onebase.errors import InputError, RecordError
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
-from onebase.recipe.sections import TrackSection
+from onebase.recipe.sections import CheckpointSection, TrackSection
 from onebase.run import identity as identities
-from onebase.run.checkpoint import CheckpointSection
 from onebase.run.identity import FAILURE, RunIdentity
 from onebase.run.interruption import Interrupted
 from onebase.run.record import DataIdentity
@@ -270,7 +269,7 @@ def test_a_hang_up_saves_as_a_termination_does_and_under_nohup_is_not_heard(tmp_
     code = (
         "import os, signal, sys, torch\n"
         "from pathlib import Path\n"
-        "from onebase.run.checkpoint import CheckpointSection\n"
+        "from onebase.recipe.sections import CheckpointSection\n"
         "from onebase.cli.command import guarded\n"
         "from onebase.recipe.reader import TrackSection\n"
         "from onebase.run.session import Session\n"
@@ -295,7 +294,7 @@ def test_a_terminal_that_is_gone_is_let_go_of_and_the_state_is_saved(tmp_path: P
     code = (
         "import signal, sys, time, torch\n"
         "from pathlib import Path\n"
-        "from onebase.run.checkpoint import CheckpointSection\n"
+        "from onebase.recipe.sections import CheckpointSection\n"
         "from onebase.cli.command import guarded\n"
         "from onebase.recipe.reader import TrackSection\n"
         "from onebase.run.session import Session\n"

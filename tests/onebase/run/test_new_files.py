@@ -15,7 +15,8 @@ from onebase.files import writing
 from onebase.files.disk import DiskError
 from onebase.files.writing import atomic_folder, replace_file
 from onebase.model.roles import Roles
-from onebase.run.checkpoint import Checkpoints, CheckpointSection
+from onebase.recipe.sections import CheckpointSection
+from onebase.run.checkpoint import Checkpoints
 from onebase.tracking import tracker
 
 PROMPT = Prompt((Message("user", "Why?"),), Origin("here", 1))

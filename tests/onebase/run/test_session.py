@@ -14,11 +14,11 @@ import torch
 
 from onebase.cli.command import guarded
 from onebase.errors import InputError, RecordError
-from onebase.recipe.sections import TrackSection
-from onebase.run.checkpoint import CheckpointSection, set_random_state
+from onebase.recipe.sections import CheckpointSection, TrackSection
 from onebase.run.interruption import Interrupted
 from onebase.run.learning import restoring
 from onebase.run.session import Session, hold, release
+from onebase.seeding import set_random_state
 
 
 def open_session(folder: Path, *, strikes: int = 3, every: int = 1, wandb: str = "off") -> Session:

@@ -1,6 +1,8 @@
-"""Where the wall time of a step goes."""
+"""Time and memory that a run uses."""
 
 import contextlib
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -49,3 +51,31 @@ class Clock:
         if self._waits:
             torch.cuda.synchronize(self._device)
         return self._now()
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+
+def peaks() -> dict[str, float]:
+    """What a step logs of memory, in bytes, at most so far: of the process, and of torch's allocator on a GPU."""
+    peaks = {"memory/peak": float(peak_rss_bytes())}
+    return peaks | ({"memory/cuda_peak": float(peak_gpu_bytes())} if torch.cuda.is_available() else {})
+
+
+def peak_gpu_bytes() -> int:
+    """The most memory that torch's allocator has held on the GPU so far; 0 without one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
