@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from onebase.cli import command, threads
+from onebase.cli import command, parser, threads
 from onebase.custom.leaving import leave
 from onebase.terminal import show
 from pipeline import chain, data_commands, many_seeds, reward_commands, stages
@@ -15,7 +15,7 @@ threads.settle()  # torch, which reads it, is imported by the commands
 
 app = typer.Typer(
     name="onebase",
-    cls=command.PrintableGroup,
+    cls=parser.PrintableGroup,
     help="""RLHF on one GPU: every role is a LoRA adapter on one frozen base.
 
     A run has up to four stages. [bold]sft[/bold] teaches a base to follow instructions; [bold]reward[/bold] learns
@@ -39,7 +39,7 @@ def run(
         list[str] | None,
         typer.Argument(help="name=NAME, runs_dir=DIR, or a stage first: ppo.train.learning_rate=1e-5"),
     ] = None,
-    restart: command.Restart = False,
+    restart: parser.Restart = False,
     seeds: Annotated[
         list[int] | None,
         typer.Option("--seeds", min=0, metavar="SEED ...", help="Run with each of these seeds: --seeds 0 1 2"),
@@ -67,7 +67,7 @@ def run(
 
 
 for _stage in stages.ORDER:
-    command.add_stage(
+    parser.add_stage(
         app,
         _stage,
         stages.loader(_stage),
@@ -80,8 +80,8 @@ for _stage in stages.ORDER:
 @app.command(rich_help_panel="What came out")
 def compare(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe, such as recipes/demo/compare.yaml")],
-    overrides: command.Overrides = None,
-    print_config: command.PrintConfig = False,
+    overrides: parser.Overrides = None,
+    print_config: parser.PrintConfig = False,
 ) -> None:
     """Let base, SFT, PPO, DPO and others answer the same held-out prompts and print tables with 95 % intervals.
 

@@ -1,4 +1,4 @@
-"""The command of a stage: `python -m sft RECIPE.yaml [key=value ...]`, which is also `onebase sft`.
+"""Runs the command of a stage, and turns errors into exit codes.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 129, 130 or 143 stopped by a signal with a checkpoint written, 141 stopped
 for nobody reads what is printed.
@@ -6,22 +6,18 @@ for nobody reads what is printed.
 
 import contextlib
 import errno
-import inspect
 import logging
 import os
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
-import typer
 from pydantic import ValidationError
-from typer.core import TyperCommand, TyperGroup
 
-from onebase.cli import threads
 from onebase.errors import CodeError, InputError, RecordError
 from onebase.files.disk import DiskError, as_disk_error
 from onebase.files.writing import move_aside
@@ -30,7 +26,7 @@ from onebase.recipe.differences import differences, told
 from onebase.recipe.sections import Section
 from onebase.run import folders, record
 from onebase.run.interruption import Interrupted
-from onebase.terminal import NobodyReadsError, printable, say, settle, show
+from onebase.terminal import NobodyReadsError, say, settle, show
 
 
 class Stage(NamedTuple):
@@ -42,109 +38,6 @@ class Stage(NamedTuple):
 
 Loader = Callable[[], Stage]
 """Imports a stage when it is needed: its recipe's class and its `run`. torch and trl take seconds; --help must not."""
-
-
-class Printable:
-    """A command that shows usage errors with control characters as their codes: they repeat what was typed."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        with _printable_errors():
-            return super().make_context(*args, **kwargs)  # type: ignore[misc]  # of typer's command
-
-    def invoke(self, ctx: Any) -> Any:
-        with _printable_errors():
-            return super().invoke(ctx)  # type: ignore[misc]
-
-
-class PrintableGroup(Printable, TyperGroup):
-    pass
-
-
-class PrintableCommand(Printable, TyperCommand):
-    pass
-
-
-@contextlib.contextmanager
-def _printable_errors() -> Iterator[None]:
-    try:
-        yield
-    except typer.TyperException as error:
-        error.message = printable(error.message)
-        raise
-
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="key.sub=value: change the recipe for this run, such as train.learning_rate=1e-4"),
-]
-Restart = Annotated[bool, typer.Option("--restart", help="Move what is there aside and start anew.")]
-PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
-
-
-def main(
-    stage: str,
-    load: Loader,
-    reads: str,
-    writes: str,
-    argv: Sequence[str] | None = None,
-    *,
-    flags: Mapping[str, str] | None = None,
-) -> int:
-    """`python -m STAGE`: parse the command line and run the stage; returns the exit code."""
-    threads.settle()
-    app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-    add_stage(app, stage, load, reads, writes, flags=flags)
-    try:
-        app(argv, prog_name=f"python -m {stage}")
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else 0
-    return 0
-
-
-def add_stage(
-    app: typer.Typer,
-    stage: str,
-    load: Loader,
-    reads: str,
-    writes: str,
-    *,
-    flags: Mapping[str, str] | None = None,
-    panel: str | None = None,
-) -> None:
-    """Add the command of one stage to an app.
-
-    flags: switches of this stage alone, each with its line of help; its `run` takes each as an argument of that name.
-    """
-
-    def command(
-        recipe: Annotated[Path, typer.Argument(help=f"YAML recipe, such as recipes/smoke/{stage}.yaml")],
-        overrides: Overrides = None,
-        print_config: PrintConfig = False,
-        restart: Restart = False,
-        **switches: bool,
-    ) -> None:
-        raise typer.Exit(run_stage(stage, load, recipe, overrides or [], print_config, restart, **switches))
-
-    signature = inspect.signature(command)
-    switches = [
-        inspect.Parameter(
-            flag,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[bool, typer.Option(f"--{flag}", help=text)],
-        )
-        for flag, text in (flags or {}).items()
-    ]
-    command.__signature__ = signature.replace(  # type: ignore[attr-defined]  # typer reads the options from it
-        parameters=[*list(signature.parameters.values())[:-1], *switches]
-    )
-    app.command(
-        name=stage,
-        cls=PrintableCommand,
-        rich_help_panel=panel,
-        help=f"Run stage '{stage}' alone.\n\nReads {reads}.\n\nWrites {writes}.",
-        epilog=f"Example: python -m {stage} recipes/smoke/{stage}.yaml seed=1 track.wandb=offline",
-    )(command)
 
 
 def run_stage(

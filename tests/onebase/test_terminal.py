@@ -11,7 +11,7 @@ from typing import IO
 import pytest
 
 from onebase import terminal
-from onebase.cli import command
+from onebase.cli import command, parser
 from onebase.recipe import reader, sections
 
 ROOT = Path(__file__).parents[2]
@@ -136,7 +136,7 @@ def test_a_command_line_that_is_wrong_is_shown_and_not_obeyed(
 def test_a_command_line_of_a_stage_alone_is_shown_and_not_obeyed(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     from sft.__main__ import READS, WRITES, load
 
-    assert command.main("sft", load, READS, WRITES, ["recipe.yaml", f"--{text}"]) == 2
+    assert parser.main("sft", load, READS, WRITES, ["recipe.yaml", f"--{text}"]) == 2
     printed = capsys.readouterr().err
     assert printed.replace("\n", "").isprintable()
     assert "No such option" in printed and terminal.printable(text) in printed

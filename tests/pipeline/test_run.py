@@ -14,7 +14,7 @@ from evaluation.compare import compare
 from evaluation.compare.compare import run as run_comparison
 from evaluation.compare.recipe import CompareRecipe
 from evaluation.compare.responses import Responder, adapter_sha256
-from onebase.cli.command import main as stage_main
+from onebase.cli.parser import main as stage_main
 from onebase.errors import RecipeError, RecordError
 from onebase.files.writing import hash_file
 from onebase.inference.scoring import score
