@@ -119,15 +119,15 @@ class DpoRecipe(Section):
     @model_validator(mode="after")
     def _every_option_has_its_effect(self) -> "DpoRecipe":
         """TRL takes these and does nothing with them."""
-        given = self.trl.arguments()
-        losses = given.get("loss_type") or ["sigmoid"]
+        block = self.trl.arguments()
+        losses = block.get("loss_type") or ["sigmoid"]
         losses = {losses} if isinstance(losses, str) else set(losses)
-        if given.get("label_smoothing") and not losses & SMOOTHED:
+        if block.get("label_smoothing") and not losses & SMOOTHED:
             raise ValueError(
                 f"trl.label_smoothing is read by trl.loss_type {', '.join(sorted(SMOOTHED))} only, found "
                 f"{', '.join(sorted(losses))}. For labels that may be wrong take trl.loss_type=robust"
             )
         for key in ("label_smoothing_factor", "padding_free"):
-            if given.get(key):
+            if block.get(key):
                 raise ValueError(f"trl.{key} has no effect in DPO. Remove it")
         return self

@@ -48,13 +48,13 @@ def keeps_apart(roles: Roles) -> bool:
         return False
     sequences = trial_sequences(roles.base.model)
     collate = DataCollatorForLanguageModeling(pad_token_id=roles.base.pad_id, padding_free=True)
-    batch = collate([{"input_ids": one, "labels": one, "seq_lengths": [len(one)]} for one in sequences])
+    batch = collate([{"input_ids": ids, "labels": ids, "seq_lengths": [len(ids)]} for ids in sequences])
     row = {name: value.to(roles.base.device) if torch.is_tensor(value) else value for name, value in batch.items()}
     del row["labels"]
     with torch.no_grad(), roles.active(None), roles.base.autocast():
         alone = [
-            roles.trunk(input_ids=torch.tensor([one], device=roles.base.device), use_cache=False).last_hidden_state[0]
-            for one in sequences
+            roles.trunk(input_ids=torch.tensor([ids], device=roles.base.device), use_cache=False).last_hidden_state[0]
+            for ids in sequences
         ]
         try:
             together = roles.trunk(**row, use_cache=False).last_hidden_state[0]

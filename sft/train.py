@@ -188,7 +188,7 @@ def build_trainer(roles: Roles, data: Data, recipe: SftRecipe, session: Session)
 
 def to_rows(demonstrations: Sequence[EncodedDemonstration]) -> list[dict[str, list[int]]]:
     """What SFTTrainer takes without touching it: tokens, and labels that are -100 on the prompt."""
-    return [{"input_ids": one.input_ids, "labels": one.labels} for one in demonstrations]
+    return [{"input_ids": demonstration.input_ids, "labels": demonstration.labels} for demonstration in demonstrations]
 
 
 def show_samples(roles: Roles, data: Data, recipe: SftRecipe, tracker: Tracker) -> None:

@@ -22,7 +22,7 @@ from onebase.errors import CodeError, InputError, RecordError
 from onebase.files.disk import DiskError, as_disk_error
 from onebase.files.writing import move_aside
 from onebase.recipe import reader, sections
-from onebase.recipe.differences import differences, told
+from onebase.recipe.differences import differences, summary
 from onebase.recipe.sections import Section
 from onebase.run import folders, record
 from onebase.run.interruption import Interrupted
@@ -71,10 +71,10 @@ def run_stage(
             end.add_note(folders.what_follows(out, restart=restart))
             raise
         except Exception as error:
-            told = as_disk_error(error, out)
-            if told is not None:
-                told.add_note(folders.what_follows(out, restart=restart))
-                raise told from error
+            failure = as_disk_error(error, out)
+            if failure is not None:
+                failure.add_note(folders.what_follows(out, restart=restart))
+                raise failure from error
             raise
         finally:
             if "onebase.run.session" in sys.modules:
@@ -185,10 +185,10 @@ def _make_way(stage: str, out: Path, restart: bool) -> None:
 
 
 def _verify_finished(stage: str, recipe: Section, out: Path, identify: Callable[..., Any]) -> None:
-    found = record.read(out, stage=stage)
-    given, had = recipe.model_dump(mode="json"), _with_defaults(recipe, found.record.recipe)
-    differing = [key for key in given if key not in sections.UNCOUNTED and given[key] != had.get(key)]
-    which = told(differences({key: had.get(key) for key in differing}, {key: given[key] for key in differing}))
+    finished = record.read(out, stage=stage)
+    now, before = recipe.model_dump(mode="json"), _with_defaults(recipe, finished.record.recipe)
+    differing = [key for key in now if key not in sections.UNCOUNTED and now[key] != before.get(key)]
+    which = summary(differences({key: before.get(key) for key in differing}, {key: now[key] for key in differing}))
     if set(differing) - {sections.PARENTS}:
         raise RecordError(
             f"{out}: stage '{stage}' is finished with another recipe: {which}. "
@@ -202,7 +202,7 @@ def _verify_finished(stage: str, recipe: Section, out: Path, identify: Callable[
             f"compared with what is there now: {error} Put that back, or use the stage as it is, without this command: "
             f"parents.{stage}={out}."
         ) from error
-    today.require_of(found.record, where=f"{out}: stage '{stage}'{f' ({which})' if which else ''}")
+    today.require_of(finished.record, where=f"{out}: stage '{stage}'{f' ({which})' if which else ''}")
     say(f"{out}: stage '{stage}' is finished and verified; nothing to do.")
 
 

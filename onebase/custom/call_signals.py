@@ -143,7 +143,7 @@ class CallSignals:
             for number, before in self._handlers.items():
                 now = signal.getsignal(number)
                 # A handler that has stopped the call may have changed how further signals are taken: that stands.
-                own = now in (self._pass_on, self._end)
-                if before is not None and now is not before and (own or self.stop is None):
+                ours = now in (self._pass_on, self._end)
+                if before is not None and now is not before and (ours or self.stop is None):
                     signal.signal(number, before)
             self._blocked.__exit__(None, None, None)

@@ -95,9 +95,11 @@ def place_of(error: BaseException, function: Callable[..., Any] | None) -> str |
     than that of a library which it calls. None where nothing but libraries was on the way."""
     frames = traceback.extract_tb(error.__traceback__)
     code = None if function is None else _code_of(function)
-    own = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
-    others = [one for one in frames if not one.filename.startswith(OURS) and "site-packages" not in one.filename]
-    place = (own or others)[-1:]
+    inside = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
+    others = [
+        frame for frame in frames if not frame.filename.startswith(OURS) and "site-packages" not in frame.filename
+    ]
+    place = (inside or others)[-1:]
     return f"{place[0].filename}:{place[0].lineno}" if place else None
 
 

@@ -35,11 +35,11 @@ def load_function(dotted: str, key: str, *, takes: Sequence[str] = ()) -> Callab
             "folder that the command runs in and among installed packages."
         ) from error
     if not callable(function):
-        found = "has nothing of that name" if function is None else f"has a {type(function).__name__} there"
+        mistake = "has nothing of that name" if function is None else f"has a {type(function).__name__} there"
         place = getattr(module, "__file__", None) or "no file"
         raise RecipeError(
-            f"{key}: '{dotted}' should name a function, and {module_name} ({place}) {found}. A file of one's own that "
-            "is called like an installed package is not found: give it another name."
+            f"{key}: '{dotted}' should name a function, and {module_name} ({place}) {mistake}. "
+            "A file with the name of an installed package is not found: give it another name."
         )
     _require_answer(function, f"{key}: '{dotted}'")
     if takes:

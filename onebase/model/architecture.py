@@ -48,8 +48,8 @@ def _rope_switches(text: Any) -> Iterator[Reach]:
         kind = str(rope.get("rope_type") or rope.get("type") or "default")
         longest = getattr(text, "max_position_embeddings", None)
         if kind in ("longrope", "su"):
-            own = getattr(text, "original_max_position_embeddings", None)
-            longest = rope.get("original_max_position_embeddings") or own or longest
+            original = getattr(text, "original_max_position_embeddings", None)
+            longest = rope.get("original_max_position_embeddings") or original or longest
         elif "dynamic" not in kind:
             continue
         if longest is None:
@@ -70,7 +70,7 @@ def _ropes(text: Any) -> Iterator[Mapping[str, Any]]:
         settings = getattr(text, name, None)
         if isinstance(settings, Mapping):
             yield settings
-            yield from (one for one in settings.values() if isinstance(one, Mapping))
+            yield from (rope for rope in settings.values() if isinstance(rope, Mapping))
 
 
 def _temperature_steps(text: Any) -> Iterator[Reach]:
@@ -91,7 +91,7 @@ def attention_of(config: PretrainedConfig) -> str:
         )
     known: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     classes = known if isinstance(known, tuple) else (known,)
-    return "sdpa" if all(one._supports_sdpa for one in classes) else "eager"
+    return "sdpa" if all(kind._supports_sdpa for kind in classes) else "eager"
 
 
 SSM_PARTS = ("in_proj", "x_proj", "dt_proj", "out_proj")

@@ -52,7 +52,7 @@ def require_readable_templates(folder: Path) -> None:
 def settled(template: Any) -> Any:
     """A tokenizer's template, or its templates by name, without a byte order mark and on one day."""
     if isinstance(template, dict):
-        return {name: settled(one) for name, one in template.items()}
+        return {name: settled(inner) for name, inner in template.items()}
     return _on_one_day(template.removeprefix(BYTE_ORDER_MARK)) if isinstance(template, str) else template
 
 
@@ -60,4 +60,4 @@ def _on_one_day(template: str) -> str:
     """A template that writes today's date (Llama 3.2), with one day in its place: else a run that goes on tomorrow
     would go on with other prompts. It is saved with the tokenizer: whoever serves the adapter asks as training did."""
     call = r"strftime_now\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)"
-    return re.sub(call, lambda found: repr(DAY.strftime(found["format"])), template)
+    return re.sub(call, lambda match: repr(DAY.strftime(match["format"])), template)

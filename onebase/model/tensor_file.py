@@ -85,4 +85,4 @@ def _entry(entry: Any) -> tuple[tuple[int, ...], int, int] | None:
 
 def _are_counts(value: Any) -> bool:
     plain = isinstance(value, list) and len(value) < 9
-    return plain and all(type(one) is int and 0 <= one < 2**62 for one in value)
+    return plain and all(type(count) is int and 0 <= count < 2**62 for count in value)

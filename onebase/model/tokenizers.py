@@ -61,17 +61,17 @@ def _load_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBase:
 
 def find_stop_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[int]:
     """EOS of the tokenizer and every EOS of the publisher's generation settings."""
-    found: set[int] = set()
+    stop_ids: set[int] = set()
     if tokenizer.eos_token_id is not None:
-        found.add(_only_id(tokenizer.eos_token_id))
+        stop_ids.add(_only_id(tokenizer.eos_token_id))
     settings = folder / "generation_config.json"
     if settings.is_file():
-        found.update(_declared_stop_ids(settings))
-    if not found:
+        stop_ids.update(_declared_stop_ids(settings))
+    if not stop_ids:
         raise BaseError(
             f"base.model: neither the tokenizer nor generation_config.json of {folder} names an end-of-text token."
         )
-    return sorted(found)
+    return sorted(stop_ids)
 
 
 def _declared_stop_ids(settings: Path) -> list[int]:
@@ -79,7 +79,7 @@ def _declared_stop_ids(settings: Path) -> list[int]:
     content = weights.read_json(settings, encoding="utf-8-sig")
     declared = content.get("eos_token_id")
     listed = declared if isinstance(declared, list) else [] if declared is None else [declared]
-    if not all(type(one) is int for one in listed):
+    if not all(type(token_id) is int for token_id in listed):
         raise BaseError(f"base.model: {settings}: eos_token_id is {declared!r}; expected a token's number, or a list.")
     return listed
 

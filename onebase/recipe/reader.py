@@ -68,7 +68,7 @@ def read(path: Path | str, model: type[R], overrides: Sequence[str] = ()) -> R:
         place = _apply(content, override)
         # What the override put there, the file's lines and earlier overrides no longer say.
         for known in (lines, origins):
-            for inner in [one for one in known if one[: len(place)] == place]:
+            for inner in [place_of_line for place_of_line in known if place_of_line[: len(place)] == place]:
                 del known[inner]
         origins[place] = override
     try:
@@ -191,8 +191,8 @@ def _explain(
     if detail["type"] == "missing":
         return f"{where}: {key}: missing; this key has no default"
     message = detail["msg"].removeprefix("Value error, ")
-    found = "" if not place or isinstance(detail["input"], dict) else f", found {detail['input']!r}"
-    return f"{where}: {key + ': ' if key else ''}{message[:1].lower() + message[1:]}{found}"
+    value = "" if not place or isinstance(detail["input"], dict) else f", found {detail['input']!r}"
+    return f"{where}: {key + ': ' if key else ''}{message[:1].lower() + message[1:]}{value}"
 
 
 def _where(path: Path, place: tuple[str | int, ...], lines: Lines, origins: Origins) -> str:
@@ -203,7 +203,7 @@ def _where(path: Path, place: tuple[str | int, ...], lines: Lines, origins: Orig
             return f"{path}:{lines[place[:length]]}"
     # A section that an override has opened: train.steps=9 where there was no train.
     opened = (override for origin, override in origins.items() if origin[: len(place)] == place)
-    return f"override '{found}'" if place and (found := next(opened, None)) else str(path)
+    return f"override '{override}'" if place and (override := next(opened, None)) else str(path)
 
 
 def _model_at(model: type[BaseModel], place: Sequence[str | int]) -> type[BaseModel] | None:
@@ -221,4 +221,4 @@ def _model_at(model: type[BaseModel], place: Sequence[str | int]) -> type[BaseMo
 def _section_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    return next((found for inner in get_args(annotation) if (found := _section_in(inner)) is not None), None)
+    return next((section for inner in get_args(annotation) if (section := _section_in(inner)) is not None), None)

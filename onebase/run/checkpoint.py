@@ -32,7 +32,7 @@ from onebase.errors import InputError, RecordError
 from onebase.files.disk import as_disk_error
 from onebase.files.json_file import read_object
 from onebase.files.writing import atomic_folder, canonical, create_file, free_name, hash_file
-from onebase.recipe.differences import differences, told
+from onebase.recipe.differences import differences, summary
 from onebase.recipe.sections import UNCOUNTED, CheckpointSection
 from onebase.run.folders import MANIFEST, step_folders
 from onebase.terminal import say
@@ -155,14 +155,14 @@ class Checkpoints:
         passed: list[Path] = []
         for folder in reversed([*step_folders(self.folder)]):
             try:
-                found = self._read(folder)
+                checkpoint = self._read(folder)
             except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
                 passed.append(folder)
                 problems.append(f"{folder}: {error}")
                 say(f"checkpoint passed over: {folder}: {error}")
             else:
                 self._set_aside(passed)
-                return found
+                return checkpoint
         if problems:
             raise RecordError(
                 f"{self.folder}: there are {len(problems)} checkpoints and none verifies: {'; '.join(problems)}. "
@@ -196,7 +196,7 @@ class Checkpoints:
             raise ValueError(f"{MANIFEST} is damaged: its recipe is not the one that it has the hash of")
         if manifest["recipe"] != self.recipe:
             rows = [] if settings is None else differences(settings, self._settings)
-            which = f": {told(rows)}" if rows else ". Or an older Onebase made it, and only that one goes on from it"
+            which = f": {summary(rows)}" if rows else ". Or an older Onebase made it, and only that one goes on from it"
             raise RecordError(
                 f"{folder}: this checkpoint is of another recipe, so going on from it would mix two runs{which}. "
                 "Give the recipe it was started with, or start anew with --restart."
@@ -210,8 +210,8 @@ class Checkpoints:
         return Checkpoint(folder=folder, step=manifest["step"], state=_unpack(content, tensors))
 
     def _rotate(self) -> None:
-        own = [one for one in step_folders(self.folder) if (one / MANIFEST).is_file()]
-        for old in own[: -self._section.keep]:
+        finished = [folder for folder in step_folders(self.folder) if (folder / MANIFEST).is_file()]
+        for old in finished[: -self._section.keep]:
             # Out of the namespace first: a deletion cut short must not leave half a checkpoint under a good name.
             aside = old.with_name(f".{old.name}.old")
             os.rename(old, aside)

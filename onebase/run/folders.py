@@ -98,15 +98,15 @@ def require_own(out: Path, stage: str) -> None:
     with writable(out):
         if is_free(out):
             return
-        found = stage_of(out)
-        if found is None and not any(True for _ in standing(out)):
+        theirs = stage_of(out)
+        if theirs is None and not any(True for _ in standing(out)):
             raise InputError(
                 f"{out}: is not empty, and no run of Onebase: it holds {_some(out)}, and no {MARK}. Nothing in it was "
                 "touched. Give another out=FOLDER, or move it away."
             )
-        if found is not None and found != stage:
+        if theirs is not None and theirs != stage:
             raise InputError(
-                f"{out}: is the folder of a stage '{found}', and this is stage '{stage}'. Give another out=FOLDER."
+                f"{out}: is the folder of a stage '{theirs}', and this is stage '{stage}'. Give another out=FOLDER."
             )
         _require_no_links(out, ENTRIES)
 
@@ -133,12 +133,12 @@ def require_run(out: Path) -> None:
         # A lock is all that is left of a first stage that was refused before it had a folder.
         if is_free(out) or all(LOCK.fullmatch(name) for name in os.listdir(out)):
             return
-        own = _is_json_with(out / "summary.json", ("schema_version", "run", "models"))
-        if not own:
-            own = any(_holds_a_run(path) for path in out.iterdir() if path.is_dir())
+        ours = _is_json_with(out / "summary.json", ("schema_version", "run", "models"))
+        if not ours:
+            ours = any(_holds_a_run(path) for path in out.iterdir() if path.is_dir())
             taken = [name for name in COMPARISON if os.path.lexists(out / name)]
-            if not own or taken:
-                named = f"{taken[0]} in it is not a comparison's" if own else f"it holds {_some(out)}"
+            if not ours or taken:
+                named = f"{taken[0]} in it is not a comparison's" if ours else f"it holds {_some(out)}"
                 raise InputError(
                     f"{out}: is not the folder of a run of Onebase: {named}. Nothing in it was touched. "
                     "Give another out=FOLDER, or move that away."
@@ -176,7 +176,7 @@ def require_new(file: Path) -> None:
 
 def is_free(folder: Path) -> bool:
     """Whether there is no such folder, or nothing in it but what a mark cut short has left."""
-    return not folder.exists() or all(re.fullmatch(rf"\.{re.escape(MARK)}\.\d+", one) for one in os.listdir(folder))
+    return not folder.exists() or all(re.fullmatch(rf"\.{re.escape(MARK)}\.\d+", name) for name in os.listdir(folder))
 
 
 def stage_of(folder: Path) -> str | None:
@@ -238,8 +238,8 @@ def step_folders(checkpoints: Path) -> Iterator[Path]:
     # state a checkpoint holds.
     if not checkpoints.is_dir():
         return iter(())
-    own = (path for path in checkpoints.iterdir() if STEP.fullmatch(path.name))
-    return iter(sorted(path for path in own if path.is_dir() and not path.is_symlink()))
+    named = (path for path in checkpoints.iterdir() if STEP.fullmatch(path.name))
+    return iter(sorted(path for path in named if path.is_dir() and not path.is_symlink()))
 
 
 def standing(out: Path) -> Iterator[Path]:
@@ -258,7 +258,7 @@ def what_follows(out: Path, *, restart: bool) -> str:
     command = "the same command without --restart" if restart else "the same command"
     if stage_of(out) is not None and (out / FILE).is_file():
         return f"the stage is finished: {command} verifies it"
-    found = next(standing(out), None)
-    if found is None:
+    checkpoint = next(standing(out), None)
+    if checkpoint is None:
         return "no checkpoint was written yet, so the same command starts anew"
-    return f"{command} goes on from the last checkpoint, {found}"
+    return f"{command} goes on from the last checkpoint, {checkpoint}"

@@ -65,20 +65,20 @@ class RunIdentity:
     functions: Mapping[str, str] = field(default_factory=dict[str, str])
     """sha256 of the source of each Python function that the recipe names (`onebase.custom.function_source`)."""
     parts: list[RunPart] = field(default_factory=list[RunPart])
-    """What the run computed with so far, from its first step on; begun by `begin` or `go_on`."""
+    """What the run computed with so far, from its first step on; from `begin` or `resume`."""
 
     def as_state(self) -> dict[str, Any]:
         """What a checkpoint holds: plain values."""
-        return {**self._fixed(), "parts": [one.model_dump(mode="json") for one in self.parts]}
+        return {**self._fixed(), "parts": [part.model_dump(mode="json") for part in self.parts]}
 
     def begin(self) -> None:
         """A run that starts at its first step."""
         self.parts = [self._part(1)]
 
-    def go_on(self, saved: Any, step: int, *, mended: bool, stage: str) -> None:
+    def resume(self, saved: Any, step: int, *, fixed: bool, stage: str) -> None:
         """A run that goes on behind `step` from a checkpoint's `as_state`; RecordError where it would be another run.
 
-        mended: whether the run ended by an error of one of its functions.
+        fixed: whether the run ended by an error of one of its functions.
         """
         part = self._part(step + 1)
         if not isinstance(saved, Mapping):
@@ -87,7 +87,7 @@ class RunIdentity:
                 "Onebase, or edited. Start anew with --restart."
             )
         changes = changes_between(saved, self._fixed())
-        refused = [one for one in changes if not (mended and one.what.startswith("function "))]
+        refused = [change for change in changes if not (fixed and change.what.startswith("function "))]
         if refused:
             raise RecordError(
                 f"{stage}: going on after step {step} would mix two runs: {_listed(refused)}. "
@@ -105,14 +105,14 @@ class RunIdentity:
                 f"{stage}: goes on after step {step} with another environment, and the record will hold both: "
                 f"{_listed(moved)}. Last bits may differ."
             )
-            self.parts = [one for one in self.parts if one.first_step < part.first_step] + [part]
+            self.parts = [earlier for earlier in self.parts if earlier.first_step < part.first_step] + [part]
 
     def _fixed(self) -> dict[str, Any]:
         return {
             "base": self.base.model_dump(mode="json"),
             "tokenizer": self.tokenizer.model_dump(mode="json"),
             "parents": dict(self.parents),
-            "data": [[one.source, one.split, one.sha256] for one in self.data],
+            "data": [[rows.source, rows.split, rows.sha256] for rows in self.data],
             "functions": dict(self.functions),
         }
 
@@ -151,11 +151,11 @@ def note_failure(folder: Path, step: int, error: Exception, functions: Mapping[s
 
 def versions() -> dict[str, str]:
     """Of what computes."""
-    own = git_state().commit
-    if own is None:
+    commit = git_state().commit
+    if commit is None:
         with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder, not installed
-            own = metadata.version("onebase")
-    return {"python": platform.python_version(), "onebase": own or "unknown"} | {
+            commit = metadata.version("onebase")
+    return {"python": platform.python_version(), "onebase": commit or "unknown"} | {
         name: metadata.version(name) for name in COMPUTES
     }
 
@@ -186,11 +186,11 @@ def _differing(before: Any, now: Mapping[str, Any], names: Mapping[str, str]) ->
 
 
 def _data_changes(before: Any, now: Sequence[Sequence[Any]]) -> list[Change]:
-    had = [tuple(one) for one in before] if isinstance(before, list) else []
+    had = [tuple(row) for row in before] if isinstance(before, list) else []
     changes = [
-        Change(what=f"data {_source(one)}", before=str(old[-1]), now=str(one[-1]))
-        for old, one in zip(had, now, strict=False)
-        if old[-1] != one[-1]
+        Change(what=f"data {_source(new)}", before=str(old[-1]), now=str(new[-1]))
+        for old, new in zip(had, now, strict=False)
+        if old[-1] != new[-1]
     ]
     if len(had) != len(now):
         changes.append(Change(what="sources of data", before=str(len(had)), now=str(len(now))))

@@ -89,13 +89,13 @@ def restore_weights(weights: Mapping[str, Sequence[torch.Tensor]], roles: Roles,
     """The weights alone."""
     for name in names:
         parameters = roles.parameters(name)
-        found = weights.get(name)
-        shapes = None if found is None else [tensor.shape for tensor in found]
-        if found is None or shapes != [parameter.shape for parameter in parameters]:
+        saved = weights.get(name)
+        shapes = None if saved is None else [tensor.shape for tensor in saved]
+        if saved is None or shapes != [parameter.shape for parameter in parameters]:
             raise RecordError(
                 f"checkpoint: the weights of role '{name}' are missing or of other shapes. Use --restart."
             )
-        for parameter, tensor in zip(parameters, found, strict=True):
+        for parameter, tensor in zip(parameters, saved, strict=True):
             parameter.data.copy_(tensor)
 
 

@@ -64,7 +64,7 @@ def _around(path: Path) -> Iterator[Path]:
 def _inside(run: Path, stage: str | None) -> Iterator[Path]:
     """A run's finished stages of this kind, its own first, then variants such as ppo-rloo."""
     if run.is_dir():
-        for folder in sorted(run.iterdir(), key=lambda one: (len(one.name), one.name)):
+        for folder in sorted(run.iterdir(), key=lambda path: (len(path.name), path.name)):
             kind = _stage_in(folder)
             if kind is not None and stage in (None, kind):
                 yield folder

@@ -164,8 +164,8 @@ def create(
         tokenizer=tokenizer,
         files={file.relative_to(folder).as_posix(): hash_file(file) for file in sorted(files)},
         parents={
-            name: ParentLink(path=os.path.relpath(found.folder.resolve(), folder.resolve()), sha256=found.sha256)
-            for name, found in parents.items()
+            name: ParentLink(path=os.path.relpath(parent.folder.resolve(), folder.resolve()), sha256=parent.sha256)
+            for name, parent in parents.items()
         },
         recipe=dict(recipe),
         data=list(data),
@@ -253,19 +253,19 @@ def _read_parent(
         )
     # Where the path goes through a link, `..` behind it is not what it reads as.
     plain = Path(os.path.normpath(place))
-    found = _read(plain if plain.resolve() == resolved else resolved, None, descendants, verified)
-    if found.sha256 != link.sha256:
+    parent = _read(plain if plain.resolve() == resolved else resolved, None, descendants, verified)
+    if parent.sha256 != link.sha256:
         raise RecordError(
             f"{place / FILE}: is not the record that {folder / FILE} was made from "
-            f"(expected sha256 {link.sha256[:12]}..., found {found.sha256[:12]}...). "
+            f"(expected sha256 {link.sha256[:12]}..., found {parent.sha256[:12]}...). "
             f"Its {name} stage was trained again or edited; train this stage again."
         )
-    return found
+    return parent
 
 
-def require_same_base(found: FinishedStage, base: BaseIdentity) -> None:
+def require_same_base(finished: FinishedStage, base: BaseIdentity) -> None:
     """RecordError unless `found` was trained on this very base in this quantisation."""
-    theirs = found.record.base
+    theirs = finished.record.base
     checks = (
         ("hidden_layers", "layers", "base.model"),
         ("vocabulary", "vocabulary size", "base.model"),
@@ -274,11 +274,11 @@ def require_same_base(found: FinishedStage, base: BaseIdentity) -> None:
         ("quantization", "quantisation", "base.quantization"),
     )
     for field, words, key in checks:
-        expected, given = getattr(theirs, field), getattr(base, field)
-        if expected != given:
+        expected, actual = getattr(theirs, field), getattr(base, field)
+        if expected != actual:
             raise RecordError(
-                f"{key}: {found.folder} was trained on a base with other {words}: expected {short_hash(expected)} "
-                f"({theirs.model}), found {short_hash(given)} ({base.model}). "
+                f"{key}: {finished.folder} was trained on a base with other {words}: expected {short_hash(expected)} "
+                f"({theirs.model}), found {short_hash(actual)} ({base.model}). "
                 "An adapter only fits the base it was trained on."
             )
 

@@ -119,8 +119,8 @@ class Session:
         if self.identity is not None and self.resumed is None:
             self.identity.begin()
         elif self.identity is not None and self.resumed is not None:
-            mended = (self.folder / FAILURE).is_file()
-            self.identity.go_on(self.resumed.state.get("identity"), self.resumed.step, mended=mended, stage=stage)
+            fixed = (self.folder / FAILURE).is_file()
+            self.identity.resume(self.resumed.state.get("identity"), self.resumed.step, fixed=fixed, stage=stage)
 
     @property
     def first_step(self) -> int:
@@ -259,7 +259,7 @@ def _whole(saved: Checkpoint | None) -> Checkpoint | None:
     for name, kind in HOLDS.items():
         value = None if saved is None else saved.state.get(name)
         counts = value.values() if isinstance(value, dict) and name == "files" else [value] if kind is int else []
-        whole = isinstance(value, kind) and all(isinstance(one, int) and one >= 0 for one in counts)
+        whole = isinstance(value, kind) and all(isinstance(number, int) and number >= 0 for number in counts)
         if saved is not None and not whole:
             raise RecordError(
                 f"{saved.folder}: its state has no '{name}' as this Onebase writes it: by another Onebase, or edited. "

@@ -84,9 +84,9 @@ def run_identity(
     return RunIdentity(
         base=identity.base,
         tokenizer=identity.tokenizer,
-        parents={name: found.sha256 for name, found in parents.items()},
+        parents={name: parent.sha256 for name, parent in parents.items()},
         data=list(data),
-        functions={one: source_sha256(one) for one in sorted(set(functions))},
+        functions={name: source_sha256(name) for name in sorted(set(functions))},
     )
 
 
@@ -111,10 +111,10 @@ def identity_of(base: BaseSection, chat: ChatSection) -> Identity:
 
 def read_parent(folder: Path, stage: str | None, identity: Identity) -> FinishedStage:
     """A finished stage (None: any) that was trained on this very base with these very tokens; RecordError otherwise."""
-    found = record.read(folder, stage=stage)
-    record.require_same_base(found, identity.base)
-    same_chat.require(found, identity.tokenizer, lambda: identity.texts)
-    return found
+    parent = record.read(folder, stage=stage)
+    record.require_same_base(parent, identity.base)
+    same_chat.require(parent, identity.tokenizer, lambda: identity.texts)
+    return parent
 
 
 def open_session(
@@ -233,9 +233,9 @@ def finish(
     return finished
 
 
-def _artifact_of(found: FinishedStage) -> str:
+def _artifact_of(parent: FinishedStage) -> str:
     """A parent's adapter, as its own run has told W&B of it."""
-    track = found.record.recipe.get("track")
+    track = parent.record.recipe.get("track")
     group = track.get("group") if isinstance(track, dict) else None
     group = group if isinstance(group, str) else None
-    return f"{artifact_name(found.folder, found.record.stage, group)}:{version_of(found.sha256)}"
+    return f"{artifact_name(parent.folder, parent.record.stage, group)}:{version_of(parent.sha256)}"

@@ -119,8 +119,8 @@ def _lost(error: BaseException, others: Collection[psutil.Process] = ()) -> Dash
 
 def run_name(folder: Path, stage: str) -> str:
     """A variant's runs and adapters go by the name of its folder (ppo-rloo), all others by their stage's."""
-    own = folder.resolve().name
-    return own if own.startswith(f"{stage}-") else stage
+    name = folder.resolve().name
+    return name if name.startswith(f"{stage}-") else stage
 
 
 def artifact_name(folder: Path, stage: str, group: str | None) -> str:

@@ -130,8 +130,8 @@ class Tracker:
 
     def artifact(self, adapter: Path, *, version: str, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
         """Show the stage's adapter, and where it comes from, on the dashboard (see `Dashboard.artifact`)."""
-        given: dict[str, Any] = {"version": version, "parents": parents, "details": details}
-        self._artifact = functools.partial(Dashboard.artifact, adapter=adapter, **given)
+        options: dict[str, Any] = {"version": version, "parents": parents, "details": details}
+        self._artifact = functools.partial(Dashboard.artifact, adapter=adapter, **options)
         self._tell(self._artifact)
 
     def alert(self, title: str, text: str, *, step: int) -> None:
@@ -164,10 +164,10 @@ def _cut_back(folder: Path, kept: Mapping[str, int]) -> None:
     rows are lost."""
     kept = {name: size for name, size in kept.items() if name in FILES}
     for name, size in kept.items():
-        found = (folder / name).stat().st_size if (folder / name).is_file() else 0
-        if found < size:
+        there = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if there < size:
             raise RecordError(
-                f"{folder / name}: has {found} bytes, and its checkpoint knows of {size}: rows are lost. "
+                f"{folder / name}: has {there} bytes, and its checkpoint knows of {size}: rows are lost. "
                 "Put the file back, or start anew with --restart."
             )
     for path in _own(folder):

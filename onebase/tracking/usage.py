@@ -44,8 +44,8 @@ class Clock:
     def seconds(self, prefix: str = "") -> dict[str, float]:
         """Of every part so far, of what was none (`other`), and of all together (`step`)."""
         step = self._read() - self._started
-        found = {**self._parts, "other": step - sum(self._parts.values()), "step": step}
-        return {f"{prefix}{name}": seconds for name, seconds in found.items()}
+        parts = {**self._parts, "other": step - sum(self._parts.values()), "step": step}
+        return {f"{prefix}{name}": seconds for name, seconds in parts.items()}
 
     def _read(self) -> float:
         if self._waits:

@@ -100,8 +100,8 @@ class TrlSection(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_defaults(cls, given: Any) -> Any:
-        return {**cls.defaults, **given} if isinstance(given, dict) else given
+    def _with_defaults(cls, block: Any) -> Any:
+        return {**cls.defaults, **block} if isinstance(block, dict) else block
 
     def arguments(self) -> dict[str, Any]:
         """What was given, and the stage's defaults."""
@@ -116,7 +116,7 @@ def trl_section(config: type, *, defaults: Mapping[str, Any]) -> type[TrlSection
     """The `trl:` block for one of TRL's config dataclasses: its fields and types, without those we set ourselves."""
     hints = typing.get_type_hints(config)
     fields: dict[str, Any] = {
-        one.name: (_validatable(hints[one.name]), None) for one in dataclasses.fields(config) if one.init
+        field.name: (_validatable(hints[field.name]), None) for field in dataclasses.fields(config) if field.init
     }
 
     def refuse(cls: type, value: Any, info: Any) -> Any:

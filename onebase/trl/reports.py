@@ -25,7 +25,7 @@ class Report(TrainerCallback):
         self.latest: dict[str, float] = {}
         """The last value of each metric, under its full name."""
 
-    def go_on(self, tokens: float, metrics: Mapping[str, float]) -> None:
+    def resume(self, tokens: float, metrics: Mapping[str, float]) -> None:
         """Go on from a checkpoint: the tokens seen and the metrics logged until then."""
         self._tokens = float(tokens)
         self.latest.update(metrics)
@@ -80,4 +80,4 @@ def latest(trainer: Trainer) -> dict[str, float]:
 
 def report_of(trainer: Trainer) -> Report:
     """The report among a trainer's callbacks."""
-    return next(one for one in trainer.callback_handler.callbacks if isinstance(one, Report))
+    return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, Report))

@@ -54,11 +54,11 @@ class Resumable(Trainer):
 
     def note_boundary(self) -> None:
         """Remember what the last finished step left behind, for a signal may come within the next one."""
-        own: Any = self
+        trainer: Any = self
         # What a step adds to while it computes, so that a step cut short leaves nothing behind.
-        counted = {"tokens": own._total_train_tokens, "metrics": latest(self)}
+        counted = {"tokens": trainer._total_train_tokens, "metrics": latest(self)}
         # Without its log of every step: nothing reads it, and each save would cost more than the one before.
-        kept = [one.name for one in dataclasses.fields(self.state) if one.name != "log_history"]
+        kept = [field.name for field in dataclasses.fields(self.state) if field.name != "log_history"]
         state = json.dumps({name: getattr(self.state, name) for name in kept})
         self._boundary = (self.state.global_step, random_state(), self.session.tracker.sizes(), state, counted)
         self.changed = False
@@ -69,8 +69,8 @@ class Resumable(Trainer):
         if self._boundary is None:
             return
         step, random, files, trainer_state, counted = self._boundary
-        own: Any = self
-        content = {**learning_state(self.roles, (ROLE,), own.optimizer, own.lr_scheduler), **counted}
+        trainer: Any = self
+        content = {**learning_state(self.roles, (ROLE,), trainer.optimizer, trainer.lr_scheduler), **counted}
         self.session.save(step, content, random=random, files=files, extra={"trainer_state.json": trainer_state})
 
     # --- memory -----------------------------------------------------------------------------------------------------
@@ -128,11 +128,11 @@ class Resumable(Trainer):
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """An evaluation's means are over its rows (SFT: tokens); TRL's are over batches, of which the last is small."""
-        own: Any = self
-        if not own.model.training and "eval_loss" in logs:
+        trainer: Any = self
+        if not trainer.model.training and "eval_loss" in logs:
             weights, losses = zip(*self.measured, strict=True)
             logs["eval_loss"] = _mean(weights, losses)
-            for values in own._metrics["eval"].values():
+            for values in trainer._metrics["eval"].values():
                 if len(values) == len(weights):
                     values[:] = [_mean(weights, values)]
         super().log(logs, *arguments, **options)
@@ -154,24 +154,26 @@ class Resumable(Trainer):
         return loss if self._share == 1.0 else loss * self._share
 
     def _before_step(self) -> "_BeforeStep":
-        own: Any = self
-        gradients = {one: None if one.grad is None else one.grad.clone() for one in self.roles.parameters(ROLE)}
-        counts = {name: len(values) for name, values in own._metrics["train"].items()}
-        return _BeforeStep(gradients=gradients, tokens=own._total_train_tokens, counts=counts)
+        trainer: Any = self
+        gradients = {
+            weight: None if weight.grad is None else weight.grad.clone() for weight in self.roles.parameters(ROLE)
+        }
+        counts = {name: len(values) for name, values in trainer._metrics["train"].items()}
+        return _BeforeStep(gradients=gradients, tokens=trainer._total_train_tokens, counts=counts)
 
     def _undo(self, before: "_BeforeStep") -> None:
         """Take back what an attempt has added before memory ran out."""
-        own: Any = self
-        own._total_train_tokens = before.tokens
-        for name, values in own._metrics["train"].items():
+        trainer: Any = self
+        trainer._total_train_tokens = before.tokens
+        for name, values in trainer._metrics["train"].items():
             del values[before.counts.get(name, 0) :]
         for parameter, gradient in before.gradients.items():
             parameter.grad = None if gradient is None else gradient.clone()
 
     def _join_metrics(self, before: "_BeforeStep", weights: Sequence[float]) -> None:
         """One entry for the micro-batch, their weighted mean, in place of one for each piece."""
-        own: Any = self
-        for name, values in own._metrics["train"].items():
+        trainer: Any = self
+        for name, values in trainer._metrics["train"].items():
             kept = before.counts.get(name, 0)
             if len(values) == kept + len(weights):
                 values[kept:] = [_mean(weights, values[kept:])]
@@ -193,12 +195,12 @@ class Resumable(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.session.resumed is None:
             return
-        own: Any = self
+        trainer: Any = self
         content = self.session.resumed.state["stage"]
-        restore_learning(content, self.roles, (ROLE,), own.optimizer, own.lr_scheduler)
+        restore_learning(content, self.roles, (ROLE,), trainer.optimizer, trainer.lr_scheduler)
         with restoring("what was counted"):
-            report_of(self).go_on(content["tokens"], content["metrics"])
-            own._total_train_tokens = content["tokens"]
+            report_of(self).resume(content["tokens"], content["metrics"])
+            trainer._total_train_tokens = content["tokens"]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

@@ -30,7 +30,7 @@ def configure(
 
     decided: what the stage has settled where the recipe leaves it open.
     """
-    own = {
+    settings = {
         "output_dir": str(folder),
         "seed": seed,
         "data_seed": seed,
@@ -50,7 +50,7 @@ def configure(
         **decided,
     }
     try:
-        made = config(**{**own, **section.arguments()})
+        made = config(**{**settings, **section.arguments()})
     except REFUSALS as error:
         raise RecipeError(f"trl: {config.__name__} refuses these settings: {error}") from error
     if made.n_gpu > 1:  # one process, one GPU: Trainer would spread the model over all that it sees, which TRL refuses

@@ -55,7 +55,7 @@ def started(**changes: Any) -> Mapping[str, Any]:
 
 def test_the_same_run_goes_on_in_one_part(capsys: pytest.CaptureFixture[str]) -> None:
     again = make_identity()
-    again.go_on(started(), 7, mended=False, stage="ppo")
+    again.resume(started(), 7, fixed=False, stage="ppo")
     assert [part.first_step for part in again.parts] == [1]
     assert capsys.readouterr().err == ""
 
@@ -72,7 +72,7 @@ def test_the_same_run_goes_on_in_one_part(capsys: pytest.CaptureFixture[str]) ->
 )
 def test_a_run_of_something_else_does_not_go_on(changes: dict[str, Any], what: str) -> None:
     with pytest.raises(RecordError, match=f"ppo: going on after step 7 would mix two runs: {what}"):
-        make_identity(**changes).go_on(started(), 7, mended=False, stage="ppo")
+        make_identity(**changes).resume(started(), 7, fixed=False, stage="ppo")
 
 
 @pytest.mark.parametrize(("before", "now"), [(["sft"], ["sft", "reward_2"]), (["sft", "reward_2"], ["sft"])])
@@ -81,15 +81,15 @@ def test_a_parent_more_or_less_is_another_run(before: list[str], now: list[str])
     first.parents, again.parents = (dict.fromkeys(names, HASHES["d"]) for names in (before, now))
     first.begin()
     with pytest.raises(RecordError, match="parent reward_2: it had"):
-        again.go_on(first.as_state(), 7, mended=False, stage="ppo")
+        again.resume(first.as_state(), 7, fixed=False, stage="ppo")
 
 
 def test_a_function_may_be_mended_where_it_has_ended_the_run_and_nothing_else_may() -> None:
     again = make_identity(functions={"mine:reward": HASHES["a"]})
-    again.go_on(started(), 7, mended=True, stage="ppo")
+    again.resume(started(), 7, fixed=True, stage="ppo")
     assert [(part.first_step, part.functions["mine:reward"][0]) for part in again.parts] == [(1, "f"), (8, "a")]
     with pytest.raises(RecordError, match="base weights"):
-        make_identity(weights=HASHES["a"]).go_on(started(), 7, mended=True, stage="ppo")
+        make_identity(weights=HASHES["a"]).resume(started(), 7, fixed=True, stage="ppo")
 
 
 def test_other_versions_and_threads_are_said_and_recorded_with_both_values(
@@ -100,7 +100,7 @@ def test_other_versions_and_threads_are_said_and_recorded_with_both_values(
     monkeypatch.setattr(identities, "versions", lambda: now)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     again = make_identity()
-    again.go_on(before, 3, mended=False, stage="sft")
+    again.resume(before, 3, fixed=False, stage="sft")
     assert [part.first_step for part in again.parts] == [1, 4]
     assert again.parts[0].versions["torch"] == metadata.version("torch")
     assert (again.parts[1].versions["torch"], again.parts[1].threads) == ("9.9.9", 77)
@@ -108,7 +108,7 @@ def test_other_versions_and_threads_are_said_and_recorded_with_both_values(
     for words in ("torch: it had", "9.9.9 now", "python: it had", "threads: it had", "77 now", "will hold both"):
         assert words in said
     third = make_identity()
-    third.go_on(again.as_state(), 4, mended=False, stage="sft")
+    third.resume(again.as_state(), 4, fixed=False, stage="sft")
     assert [part.first_step for part in third.parts] == [1, 4]
 
 
@@ -116,7 +116,7 @@ def test_other_versions_and_threads_are_said_and_recorded_with_both_values(
 def test_a_checkpoint_that_does_not_say_what_it_is_of_is_refused(saved: Any) -> None:
     whole = {**started(), **saved} if isinstance(saved, dict) else saved
     with pytest.raises(RecordError, match=r"Start anew with --restart"):
-        make_identity().go_on(whole, 3, mended=False, stage="sft")
+        make_identity().resume(whole, 3, fixed=False, stage="sft")
 
 
 # --- functions -------------------------------------------------------------------------------------------------------
