@@ -46,7 +46,7 @@ Pairing = Literal["best-worst", "best-random", "all"]
 
 
 class ParentsSection(Section):
-    """The finished stage whose adapter this one starts from, and is held to."""
+    """The finished stage with the adapter that this one starts from, and is held to."""
 
     sft: UserPath
 
@@ -67,9 +67,15 @@ class DpoRecipe(Section):
     parents: ParentsSection
     data: tuple[Source, ...] = Field(min_length=1)
     pairs: Pairing = "best-worst"
-    """Which (chosen, rejected) pairs a ranking gives. best-worst: its first best against its last worst response.
-    best-random: its first best against one of the worse ones, drawn by the seed (Tunstall et al. 2023, Zephyr,
-    arXiv:2310.16944), so that near misses are seen too. all: every pair."""
+    """Which (chosen, rejected) pairs a ranking gives.
+
+    best-worst: its first best against its last worst response.
+
+    best-random: its first best against one of the worse ones, drawn by the seed. Near misses are seen too (Tunstall et
+    al. 2023, Zephyr, arXiv:2310.16944).
+
+    all: every pair.
+    """
     evaluation: EvaluationSection
     limits: LimitsSection = LimitsSection()
     trl: DpoArguments = Field(default_factory=DpoArguments, validate_default=True)

@@ -206,7 +206,7 @@ def to_pairs(rankings: Sequence[EncodedRanking], pairing: Pairing, seed: int) ->
 
 
 def require_log_two(metrics: dict[str, float], recipe: DpoRecipe) -> None:
-    """Before the first update policy and reference are the same adapter, so that -log sigmoid(0) = log 2."""
+    """Before the first update policy and reference are the same adapter: -log sigmoid(0) = log 2."""
     margin, loss = metrics["dpo/eval_margin"], metrics["dpo/eval_loss"]
     block = recipe.trl.arguments()
     plain = block.get("loss_type", "sigmoid") in ("sigmoid", ["sigmoid"])
@@ -220,7 +220,7 @@ def require_log_two(metrics: dict[str, float], recipe: DpoRecipe) -> None:
 
 
 def show_samples(roles: Roles, data: Data, recipe: DpoRecipe, tracker: Tracker) -> None:
-    """Held-out prompts with the likeliest answers before and after, for a person to read."""
+    """Held-out prompts with the greedy answers before and after, for a person to read."""
     chosen = data.held_out[: recipe.evaluation.samples]
     prompts = [one.prompt_ids for one in chosen]
     roles.base.model.eval()

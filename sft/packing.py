@@ -1,7 +1,8 @@
-"""Whether demonstrations can share a row in TRL's way: told apart by positions that start anew with each.
+"""Whether demonstrations can share a row in TRL's way: told apart by positions that restart with each.
 
 Attention in transformers takes note of such positions. Layers with a state (linear attention, convolutions), ALiBi and
-positions that are counted from a mask do not, and without a word each demonstration would see those before it.
+positions that are counted from a mask do not:
+silently, each demonstration would see those before it.
 """
 
 import torch
@@ -17,7 +18,7 @@ KEYS = ("packing", "eval_packing", "padding_free")
 
 
 def decide(roles: Roles, section: TrlSection) -> bool:
-    """Whether this run packs: as the recipe says, or by itself wherever the model can.
+    """Whether this run packs: as the recipe says, or else wherever the model can.
 
     RecipeError where the recipe wants what the model cannot do.
     """

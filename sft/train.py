@@ -94,7 +94,7 @@ def _is_packed(inputs: Mapping[str, Any]) -> bool:
 
 
 def _starts(inputs: Mapping[str, Any]) -> list[int]:
-    """Columns at which the demonstrations of a packed batch begin: positions start anew there."""
+    """Columns at which the demonstrations of a packed batch begin: positions restart there."""
     return (inputs["position_ids"][0] == 0).nonzero().flatten().tolist()
 
 
@@ -192,7 +192,7 @@ def to_rows(demonstrations: Sequence[EncodedDemonstration]) -> list[dict[str, li
 
 
 def show_samples(roles: Roles, data: Data, recipe: SftRecipe, tracker: Tracker) -> None:
-    """Held-out prompts with the likeliest answers of base and adapter, for a person to read."""
+    """Held-out prompts with the greedy answers of base and adapter, for a person to read."""
     asked = ((one, data.chat.prompt_ids(one.prompt)) for one in data.references)
     fitting = ((one, ids) for one, ids in asked if len(ids) <= recipe.limits.prompt_tokens)
     shown = list(itertools.islice(fitting, recipe.evaluation.samples))

@@ -137,15 +137,15 @@ def _guarded(work: Callable[[], None]) -> int:
     except NobodyReadsError:
         return 128 + signal.SIGPIPE  # as of any program whose reader has what it wanted
     except DiskError as error:
-        say(_sentences(f"error: {error}.", MENDS.get(error.errno or 0, "Mend that"), *_notes_of(error)))
+        say(_sentences(f"error: {error}.", REMEDIES.get(error.errno or 0, "Fix that"), *_notes_of(error)))
         return 1
     except OSError as error:
-        mend = MENDS.get(error.errno or 0)
-        if error.errno is None or (error.filename is None and mend is None):
+        remedy = REMEDIES.get(error.errno or 0)
+        if error.errno is None or (error.filename is None and remedy is None):
             say(traceback.format_exc().rstrip("\n"))
         else:
             where = "" if error.filename is None else f"{error.filename}: "
-            say(f"error: {where}{os.strerror(error.errno)}.{'' if mend is None else f' {mend}.'}")
+            say(f"error: {where}{os.strerror(error.errno)}.{'' if remedy is None else f' {remedy}.'}")
         return 1
     except Exception:
         say(traceback.format_exc().rstrip("\n"))
@@ -153,7 +153,7 @@ def _guarded(work: Callable[[], None]) -> int:
     return 0
 
 
-MENDS = {
+REMEDIES = {
     errno.ENOSPC: "Make room",
     errno.EDQUOT: "Make room",
     errno.EIO: "Look at the disk",
@@ -173,7 +173,7 @@ def _sentences(first: str, *notes: str) -> str:
 
 
 def _make_way(stage: str, out: Path, restart: bool) -> None:
-    """Leave an unfinished run with checkpoints to go on; move anything else aside."""
+    """Keep an unfinished run with checkpoints, to resume it; move anything else aside."""
     from onebase.run import session
 
     session.hold(out)
@@ -181,7 +181,7 @@ def _make_way(stage: str, out: Path, restart: bool) -> None:
         return
     aside = move_aside(out)
     if not restart:
-        say(f"{out} held an unfinished run without a checkpoint, now in {aside}; stage {stage} starts anew.")
+        say(f"{out} held an unfinished run without a checkpoint, now in {aside}; stage {stage} starts again.")
 
 
 def _verify_finished(stage: str, recipe: Section, out: Path, identify: Callable[..., Any]) -> None:

@@ -1,8 +1,8 @@
-"""The source of a Python function that a recipe names: a run that goes on must go on with the same one.
+"""The source of a Python function that a recipe names: a resumed run needs the same one.
 
 What counts is the file that holds the function and the files that it imports, and they import, as far as they are the
-user's own: not Python's, not an installed package's, not Onebase's. Imports are read from the source, so that one
-inside a function counts as well. Not seen are modules whose name is computed, and files that are read as data.
+user's own: not Python's, not an installed package's, not Onebase's. Imports are read from the source: one
+inside a function counts as well. Not seen are modules with a computed name, and files that are read as data.
 """
 
 import ast

@@ -17,8 +17,11 @@ DOTTED = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 
 def load_function(dotted: str, key: str, *, takes: Sequence[str] = ()) -> Callable[..., Any]:
-    """The function of that name, from an installed package or the folder that the command runs in; RecipeError where
-    there is none. key: of the recipe, where the name stands. takes: what it is called with, by position."""
+    """The function of that name, from an installed package or the folder that the command runs in; RecipeError if it
+    does not exist.
+
+    key: of the recipe, with the name. takes: what it is called with, by position.
+    """
     module_name, _, name = dotted.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())

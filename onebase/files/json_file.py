@@ -20,7 +20,7 @@ def read_object(path: Path, *, largest: int = LARGEST, deepest: int = DEEPEST) -
     """The one JSON object of a file, and the file's bytes.
 
     RecordError, with the file's name first, for a link, too many bytes, keys given twice, NaN, broken text, deep
-    nesting, and whatever else is no JSON object.
+    nesting, and anything else but a JSON object.
     """
     raw = read_bytes(path, largest=largest)
     return parse_object(raw, path, deepest=deepest), raw
@@ -31,7 +31,7 @@ def read_bytes(path: Path, *, largest: int = LARGEST) -> bytes:
     try:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode):
-            kind = "a link" if stat.S_ISLNK(status.st_mode) else "no plain file"
+            kind = "a link" if stat.S_ISLNK(status.st_mode) else "not a plain file"
             raise RecordError(f"{path}: is {kind}. Put the file itself there.")
         if status.st_size > largest:
             raise RecordError(f"{path}: has {status.st_size:,} bytes, and at most {largest:,} are read. It was edited.")

@@ -52,8 +52,8 @@ def sync(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """A new file beside `target` to write to. At the end of the block it is synced and takes the place of `target`, so
-    a reader (or a power cut) finds the old file or the whole new one. After an error it is removed.
+    """A new file beside `target` to write to. At the end of the block it is synced and takes the place of `target`: a
+    reader (or a power cut) finds the old file or the whole new one. After an error it is removed.
 
     DiskError if the disk is full or fails.
     """
@@ -104,7 +104,7 @@ def replace_file(target: Path, text: str) -> None:
 
 
 def canonical(content: Any) -> str:
-    """JSON with sorted keys, so that equal content has equal bytes."""
+    """JSON with sorted keys: equal content has equal bytes."""
     return json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

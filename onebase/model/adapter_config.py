@@ -32,7 +32,7 @@ EXCLUDED = re.compile(rf"{_LOWER}|{_LITERALS}|\({_LOWER}\)\|\({_LITERALS}\)", re
 """`exclude_modules` as we write it: lower layers (`onebase.model.lower`), names with their dots escaped, or both."""
 FUSED_EXPECTED = "nothing, or numbers by the names of fused experts"
 FUSED = re.compile(rf"(\.\*\\\.)?{_LITERAL}", re.ASCII)
-"""A key of `rank_pattern`, as PEFT writes it for experts whose weights are fused into one."""
+"""A key of `rank_pattern`, as PEFT writes it for experts that are fused into one weight."""
 
 
 def read_config(folder: Path) -> LoraConfig:

@@ -27,7 +27,7 @@ class Reach:
 def reach_of(config: PretrainedConfig) -> Reach | None:
     """The smallest of a model's limits; None where its config has none.
 
-    Besides the positions that it was made for there are lengths at which a forward changes for all of its tokens: a
+    Besides the positions that it was made for there are lengths at which a forward changes for all of its tokens. A
     score would then depend on what shares the forward, and sampling would cross the line in the middle of a response.
     """
     text = config.get_text_config()
@@ -55,7 +55,7 @@ def _rope_switches(text: Any) -> Iterator[Reach]:
         if longest is None:
             raise BaseError(
                 f"base.model: its config has rope_type '{kind}', which changes all positions of a forward at some "
-                "length, and does not say at which one. Use a model whose config.json has max_position_embeddings."
+                "length, and does not say at which one. Use a model with max_position_embeddings in its config.json."
             )
         yield Reach(
             int(longest),
@@ -98,7 +98,7 @@ SSM_PARTS = ("in_proj", "x_proj", "dt_proj", "out_proj")
 
 
 def bypassed_layers(model: PreTrainedModel) -> list[str]:
-    """Linear layers of state-space mixers whose weights are read by the code around them, past any adapter on them.
+    """Linear layers of state-space mixers: the code around them reads their weights, past any adapter on them.
 
     transformers hands the weights to fused kernels, or multiplies with them itself: an adapter would be trained by
     halves or not at all, and used in one path and not in the other.

@@ -98,11 +98,11 @@ def reach(section: BaseSection) -> Reach | None:
 
 
 def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None = None) -> Base:
-    """Load the base frozen, in eval mode. BaseError when the hardware or the folder cannot give what is asked."""
+    """Load the base frozen, in eval mode. BaseError if hardware or folder do not allow what the recipe says."""
     device = device or default_device()
     if section.quantization == "bf16" and not has_fast_bf16(device):
         raise BaseError(
-            f"base.quantization: bf16 on this {device.type} would run 25 to 100 times slower than fp32, for it has no "
+            f"base.quantization: bf16 on this {device.type} would run 25 to 100 times slower than fp32: it has no "
             "bf16 in hardware. Use base.quantization=fp32 or nf4."
         )
     folder = resolve(section.model, section.revision)

@@ -1,4 +1,4 @@
-"""What two stages must have in common to stand on one base: its weights and its tokenizer."""
+"""What two stages must have in common to share a base: its weights and its tokenizer."""
 
 from onebase.recipe.sections import Section
 

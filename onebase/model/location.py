@@ -23,7 +23,7 @@ def _locate(model: str, revision: str | None) -> Path:
     is_local = model.startswith(wheels.PREFIX) or folder.is_dir()
     if is_local and revision is not None and revision != hub_revision(folder):
         raise BaseError(
-            f"base.revision: '{revision}' says nothing for {model}, which is taken as it is: it would be recorded, "
+            f"base.revision: '{revision}' has no effect for {model}, which is taken as it is: it would be recorded, "
             "and nothing would have heeded it. Leave it out, or pass a hub id."
         )
     if model.startswith(wheels.PREFIX):
@@ -49,7 +49,7 @@ def _download_from_hub(model: str, revision: str | None) -> Path:
         return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise BaseError(
-            f"base.model: '{model}' is no folder here and could not be fetched from the hub "
+            f"base.model: '{model}' is not a folder here and could not be fetched from the hub "
             f"({type(error).__name__}: {str(error).splitlines()[0]}). Check the "
             "name, log in with `hf auth login` if it is gated, or pass a folder."
         ) from error

@@ -29,7 +29,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return RecordError(f"{path}: {reason}: damaged or edited. Put the original back, or train the stage again.")
 
     if path.is_symlink() or not path.is_file():
-        raise RecordError(f"{path}: is no plain file. Put the file itself there.")
+        raise RecordError(f"{path}: is not a plain file. Put the file itself there.")
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")

@@ -25,7 +25,7 @@ PAD_TOKENS = (
     "<unk>",
     "<|reserved_special_token_0|>",
 )
-"""Tokens that may stand in for a missing pad token: none of them is ever an answer, none may be a stop token."""
+"""Tokens that may replace a missing pad token: none of them is ever an answer, none may be a stop token."""
 
 
 def fitting_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBase:
@@ -85,7 +85,7 @@ def _declared_stop_ids(settings: Path) -> list[int]:
 
 
 def _find_pad_id(tokenizer: PreTrainedTokenizerBase, stop_ids: list[int]) -> int:
-    """A pad token that is no stop token: where pad is EOS, masking the padding hides EOS and the model never stops."""
+    """A pad token apart from the stop tokens: where pad is EOS, a mask of the padding hides EOS: no response ends."""
     vocabulary = tokenizer.get_vocab()
     candidates = [tokenizer.pad_token, *PAD_TOKENS]
     for token in candidates:

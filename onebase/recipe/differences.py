@@ -1,4 +1,4 @@
-"""What differs between two recipes, or two texts, said so that a person sees it.
+"""What differs between two recipes, or two texts, as a person reads it.
 
 train.episodes: it had 32, this one says 64; chat.system: it had 'Be brief.', this one says None
 """
@@ -55,8 +55,8 @@ def _in_words(difference: Difference) -> str:
 
 
 def both_shown(before: Any, now: Any) -> tuple[str, str]:
-    """Both values on one line each; of long ones the part around the first difference, so that they never look alike
-    where they are not."""
+    """Both values on one line each. Long ones are cut around the first difference: they never look alike where they
+    are not."""
     left, right = repr(before), repr(now)
     if max(len(left), len(right)) <= WIDTH:
         return left, right

@@ -57,7 +57,7 @@ class AdapterSection(Section):
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""Of a run: what numpy takes, whose seeds are the smallest of all that draw."""
+"""Of a run: what numpy takes, which has the smallest seeds of all that draw."""
 
 LearningRate = Annotated[float, Field(gt=0, le=10)]
 
@@ -65,7 +65,7 @@ Temperature = Annotated[float, Field(ge=0.01, le=100)]
 """What logits are divided by: beyond these every distribution is a single token, or all of them alike."""
 
 LossWeight = Annotated[float, Field(ge=0, le=1e6)]
-"""Of a part of a loss or of a reward."""
+"""What a part of a loss or reward counts."""
 
 Schedule = Literal["constant", "linear", "cosine"]
 """What a learning rate does after its warm-up."""
@@ -99,12 +99,12 @@ class CheckpointSection(Section):
     keep: int = Field(default=2, ge=1)
     """Newest checkpoints that are kept."""
     strikes: PositiveInt = 3
-    """Batches whose loss or gradient was not finite at which the run ends; before that they are skipped and kept."""
+    """Batches with a loss or gradient that is not finite at which a run ends. Until then they are skipped and kept."""
 
 
 PARENTS = "parents"
 """Top-level key of the stages that a run starts from: they go by the hashes of their records, wherever they lie."""
 
 UNCOUNTED = frozenset({"out", "track", "checkpoint", "alarms", "functions"})
-"""Top-level keys that do not change a result: where it goes, who is told and of what, how often it is saved, how long a
+"""Top-level keys that do not change a result: where it goes, who hears of what, how often it is saved, how long a
 function may take."""

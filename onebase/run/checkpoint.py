@@ -141,9 +141,9 @@ class Checkpoints:
             ) from None
 
     def newest(self) -> Checkpoint | None:
-        """The newest checkpoint that verifies, or None where there is none at all.
+        """The newest checkpoint that verifies, or None if there is not any.
 
-        Says which were passed over and why. RecordError when there are some and none verifies, or when they are of
+        Says which were skipped and why. RecordError when there are some and none verifies, or when they are of
         another recipe: a silent fresh start would throw the work away.
         """
         if not self.folder.is_dir():
@@ -159,14 +159,14 @@ class Checkpoints:
             except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
                 passed.append(folder)
                 problems.append(f"{folder}: {error}")
-                say(f"checkpoint passed over: {folder}: {error}")
+                say(f"checkpoint skipped: {folder}: {error}")
             else:
                 self._set_aside(passed)
                 return checkpoint
         if problems:
             raise RecordError(
                 f"{self.folder}: there are {len(problems)} checkpoints and none verifies: {'; '.join(problems)}. "
-                "Put one back, or start anew with --restart."
+                "Put one back, or start again with --restart."
             )
         return None
 
@@ -188,7 +188,7 @@ class Checkpoints:
             raise ValueError(f"{MANIFEST} does not list {missing[0]}")
         for name, expected in manifest["files"].items():
             if Path(name).name != name or (folder / name).is_symlink():
-                raise ValueError(f"{name[:200]!r} is no file of this folder")
+                raise ValueError(f"{name[:200]!r} is not a file of this folder")
             if hash_file(folder / name) != expected:
                 raise ValueError(f"{name} is damaged: its sha256 is not the one in {MANIFEST}")
         settings = manifest.get("settings")  # which older checkpoints do not have
@@ -196,10 +196,10 @@ class Checkpoints:
             raise ValueError(f"{MANIFEST} is damaged: its recipe is not the one that it has the hash of")
         if manifest["recipe"] != self.recipe:
             rows = [] if settings is None else differences(settings, self._settings)
-            which = f": {summary(rows)}" if rows else ". Or an older Onebase made it, and only that one goes on from it"
+            which = f": {summary(rows)}" if rows else ". Or an older Onebase made it, and only that one resumes from it"
             raise RecordError(
-                f"{folder}: this checkpoint is of another recipe, so going on from it would mix two runs{which}. "
-                "Give the recipe it was started with, or start anew with --restart."
+                f"{folder}: this checkpoint is of another recipe, so resuming from it would mix two runs{which}. "
+                "Give the recipe it was started with, or start again with --restart."
             )
         return manifest
 

@@ -1,11 +1,11 @@
-"""Whose folder this is: nothing is deleted, renamed or written over where somebody else's files are.
+"""The owner of a folder: nothing is deleted, renamed or written over where somebody else's files are.
 
 A stage takes a folder that is not there yet or is empty, and puts its mark into it before anything else:
 
     sft/.onebase.json      {"schema_version": 1, "stage": "sft", "recipe": sha256 of recipe, parents and data}
 
-A folder with other content is a run's only by that mark, by a stage record, or, as runs from before the mark have
-neither until they end, by a checkpoint whose files are those of its manifest. Every other folder is refused.
+A folder with other content is a run's only by that mark, by a stage record, or by a checkpoint with the files of its
+manifest: older runs have neither mark nor record until they end. Every other folder is refused.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ RUN_ENTRIES = ("evaluation", "plots", "summary.json", "lineage.json")
 """What a comparison writes into the run's folder, beside the stages."""
 
 COMPARISON = ("summary.json", "plots", "evaluation/metrics.jsonl", "evaluation/samples.jsonl")
-"""Of these what a comparison writes last, so that none is there without summary.json."""
+"""Of these what a comparison writes last: they exist only beside summary.json."""
 LOCK = re.compile(r"\..+\.lock")
 """Name of the lock beside a stage's folder."""
 
@@ -61,7 +61,7 @@ def require_writable(folder: Path) -> None:
     with writable(folder):
         place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
         if not place.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"{place} is no folder")
+            raise NotADirectoryError(errno.ENOTDIR, f"{place} is not a folder")
         if not os.access(place, os.W_OK | os.X_OK):
             reason = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
             raise OSError(reason, os.strerror(reason))
@@ -180,7 +180,7 @@ def is_free(folder: Path) -> bool:
 
 
 def stage_of(folder: Path) -> str | None:
-    """The stage whose folder this is, by its mark or its record (which may fail to verify); None for any other."""
+    """The stage of this folder, by its mark or its record (which may fail to verify); None for any other folder."""
     mark = _mark_of(folder)
     if mark is not None:
         return mark["stage"]
@@ -201,7 +201,7 @@ def _mark_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _json_of(path: Path) -> Any:
-    """What a file of ours holds; None where it is a link, is not there or is no JSON."""
+    """What a file of ours holds; None for a link, a missing file, or anything but JSON."""
     try:
         if path.is_symlink() or not path.is_file():
             return None
@@ -243,7 +243,7 @@ def step_folders(checkpoints: Path) -> Iterator[Path]:
 
 
 def standing(out: Path) -> Iterator[Path]:
-    """The checkpoints of a stage folder whose files are those of their manifests, the newest first."""
+    """The checkpoints of a stage folder that have the files of their manifests, the newest first."""
     for folder in reversed([*step_folders(out / CHECKPOINTS)]):
         files = content.get("files") if isinstance(content := _json_of(folder / MANIFEST), dict) else None
         if not isinstance(files, dict) or not files or "recipe" not in content:
@@ -260,5 +260,5 @@ def what_follows(out: Path, *, restart: bool) -> str:
         return f"the stage is finished: {command} verifies it"
     checkpoint = next(standing(out), None)
     if checkpoint is None:
-        return "no checkpoint was written yet, so the same command starts anew"
-    return f"{command} goes on from the last checkpoint, {checkpoint}"
+        return "no checkpoint was written yet, so the same command starts again"
+    return f"{command} resumes from the last checkpoint, {checkpoint}"

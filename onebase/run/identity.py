@@ -3,10 +3,10 @@
     base, tokenizer and chat template, parents, data, functions      must stay: another one would be another run
     versions, threads, device                                        may change: a warning, and the record holds both
 
-A checkpoint holds it, and a run that goes on is compared with it; a finished stage's record holds it, and the same
-command is compared with that.
+A checkpoint holds it, and a resumed run is compared with it. A finished stage's record holds it, and the same command
+is compared with that.
 
-A function that has ended the run by an error may be mended, which is a change that the record holds too.
+A function that has ended the run by an error may be fixed. The record holds that change too.
 """
 
 import contextlib
@@ -76,7 +76,7 @@ class RunIdentity:
         self.parts = [self._part(1)]
 
     def resume(self, saved: Any, step: int, *, fixed: bool, stage: str) -> None:
-        """A run that goes on behind `step` from a checkpoint's `as_state`; RecordError where it would be another run.
+        """A run that resumes after `step` from a checkpoint's `as_state`; RecordError where it would be another run.
 
         fixed: whether the run ended by an error of one of its functions.
         """
@@ -84,25 +84,25 @@ class RunIdentity:
         if not isinstance(saved, Mapping):
             raise RecordError(
                 f"{stage}: the checkpoint of step {step} does not say what it was made of: by another "
-                "Onebase, or edited. Start anew with --restart."
+                "Onebase, or edited. Start again with --restart."
             )
         changes = changes_between(saved, self._fixed())
         refused = [change for change in changes if not (fixed and change.what.startswith("function "))]
         if refused:
             raise RecordError(
-                f"{stage}: going on after step {step} would mix two runs: {_listed(refused)}. "
-                "Put back what it had, or start anew with --restart."
+                f"{stage}: resuming after step {step} would mix two runs: {_listed(refused)}. "
+                "Put back what it had, or start again with --restart."
             )
         try:
             self.parts = _PARTS.validate_python(saved["parts"])
         except (KeyError, ValidationError):
             self.parts = []
         if not self.parts:
-            raise RecordError(f"{stage}: the checkpoint's parts are damaged. Start anew with --restart.")
+            raise RecordError(f"{stage}: the checkpoint's parts are damaged. Start again with --restart.")
         moved = [*changes, *_moved(self.parts[-1], part)]
         if moved:
             say(
-                f"{stage}: goes on after step {step} with another environment, and the record will hold both: "
+                f"{stage}: resumes after step {step} with another environment, and the record will hold both: "
                 f"{_listed(moved)}. Last bits may differ."
             )
             self.parts = [earlier for earlier in self.parts if earlier.first_step < part.first_step] + [part]
@@ -138,12 +138,12 @@ class RunIdentity:
         if changes:
             raise RecordError(
                 f"{where}: finished, and something else than now went in: {_listed(changes)}. Put back what it had, "
-                "or pass --restart to move it aside and train anew."
+                "or pass --restart to move it aside and train again."
             )
 
 
 def note_failure(folder: Path, step: int, error: Exception, functions: Mapping[str, str]) -> None:
-    """Remember that a step has ended by an error, so that the function at fault may be mended."""
+    """Remember that a step has ended by an error: the function at fault may then be fixed."""
     content = {"step": step, "error": f"{type(error).__name__}: {error}"[:2000], "functions": dict(functions)}
     with contextlib.suppress(OSError):  # the error itself is what the user must hear of
         replace_file(folder / FAILURE, canonical(content))

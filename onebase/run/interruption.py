@@ -22,13 +22,13 @@ class Interrupted(KeyboardInterrupt):
 
 
 def answered() -> tuple[int, ...]:
-    """The signals that stop a run; without SIGHUP under `nohup`, whose meaning is that it is not heard."""
+    """The signals that stop a run; without SIGHUP under `nohup`, which means that it is ignored."""
     return tuple(number for number in NUMBERS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN)
 
 
 def leave_next(numbers: Iterable[int]) -> None:
-    """After the first signal: the second one ends the process at once. But a terminal that is closed sends SIGHUP, and
-    so does its shell, so that of SIGHUP a second one means nothing."""
+    """After the first signal: the second one ends the process at once. A second SIGHUP is ignored: a terminal that is
+    closed sends one, and so does its shell."""
     for number in numbers:
         signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
 

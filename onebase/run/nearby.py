@@ -17,14 +17,14 @@ MOST = 3
 
 
 def question(path: Path, stage: str | None) -> str:
-    """' Did you mean ...?' with the finished stages (of this kind, or of any) that `path` may have meant; '' where
-    there are none."""
+    """' Did you mean ...?' with the finished stages (of this kind, or of any) that `path` may have meant; '' if
+    there are not any."""
     folders = list(dict.fromkeys(map(str, _finished_near(path, stage))))[:MOST]
     return f" Did you mean {' or '.join(folders)}?" if folders else ""
 
 
 def describe(path: Path, stage: str | None) -> str:
-    """What to say of a path that is no finished stage: what it is instead, and what was meant."""
+    """What to say of a path without a finished stage: what it is instead, and what was meant."""
     meant = question(path, stage)
     if not path.exists():
         return f"there is no such stage folder.{meant or ' Run that stage first, or check the path.'}"

@@ -38,7 +38,7 @@ class ParentLink(Section):
     """A stage this one started from."""
 
     path: str
-    """Relative to the folder of the record that holds the link, so that a whole run can be moved."""
+    """Relative to the folder of the record that holds the link: a whole run can be moved."""
     sha256: str
     """Of the parent's stage.json."""
 
@@ -65,7 +65,7 @@ class Resources(Section):
 
 
 class RunPart(Section):
-    """What a run computed with from one step on, until the next part: a run that goes on may find other versions."""
+    """What a run computed with from one step on, until the next part: a resumed run may find other versions."""
 
     first_step: int
     versions: dict[str, str]
@@ -95,7 +95,7 @@ class StageRecord(Section):
     metrics: dict[str, float]
     resources: Resources
     parts: list[RunPart] = Field(default_factory=list[RunPart])
-    """One, unless the run went on in another environment. Records of version 1 have none."""
+    """One, unless the run was resumed in another environment. Records of version 1 do not have it."""
 
     @property
     def functions(self) -> dict[str, str] | None:
@@ -221,7 +221,7 @@ def _parse(folder: Path, stage: str | None) -> tuple[StageRecord, str]:
         if not path.exists():
             raise RecordError(f"{folder}: {nearby.describe(folder, stage)}")
     except OSError as error:
-        raise RecordError(f"{short_path(folder)}: is no stage folder ({error.strerror}). Check the path.") from None
+        raise RecordError(f"{short_path(folder)}: is not a stage folder ({error.strerror}). Check the path.") from None
     content, raw = read_object(path)
     version = content.get("schema_version")
     if version not in READABLE or isinstance(version, bool):

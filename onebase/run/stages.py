@@ -1,7 +1,7 @@
 """What every stage does at its start and end: verify its parents, load what it needs, write its record.
 
-A stage validates parents, data and limits before it loads a weight and before it creates its folder, so that a typo
-costs seconds and leaves nothing behind.
+A stage validates parents, data and limits before it loads a weight and before it creates its folder. A typo costs
+seconds and leaves nothing behind.
 """
 
 import os
@@ -126,7 +126,7 @@ def open_session(
     state_bytes: int,
     identity: RunIdentity | None = None,
 ) -> Session:
-    """Creates the stage's folder, or goes on in it: from here on there is something to lose.
+    """Creates the stage's folder, or resumes in it: from here on there is something to lose.
 
     state_bytes: of a checkpoint, as `onebase.run.learning.state_bytes` estimates it. identity: what the run goes by,
     where the base is loaded already; else it is computed from the recipe, parents and data.

@@ -1,4 +1,4 @@
-"""Weights & Biases beside `metrics.jsonl`: whatever it does, or fails to do, the run goes on.
+"""Weights & Biases beside `metrics.jsonl`: whatever it does, or fails to do, the run continues.
 
 W&B's client retries for as long as it takes: its `finish` would wait for a lost server for days. Here it is waited for
 while the server answers and given up soon after it does not. Its process on this machine may be missing, end at once or
@@ -64,7 +64,7 @@ class Dashboard:
         self._try(send, waits=True)
 
     def artifact(self, adapter: Path, *, version: str, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
-        """The stage's adapter; online its parents are linked, so that W&B draws the lineage.
+        """The stage's adapter; online its parents are linked, and W&B draws the lineage.
 
         version: `version_of` the stage's record. parents: by role, `artifact_name:version` of each.
         """
@@ -129,7 +129,7 @@ def artifact_name(folder: Path, stage: str, group: str | None) -> str:
 
 
 def version_of(sha256: str) -> str:
-    """The alias of an adapter's artifact: by the hash of its stage record, so that a link is to this very one."""
+    """The alias of an adapter's artifact: by the hash of its stage record: a link is to this very one."""
     return f"stage-{sha256[:12]}"
 
 
@@ -217,7 +217,7 @@ def _start_wandb(
 
 
 def is_wanted(track: TrackSection) -> bool:
-    """Whether W&B is told anything: not with `track.wandb: off`, nor where the user has switched W&B off everywhere."""
+    """Whether W&B gets anything: not with `track.wandb: off`, nor where the user has switched W&B off everywhere."""
     return track.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled"
 
 

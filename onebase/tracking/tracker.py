@@ -1,7 +1,7 @@
 """Metrics of a stage: `metrics.jsonl`, which is the truth, and Weights & Biases beside it.
 
 W&B runs online when the user is logged in, else offline (`wandb sync` sends it later). Whatever the network does, the
-run goes on. Nothing secret passes through: no console capture, no argv.
+run continues. Nothing secret passes through: no console capture, no argv.
 """
 
 import errno
@@ -40,8 +40,8 @@ class Tracker:
     ) -> None:
         """folder: the stage's, which must exist. recipe: the resolved one, for the dashboard's config.
 
-        kept: of a run that goes on, the bytes of each file that its checkpoint knew (see `sizes`). What was written
-        after that is cut off, and the rest is told to the new W&B run, so that it holds every row once.
+        kept: of a resumed run, the bytes of each file that its checkpoint knew (see `sizes`). What was written after
+        that is cut off. The rest is sent to the new W&B run, which then holds every row once.
         """
         self.folder = folder
         self.stage = stage
@@ -84,7 +84,7 @@ class Tracker:
         try:
             return self._open()
         except Exception as error:  # what W&B may raise where it cannot start is not listed anywhere
-            say(f"W&B does not start ({error}). The run goes on without it; its numbers are in {METRICS}.")
+            say(f"W&B does not start ({error}). The run continues without it; its numbers are in {METRICS}.")
             return None
 
     def _tell(self, what: Callable[[Dashboard], None]) -> None:
@@ -97,8 +97,8 @@ class Tracker:
             self._dashboard = self._start_over(error)
 
     def _start_over(self, reason: Exception) -> Dashboard | None:
-        """An offline run that holds everything so far; what is told from now on goes there."""
-        say(f"W&B is lost ({reason}). The run goes on, and is kept offline: `wandb sync` sends it.")
+        """An offline run that holds everything so far, and everything from now on."""
+        say(f"W&B is lost ({reason}). The run continues, and is kept offline: `wandb sync` sends it.")
         try:
             dashboard = self._open(offline=True)
             self._replay(dashboard)
@@ -168,7 +168,7 @@ def _cut_back(folder: Path, kept: Mapping[str, int]) -> None:
         if there < size:
             raise RecordError(
                 f"{folder / name}: has {there} bytes, and its checkpoint knows of {size}: rows are lost. "
-                "Put the file back, or start anew with --restart."
+                "Put the file back, or start again with --restart."
             )
     for path in _own(folder):
         if path.name not in kept:

@@ -17,12 +17,12 @@ class Clock:
             ...
         clock.seconds("ppo/time/")   # .../rollout_decode: 1.5, .../other: 0.2, .../step: 1.7
 
-    No part holds another, so that all of them and `other` add up to the step. A part's name is also the one that it has
+    No part holds another: all of them and `other` add up to the step. A part's name is also the one that it has
     in the traces of torch.profiler.
     """
 
     def __init__(self, device: torch.device | None = None, *, now: Callable[[], float] = time.perf_counter) -> None:
-        """device: a GPU is waited for at both ends of a part, for its kernels run on after the calls have returned."""
+        """device: a GPU is waited for at both ends of a part: its kernels still run after the calls have returned."""
         self._waits = device is not None and device.type == "cuda"
         self._device, self._now = device, now
         self._started = now()
@@ -42,7 +42,7 @@ class Clock:
             self._inside = None
 
     def seconds(self, prefix: str = "") -> dict[str, float]:
-        """Of every part so far, of what was none (`other`), and of all together (`step`)."""
+        """Of every part so far, of the rest (`other`), and of all together (`step`)."""
         step = self._read() - self._started
         parts = {**self._parts, "other": step - sum(self._parts.values()), "step": step}
         return {f"{prefix}{name}": seconds for name, seconds in parts.items()}

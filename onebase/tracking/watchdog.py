@@ -21,7 +21,7 @@ ANSWER_SECONDS = 2.0
 def while_it_answers(work: Callable[[], object], url: str) -> None:
     """Do `work`, which may take its time as long as the server at `url` answers; TimeoutError when it does not.
 
-    The work then goes on in a thread that nobody waits for.
+    The work then continues in a thread that nobody waits for.
     """
     thread, raised = _in_thread(work)
     misses = 0
@@ -36,7 +36,7 @@ def while_it_answers(work: Callable[[], object], url: str) -> None:
 
 
 def in_time(work: Callable[[], object], seconds: float) -> None:
-    """Do `work`; TimeoutError when it takes longer. It then goes on in a thread that nobody waits for."""
+    """Do `work`; TimeoutError when it takes longer. It then continues in a thread that nobody waits for."""
     thread, raised = _in_thread(work)
     thread.join(seconds)
     if thread.is_alive():
@@ -72,8 +72,10 @@ def answers(url: str) -> bool:
 
 
 def end_wandb(others: Collection[psutil.Process] = ()) -> None:
-    """End W&B's process, and let the next run have a new one: at our exit its client would wait for it, and it for its
-    server. others: processes of ours that are certainly not it; with them, every child but these is ended."""
+    """End W&B's process; the next run gets a new one. At our exit its client would wait for it, and it for its server.
+
+    others: processes of ours that are certainly not it. With them, every other child is ended.
+    """
     ended = []
     for child in children():
         with contextlib.suppress(psutil.Error):  # it may have ended by itself

@@ -46,7 +46,7 @@ MANAGED: Mapping[str, str] = {
     "resume_from_checkpoint": "a stage is started again with the same command",
     "auto_find_batch_size": "it would change the batch, and with it the result",
 }
-"""Keys of TRL's configs that Onebase sets by itself, and why."""
+"""Keys of TRL's configs that Onebase sets, and why."""
 
 _ONE_PROCESS = "SFT and DPO run in one process on one device"
 _COMPILED = "the layers of the base are exchanged while roles take turns, and a compiled model keeps the first ones"
@@ -85,7 +85,7 @@ POSITIVE = (
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
     "eval_accumulation_steps",
 )
-"""Numbers of TRL's configs that must be above 0: TRL divides by some, and takes others without a word."""
+"""Numbers of TRL's configs that must be above 0: TRL divides by some, and takes others silently."""
 
 NOT_NEGATIVE = ("weight_decay", "max_grad_norm", "warmup_steps", "warmup_ratio")
 

@@ -26,7 +26,7 @@ class Report(TrainerCallback):
         """The last value of each metric, under its full name."""
 
     def resume(self, tokens: float, metrics: Mapping[str, float]) -> None:
-        """Go on from a checkpoint: the tokens seen and the metrics logged until then."""
+        """Resume from a checkpoint: the tokens seen and the metrics logged until then."""
         self._tokens = float(tokens)
         self.latest.update(metrics)
 

@@ -27,7 +27,7 @@ class _BeforeStep:
     gradients: dict[torch.nn.Parameter, torch.Tensor | None]
     tokens: int
     counts: dict[str, int]
-    """Entries of each of TRL's lists of metrics."""
+    """How long each of TRL's lists of metrics was."""
 
 
 class Resumable(Trainer):

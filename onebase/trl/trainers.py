@@ -18,7 +18,7 @@ from onebase.trl.reports import Report
 from onebase.trl.resumable import ROLE, Guard, Resumable
 
 REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError, KeyError)
-"""How libraries say that they cannot do what they were told."""
+"""How libraries refuse a setting."""
 
 T = TypeVar("T", bound=Resumable)
 
@@ -86,8 +86,8 @@ def _require_usable(config: Any, roles: Roles) -> None:
     _require_checkpointing(config, roles)
     if config.router_aux_loss_coef and not hasattr(roles.base.model.config.get_text_config(), "output_router_logits"):
         raise RecipeError(
-            f"trl.router_aux_loss_coef={config.router_aux_loss_coef}: {type(roles.base.model).__name__} is no mixture "
-            "of experts, so it has no such loss. Remove the key."
+            f"trl.router_aux_loss_coef={config.router_aux_loss_coef}: {type(roles.base.model).__name__} is not a "
+            "mixture of experts and has no such loss. Remove the key."
         )
     try:
         config.get_process_log_level()

@@ -355,7 +355,7 @@ def test_a_run_whose_function_exits_says_so_and_goes_on_when_it_is_mended(
     assert not (here / "out" / "stage.json").exists()
     (here / "mended").touch()
     assert start() == 0
-    assert "going on after step 1" in capsys.readouterr().err
+    assert "resuming after step 1" in capsys.readouterr().err
 
 
 def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(given: list[str], here: Path) -> None:

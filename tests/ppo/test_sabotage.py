@@ -139,7 +139,7 @@ def test_a_function_that_returns_nan_ends_the_run_by_name_and_mended_it_ends_as_
     assert rows_of(tmp_path / "broken")[-1]["step"] == 1
     (tmp_path / "mended").touch()
     broken = train("checkpoint.every_steps=1", "train.episodes=128", reward="broken", out="broken")
-    assert "ppo: going on after step 1" in capsys.readouterr().err
+    assert "ppo: resuming after step 1" in capsys.readouterr().err
     clean = train("train.episodes=128")
     one, other = (load_file(folder / "adapter" / WEIGHTS) for folder in (broken, clean))
     assert one.keys() == other.keys()

@@ -71,7 +71,7 @@ def test_the_same_run_goes_on_in_one_part(capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_a_run_of_something_else_does_not_go_on(changes: dict[str, Any], what: str) -> None:
-    with pytest.raises(RecordError, match=f"ppo: going on after step 7 would mix two runs: {what}"):
+    with pytest.raises(RecordError, match=f"ppo: resuming after step 7 would mix two runs: {what}"):
         make_identity(**changes).resume(started(), 7, fixed=False, stage="ppo")
 
 
@@ -115,7 +115,7 @@ def test_other_versions_and_threads_are_said_and_recorded_with_both_values(
 @pytest.mark.parametrize("saved", [None, [], {"parts": []}, {"parts": [{"first_step": 1}]}])
 def test_a_checkpoint_that_does_not_say_what_it_is_of_is_refused(saved: Any) -> None:
     whole = {**started(), **saved} if isinstance(saved, dict) else saved
-    with pytest.raises(RecordError, match=r"Start anew with --restart"):
+    with pytest.raises(RecordError, match=r"Start again with --restart"):
         make_identity().resume(whole, 3, fixed=False, stage="sft")
 
 

@@ -172,7 +172,7 @@ def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(tmp_path: Path) -> No
     stage = make_stage(tmp_path / "sft")
     (stage / "stage.json").unlink()
     os.mkfifo(stage / "stage.json")
-    refused(stage, str(stage / "stage.json"), "no plain file")
+    refused(stage, str(stage / "stage.json"), "not a plain file")
 
 
 @pytest.mark.parametrize(
