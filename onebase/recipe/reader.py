@@ -153,22 +153,18 @@ def _apply(content: dict[str, Any], override: str) -> tuple[str | int, ...]:
     place: Any = content
     parts: list[str | int] = [int(part) if part.isdecimal() else part for part in key.split(".")]
     for part in parts[:-1]:
-        if isinstance(place, list) and isinstance(part, int) and part < len(place):
-            place = place[part]
-        elif isinstance(place, dict) and isinstance(part, str):
-            if not isinstance(place.get(part), dict | list):
-                place[part] = {}
-            place = place[part]
-        else:
+        is_section = isinstance(place, dict) and isinstance(part, str)
+        if is_section and not isinstance(place.get(part), dict | list):
+            place[part] = {}
+        elif not is_section and not (isinstance(place, list) and isinstance(part, int) and part < len(place)):
             raise RecipeError(f"override '{override}': there is no '{part}' to go into. Check the path.")
+        place = place[part]
     last = parts[-1]
-    if isinstance(place, list):
-        if not isinstance(last, int) or last >= len(place):
-            raise RecipeError(f"override '{override}': the list has {len(place)} elements. Check the index.")
-        place[last] = value
-    else:
+    if not isinstance(place, list):
         last = str(last)
-        place[last] = value
+    elif not isinstance(last, int) or last >= len(place):
+        raise RecipeError(f"override '{override}': the list has {len(place)} elements. Check the index.")
+    place[last] = value
     return (*parts[:-1], last)
 
 

@@ -191,14 +191,12 @@ class Checkpoints:
                 raise ValueError(f"{name[:200]!r} is not a file of this folder")
             if hash_file(folder / name) != expected:
                 raise ValueError(f"{name} is damaged: its sha256 is not the one in {MANIFEST}")
-        settings = manifest.get("settings")  # which older checkpoints do not have
-        if manifest.keys() - KEYS or (settings is not None and recipe_hash(settings) != manifest["recipe"]):
+        if manifest.keys() != KEYS or recipe_hash(manifest["settings"]) != manifest["recipe"]:
             raise ValueError(f"{MANIFEST} is damaged: its recipe is not the one that it has the hash of")
         if manifest["recipe"] != self.recipe:
-            rows = [] if settings is None else differences(settings, self._settings)
-            which = f": {summary(rows)}" if rows else ". Or an older Onebase made it, and only that one resumes from it"
+            which = summary(differences(manifest["settings"], self._settings))
             raise RecordError(
-                f"{folder}: this checkpoint is of another recipe, so resuming from it would mix two runs{which}. "
+                f"{folder}: this checkpoint is of another recipe, so resuming from it would mix two runs: {which}. "
                 "Give the recipe it was started with, or start again with --restart."
             )
         return manifest

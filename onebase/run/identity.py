@@ -132,7 +132,7 @@ class RunIdentity:
             tokenizer=finished.tokenizer,
             parents={name: link.sha256 for name, link in finished.parents.items()},
             data=finished.data,
-            functions=self.functions if finished.functions is None else finished.functions,
+            functions=finished.functions,
         )
         changes = changes_between(record._fixed(), self._fixed())
         if changes:

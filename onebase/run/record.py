@@ -26,8 +26,6 @@ from onebase.run.checkout import GitState, git_state
 from onebase.run.stage_files import require_unchanged
 
 SCHEMA = 2
-READABLE = (1, 2)
-"""Of a record of version 1 what it lists is verified: adapter and tokenizer, no metrics. It names no functions."""
 GENERATIONS = 100
 ANCESTORS = 1000
 FILE = "stage.json"
@@ -95,12 +93,12 @@ class StageRecord(Section):
     metrics: dict[str, float]
     resources: Resources
     parts: list[RunPart] = Field(default_factory=list[RunPart])
-    """One, unless the run was resumed in another environment. Records of version 1 do not have it."""
+    """One, unless the run was resumed in another environment."""
 
     @property
-    def functions(self) -> dict[str, str] | None:
-        """sha256 of the source of each function that the run ended with; None where the record does not say."""
-        return self.parts[-1].functions if self.parts else None
+    def functions(self) -> dict[str, str]:
+        """sha256 of the source of each function that the run ended with."""
+        return self.parts[-1].functions if self.parts else {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,9 +222,9 @@ def _parse(folder: Path, stage: str | None) -> tuple[StageRecord, str]:
         raise RecordError(f"{short_path(folder)}: is not a stage folder ({error.strerror}). Check the path.") from None
     content, raw = read_object(path)
     version = content.get("schema_version")
-    if version not in READABLE or isinstance(version, bool):
+    if version != SCHEMA:
         raise RecordError(
-            f"{path}: expected schema version {' or '.join(map(str, READABLE))}, found {str(version)[:40]}. "
+            f"{path}: expected schema version {SCHEMA}, found {str(version)[:40]}. "
             "It was written by another Onebase; use that one, or train the stage again."
         )
     try:

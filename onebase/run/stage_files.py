@@ -86,10 +86,9 @@ def _beside(folder: Path) -> Iterator[str]:
     waiting = [folder / name for name in HANDED_ON if (folder / name).is_dir()]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
-                    waiting.append(Path(entry.path))
-                else:
-                    yield Path(entry.path).relative_to(folder).as_posix()
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+        for entry in shown:
+            if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
+                waiting.append(Path(entry.path))
+            else:
+                yield Path(entry.path).relative_to(folder).as_posix()

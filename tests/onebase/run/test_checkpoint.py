@@ -118,19 +118,6 @@ def test_another_recipe_does_not_go_on_from_here_but_another_folder_does(tmp_pat
         make(tmp_path, recipe={**RECIPE, "kl": {"weight": 0.1}}).newest()
 
 
-def test_a_checkpoint_of_before_recipes_were_kept_goes_on_and_refuses_another(tmp_path: Path) -> None:
-    make(tmp_path).save(1, state(1))
-    path = tmp_path / "step-00000001" / "manifest.json"
-    manifest = json.loads(path.read_text())
-    del manifest["settings"]
-    path.write_text(json.dumps(manifest))
-    assert make(tmp_path).newest() is not None
-    with pytest.raises(
-        RecordError, match=r"would mix two runs\. Or an older Onebase made it, and only that one resumes from it\. Give"
-    ):
-        make(tmp_path, recipe={**RECIPE, "seed": 11}).newest()
-
-
 def test_a_manifest_whose_recipe_was_edited_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = make(tmp_path)
     own.save(1, state(1))
