@@ -142,7 +142,7 @@ def test_standard_input_is_never_read(
 ) -> None:
     """An answer to everything lies ready, and all of it is still there at the end."""
     monkeypatch.setattr("sys.stdin", io.StringIO("y\nyes\n1\n"))
-    monkeypatch.chdir(Path(__file__).resolve().parent.parent.parent)
+    monkeypatch.chdir(Path(__file__).resolve().parents[3])
     (copy / "code.py").write_text(CODE)
     change(copy, "config.json", model_type="mine", auto_map={"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"})
     out = copy.parent / "run"

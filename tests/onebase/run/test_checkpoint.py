@@ -136,7 +136,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(tmp_path: Path, m
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoints, "_write", full)
+    monkeypatch.setattr(checkpoints, "save_file", full)
     with pytest.raises(OSError, match="No space left"):
         own.save(2, state(2))
     monkeypatch.undo()

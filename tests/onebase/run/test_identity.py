@@ -271,7 +271,7 @@ def test_a_hang_up_saves_as_a_termination_does_and_under_nohup_is_not_heard(tmp_
         "from pathlib import Path\n"
         "from onebase.recipe.sections import CheckpointSection\n"
         "from onebase.cli.command import guarded\n"
-        "from onebase.recipe.reader import TrackSection\n"
+        "from onebase.recipe.sections import TrackSection\n"
         "from onebase.run.session import Session\n"
         f"signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if ignored else 'SIG_DFL'})\n"
         "def work():\n"
@@ -296,7 +296,7 @@ def test_a_terminal_that_is_gone_is_let_go_of_and_the_state_is_saved(tmp_path: P
         "from pathlib import Path\n"
         "from onebase.recipe.sections import CheckpointSection\n"
         "from onebase.cli.command import guarded\n"
-        "from onebase.recipe.reader import TrackSection\n"
+        "from onebase.recipe.sections import TrackSection\n"
         "from onebase.run.session import Session\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # these tests may run under nohup
         "def work():\n"

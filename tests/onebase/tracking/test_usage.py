@@ -10,7 +10,7 @@ from onebase.recipe.sections import CheckpointSection
 from onebase.run.checkpoint import Checkpoints
 from onebase.tracking.usage import Clock
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Hands:
