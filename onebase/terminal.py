@@ -69,7 +69,7 @@ def _result() -> Iterator[None]:
         raise OSError(error.errno, error.strerror, "stdout") from None
 
 
-def settle() -> None:
+def release_streams() -> None:
     """At the end of a command: what could not be written is let go, or Python would try it again at its exit and end
     with a code and words of its own."""
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None where a daemon was started without

@@ -10,7 +10,7 @@ from onebase.custom.leaving import leave
 from onebase.terminal import show
 from pipeline import chain, data_commands, many_seeds, reward_commands, stages
 
-threads.settle()  # torch, which reads it, is imported by the commands
+threads.limit_spinning()  # torch, which reads it, is imported by the commands
 
 
 app = typer.Typer(

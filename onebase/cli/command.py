@@ -26,7 +26,7 @@ from onebase.recipe.differences import differences, summary
 from onebase.recipe.sections import Section
 from onebase.run import folders, record
 from onebase.run.interruption import Interrupted
-from onebase.terminal import NobodyReadsError, say, settle, show
+from onebase.terminal import NobodyReadsError, release_streams, say, show
 
 
 class Stage(NamedTuple):
@@ -97,7 +97,7 @@ def quieten() -> None:
 
 
 @contextlib.contextmanager
-def unasked() -> Iterator[None]:
+def without_input() -> Iterator[None]:
     """Nothing may ask: a library that would (run this code? log in?) finds no terminal and the end of its input."""
     before = sys.stdin
     with open(os.devnull, encoding="utf-8") as nothing:
@@ -114,12 +114,12 @@ def guarded(work: Callable[[], None]) -> int:
     try:
         return _guarded(work)
     finally:
-        settle()
+        release_streams()
 
 
 def _guarded(work: Callable[[], None]) -> int:
     try:
-        with unasked():
+        with without_input():
             work()
     except InputError as error:
         say(_sentences(f"error: {error}", *_notes_of(error)))

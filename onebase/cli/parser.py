@@ -61,7 +61,7 @@ def main(
     flags: Mapping[str, str] | None = None,
 ) -> int:
     """`python -m STAGE`: parse the command line and run the stage; returns the exit code."""
-    threads.settle()
+    threads.limit_spinning()
     app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
     add_stage(app, stage, load, reads, writes, flags=flags)
     try:

@@ -49,10 +49,10 @@ def require_readable_templates(folder: Path) -> None:
             require_utf8(path.read_bytes(), f"base.model: {path}")
 
 
-def settled(template: Any) -> Any:
+def normalised(template: Any) -> Any:
     """A tokenizer's template, or its templates by name, without a byte order mark and on one day."""
     if isinstance(template, dict):
-        return {name: settled(inner) for name, inner in template.items()}
+        return {name: normalised(inner) for name, inner in template.items()}
     return _on_one_day(template.removeprefix(BYTE_ORDER_MARK)) if isinstance(template, str) else template
 
 

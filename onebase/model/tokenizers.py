@@ -51,7 +51,7 @@ def _load_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBase:
         raise BaseError(
             f"base.model: the tokenizer of {folder} has no chat template. Pass one with chat.template=FILE.jinja."
         )
-    tokenizer.chat_template = template_files.settled(tokenizer.chat_template)
+    tokenizer.chat_template = template_files.normalised(tokenizer.chat_template)
     stop_ids = find_stop_ids(tokenizer, folder)
     pad_id = _find_pad_id(tokenizer, stop_ids)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)

@@ -11,7 +11,7 @@ WIDTH = 60
 """Characters of a value that are shown."""
 BEFORE = 20
 """Of these, characters in front of the first difference."""
-MOST = 3
+SHOWN = 3
 """Keys that are named."""
 
 
@@ -45,8 +45,8 @@ def differences(before: Any, now: Any, key: str = "") -> list[Difference]:
 def summary(rows: Sequence[Difference]) -> str:
     """The first of them with both values, and how many more there are."""
     words = list(dict.fromkeys(map(_in_words, rows)))
-    more = f"; and {len(words) - MOST} more" if len(words) > MOST else ""
-    return "; ".join(words[:MOST]) + more
+    more = f"; and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return "; ".join(words[:SHOWN]) + more
 
 
 def _in_words(difference: Difference) -> str:

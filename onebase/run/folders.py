@@ -99,7 +99,7 @@ def require_own(out: Path, stage: str) -> None:
         if is_free(out):
             return
         theirs = stage_of(out)
-        if theirs is None and not any(True for _ in standing(out)):
+        if theirs is None and not any(True for _ in verified_checkpoints(out)):
             raise InputError(
                 f"{out}: is not empty, and no run of Onebase: it holds {_some(out)}, and no {MARK}. Nothing in it was "
                 "touched. Give another out=FOLDER, or move it away."
@@ -190,7 +190,7 @@ def stage_of(folder: Path) -> str | None:
 
 
 def _holds_a_run(folder: Path) -> bool:
-    return stage_of(folder) is not None or any(True for _ in standing(folder))
+    return stage_of(folder) is not None or any(True for _ in verified_checkpoints(folder))
 
 
 def _mark_of(folder: Path) -> dict[str, Any] | None:
@@ -242,7 +242,7 @@ def step_folders(checkpoints: Path) -> Iterator[Path]:
     return iter(sorted(path for path in named if path.is_dir() and not path.is_symlink()))
 
 
-def standing(out: Path) -> Iterator[Path]:
+def verified_checkpoints(out: Path) -> Iterator[Path]:
     """The checkpoints of a stage folder that have the files of their manifests, the newest first."""
     for folder in reversed([*step_folders(out / CHECKPOINTS)]):
         files = content.get("files") if isinstance(content := _json_of(folder / MANIFEST), dict) else None
@@ -258,7 +258,7 @@ def what_follows(out: Path, *, restart: bool) -> str:
     command = "the same command without --restart" if restart else "the same command"
     if stage_of(out) is not None and (out / FILE).is_file():
         return f"the stage is finished: {command} verifies it"
-    checkpoint = next(standing(out), None)
+    checkpoint = next(verified_checkpoints(out), None)
     if checkpoint is None:
         return "no checkpoint was written yet, so the same command starts again"
     return f"{command} resumes from the last checkpoint, {checkpoint}"

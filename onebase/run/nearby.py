@@ -12,14 +12,14 @@ from onebase.files.json_file import read_object
 FILE = "stage.json"
 ADAPTER = "adapter_config.json"
 """What PEFT, and many others, write beside an adapter's weights."""
-MOST = 3
+SHOWN = 3
 """Folders that are proposed."""
 
 
 def question(path: Path, stage: str | None) -> str:
     """' Did you mean ...?' with the finished stages (of this kind, or of any) that `path` may have meant; '' if
     there are not any."""
-    folders = list(dict.fromkeys(map(str, _finished_near(path, stage))))[:MOST]
+    folders = list(dict.fromkeys(map(str, _finished_near(path, stage))))[:SHOWN]
     return f" Did you mean {' or '.join(folders)}?" if folders else ""
 
 

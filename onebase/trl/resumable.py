@@ -49,14 +49,16 @@ class Resumable(Trainer):
     """Of the same micro-batches."""
     measured: list[tuple[float, float]]
     """Weight and loss of each batch of the evaluation that is being made."""
+    _metrics: Any
+    _total_train_tokens: Any
+    """These two are TRL's (`onebase.trl.overrides.ATTRIBUTES`)."""
     _share = 1.0
     _boundary: tuple[int, dict[str, Any], dict[str, int], str, dict[str, Any]] | None = None
 
     def note_boundary(self) -> None:
-        """Remember what the last finished step left behind, for a signal may come within the next one."""
-        trainer: Any = self
-        # What a step adds to while it computes, so that a step cut short leaves nothing behind.
-        counted = {"tokens": trainer._total_train_tokens, "metrics": latest(self)}
+        """Remember what the last finished step left behind, because a signal may come within the next one."""
+        # What a step adds to while it computes: a step cut short must leave nothing behind.
+        counted = {"tokens": self._total_train_tokens, "metrics": latest(self)}
         # Without its log of every step: nothing reads it, and each save would cost more than the one before.
         kept = [field.name for field in dataclasses.fields(self.state) if field.name != "log_history"]
         state = json.dumps({name: getattr(self.state, name) for name in kept})
@@ -128,11 +130,10 @@ class Resumable(Trainer):
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """An evaluation's means are over its rows (SFT: tokens); TRL's are over batches, of which the last is small."""
-        trainer: Any = self
-        if not trainer.model.training and "eval_loss" in logs:
+        if not self.model.training and "eval_loss" in logs:
             weights, losses = zip(*self.measured, strict=True)
             logs["eval_loss"] = _mean(weights, losses)
-            for values in trainer._metrics["eval"].values():
+            for values in self._metrics["eval"].values():
                 if len(values) == len(weights):
                     values[:] = [_mean(weights, values)]
         super().log(logs, *arguments, **options)
@@ -154,26 +155,23 @@ class Resumable(Trainer):
         return loss if self._share == 1.0 else loss * self._share
 
     def _before_step(self) -> "_BeforeStep":
-        trainer: Any = self
         gradients = {
             weight: None if weight.grad is None else weight.grad.clone() for weight in self.roles.parameters(ROLE)
         }
-        counts = {name: len(values) for name, values in trainer._metrics["train"].items()}
-        return _BeforeStep(gradients=gradients, tokens=trainer._total_train_tokens, counts=counts)
+        counts = {name: len(values) for name, values in self._metrics["train"].items()}
+        return _BeforeStep(gradients=gradients, tokens=self._total_train_tokens, counts=counts)
 
     def _undo(self, before: "_BeforeStep") -> None:
         """Take back what an attempt has added before memory ran out."""
-        trainer: Any = self
-        trainer._total_train_tokens = before.tokens
-        for name, values in trainer._metrics["train"].items():
+        self._total_train_tokens = before.tokens
+        for name, values in self._metrics["train"].items():
             del values[before.counts.get(name, 0) :]
         for parameter, gradient in before.gradients.items():
             parameter.grad = None if gradient is None else gradient.clone()
 
     def _join_metrics(self, before: "_BeforeStep", weights: Sequence[float]) -> None:
         """One entry for the micro-batch, their weighted mean, in place of one for each piece."""
-        trainer: Any = self
-        for name, values in trainer._metrics["train"].items():
+        for name, values in self._metrics["train"].items():
             kept = before.counts.get(name, 0)
             if len(values) == kept + len(weights):
                 values[kept:] = [_mean(weights, values[kept:])]
