@@ -5,7 +5,7 @@ seconds and leaves nothing behind.
 """
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -160,20 +160,17 @@ def save_stage(
 ) -> StageRecord:
     """Save the role as `adapter/`, and `tokenizer/`, each whole or not at all. Returns the record of the stage in
     `folder`, which is not written yet: all files that it lists are on the disk."""
-    save: dict[str, Callable[[Path], object]] = {
-        "adapter": lambda path: roles.save(role, path),
-        "tokenizer": base.tokenizer.save_pretrained,
-    }
-    files: list[Path] = []
-    for name, write in save.items():
-        with atomic_folder(folder / name) as temporary:
-            write(temporary)
-            if os.path.lexists(folder / name):  # not of this run
-                move_aside(folder / name)
-        files += [path for path in sorted((folder / name).rglob("*")) if path.is_file()]
-    for path in (quoted := quoted_files(folder)):
-        sync(path)
-    for path in {path.parent for path in quoted}:
+    targets = [folder / name for name in ("adapter", "tokenizer")]
+    with atomic_folder(targets[0]) as adapter, atomic_folder(targets[1]) as tokenizer:
+        roles.save(role, adapter)
+        base.tokenizer.save_pretrained(tokenizer)
+        for target in targets:
+            if os.path.lexists(target):  # not of this run
+                move_aside(target)
+    files = [path for target in targets for path in sorted(target.rglob("*")) if path.is_file()]
+    # Nothing is written to these from here on: what follows only tells the dashboard.
+    quoted = quoted_files(folder)
+    for path in [*quoted, *{path.parent for path in quoted}]:
         sync(path)
     return record.create(
         stage=stage,
