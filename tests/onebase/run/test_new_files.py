@@ -105,3 +105,17 @@ def test_a_disk_that_is_full_is_named_and_nothing_is_left_behind(
         replace_file(tmp_path / "summary.json", "after")
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
     assert (tmp_path / "summary.json").read_text() == "before"
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / ".out.123").mkdir()  # of a process that was killed
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "one").write_text("half")
+        raise ZeroDivisionError
+    assert not any(tmp_path.iterdir())
+    with atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "one").write_text("whole")
+        assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "inner" / "one").read_text() == "whole"
