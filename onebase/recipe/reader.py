@@ -153,19 +153,27 @@ def _apply(content: dict[str, Any], override: str) -> tuple[str | int, ...]:
     place: Any = content
     parts: list[str | int] = [int(part) if part.isdecimal() else part for part in key.split(".")]
     for part in parts[:-1]:
-        is_section = isinstance(place, dict) and isinstance(part, str)
-        if is_section and not isinstance(place.get(part), dict | list):
-            place[part] = {}
-        elif not is_section and not (isinstance(place, list) and isinstance(part, int) and part < len(place)):
-            raise RecipeError(f"override '{override}': there is no '{part}' to go into. Check the path.")
-        place = place[part]
+        place = _inner(place, part, override)
     last = parts[-1]
-    if not isinstance(place, list):
+    if isinstance(place, list):
+        if not isinstance(last, int) or last >= len(place):
+            raise RecipeError(f"override '{override}': the list has {len(place)} elements. Check the index.")
+        place[last] = value
+    else:
         last = str(last)
-    elif not isinstance(last, int) or last >= len(place):
-        raise RecipeError(f"override '{override}': the list has {len(place)} elements. Check the index.")
-    place[last] = value
+        place[last] = value
     return (*parts[:-1], last)
+
+
+def _inner(place: Any, part: str | int, override: str) -> Any:
+    """The section or list element at `part`; a section that is not there is made."""
+    if isinstance(place, dict) and isinstance(part, str):
+        if not isinstance(place.get(part), dict | list):
+            place[part] = {}
+        return place[part]
+    if isinstance(place, list) and isinstance(part, int) and part < len(place):
+        return place[part]
+    raise RecipeError(f"override '{override}': there is no '{part}' to go into. Check the path.")
 
 
 def _explain(
