@@ -89,7 +89,7 @@ def measure(side: str, settings: dict[str, Any]) -> dict[str, float]:
     from onebase.cli.command import quieten
     from onebase.model import base as bases
     from onebase.model.roles import Roles
-    from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection
+    from onebase.recipe.sections import AdapterSection, BaseSection, ChatSection
     from onebase.seeding import generator
 
     quieten()

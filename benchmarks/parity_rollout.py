@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection
+from onebase.recipe.sections import AdapterSection, BaseSection, ChatSection
 from onebase.sequences.episodes import Episodes
 from ppo.recipe.recipe import PpoRecipe
 

@@ -18,7 +18,7 @@ HEAD_SEED = 0
 
 def prepare(settings: dict[str, Any]) -> dict[str, Any]:
     """Write `prompts.jsonl` (and `long.jsonl`), the bases and their stages into settings["work"]; what there is."""
-    from onebase.recipe.recipes import BaseSection
+    from onebase.recipe.sections import BaseSection
 
     work = Path(settings["work"])
     said: dict[str, Any] = {}
@@ -52,7 +52,7 @@ def make_stages(section: Any, rank: int, folder: Path) -> None:
 
     from onebase.model import base as bases
     from onebase.model.roles import Roles
-    from onebase.recipe.recipes import AdapterSection, ChatSection
+    from onebase.recipe.sections import AdapterSection, ChatSection
     from onebase.run import record
     from onebase.run.record import Resources
     from onebase.seeding import generator
@@ -75,7 +75,7 @@ def make_stages(section: Any, rank: int, folder: Path) -> None:
             tokenizer=base.tokenizer_identity,
             files=files,
             parents=parents,
-            recipe=section,
+            recipe=section.model_dump(mode="json"),
             data=[],
             metrics={},
             resources=Resources(seconds=0.0, peak_rss_bytes=0),
@@ -91,7 +91,7 @@ def with_stop(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The base with one more stop token: the one at which its responses to these prompts come nearest to a third of the
     limit. Both sides get it, so that responses stop early without anything being trained for it."""
     from onebase.model import base as bases
-    from onebase.recipe.recipes import BaseSection, ChatSection
+    from onebase.recipe.sections import BaseSection, ChatSection
 
     origin = bases.resolve(settings["model"], None)
     loaded = bases.load(BaseSection(model=settings["model"], quantization="fp32"), ChatSection())
@@ -208,7 +208,7 @@ def write_shared(settings: dict[str, Any]) -> dict[str, Any]:
     """`prompts.jsonl`, and `peer.json` with the same prompts for a peer that cannot read ours: text and tokens of each,
     the stop tokens and the pad token. Returns the folder of the base."""
     from onebase.model import base as bases
-    from onebase.recipe.recipes import BaseSection, ChatSection
+    from onebase.recipe.sections import BaseSection, ChatSection
 
     work = Path(settings["work"])
     write_prompts({"data": None, "long_tokens": 256, **settings})
@@ -266,7 +266,7 @@ def write_exact(settings: dict[str, Any]) -> dict[str, Any]:
 def chat_of(settings: dict[str, Any]) -> Any:
     from data.chat.conversations import Chat
     from onebase.model import base as bases
-    from onebase.recipe.recipes import BaseSection, ChatSection
+    from onebase.recipe.sections import BaseSection, ChatSection
 
     section = ChatSection()
     return Chat(*bases.load_tokenizer(BaseSection(model=settings["model"]), section), section)

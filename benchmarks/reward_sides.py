@@ -62,7 +62,7 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
     from onebase.memory import Budget
     from onebase.model import base as bases
     from onebase.model.roles import Roles
-    from onebase.recipe.recipes import AdapterSection
+    from onebase.recipe.sections import AdapterSection
     from onebase.run import stages
     from onebase.run.learning import state_bytes
     from onebase.seeding import generator, seed_everything
@@ -207,7 +207,7 @@ SIDES = {"ours": train_ours, "trl": train_trl, "data": describe}
 
 
 def resources(seconds: float, rankings: int) -> dict[str, Any]:
-    from onebase.tracking.tracker import peak_rss_bytes
+    from onebase.tracking.usage import peak_rss_bytes
 
     return {
         "seconds": seconds,

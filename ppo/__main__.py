@@ -1,6 +1,6 @@
 """`python -m ppo RECIPE.yaml`."""
 
-from onebase.cli import command
+from onebase.cli import command, parser
 from onebase.custom.leaving import leave
 
 
@@ -24,4 +24,4 @@ FLAGS = {
 """Switches of this stage alone; each is an argument of `run`."""
 
 if __name__ == "__main__":
-    leave(command.main("ppo", load, READS, WRITES, flags=FLAGS))
+    leave(parser.main("ppo", load, READS, WRITES, flags=FLAGS))

@@ -17,7 +17,7 @@ from onebase.inference.sampling import Sample
 from onebase.memory import is_out_of_memory
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Episodes
-from onebase.tracking.clock import Clock
+from onebase.tracking.usage import Clock
 
 FIX = "Fix the engine."
 

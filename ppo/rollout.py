@@ -17,7 +17,7 @@ from onebase.masked import standardise
 from onebase.memory import Budget
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Episodes
-from onebase.tracking.clock import Clock
+from onebase.tracking.usage import Clock
 from ppo.maths.advantages import compare_groups, gae
 from ppo.maths.losses import truncated_importance
 from ppo.maths.rewards import ScoreMoments, kl_to_reference, token_rewards

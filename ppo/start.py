@@ -24,10 +24,10 @@ from onebase.run import record, stages
 from onebase.run.identity import RunIdentity
 from onebase.run.learning import learning_rate_factor, learning_state, restore_learning, restoring
 from onebase.run.members import load_members, read_members
-from onebase.run.record import DataIdentity, Found
-from onebase.run.stages import Stopwatch
+from onebase.run.record import DataIdentity, FinishedStage
 from onebase.seeding import generator, seed_everything
 from onebase.terminal import say
+from onebase.tracking.usage import Stopwatch
 from ppo.engines import CustomEngine
 from ppo.maths.rewards import ScoreMoments
 from ppo.recipe.recipe import PpoRecipe
@@ -121,7 +121,7 @@ def identify(recipe: PpoRecipe) -> RunIdentity:
     return stages.run_identity(stages.identify(recipe), parents, identities, functions=recipe.function_names)
 
 
-def read_parents(recipe: PpoRecipe) -> dict[str, Found]:
+def read_parents(recipe: PpoRecipe) -> dict[str, FinishedStage]:
     """The SFT and reward stages, verified; every reward model must come from this very SFT stage."""
     for term in recipe.reward.terms:
         if term.function is not None:
@@ -148,7 +148,7 @@ def read_data(recipe: PpoRecipe) -> Data:
     return Data(chat=chat, prompts=prompts, loaded=loaded, identities=identities)
 
 
-def start_roles(base: Base, parents: dict[str, Found], recipe: PpoRecipe) -> Roles:
+def start_roles(base: Base, parents: dict[str, FinishedStage], recipe: PpoRecipe) -> Roles:
     """All of them, each from its file. LoRA dropout is 0 for every one, whatever SFT used."""
     roles = require_sound(Roles(base))
     roles.load("policy", parents["sft"].adapter)

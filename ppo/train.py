@@ -24,10 +24,11 @@ from onebase.run.learning import state_bytes
 from onebase.run.record import StageRecord
 from onebase.run.session import Session
 from onebase.seeding import generator
-from onebase.tracking.clock import Clock
+from onebase.tracking import usage
 from onebase.tracking.profiling import profiled
 from onebase.tracking.progress import track
 from onebase.tracking.tracker import Tracker
+from onebase.tracking.usage import Clock
 from ppo.maths.losses import importance_ratio
 from ppo.maths.rewards import next_kl_weight
 from ppo.recipe.recipe import PpoRecipe
@@ -64,7 +65,7 @@ def take_step(ppo: PpoRun, prompts: Sequence[EncodedPrompt], step: int, session:
         session.changing()
         learned = learn(ppo, experience, step, session, clock)
         evaluated = ppo.steering.after(step, tracker, clock, state.score_moments)
-        ppo.metrics = describe(experience) | learned | stages.peaks() | evaluated
+        ppo.metrics = describe(experience) | learned | usage.peaks() | evaluated
         ppo.state = next_state(state, recipe, step, kl=ppo.metrics["ppo/kl"])
         ppo.metrics |= describe_state(ppo.state, recipe) | clock.seconds("ppo/time/")
         tracker.log(step, ppo.metrics)
@@ -79,7 +80,6 @@ def open_session(ppo: PpoRun) -> Session:
     return stages.open_session(
         recipe,
         "ppo",
-        recipe,
         parents=origin.parents,
         data=origin.data,
         state_bytes=state_bytes(ppo.roles, list(ppo.learner.trained)) + ppo.steering.state_bytes,
@@ -173,7 +173,6 @@ def finish(ppo: PpoRun, session: Session) -> StageRecord:
     return stages.finish(
         stage="ppo",
         recipe=ppo.recipe,
-        config=ppo.recipe,
         base=origin.base,
         roles=ppo.roles,
         role="policy",

@@ -18,7 +18,7 @@ from onebase.inference.scoring import TokenScores, batches_of, token_scores, tok
 from onebase.masked import masked_sum
 from onebase.memory import Budget
 from onebase.model.roles import Roles
-from onebase.tracking.clock import Clock
+from onebase.tracking.usage import Clock
 from ppo.maths.losses import (
     explained_variance,
     importance_ratio,

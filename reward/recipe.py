@@ -8,9 +8,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from data.select.labelers import LabelersSection
 from data.select.sources import Source
 from onebase.files.paths import UserPath
-from onebase.recipe.recipes import (
+from onebase.recipe.sections import (
     BaseSection,
     ChatSection,
+    CheckpointSection,
     LearningRate,
     LimitsSection,
     LossWeight,
@@ -19,7 +20,6 @@ from onebase.recipe.recipes import (
     Seed,
     TrackSection,
 )
-from onebase.run.checkpoint import CheckpointSection
 
 
 class ParentsSection(Section):

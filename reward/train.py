@@ -44,12 +44,13 @@ from onebase.model.roles import Roles
 from onebase.run import stages
 from onebase.run.identity import RunIdentity
 from onebase.run.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
-from onebase.run.record import DataIdentity, Found, StageRecord
+from onebase.run.record import DataIdentity, FinishedStage, StageRecord
 from onebase.run.session import Session
-from onebase.run.stages import Stopwatch
 from onebase.seeding import generator, seed_everything
 from onebase.terminal import say
+from onebase.tracking import usage
 from onebase.tracking.progress import track
+from onebase.tracking.usage import Stopwatch
 from reward.losses import LOSSES, RankingLoss, centering_penalty, ranked_right, ranking_loss
 from reward.recipe import LossSection, RewardRecipe
 from reward.scale import center, rescale
@@ -99,7 +100,6 @@ def run(recipe: RewardRecipe) -> StageRecord:
         finished = stages.finish(
             stage="reward",
             recipe=recipe,
-            config=recipe,
             base=base,
             roles=roles,
             role="reward",
@@ -146,7 +146,7 @@ def read_data(recipe: RewardRecipe) -> Data:
     )
 
 
-def start_roles(base: Base, sft: Found, recipe: RewardRecipe) -> Roles:
+def start_roles(base: Base, sft: FinishedStage, recipe: RewardRecipe) -> Roles:
     """The SFT adapter with a fresh head: weights from N(0, 1 / (hidden + 1)), as in lm-human-preferences."""
     roles = require_sound(Roles(base)).load("reward", sft.adapter)
     head = roles.add_head("reward")
@@ -198,7 +198,7 @@ def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe
                 "reward/accuracy": right,
                 "reward/grad_norm": norm.item(),
                 "reward/learning_rate": float(schedule.get_last_lr()[0]),
-                **stages.peaks(),
+                **usage.peaks(),
             }
             session.tracker.log(step, values)
             schedule.step()

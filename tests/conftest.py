@@ -108,7 +108,7 @@ def load_base(tiny_base_folder: Path) -> "Callable[[str], Base]":
         import torch
 
         from onebase.model.base import load
-        from onebase.recipe.recipes import BaseSection, ChatSection
+        from onebase.recipe.sections import BaseSection, ChatSection
 
         section = BaseSection.model_validate({"model": str(tiny_base_folder), "quantization": quantization})
         return load(section, ChatSection(), device=torch.device("cpu"))
@@ -149,7 +149,7 @@ def make_roles(load_base: "Callable[[str], Base]") -> "Callable[..., Roles]":
         import torch
 
         from onebase.model.roles import Roles
-        from onebase.recipe.recipes import AdapterSection
+        from onebase.recipe.sections import AdapterSection
 
         roles = Roles(load_base(quantization))
         for index, name in enumerate(names):
@@ -225,7 +225,7 @@ def other_rewards(finish_run: Callable[[str], Path], shared_folder: Path, tiny_b
     """Three finished reward stages on one SFT stage: the run's own, and two with other seeds. Never write into them."""
     from filelock import FileLock
 
-    from onebase.recipe import recipes
+    from onebase.recipe import reader
     from reward.recipe import RewardRecipe
     from reward.train import run
 
@@ -237,6 +237,6 @@ def other_rewards(finish_run: Callable[[str], Path], shared_folder: Path, tiny_b
             if not (folder / "stage.json").is_file():
                 given = [f"base.model={tiny_base_folder}", f"parents.sft={home / 'sft'}", "track.wandb=off"]
                 sizes = ["train.learning_rate=3e-3", f"seed={seed}", f"out={folder}"]
-                run(recipes.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *sizes]))
+                run(reader.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *sizes]))
         folders.append(folder)
     return folders

@@ -15,7 +15,7 @@ from transformers import Cache
 
 from onebase.model.roles import Roles
 from onebase.sequences.tree import pack
-from onebase.tracking.clock import Clock
+from onebase.tracking.usage import Clock
 
 
 class Slots(Cache):

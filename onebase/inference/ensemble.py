@@ -21,7 +21,7 @@ from torch import Tensor
 
 from onebase.inference.scoring import score
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import Section
+from onebase.recipe.sections import Section
 
 FIRST = "reward"
 

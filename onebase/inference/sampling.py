@@ -18,7 +18,7 @@ from onebase.inference.decoding import Decoder, draw
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Episodes
 from onebase.sequences.packing import pad_left
-from onebase.tracking.clock import Clock
+from onebase.tracking.usage import Clock
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from onebase.model.base import Base
 from onebase.model.forwards import Forwards
 from onebase.model.lora import fuse
 from onebase.model.tensor_file import read_tensors
-from onebase.recipe.recipes import AdapterSection
+from onebase.recipe.sections import AdapterSection
 
 HEAD = "head.safetensors"
 

@@ -19,7 +19,7 @@ STEPS = 2
 def profiled(steps: Iterable[T], *, total: int, folder: Path) -> Iterator[T]:
     """Yield the steps; the second and third, or the only one, run under the profiler.
 
-    It then writes `trace.json.gz` into the folder: every operation, in the parts that `onebase.tracking.clock` names.
+    It then writes `trace.json.gz` into the folder: every operation, in the parts that `onebase.tracking.usage` names.
     The first step is left out where there are others: it also warms up. total: how many steps there are.
     """
     steps, watched = iter(steps), 0

@@ -9,16 +9,16 @@ from data.select.sources import Source
 from onebase.custom.functions import DOTTED
 from onebase.files.paths import UserPath
 from onebase.inference.ensemble import member_names
-from onebase.recipe.recipes import (
+from onebase.recipe.sections import (
     BaseSection,
     ChatSection,
+    CheckpointSection,
     LimitsSection,
     Section,
     Seed,
     Temperature,
     TrackSection,
 )
-from onebase.run.checkpoint import CheckpointSection
 from ppo.maths.rewards import LARGEST_KL_ERROR
 from ppo.recipe.reward import KlSection, RewardSection
 from ppo.recipe.steering import AlarmsSection, EmaSection, EvaluationSection, FunctionsSection, PretrainingSection

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from onebase.custom.functions import DOTTED
 from onebase.inference.ensemble import CombineSection
-from onebase.recipe.recipes import LossWeight, Section
+from onebase.recipe.sections import LossWeight, Section
 
 Bound = Annotated[PositiveFloat, Field(le=1e9)]
 """Of numbers that are clipped: fp32 has to hold it, and its square."""

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from data.select.sources import Source
 from data.select.texts import TextSource
 from onebase.custom.functions import DOTTED
-from onebase.recipe.recipes import Section, Temperature
+from onebase.recipe.sections import Section, Temperature
 
 
 class EvaluationSection(Section):

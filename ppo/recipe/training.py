@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from onebase.recipe.recipes import LearningRate, LossWeight, Schedule, Section
+from onebase.recipe.sections import LearningRate, LossWeight, Schedule, Section
 from ppo.recipe.reward import Bound
 
 

@@ -30,8 +30,8 @@ from onebase.model import base as bases
 from onebase.model.roles import Roles
 from onebase.run.learning import restore_weights
 from onebase.run.record import DataIdentity
-from onebase.tracking.clock import Clock
 from onebase.tracking.tracker import Tracker
+from onebase.tracking.usage import Clock
 from ppo.maths.rewards import ScoreMoments
 from ppo.recipe.recipe import PpoRecipe
 from ppo.steering import ema, side_stages

@@ -21,8 +21,8 @@ from onebase.inference.scoring import score
 from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe import recipes
-from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection
+from onebase.recipe import reader
+from onebase.recipe.sections import AdapterSection, BaseSection, ChatSection
 from onebase.seeding import generator
 from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import PpoState, collect
@@ -67,7 +67,7 @@ def test_responses_that_end_with_another_stop_token_score_as_those_of_rankings_d
     encoded = [EncodedPrompt(one, chat.prompt_ids(one)) for one in PROMPTS for _ in range(4)]
     ids = [one.ids for one in encoded]
     overrides = [f"base.model={roles.base.identity.model}", "advantages.kind=rloo", "sampling.responses_per_prompt=4"]
-    recipe = recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, overrides)
+    recipe = reader.read("recipes/smoke/ppo.yaml", PpoRecipe, overrides)
     batch, tokens = PromptBatch(chat=chat, prompts=encoded), recipe.train.tokens_per_microbatch
     budget, state = Budget(tokens=tokens, episodes=recipe.sampling.batch), PpoState(kl_weight=0.0)
     rollout, _ = collect(roles, batch, recipe, generator(0, "test"), budget, state)
@@ -104,7 +104,7 @@ def test_best_of_n_and_compare_score_closed_responses(roles: Roles, tmp_path: Pa
 
     encoded = [EncodedPrompt(one, chat.prompt_ids(one)) for one in PROMPTS]
     respond = Responder(roles, [one.ids for one in encoded], tmp_path, max_new_tokens=8, batch=8, seed=1)
-    recipe = recipes.read("recipes/smoke/compare.yaml", CompareRecipe, [f"base.model={roles.base.identity.model}"])
+    recipe = reader.read("recipes/smoke/compare.yaml", CompareRecipe, [f"base.model={roles.base.identity.model}"])
     answers = compare.judge(roles, "base", None, respond, chat, encoded, [], recipe)
     for name, temperature in (("reward", 0.0), ("sampled_reward", 1.0)):
         episodes = respond(None, adapter_sha256=None, temperature=temperature)

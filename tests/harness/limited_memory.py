@@ -64,7 +64,7 @@ def run(stage: str, arguments: Sequence[str], log: Path, allowed: int | None) ->
 
 
 def run_stage(stage: str, arguments: Sequence[str]) -> int:
-    from onebase.cli.command import main
+    from onebase.cli.parser import main
     from pipeline import stages
 
     return main(stage, stages.loader(stage), "", "", [str(ROOT / f"recipes/smoke/{stage}.yaml"), *arguments])

@@ -18,7 +18,7 @@ from onebase.inference.scoring import token_values
 from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run.interruption import Interrupted
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
@@ -74,7 +74,7 @@ def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_p
             *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / 'ppo'}"),
             *(f"parents.sft={stages / 'sft'}", f"parents.reward={stages / 'reward'}", "track.wandb=off"),
         ]
-        return recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
 
     return make
 

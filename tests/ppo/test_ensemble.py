@@ -15,7 +15,7 @@ from onebase.inference.scoring import score
 from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.seeding import generator
 from pipeline import chain
 from ppo import train as ppo_train
@@ -45,7 +45,7 @@ def make_recipe(
             *(f"base.model={tiny_base_folder}", f"out={tmp_path / 'ppo'}", "track.wandb=off"),
             *(f"parents.sft={finish_run('fp32') / 'sft'}", f"parents.reward=[{folders}]"),
         ]
-        return recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
 
     return make
 
@@ -249,5 +249,5 @@ def test_a_run_of_all_stages_leaves_the_recipes_list_as_it_is(tmp_path: Path) ->
     overrides = steps["ppo"].overrides
     assert f"parents.sft={tmp_path}/smoke/sft" in overrides
     assert not any(one == f"parents.reward={tmp_path}/smoke/reward" for one in overrides)
-    recipe = recipes.read(steps["ppo"].recipe, PpoRecipe, overrides)
+    recipe = reader.read(steps["ppo"].recipe, PpoRecipe, overrides)
     assert recipe.parents.rewards == (Path("runs/a/reward"), Path("runs/b/reward"))

@@ -18,8 +18,8 @@ from onebase.errors import RecipeError
 from onebase.inference.sampling import Sample
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
-from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.recipe import reader
+from onebase.recipe.sections import BaseSection, ChatSection
 from onebase.sequences.episodes import Episodes
 from ppo.engines import CustomEngine, EngineError
 from ppo.recipe.recipe import PpoRecipe
@@ -328,7 +328,7 @@ def test_a_run_is_unharmed_by_what_its_function_does_to_the_process(given: list[
     for name, text in (("calm", CALM), ("wild", WILD)):
         (here / "mine.py").write_text(text)
         sys.modules.pop("mine", None)
-        recipe = recipes.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, TERM, f"out={here / name}"])
+        recipe = reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, TERM, f"out={here / name}"])
         run(recipe)
         rows = [json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()]
         numbers = [
@@ -361,7 +361,7 @@ def test_a_run_whose_function_exits_says_so_and_goes_on_when_it_is_mended(
     assert not (here / "out" / "stage.json").exists()
     (here / "mended").touch()
     assert start() == 0
-    assert "going on after step 1" in capsys.readouterr().err
+    assert "resuming after step 1" in capsys.readouterr().err
 
 
 def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(given: list[str], here: Path) -> None:
@@ -369,7 +369,7 @@ def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(give
         "calls = []\ndef reward(prompt, response):\n    calls.append(0)\n    return len(calls)\n"
     )
     one = ["train.batch=1", "train.minibatch=1", "train.episodes=3", "alarms.stop=true", "alarms.ratio=1e6"]
-    run(recipes.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, TERM, *one, f"out={here / 'one'}"]))
+    run(reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, TERM, *one, f"out={here / 'one'}"]))
     assert (here / "one" / "stage.json").is_file()
     assert not (here / "one" / "alarms.jsonl").exists()
 
@@ -405,7 +405,7 @@ def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(give
 )
 def test_numbers_that_no_run_can_use_are_refused_with_their_key(overrides: list[str], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
-        recipes.read(SMOKE / "ppo.yaml", PpoRecipe, overrides)
+        reader.read(SMOKE / "ppo.yaml", PpoRecipe, overrides)
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "compare"])
@@ -416,5 +416,5 @@ def test_a_seed_that_a_library_does_not_take_is_refused_in_every_recipe(stage: s
 
     model = CompareRecipe if stage == "compare" else stages.loader(stage)()[0]
     with pytest.raises(RecipeError, match="seed: input should be"):
-        recipes.read(SMOKE / f"{stage}.yaml", model, [f"seed={seed}"])
-    assert recipes.read(SMOKE / f"{stage}.yaml", model, [f"seed={2**32 - 1}"])
+        reader.read(SMOKE / f"{stage}.yaml", model, [f"seed={seed}"])
+    assert reader.read(SMOKE / f"{stage}.yaml", model, [f"seed={2**32 - 1}"])

@@ -14,7 +14,7 @@ from data.records import Message, Origin, Prompt
 from onebase.inference.sampling import Sample, sample
 from onebase.memory import Budget
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import ChatSection
+from onebase.recipe.sections import ChatSection
 from onebase.sequences.episodes import Episodes
 from ppo.maths.rewards import ScoreMoments
 from ppo.recipe.recipe import PpoRecipe

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 import ppo.train as stage
 from onebase.errors import DivergedError
 from onebase.model.roles import WEIGHTS
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import Experience, PpoState
 from ppo.scores import RewardError
@@ -64,9 +64,9 @@ def parents(tmp_path_factory: pytest.TempPathFactory, tiny_base_folder: Path) ->
     common = [f"base.model={tiny_base_folder}", "base.quantization=fp32", "track.wandb=off"]
     demonstrations = [f"data=[{{source: {texts}}}]", f"evaluation.demonstrations=[{{source: {held_out}, rows: 4}}]"]
     sizes = ["trl.learning_rate=5e-3", "trl.max_steps=20", f"out={home / 'sft'}"]
-    sft.train.run(recipes.read(SMOKE / "sft.yaml", SftRecipe, [*common, *demonstrations, *sizes]))
+    sft.train.run(reader.read(SMOKE / "sft.yaml", SftRecipe, [*common, *demonstrations, *sizes]))
     given = [f"parents.sft={home / 'sft'}", f"out={home / 'reward'}"]
-    reward.train.run(recipes.read(SMOKE / "reward.yaml", RewardRecipe, [*common, *given]))
+    reward.train.run(reader.read(SMOKE / "reward.yaml", RewardRecipe, [*common, *given]))
     return home
 
 
@@ -108,7 +108,7 @@ def train(
         ]
         with monkeypatch.context() as patch:
             patch.setattr(stage, "roll_out", sabotaged)
-            stage.run(recipes.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, *overrides]))
+            stage.run(reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, *overrides]))
         return tmp_path / out
 
     return run
@@ -143,7 +143,7 @@ def test_a_function_that_returns_nan_ends_the_run_by_name_and_mended_it_ends_as_
     assert rows_of(tmp_path / "broken")[-1]["step"] == 1
     (tmp_path / "mended").touch()
     broken = train("checkpoint.every_steps=1", "train.episodes=128", reward="broken", out="broken")
-    assert "ppo: going on after step 1" in capsys.readouterr().err
+    assert "ppo: resuming after step 1" in capsys.readouterr().err
     clean = train("train.episodes=128")
     one, other = (load_file(folder / "adapter" / WEIGHTS) for folder in (broken, clean))
     assert one.keys() == other.keys()

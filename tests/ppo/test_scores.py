@@ -19,8 +19,8 @@ from onebase.errors import RecipeError, RecordError
 from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
-from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection
+from onebase.recipe import reader
+from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
 from onebase.run.interruption import Interrupted
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
@@ -55,7 +55,7 @@ def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], here:
             *(f"parents.sft={parents / 'sft'}", f"parents.reward={parents / 'reward' if reward else 'null'}"),
             "train.episodes=16",
         ]
-        return recipes.read(smoke, PpoRecipe, [*given, *overrides])
+        return reader.read(smoke, PpoRecipe, [*given, *overrides])
 
     return make
 

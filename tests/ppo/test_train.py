@@ -14,7 +14,7 @@ from onebase.inference.scoring import score
 from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run.learning import OTHER_BYTES, state_bytes
 from onebase.seeding import generator
 from ppo import train
@@ -35,7 +35,7 @@ def make_recipe(tiny_base_folder: Path, finished_run: Path, quantization: str, t
             *(f"base.model={tiny_base_folder}", f"base.quantization={quantization}", f"out={tmp_path / 'ppo'}"),
             *(f"parents.sft={finished_run / 'sft'}", f"parents.reward={finished_run / 'reward'}", "track.wandb=off"),
         ]
-        return recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
 
     return make
 

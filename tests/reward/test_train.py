@@ -13,7 +13,7 @@ from data.records import Message, Origin, Prompt, Ranking
 from onebase.inference.scoring import score
 from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run import record
 from reward.recipe import RewardRecipe
 from reward.scale import center
@@ -29,7 +29,7 @@ def make_recipe(tiny_base_folder: Path, finished_run: Path, quantization: str, t
             *(f"base.model={tiny_base_folder}", f"base.quantization={quantization}", f"out={tmp_path / 'reward'}"),
             *(f"parents.sft={finished_run / 'sft'}", "track.wandb=off"),
         ]
-        return recipes.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *overrides])
 
     return make
 

@@ -126,7 +126,7 @@ def test_what_we_write_comes_back_with_the_same_config(make_roles: MakeRoles, tm
 
 
 def test_an_adapter_on_a_pattern_of_ones_own_goes_from_stage_to_stage(make_roles: MakeRoles, tmp_path: Path) -> None:
-    from onebase.recipe.recipes import AdapterSection
+    from onebase.recipe.sections import AdapterSection
 
     roles = make_roles("other")
     section = AdapterSection(rank=2, targets=r".*layers\.1\..*(q|v)_proj")

@@ -16,7 +16,7 @@ from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.architecture import attention_of, reach_of
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import AdapterSection, BaseSection
+from onebase.recipe.sections import AdapterSection, BaseSection
 
 ZooRoles = Callable[..., Roles]
 
@@ -144,7 +144,7 @@ def test_a_model_that_predicts_no_tokens_is_refused() -> None:
 
 
 def test_a_model_without_sdpa_is_loaded(zoo: Any, tiny_base_folder: Path, tmp_path: Path) -> None:
-    from onebase.recipe.recipes import ChatSection
+    from onebase.recipe.sections import ChatSection
 
     folder = zoo.save("bloom", tmp_path / "bloom", tiny_base_folder)
     section = BaseSection.model_validate({"model": str(folder), "quantization": "fp32"})

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from onebase.errors import BaseError, RecordError
 from onebase.model.base import Base
 from onebase.model.roles import HEAD, WEIGHTS, Roles
-from onebase.recipe.recipes import AdapterSection
+from onebase.recipe.sections import AdapterSection
 
 IDS = torch.tensor([[5, 9, 40, 7, 300, 2]])
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from onebase.model.roles import WEIGHTS
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from ppo.maths.rewards import ScoreMoments
 from ppo.recipe.recipe import PpoRecipe
 from ppo.recipe.reward import RewardSection
@@ -88,7 +88,7 @@ def make_recipe(
             *(f"parents.sft={sft}", "parents.reward=null", "value.kind=shared", "kl.weight=0", "train.episodes=24"),
             "checkpoint.every_steps=1",
         ]
-        return recipes.read(smoke, PpoRecipe, [*given, terms])
+        return reader.read(smoke, PpoRecipe, [*given, terms])
 
     return make
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from onebase.recipe import recipes
-from onebase.recipe.recipes import TrackSection
+from onebase.recipe import reader
+from onebase.recipe.sections import TrackSection
 from onebase.tracking.tracker import Tracker
 from ppo.recipe.recipe import PpoRecipe
 from ppo.recipe.steering import AlarmsSection
@@ -163,7 +163,7 @@ def test_while_the_policy_waits_only_its_entropy_is_missing() -> None:
 @pytest.mark.parametrize("name", ["demo", "builtin-1h", "own", "llama-8b"])
 def test_no_recipe_of_ours_is_too_short_for_its_alarms(name: str) -> None:
     for path in (Path(__file__).parents[3] / "recipes" / name).glob("ppo*.yaml"):
-        recipe = recipes.read(path, PpoRecipe)
+        recipe = reader.read(path, PpoRecipe)
         waiting = recipe.value.warmup_steps
         has_value = recipe.value_role is not None
         assert unable(recipe.alarms, steps=recipe.steps, waiting=waiting, has_value=has_value) is None

@@ -15,7 +15,7 @@ from onebase.errors import DataError
 from onebase.inference.scoring import logprobs
 from onebase.memory import Budget
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import ChatSection
+from onebase.recipe.sections import ChatSection
 from onebase.sequences.episodes import Episodes
 from ppo.recipe.recipe import PpoRecipe
 from ppo.recipe.steering import PretrainingSection

@@ -16,7 +16,7 @@ from data.tasks.checks import grade
 from onebase.errors import DataError, RecipeError
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run import record
 from onebase.run.interruption import Interrupted
 from ppo import train
@@ -45,7 +45,7 @@ def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_p
             *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / out}", "track.wandb=off"),
             *(f"parents.{name}={parents / name}" for name in ("sft", "reward")),
         ]
-        return recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
 
     return make
 
