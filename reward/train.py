@@ -84,7 +84,6 @@ def run(recipe: RewardRecipe) -> StageRecord:
     with stages.open_session(
         recipe,
         "reward",
-        recipe,
         parents=parents,
         data=data.identities,
         state_bytes=state_bytes(roles, ["reward"]),
