@@ -34,8 +34,7 @@ from evaluation.reward_model.heldout import encode_left_out
 from evaluation.reward_model.pairs import accuracy, of_each_prompt, pairs_of
 from evaluation.reward_model.verdict import recorded, verdict_of
 from onebase.files.writing import canonical, replace_file
-from onebase.inference.rankings import batches_of_rankings, candidate_scores
-from onebase.inference.scoring import score
+from onebase.inference.scoring import batches_of_rankings, candidate_scores, score
 from onebase.inference.soundness import require_sound
 from onebase.memory import Budget
 from onebase.model import base as bases

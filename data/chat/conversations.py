@@ -20,11 +20,10 @@ from data.chat.templates import Template
 from data.chat.turns import ORDINARY, QUESTION, Turn
 from data.records import Demonstration, Message, Prompt, Ranking, Record, answers_of, prompt_of
 from onebase.errors import DataError
-from onebase.inference.rankings import Candidates
 from onebase.model.base import Base
 from onebase.recipe.sections import ChatSection, LimitsSection
 from onebase.run.record import DataIdentity
-from onebase.sequences.episodes import TokenIds
+from onebase.sequences.episodes import Candidates, TokenIds
 from onebase.terminal import say
 
 T = TypeVar("T")

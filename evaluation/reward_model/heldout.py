@@ -33,7 +33,6 @@ from evaluation.reward_model.verdict import verdict_of, warn
 from onebase.errors import DataError, InputError, RecordError
 from onebase.files.writing import canonical, replace_file
 from onebase.inference.ensemble import FIRST, CombineSection, Ensemble
-from onebase.inference.rankings import Candidates
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.roles import Roles
@@ -42,6 +41,7 @@ from onebase.run import record, same_chat, stages
 from onebase.run.folders import require_replaceable, require_writable
 from onebase.run.members import load_members, read_members
 from onebase.run.record import FinishedStage
+from onebase.sequences.episodes import Candidates
 from onebase.terminal import say
 
 EVERYBODY = LabelersSection()
