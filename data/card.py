@@ -14,12 +14,13 @@ from typing import Any, Protocol, runtime_checkable
 import numpy
 
 from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
-from data.select.mixing import Deduplicator, seeded_order, task_of
-from data.select.sources import Loaded
+from data.select.mixing import task_of
+from data.select.sources import Deduplicator, LoadedRecords
 from data.writing import atomically
 from onebase.recipe.recipes import LimitsSection
 from onebase.run.folders import require_replaceable
 from onebase.run.record import DataIdentity
+from onebase.seeding import seeded_order
 
 SCHEMA = 1
 CARD = "card.json"
@@ -40,7 +41,7 @@ class Tokens(Protocol):
 
 def write_card(
     folder: Path,
-    loaded: Loaded[Any],
+    loaded: LoadedRecords[Any],
     *,
     tokens: Tokens | None = None,
     limits: LimitsSection | None = None,
@@ -143,8 +144,8 @@ def _tasks(records: Sequence[Record]) -> dict[str, int]:
 
 def _copies(records: Sequence[Record], what: Any) -> int:
     """Further rows of what an earlier row had."""
-    passer = Deduplicator(what)
-    return sum(not passer.is_new(record) for record in records)
+    deduplicator = Deduplicator(what)
+    return sum(not deduplicator.is_new(record) for record in records)
 
 
 def _counted(numbers: Iterable[int]) -> dict[str, int]:

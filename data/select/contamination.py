@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import Field, PositiveInt
 
 from data.records import Demonstration, Prompt, Ranking, Record, conversation_of, normalised, prompt_of
-from data.select.dropped import Dropped
+from data.select.dropped import DroppedRows
 from onebase.errors import DataError
 from onebase.recipe.recipes import Section
 
@@ -118,7 +118,9 @@ class Evaluation:
         return None
 
 
-def clean(records: Iterable[K], evaluation: Evaluation, section: ContaminationSection, dropped: Dropped) -> Iterator[K]:
+def clean(
+    records: Iterable[K], evaluation: Evaluation, section: ContaminationSection, dropped: DroppedRows
+) -> Iterator[K]:
     """The records that hold no evaluation prompt; the others are raised or counted, as the section says."""
     for record in records:
         found = evaluation.finding(record)

@@ -14,12 +14,12 @@ from pydantic import model_validator
 from data.chat.conversations import Chat
 from data.files.readers import READERS, reader_of
 from data.records import Demonstration, Message, Origin, Prompt, fingerprint
-from data.select.dropped import Dropped
-from data.select.mixing import seeded_order
+from data.select.dropped import DroppedRows
 from data.select.sources import Source, identify, load, rows_of_hub
 from data.splits import FILE_SPLITS, split_of
 from onebase.errors import DataError
 from onebase.run.record import DataIdentity
+from onebase.seeding import seeded_order
 from onebase.terminal import say
 
 MANUAL = "builtin:python-manual"
@@ -60,7 +60,7 @@ def load_pieces(
     pieces: list[Piece] = []
     identities: list[DataIdentity] = []
     for source in sources:
-        dropped = Dropped()
+        dropped = DroppedRows()
         if source.text is None:
             loaded = load([source], Demonstration, seed=seed)
             encoded = [(one, chat.demonstration(one)) for one in loaded.records]
@@ -93,7 +93,7 @@ def cut(chat: Chat, text: str, *, tokens: int) -> list[Piece]:
     return [(part[:1], part[1:]) for part in parts if len(part) > 1]
 
 
-def _texts(source: TextSource, dropped: Dropped, seed: int) -> list[Prompt]:
+def _texts(source: TextSource, dropped: DroppedRows, seed: int) -> list[Prompt]:
     """The rows' texts, in a seeded order. A text is held as a user's message: it has a place of origin and a split."""
     found: list[Prompt] = []
     for number, row in _rows(source, dropped):
@@ -127,7 +127,7 @@ def _is_split_by_hash(source: TextSource) -> bool:
     return source.source == MANUAL or reader_of(Path(source.source)) is not None
 
 
-def _rows(source: TextSource, dropped: Dropped) -> Iterator[tuple[int, Any]]:
+def _rows(source: TextSource, dropped: DroppedRows) -> Iterator[tuple[int, Any]]:
     path = Path(source.source)
     read = reader_of(path)
     if _is_split_by_hash(source) and source.split is not None and source.split not in FILE_SPLITS:
