@@ -125,7 +125,7 @@ def test_a_recipe_gets_problems_as_prompts_and_demonstrations_and_no_rankings():
         load([given], Ranking, seed=4)
     with pytest.raises(DataError, match=r"builtin:problems has no split 'reward'\. Give one of: sft, rl"):
         load([given.model_copy(update={"split": "reward"})], Prompt, seed=4)
-    with pytest.raises(DataError, match="`noise` says nothing for a source without rankings"):
+    with pytest.raises(DataError, match="`noise` has no effect for a source without rankings"):
         load([given.model_copy(update={"noise": 0.1})], Prompt, seed=4)
 
 
