@@ -198,6 +198,22 @@ def test_a_bad_first_row_does_not_hide_that_rows_are_joined():
     assert dropped.places["expected an object with keys, found list."] == ["f:1"]
 
 
+def test_a_row_that_lacks_a_key_is_refused_alone_where_rows_are_joined():
+    rows = [row for _, row in rows_of("thumbs")][:2]
+    dropped = DroppedRows()
+    assert list(build_all(enumerate([*rows, {"completion": "c", "label": True}]), Ranking, "f", report=dropped))
+    assert dropped.places == {"'prompt' must be text, found NoneType. Fix or remove the row.": ["f:2"]}
+
+
+def test_a_format_holds_for_the_keys_that_told_it():
+    alpaca = {"instruction": "Sort.", "input": "b, a", "output": "a, b"}
+    rows = [alpaca, {**alpaca, "input": None}, {"question": "2+2?", "answer": "4"}, {"x": 1}, alpaca]
+    dropped = DroppedRows()
+    records = list(build_all(enumerate(rows, start=1), Demonstration, "f", report=dropped))
+    assert [at(one) for one in records] == ["1", "2", "3", "5"]
+    assert dropped.defects == 1
+
+
 def test_formats_whose_rows_are_joined_say_so():
     joining = {name for name, one in FORMATS.items() if one.files}
     assert joining == {"helpsteer", "thumbs", "thumbs-response", "p3-choices", "reddit", "reddit-comments"}

@@ -222,6 +222,13 @@ def test_a_row_of_a_list_that_is_broken_far_in_is_named_with_its_line(tmp_path: 
         read(tmp_path / "a.json", Demonstration)
 
 
+def test_a_list_that_is_too_large_to_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("data.files.readers.LARGEST_LIST", 100)
+    (tmp_path / "a.json").write_text("[" + ",\n".join(['{"prompt": "a"}'] * 10) + "]")
+    with pytest.raises(DataError, match=r"a JSON list is held as a whole.* > a\.jsonl"):
+        read(tmp_path / "a.json", Prompt)
+
+
 def test_a_long_list_of_numbers_is_read(tmp_path: Path):
     from data.files.readers import read_json
 
