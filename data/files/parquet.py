@@ -31,28 +31,33 @@ def read_parquet(path: Path, *, longest: int = LONGEST_LINE, report: Report | No
     Refused: a file that would take far more memory than its length, and a row over `longest` bytes.
     """
     import pyarrow
-    import pyarrow.parquet
 
     number = 0
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            columns, first = _columns(file.schema_arrow, path), 1
-        for batch in batches_of(path, columns, longest=longest):
-            for start, part in parts_of(batch, first, path, longest=longest, report=report):
-                for number, row in enumerate(_as_text(part).to_pylist(), start=start):
-                    try:
-                        refuse_broken_text(row)
-                    except Defect as defect:
-                        refuse(DataError(f"{path}:{number}: {defect}. Fix or remove the row."), report)
-                        continue
-                    yield number, row
-            first += batch.num_rows
+        for number, row in _rows(path, longest, report):
+            try:
+                refuse_broken_text(row)
+            except Defect as defect:
+                refuse(DataError(f"{path}:{number}: {defect}. Fix or remove the row."), report)
+            else:
+                yield number, row
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0].rstrip('.')}.") from None
     except UnicodeDecodeError as error:
         raise DataError(
             f"{path}:{number + 1}: text in this row, or soon after, is not UTF-8 ({error.reason})."
         ) from None
+
+
+def _rows(path: Path, longest: int, report: Report | None) -> Numbered:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        columns, first = _columns(file.schema_arrow, path), 1
+    for batch in batches_of(path, columns, longest=longest):
+        for start, part in parts_of(batch, first, path, longest=longest, report=report):
+            yield from enumerate(_as_text(part).to_pylist(), start=start)
+        first += batch.num_rows
 
 
 def _columns(schema: Any, path: Path) -> list[str]:
@@ -92,15 +97,13 @@ def batches_of(path: Path, columns: list[str], *, longest: int) -> Iterator[Any]
     with ParquetFile(path) as plain:
         schema, groups = plain.schema, plain.metadata.num_row_groups
         leaves = [schema.column(index) for index in range(len(schema.names))]
-        texts = [one.path for one in leaves if one.physical_type == "BYTE_ARRAY"]
+        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
         sizes = [_unpacked(plain, number, leaves, columns, path, longest) for number in range(groups)]
         with ParquetFile(path, read_dictionary=texts) as packed:
             for number, size in enumerate(sizes):
-                if size <= max(SMALL, longest):
-                    yield from packed.iter_batches(batch_size=HELD, row_groups=[number], columns=columns)
-                else:
-                    rows = _rows_at_once(packed, number, columns)
-                    yield from plain.iter_batches(batch_size=rows, row_groups=[number], columns=columns)
+                is_small = size <= max(SMALL, longest)
+                file, rows = (packed, HELD) if is_small else (plain, _rows_at_once(packed, number, columns))
+                yield from file.iter_batches(batch_size=rows, row_groups=[number], columns=columns)
 
 
 def _unpacked(file: Any, number: int, leaves: list[Any], columns: list[str], path: Path, longest: int) -> int:

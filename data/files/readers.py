@@ -212,8 +212,8 @@ def _is_end(text: str, position: int, path: Path) -> bool:
     """Whether the sign behind a row closes the list. DataError where it is neither a bracket nor a comma."""
     sign = text[position : position + 1]
     if sign not in (",", "]"):
-        found = f"found {sign!r}" if sign else "the file ends: it is cut off"
-        raise DataError(f"{_place(text, position, path)}: expected ',' or ']' after a row, {found}. Fix the file.")
+        problem = f"found {sign!r}" if sign else "the file ends: it is cut off"
+        raise DataError(f"{_place(text, position, path)}: expected ',' or ']' after a row, {problem}. Fix the file.")
     following = _after_blanks(text, position + 1)
     if sign == "," and text[following : following + 1] == "]":
         raise DataError(f"{_place(text, following, path)}: a comma before the list's end. Remove it.")
@@ -223,9 +223,9 @@ def _is_end(text: str, position: int, path: Path) -> bool:
 def _no_list(text: str, start: int, path: Path) -> DataError:
     if start == len(text):
         return DataError(f"{path}:1: the file is empty; expected a list of rows.")
-    found = "text" if text[start] == '"' else repr(text[start])
+    sign = "text" if text[start] == '"' else repr(text[start])
     return DataError(
-        f"{_place(text, start, path)}: expected a list of rows, found {found}. Name a file of one row per line .jsonl."
+        f"{_place(text, start, path)}: expected a list of rows, found {sign}. Name a file of one row per line .jsonl."
     )
 
 

@@ -105,8 +105,8 @@ def _pandalm(row: Row, origin: Origin) -> Ranking:
 
 def _pandalm_prompt(row: Row, origin: Origin) -> Prompt:
     """An empty input is a missing number (NaN) in the publishers' file; Parquet brings it as such."""
-    given = row.get("input")
-    missing = isinstance(given, float) and given != given
+    value = row.get("input")
+    missing = isinstance(value, float) and value != value
     return instruction_prompt({**row, "input": None} if missing else row, origin)
 
 

@@ -287,9 +287,9 @@ def given_prompt(row: Row, origin: Origin) -> Prompt:
     return Prompt(under_system(row, tuple(turns), origin), origin, facts(row))
 
 
-def joined(instruction: str, given: str) -> str:
+def joined(instruction: str, task_input: str) -> str:
     """Alpaca's form: the input, where there is one, goes under the instruction. "<noinput>" is Alpaca's and
     self-instruct's word for none."""
-    if not given.strip() or given.strip() == "<noinput>":
+    if not task_input.strip() or task_input.strip() == "<noinput>":
         return instruction
-    return f"{instruction}\n{given}" if instruction.strip() else given
+    return f"{instruction}\n{task_input}" if instruction.strip() else task_input

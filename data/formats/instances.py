@@ -65,8 +65,8 @@ def _self_instruct(kind: type) -> RowBuilder:
         name = fields.optional_text(row, "name", origin)
 
         def prompt_of(instance: Row, place: Origin) -> Prompt:
-            given = fields.optional_text(instance, "input", place)
-            return fields.user_prompt(row, fields.joined(instruction, given), place, task=name)
+            content = fields.joined(instruction, fields.optional_text(instance, "input", place))
+            return fields.user_prompt(row, content, place, task=name)
 
         return _each(kind, fields.objects(row, "instances", origin), origin, prompt_of, _output)
 

@@ -26,8 +26,8 @@ def question_prompt(row: Row, origin: Origin) -> Prompt:
 
 
 def _with_input(row: Row, key: str, input_key: str, origin: Origin) -> Prompt:
-    given = fields.optional_text(row, input_key, origin)
-    return fields.user_prompt(row, fields.joined(fields.text(row, key, origin), given), origin)
+    task_input = fields.optional_text(row, input_key, origin)
+    return fields.user_prompt(row, fields.joined(fields.text(row, key, origin), task_input), origin)
 
 
 def _longform_prompt(row: Row, origin: Origin) -> Prompt:

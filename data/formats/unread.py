@@ -97,12 +97,13 @@ def _unread(row: Watched, path: str) -> Iterator[str]:
             continue
         if key not in row.read:
             yield path + key
-        elif isinstance(value, Watched) and value.read:  # one of which nothing was read was taken as a whole
-            yield from _unread(value, f"{path}{key}.")
-        elif isinstance(value, list):
-            for entry in value:
-                if isinstance(entry, Watched) and entry.read:
-                    yield from _unread(entry, f"{path}{key}[].")
+            continue
+        parts = [(f"{path}{key}.", value)]
+        if isinstance(value, list):
+            parts = [(f"{path}{key}[].", entry) for entry in value]
+        for place, part in parts:
+            if isinstance(part, Watched) and part.read:  # one of which nothing was read was taken as a whole
+                yield from _unread(part, place)
 
 
 def _shown(name: str) -> str:
