@@ -95,13 +95,6 @@ def read_line(stream: io.BufferedReader, size: int, path: Path, number: int) -> 
         raise DataError(f"{path}:{number}: cannot be read ({error}). Fetch it again, or correct its name.") from None
 
 
-def refuse_other_files(start: bytes, path: Path) -> None:
-    """DataError when a file begins like something other than UTF-8 text."""
-    for signature, kind in _SIGNATURES:
-        if start.startswith(signature):
-            raise DataError(f"{path}:1: not text: it is {kind}.")
-
-
 def not_text(raw: bytes, path: Path, number: int) -> DataError:
     """What makes a line's bytes something other than text, with its column."""
     start = raw.find(b"\0")
@@ -124,8 +117,8 @@ def text_lines(path: Path, *, longest: int = LONGEST_LINE, report: Report | None
     with open_bytes(path) as stream:
         while raw := read_line(stream, longest + 1, path, number + 1):
             number += 1
-            if number == 1:
-                refuse_other_files(raw, path)
+            if number == 1 and (kinds := [kind for signature, kind in _SIGNATURES if raw.startswith(signature)]):
+                raise DataError(f"{path}:1: not text: it is {kinds[0]}.")
             if len(raw) > longest:
                 _skip_line(stream, raw, path, number)
                 refuse(_too_long(path, number, longest), report)
