@@ -51,7 +51,7 @@ def test_every_key_of_the_list_is_known_in_every_spelling():
 
 
 def test_the_documents_list_is_this_list():
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
     section = page.split("## Keys that change a row's meaning\n")[1].split("\n## ")[0]
     cells = [line.split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
     assert [(name.removeprefix("| "), tuple(re.findall("`(.+?)`", keys))) for name, keys, _ in cells] == [

@@ -138,7 +138,7 @@ def test_a_problem_is_graded_alike_after_a_trip_through_json():
 
 
 def test_a_prompt_without_an_answer_is_named():
-    with pytest.raises(DataError, match=r"mine\.jsonl:3: the prompt brings no answer to check"):
+    with pytest.raises(DataError, match=r"mine\.jsonl:3: the prompt has no answer to check"):
         right_answer(Prompt((Message("user", "2+2?"),), Origin("mine.jsonl", 3)), "#### 4")
 
 
