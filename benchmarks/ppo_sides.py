@@ -114,7 +114,7 @@ def our_recipe(settings: dict[str, Any], out: Path) -> dict[str, Any]:
             "episodes": batch * settings["steps"],
             "batch": batch,
             "minibatch": batch,
-            "inner_epochs": settings["inner_epochs"],
+            "epochs": settings["epochs"],
             "tokens_per_microbatch": settings["tokens"],
             "activation_checkpointing": settings["checkpointing"],
         },
@@ -134,7 +134,7 @@ def reward_terms(settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 def train_sft(settings: dict[str, Any]) -> dict[str, Any]:
     """Our SFT stage in micro-batches of as many tokens: what a plain fine-tune on this base takes."""
-    from onebase.tracking.tracker import peak_rss_bytes
+    from onebase.tracking.usage import peak_rss_bytes
     from sft.recipe import SftRecipe
     from sft.train import run
 
@@ -168,7 +168,7 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
     from trl.experimental import ppo as peer  # pyright: ignore[reportAttributeAccessIssue]  # 1.12 has it
 
     from onebase.model import base as bases
-    from onebase.recipe.recipes import BaseSection, ChatSection
+    from onebase.recipe.sections import BaseSection, ChatSection
 
     if trl.__version__ != PPO_PEER:
         raise RuntimeError(f"the peer should be trl {PPO_PEER}, found {trl.__version__}")
@@ -204,7 +204,7 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
             per_device_train_batch_size=micro,
             gradient_accumulation_steps=batch // micro,
             num_mini_batches=1,
-            num_ppo_epochs=settings["inner_epochs"],
+            num_ppo_epochs=settings["epochs"],
             total_episodes=batch * settings["steps"],
             local_rollout_forward_batch_size=settings["decoded"],
             response_length=settings["response_tokens"],

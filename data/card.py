@@ -17,7 +17,7 @@ from data.records import Prompt, Ranking, Record, answers_of, prompt_of
 from data.select.mixing import task_of
 from data.select.sources import Dedupe, Deduplicator, LoadedRecords
 from onebase.files.writing import replace_file
-from onebase.recipe.recipes import LimitsSection
+from onebase.recipe.sections import LimitsSection
 from onebase.run.folders import require_replaceable
 from onebase.run.record import DataIdentity
 from onebase.seeding import seeded_order

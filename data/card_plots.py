@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from data.card import Lengths
-from onebase.recipe.recipes import LimitsSection
+from onebase.recipe.sections import LimitsSection
 from onebase.terminal import printable
 from onebase.tracking.figures import BLUE, GREY, ORANGE
 

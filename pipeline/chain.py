@@ -20,8 +20,8 @@ from typing import Any
 from onebase.cli.command import Loader, say
 from onebase.errors import RecipeError
 from onebase.files.paths import expanded
-from onebase.recipe import recipes
-from onebase.recipe.recipes import Section
+from onebase.recipe import reader
+from onebase.recipe.sections import Section
 from onebase.run import folders
 from pipeline import stages
 
@@ -103,7 +103,7 @@ def _settled_parents(path: Path, stage: str, overrides: Sequence[str]) -> set[st
     not stand in; and those that the recipe does without, such as a PPO whose rewards are functions."""
     given = {key.removeprefix("parents.") for key in _keys(overrides) if key.startswith("parents.")}
     try:
-        recipe = recipes.read(path, _load(stage)()[0], overrides).model_dump(mode="json")
+        recipe = reader.read(path, _load(stage)()[0], overrides).model_dump(mode="json")
     except RecipeError:  # said when the step is read with its parents filled in
         return given
     return given | {name for name, one in recipe.get("parents", {}).items() if one is None or isinstance(one, list)}
@@ -116,7 +116,7 @@ def _keys(overrides: Sequence[str]) -> set[str]:
 def _step(name: str, folder: Path, out: Path, overrides: Sequence[str]) -> Step:
     path, stage = folder / f"{name}.yaml", stage_of(name)
     recipe_class = _load(stage)()[0]
-    recipes.read(path, recipe_class, overrides)
+    reader.read(path, recipe_class, overrides)
     return Step(stage=stage, name=name, recipe=path, overrides=tuple(overrides), out=out)
 
 

@@ -24,7 +24,7 @@ from data.select.labelers import labeler_of
 from data.select.mixing import capped, mixed
 from data.splits import FILE_SPLITS, split_of
 from onebase.errors import DataError
-from onebase.recipe.recipes import Section
+from onebase.recipe.sections import Section
 from onebase.run.record import DataIdentity
 from onebase.seeding import seeded_order
 

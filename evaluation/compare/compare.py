@@ -31,9 +31,9 @@ from onebase.model import base as bases
 from onebase.model.base import Base
 from onebase.model.roles import Roles
 from onebase.run import folders, record, stages
-from onebase.run.record import DataIdentity, Found
-from onebase.run.stages import Stopwatch
+from onebase.run.record import DataIdentity, FinishedStage
 from onebase.tracking.tracker import METRICS, Tracker
+from onebase.tracking.usage import Stopwatch
 
 POLICIES = ("sft", "ppo", "dpo")
 """Stages whose adapter is a policy, in the order of the table; other policies follow in the recipe's order."""
@@ -168,7 +168,7 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
     return content
 
 
-def read_parents(recipe: CompareRecipe) -> dict[str, Found]:
+def read_parents(recipe: CompareRecipe) -> dict[str, FinishedStage]:
     """Every stage that is compared, verified; all but further SFT stages must come from the one SFT stage."""
     identity = stages.identify(recipe)
     stage = recipe.parents
@@ -200,7 +200,7 @@ def read_data(recipe: CompareRecipe) -> tuple[Chat, list[EncodedPrompt], list[Pi
     return chat, prompts, pieces, [*loaded.identities, *limiter.settle("compare"), *identities]
 
 
-def load_roles(base: Base, parents: Mapping[str, Found]) -> Roles:
+def load_roles(base: Base, parents: Mapping[str, FinishedStage]) -> Roles:
     """All adapters on one base, each under its stage's name, none trained."""
     roles = require_sound(Roles(base))
     for name, found in parents.items():
@@ -216,7 +216,7 @@ def role_of(name: str) -> str:
 def judge(
     roles: Roles,
     name: str,
-    found: Found | None,
+    found: FinishedStage | None,
     respond: Responder,
     chat: Chat,
     prompts: Sequence[EncodedPrompt],

@@ -37,11 +37,11 @@ from onebase.inference.rankings import Candidates
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection
+from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
 from onebase.run import record, same_chat, stages
 from onebase.run.folders import require_replaceable, require_writable
 from onebase.run.members import load_members, read_members
-from onebase.run.record import Found
+from onebase.run.record import FinishedStage
 from onebase.terminal import say
 
 EVERYBODY = LabelersSection()
@@ -76,7 +76,7 @@ class RewardModel:
     """A finished reward stage, or several, loaded: every file verified, on the base and with the tokens they were
     trained with."""
 
-    members: dict[str, Found]
+    members: dict[str, FinishedStage]
     """By role, in the order given; the first one's recipe says on what and how they are measured."""
     ensemble: Ensemble
     roles: Roles
@@ -85,7 +85,7 @@ class RewardModel:
     """Whether several responses may share one row with their prompt."""
 
     @property
-    def found(self) -> Found:
+    def found(self) -> FinishedStage:
         return self.members[FIRST]
 
     @property
@@ -103,11 +103,11 @@ def load(folders: Sequence[Path], combine: CombineSection | None = None) -> Rewa
     return load_weights(members, combine)
 
 
-def read(folders: Sequence[Path]) -> dict[str, Found]:
+def read(folders: Sequence[Path]) -> dict[str, FinishedStage]:
     """The stages' records, verified, by role; their weights take seconds, and are not read."""
     identity: list[stages.Identity] = []
 
-    def one(folder: Path) -> Found:
+    def one(folder: Path) -> FinishedStage:
         found = record.read(folder, stage="reward")
         require_recipe(found)
         if not identity:
@@ -121,7 +121,7 @@ def read(folders: Sequence[Path]) -> dict[str, Found]:
     return read_members(folders, one)
 
 
-def require_recipe(found: Found) -> None:
+def require_recipe(found: FinishedStage) -> None:
     """RecordError unless the record's recipe says all that is read of it here."""
     try:
         RecordedRecipe.model_validate(found.record.recipe)
@@ -131,14 +131,14 @@ def require_recipe(found: Found) -> None:
         raise RecordError(f"{found.folder / record.FILE}: {key}: {first['msg']}. It was edited.") from None
 
 
-def load_weights(members: dict[str, Found], combine: CombineSection | None = None) -> RewardModel:
+def load_weights(members: dict[str, FinishedStage], combine: CombineSection | None = None) -> RewardModel:
     """What `read` has found, on one base."""
     recipe = members[FIRST].record.recipe
     section, chat = BaseSection.model_validate(recipe["base"]), ChatSection.model_validate(recipe["chat"])
     base = bases.load(section, chat)
     roles = load_members(require_sound(Roles(base)), members).train()
     if recipe["train"]["shared_prompt"] == "off":
-        roles.packs = False
+        roles.forwards.can_pack = False
     return RewardModel(
         members=members,
         ensemble=Ensemble(members=tuple(members), combine=(combine or CombineSection()).combination),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from onebase.errors import RecordError
-from onebase.run.record import Found
+from onebase.run.record import FinishedStage
 from onebase.terminal import say
 
 BASELINES = ("longer wins", "shorter wins", "bag of words")
@@ -108,14 +108,14 @@ def recorded(metrics: Mapping[str, float]) -> Verdict | None:
     )
 
 
-def warn(found: Found, so: str) -> None:
+def warn(found: FinishedStage, so: str) -> None:
     """Say of a reward stage that it is not known to beat its best baseline. so: what follows for who uses it."""
     verdict = recorded(found.record.metrics)
     if verdict is not None and verdict.says != BETTER:
         say(f"warning: the reward model {found.folder}: {verdict.text}. {so}")
 
 
-def require_better(found: Found, key: str) -> None:
+def require_better(found: FinishedStage, key: str) -> None:
     """RecordError unless a reward stage beats its best baseline. key: of the recipe, that asks for it."""
     verdict = recorded(found.record.metrics)
     if verdict is not None and verdict.says == BETTER:
