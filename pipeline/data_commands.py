@@ -18,7 +18,7 @@ from onebase.terminal import console, say, show
 
 if TYPE_CHECKING:
     from data.records import Record
-    from data.select.dropped import Dropped
+    from data.select.dropped import DroppedRows
     from data.select.sources import Source
 
 app = typer.Typer(
@@ -108,8 +108,8 @@ def card(
 
     def work() -> None:
         from data import card as cards
-        from data.select.dropped import Dropped
-        from data.select.sources import Loaded, identify, records_of
+        from data.select.dropped import DroppedRows
+        from data.select.sources import LoadedRecords, identify, records_of
         from onebase.recipe.sections import LimitsSection
 
         folder = expanded(out)
@@ -124,13 +124,13 @@ def card(
         records: list[Any] = []
         identities = []
         for source in sources:
-            dropped = Dropped()
+            dropped = DroppedRows()
             found = list(_counted(records_of(source, next(iter(kinds)), dropped), source.source))
             identities.append(identify(source, found, dropped))
             records += found
         if not records:
             raise DataError("the files hold no sound row, so there is nothing to describe. Run `onebase data check`.")
-        loaded = Loaded(records=records, identities=identities)
+        loaded = LoadedRecords(records=records, identities=identities)
         content = cards.write_card(folder, loaded, tokens=tokens, limits=limits)
         show("\n".join(cards.summary(content)))
         say(f"written: {folder / cards.CARD}")
@@ -158,14 +158,14 @@ def convert(
     """
 
     def work() -> None:
-        from data.select.dropped import Dropped
+        from data.select.dropped import DroppedRows
         from data.select.sources import records_of
         from data.writing import write, write_splits
 
         target = expanded(out)
         _require_other(file, target)
         source = _source(file, format, longest_line, on_bad_row.value, split)
-        dropped = Dropped()
+        dropped = DroppedRows()
         found = records_of(source, _kind(source, kind), dropped)
         records = _distinct(_counted(found, source.source), dedupe.value, dropped)
         if target.suffix:
@@ -194,7 +194,7 @@ def _kind(source: "Source", given: Kind | None) -> Any:
     """The class of records to read: the one given, or the most that the first sound row can be; where none is sound,
     the most that a row's keys are for."""
     from data.records import Demonstration, Prompt, Ranking
-    from data.select.dropped import Dropped, TooManyError
+    from data.select.dropped import DroppedRows, TooManyError
     from data.select.sources import records_of
 
     if given is not None:
@@ -207,7 +207,7 @@ def _kind(source: "Source", given: Kind | None) -> Any:
         if kind is Prompt and defective:
             _offer_prompts(tried)
             return defective[0]  # nearly every row is a prompt as well: it must not hide what is wrong with it
-        dropped = Dropped(LOOKED_AT)
+        dropped = DroppedRows(LOOKED_AT)
         with contextlib.suppress(TooManyError):
             if next(iter(records_of(tried, kind, dropped)), None) is not None:
                 for other in defective:
@@ -224,11 +224,11 @@ def _kind(source: "Source", given: Kind | None) -> Any:
 def _offer_prompts(source: "Source") -> None:
     """Say how to read rows as prompts, where that is all they can be: conversations that wait for an answer."""
     from data.records import Prompt
-    from data.select.dropped import Dropped, TooManyError
+    from data.select.dropped import DroppedRows, TooManyError
     from data.select.sources import records_of
 
     with contextlib.suppress(TooManyError):
-        if next(iter(records_of(source, Prompt, Dropped(LOOKED_AT))), None) is not None:
+        if next(iter(records_of(source, Prompt, DroppedRows(LOOKED_AT))), None) is not None:
             say(f"{source.source}: rows of it are sound as prompts; where that is meant, pass --kind prompt")
 
 
@@ -250,11 +250,11 @@ def _check(source: "Source", kind: Kind | None) -> int:
     from data.chat.known_marks import spells_known_mark
     from data.formats.unread import Unread
     from data.records import prompt_of
-    from data.select.dropped import Dropped
-    from data.select.mixing import Deduplicator, task_of
-    from data.select.sources import records_of
+    from data.select.dropped import DroppedRows
+    from data.select.mixing import task_of
+    from data.select.sources import Deduplicator, records_of
 
-    dropped, spelling = Dropped(), Dropped()
+    dropped, spelling = DroppedRows(), DroppedRows()
     chosen = _kind(source, kind)
     rows, prompts, tasks, kept = Deduplicator("rows"), Deduplicator("prompts"), set[str](), 0
     copies = repeated = 0
@@ -279,7 +279,7 @@ def _check(source: "Source", kind: Kind | None) -> int:
     return dropped.defects
 
 
-def _show_dropped(dropped: "Dropped") -> None:
+def _show_dropped(dropped: "DroppedRows") -> None:
     for reason, count in dropped.counts.most_common():
         show(f"  {count}: {reason}")
         if places := dropped.places.get(reason):
@@ -287,16 +287,16 @@ def _show_dropped(dropped: "Dropped") -> None:
             show(f"      {', '.join(places)}{more}")
 
 
-def _distinct(records: "Iterable[Record]", dedupe: Any, dropped: "Dropped") -> "Iterator[Record]":
+def _distinct(records: "Iterable[Record]", dedupe: Any, dropped: "DroppedRows") -> "Iterator[Record]":
     from data.records import prompt_of
-    from data.select.mixing import Deduplicator
+    from data.select.sources import Deduplicator
 
-    passer = Deduplicator(dedupe)
+    deduplicator = Deduplicator(dedupe)
     for record in records:
-        if passer.is_new(record):
+        if deduplicator.is_new(record):
             yield record
         else:
-            dropped.add(passer.reason, str(prompt_of(record).origin))
+            dropped.add(deduplicator.reason, str(prompt_of(record).origin))
 
 
 def _require_other(file: Path, out: Path) -> None:

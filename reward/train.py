@@ -27,7 +27,7 @@ from data.records import Demonstration, Ranking
 from data.select.contamination import require_apart
 from data.select.labelers import divide
 from data.select.room import require_limits
-from data.select.sources import Loaded
+from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
 from evaluation.reward_model import heldout
 from evaluation.reward_model.heldout import encode_left_out
@@ -63,7 +63,7 @@ class Data:
     demonstrations: list[EncodedDemonstration]
     left_out: list[EncodedRanking]
     """Of labelers who are held out (`labelers`)."""
-    loaded: Loaded[Ranking]
+    loaded: LoadedRecords[Ranking]
     """The rankings as they were read, those of held-out labelers included: for the data card."""
     identities: list[DataIdentity]
 

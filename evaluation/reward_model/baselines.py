@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data.records import Ranking
-from data.select.mixing import seeded_order
 from evaluation.reward_model.pairs import ScoredRanking
+from onebase.seeding import seeded_order
 
 Scores = list[list[float]]
 """One score a response, a list for each ranking."""

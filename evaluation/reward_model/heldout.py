@@ -20,7 +20,7 @@ from data.chat.conversations import (
     encode_rankings,
 )
 from data.records import Demonstration, Ranking, conversation_of
-from data.select.labelers import Divided, LabelersSection, divide, labeler_of
+from data.select.labelers import LabelersSection, RankingSplit, divide, labeler_of
 from data.select.mixing import UNNAMED, task_of
 from data.select.sources import Source
 from data.select.sources import load as load_records
@@ -206,7 +206,7 @@ def labelers_of(recipe: Mapping[str, Any]) -> LabelersSection:
     return LabelersSection.model_validate(recipe.get("labelers", {}))
 
 
-def training_of(recipe: Mapping[str, Any]) -> Divided:
+def training_of(recipe: Mapping[str, Any]) -> RankingSplit:
     """What a finished stage learned from, read again."""
     return divide(load_records(sources(recipe["data"]), Ranking, seed=recipe["seed"]).records, labelers_of(recipe))
 
