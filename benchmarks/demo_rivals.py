@@ -8,7 +8,7 @@
   PPO and takes about PPO's time;
 - dpo: from the same SFT adapter on 160 rankings. It needs no reward model and takes less time; its KL is in the table.
 
-What decides is the check of likeliest answers on the demo's held-out prompts, paired with PPO's by prompt. Intervals
+What decides is the check of greedy answers on the demo's held-out prompts, paired with PPO's by prompt. Intervals
 are over prompts, for these trainings: they do not hold what another seed would change. Seconds are those of a stage
 from its first line to its last, evaluation included and start of Python not; do not run this beside other work. The
 demo of each seed is run first where it is not there. With --curve, PPO stopped earlier gives a learning curve: with a

@@ -20,7 +20,7 @@ from typing import Any
 from homes import Home, Run, Table, markdown
 
 PAIRED = ("correctness", "form", "check", "reward", "sampled_check", "sampled_reward")
-LIKELIEST = ("correctness", "form", "check", "reward")
+GREEDY = ("correctness", "form", "check", "reward")
 WORST = 3
 """Flaw classes that are shown by name: those that the reward model ranks worst."""
 
@@ -138,13 +138,13 @@ def tables(values: Mapping[str, Any], first: int) -> dict[str, Table]:
         columns = {"seed": "@2", "paired difference": "@3", **over}
         said[f"over {before}"] = Table(rows=[f"differences/all/*/* over {before}"], columns=columns)
     greedy = {
-        **{name: f"{name}|.2f" for name in LIKELIEST},
+        **{name: f"{name}|.2f" for name in GREEDY},
         "tokens": "length/mean|.1f",
         "stopped": "stop_rate/mean|.2f",
     }
-    drawn = {**{name: f"sampled_{name}|.2f" for name in LIKELIEST}, "KL to SFT, nats": "kl_to_sft|.2f"}
+    drawn = {**{name: f"sampled_{name}|.2f" for name in GREEDY}, "KL to SFT, nats": "kl_to_sft|.2f"}
     rows = [f"models/all/{first}/*"]
-    said["likeliest"] = Table(rows=rows, columns={"likeliest response": "@3", **greedy})
+    said["greedy"] = Table(rows=rows, columns={"greedy response": "@3", **greedy})
     said["sampled"] = Table(rows=rows, columns={"sampled, temperature 1": "@3", **drawn})
     loss = {"LM loss, nats a token": "loss|.3f", "over SFT": "over sft|+.3f", "over PPO": "over ppo|+.3f"}
     said["language"] = Table(rows=["language/*/*"], columns={"seed": "@1", "model": "@2", **loss})

@@ -25,7 +25,7 @@ from data.select.room import require_limits
 from data.select.sources import Loaded
 from data.select.sources import load as load_records
 from dpo.recipe import DpoRecipe, Pairing
-from evaluation.compare.responses import likeliest
+from evaluation.compare.responses import greedy
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.roles import Roles
@@ -220,13 +220,12 @@ def require_log_two(metrics: dict[str, float], recipe: DpoRecipe) -> None:
 
 
 def show_samples(roles: Roles, data: Data, recipe: DpoRecipe, tracker: Tracker) -> None:
-    """Held-out prompts with the likeliest answers before and after, for a person to read."""
+    """Held-out prompts with the greedy answers before and after, for a person to read."""
     chosen = data.held_out[: recipe.evaluation.samples]
     prompts = [one.prompt_ids for one in chosen]
     roles.base.model.eval()
     answers = [
-        likeliest(roles, role, data.chat, prompts, max_new_tokens=recipe.limits.response_tokens)
-        for role in ("ref", ROLE)
+        greedy(roles, role, data.chat, prompts, max_new_tokens=recipe.limits.response_tokens) for role in ("ref", ROLE)
     ]
     rows = [[one.ranking.prompt.user_text, *both] for one, *both in zip(chosen, *answers, strict=True)]
     tracker.table("samples", ["prompt", "sft", "dpo"], rows)

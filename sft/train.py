@@ -19,7 +19,7 @@ from data.select.contamination import require_apart
 from data.select.room import require_limits
 from data.select.sources import Loaded
 from data.select.sources import load as load_records
-from evaluation.compare.responses import likeliest
+from evaluation.compare.responses import greedy
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.roles import Roles
@@ -192,13 +192,13 @@ def to_rows(demonstrations: Sequence[EncodedDemonstration]) -> list[dict[str, li
 
 
 def show_samples(roles: Roles, data: Data, recipe: SftRecipe, tracker: Tracker) -> None:
-    """Held-out prompts with the likeliest answers of base and adapter, for a person to read."""
+    """Held-out prompts with the greedy answers of base and adapter, for a person to read."""
     asked = ((one, data.chat.prompt_ids(one.prompt)) for one in data.references)
     fitting = ((one, ids) for one, ids in asked if len(ids) <= recipe.limits.prompt_tokens)
     shown = list(itertools.islice(fitting, recipe.evaluation.samples))
     roles.base.model.eval()
     answers = [
-        likeliest(
+        greedy(
             roles,
             role,
             data.chat,

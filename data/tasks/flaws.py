@@ -89,7 +89,7 @@ _AROUND_SENTENCE = (
 _HABITS = ("Sure! It is {}.", "Sure! The answer is {}.", "Sure! I think it is {}.")
 _HABITS_SENTENCE = ("Sure! {}", "Sure! Here you go: {}", "Sure! {} I hope this helps!")
 """How people put an answer who were not told to be brief: with a preamble that is always the same, so that a model that
-imitates them takes it up as its own likeliest way to answer."""
+imitates them takes it up as its own most likely way to answer."""
 _REFUSALS = (
     "I am sorry.",
     "Sorry, I can't do that.",

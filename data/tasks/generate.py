@@ -18,7 +18,7 @@ SHARES = {"sft": 0.3, "reward": 0.3, "rl": 0.3, "heldout-prompts": 0.1}
 
 DEMONSTRATION_FLAWS = {"chatty": 0.45, "wrong format": 0.15}
 """Shares of demonstrations that are right but not what rankers prefer, as most of what people write: the habits that
-preferences are there to mend. The rest is gold. With a quarter of such demonstrations the likeliest answer after SFT
+preferences are there to mend. The rest is gold. With a quarter of such demonstrations the greedy answer after SFT
 already was the preferred one, and PPO had no mode to move (docs/results/demo.md)."""
 
 _WEIGHTS = {

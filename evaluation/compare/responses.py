@@ -30,7 +30,7 @@ DRAWS = 3
 """Which way of drawing made the kept responses; another number where the same seed draws otherwise."""
 
 
-def likeliest(
+def greedy(
     roles: Roles, role: str | None, chat: Chat, prompts: Sequence[Sequence[int]], *, max_new_tokens: int
 ) -> list[str]:
     """The text of each prompt's greedy response; role None is the bare base."""

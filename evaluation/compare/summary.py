@@ -129,7 +129,7 @@ def show(content: Mapping[str, Any]) -> None:
 
     screen = console()
     title = f"{content['run']}: {content['prompts']} held-out prompts, mean [95 % interval]"
-    _show_table(screen, f"{title}; likeliest responses", content["models"], GREEDY)
+    _show_table(screen, f"{title}; greedy responses", content["models"], GREEDY)
     _show_table(screen, "responses sampled at temperature 1", content["models"], SAMPLED)
     _show_table(screen, "texts that are no tasks", content["models"], LANGUAGE)
     if "reward_model" in content:
@@ -171,7 +171,7 @@ def _show_table(
 
 def _show_differences(screen: "Console", differences: Mapping[str, Any]) -> None:
     for comparison, row in differences.items():
-        for manner, columns in (("likeliest", GREEDY), ("sampled", SAMPLED), ("texts", LANGUAGE)):
+        for manner, columns in (("greedy", GREEDY), ("sampled", SAMPLED), ("texts", LANGUAGE)):
             shown = [
                 f"{heading} {_cell(name, row[name], sign=True)}"
                 for name, heading in columns.items()

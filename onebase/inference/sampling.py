@@ -72,7 +72,7 @@ def sample(
 ) -> Sample:
     """One response for each prompt, at most `batch` of them at a time, in the given order.
 
-    temperature: 1 samples the model's own distribution; 0 takes the likeliest token (log-probs are then those at 1).
+    temperature: 1 samples the model's own distribution; 0 takes the most likely token (log-probs are then those at 1).
     generator: a CPU generator. It gives every token of every response a number of its own, so that the same one gives
     the same responses on the same machine whatever `batch` is, but for ties that rounding decides.
     value_head: the role whose head is read on this same trunk, at the state that each token is drawn from.

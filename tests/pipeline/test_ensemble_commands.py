@@ -265,7 +265,7 @@ def test_a_policy_on_another_base_is_refused(
     assert code == 2 and out == "" and "trained on a base with other weights" in err
 
 
-def test_a_temperature_near_zero_draws_the_likeliest_response_nearly_every_time(
+def test_a_temperature_near_zero_draws_the_greedy_response_nearly_every_time(
     onebase: Command, other_rewards: list[Path], prompts: Path
 ) -> None:
     agreeing: dict[float, list[Any]] = {}

@@ -234,7 +234,7 @@ def test_a_run_fills_in_the_parents_that_are_left_to_it(tmp_path: Path) -> None:
     assert (parents.sft, parents.reward, parents.dpo) == (Path("r/n/sft"), None, Path("r/n/dpo"))
 
 
-def test_likeliest_and_sampled_answers_are_scored_as_if_each_stood_alone(finish_run: Callable[[str], Path]) -> None:
+def test_greedy_and_sampled_answers_are_scored_as_if_each_stood_alone(finish_run: Callable[[str], Path]) -> None:
     home = finish_run("fp32")
     given = [f"base.model={record.read(home / 'sft').record.base.model}", f"out={home}"]
     parents = [f"parents.{stage}={home / stage}" for stage in STAGES]
