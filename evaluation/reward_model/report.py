@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import scipy.stats
 
 from evaluation.reward_model.calibration import calibration
 from evaluation.reward_model.ensemble import ensemble
@@ -132,9 +133,9 @@ def correlation(rankings: Sequence[ScoredRanking]) -> Mapping[str, Any]:
     """
 
     def pearson(scores: Sequence[float], tokens: Sequence[float]) -> float | None:
-        x, y = np.asarray(scores) - np.mean(scores), np.asarray(tokens) - np.mean(tokens)
-        scale = math.sqrt(float(x @ x) * float(y @ y))
-        return None if scale == 0.0 else round(float(x @ y) / scale, 6)
+        if np.ptp(scores) == 0 or np.ptp(tokens) == 0:
+            return None
+        return round(float(scipy.stats.pearsonr(scores, tokens).statistic), 6)
 
     scores, tokens, own_scores, own_tokens = [], [], [], []
     for one in rankings:
@@ -164,15 +165,9 @@ def agreement(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair], *, seed:
 
 def kendall_tau_b(one: ScoredRanking) -> float:
     """0 where all scores are equal."""
-    agreeing = scored = ranked = 0
-    for i in range(len(one.tiers)):
-        for j in range(i):
-            by_score = (one.scores[i] > one.scores[j]) - (one.scores[i] < one.scores[j])
-            by_tier = (one.tiers[i] < one.tiers[j]) - (one.tiers[i] > one.tiers[j])
-            agreeing += by_score * by_tier
-            scored += by_score != 0
-            ranked += by_tier != 0
-    return agreeing / math.sqrt(scored * ranked) if scored else 0.0
+    if len(set(one.scores)) == 1:
+        return 0.0
+    return float(scipy.stats.kendalltau(one.scores, [-tier for tier in one.tiers], variant="b").statistic)
 
 
 def _top_1(one: ScoredRanking) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from data.records import Message, Origin, Prompt, Ranking
 from evaluation.reward_model import baselines, plots
@@ -324,8 +325,8 @@ def test_the_bag_of_words_learns_from_all_sources() -> None:
 
 def test_the_fitted_weight_is_where_the_slope_is_zero() -> None:
     """One pair, one word with a difference of x: sigmoid(-x w) x = RIDGE w."""
-    features, x = np.array([[1.5], [0.0]]), 1.5
-    (w,) = baselines.fit(features, np.array([0]), np.array([1]), np.array([1.0]))
+    x = 1.5
+    (w,) = baselines.fit(csr_array([[x]]), np.array([1.0]))
     assert sigmoid(-x * w) * x == pytest.approx(baselines.RIDGE * w, rel=1e-6)
 
 
