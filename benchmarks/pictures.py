@@ -9,7 +9,7 @@ from typing import Any
 from homes import Home
 from matplotlib.axes import Axes
 
-from evaluation.compare.run_plots import bars, reward_against_kl
+from evaluation.compare.run_plots import point, reward_against_kl
 from evaluation.figures import BLUE, COLOURS, GREY, save
 
 
@@ -43,8 +43,7 @@ def check_against_time(axes: Axes, *, values: Mapping[str, Any]) -> None:
     rivals = [name for name in rows if name not in ("sft", "ppo")]
     colours = {"sft": GREY, "ppo": BLUE, **dict(zip(rivals, COLOURS[1:], strict=False))}
     for (name, row), marker in zip(rows.items(), "osD^v", strict=True):
-        check = row["check"]
-        axes.errorbar(minutes[name], check["mean"], yerr=bars(check), color=colours[name], marker=marker, label=name)
+        point(axes, minutes[name], row["check"], color=colours[name], marker=marker, label=name)
     axes.set(xlabel="minutes of training, all stages", ylabel="check of greedy answers")
     axes.set_xlim(left=0)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))

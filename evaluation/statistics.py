@@ -6,7 +6,7 @@ is drawn together: a piece with its number of tokens, a prompt with all of its a
 each cluster is a pair of a sum and a count (`ratio`).
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -78,6 +78,13 @@ def differences(after: Sequence[float], before: Sequence[float]) -> list[float]:
     if len(after) != len(before):
         raise ValueError(f"expected the same prompts on both sides, found {len(after)} and {len(before)}")
     return [a - b for a, b in zip(after, before, strict=True)]
+
+
+def error_bars(estimates: Sequence[Mapping[str, float]]) -> list[list[float]]:
+    """How far error bars reach below and above the means. By rounding, a mean may lie just outside its interval."""
+    below = [max(0.0, one["mean"] - one["low"]) for one in estimates]
+    above = [max(0.0, one["high"] - one["mean"]) for one in estimates]
+    return [below, above]
 
 
 def _finite(values: Sequence[float] | Sequence[int]) -> Numbers:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from evaluation.compare.frontier import frontier
 from evaluation.figures import COLOURS, GREY, save
 from evaluation.reward_model.plots import reliability
+from evaluation.statistics import error_bars
 from onebase.files.json_file import parse_object, read_object
 from onebase.tracking.tracker import METRICS
 
@@ -103,19 +104,12 @@ def reward_against_kl(
     for place, (stage, names) in enumerate(stages.items()):
         colour = COLOURS[place % len(COLOURS)]
         for number, name in enumerate(names):
-            axes.errorbar(
-                *points[name],
-                xerr=bars(models[name]["kl_to_sft"]),
-                yerr=bars(models[name][reward]),
-                color=colour,
-                marker=MARKERS[number % len(MARKERS)],
-                linestyle="none",
-                label=name,
-            )
+            kl, marker = models[name]["kl_to_sft"], MARKERS[number % len(MARKERS)]
+            point(axes, kl["mean"], models[name][reward], x_estimate=kl, color=colour, marker=marker, label=name)
         if len(names) > 1 and stage != "sft":  # SFT stages do not come from each other
             reached = [points[name] for name in (*names, "sft") if name in points]
-            kl, rewards = zip(*frontier(reached, lambda point: point), strict=True)
-            axes.plot(kl, rewards, color=colour, linewidth=1, linestyle="--", label=f"{stage}, frontier")
+            kls, rewards = zip(*frontier(reached, lambda point: point), strict=True)
+            axes.plot(kls, rewards, color=colour, linewidth=1, linestyle="--", label=f"{stage}, frontier")
     axes.set(xlabel="KL to SFT, nats a response", ylabel="reward")
     # Many names would cover what they name.
     beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(models) > 5 else {}
@@ -129,6 +123,10 @@ def _by_stage(kinds: Mapping[str, str]) -> dict[str, list[str]]:
     return found
 
 
-def bars(estimate: Mapping[str, float]) -> list[list[float]]:
-    """Lengths of both halves of an error bar; a mean may lie outside its percentile interval by a rounding."""
-    return [[max(0.0, estimate["mean"] - estimate["low"])], [max(0.0, estimate["high"] - estimate["mean"])]]
+def point(
+    axes: Axes, x: float, y: Mapping[str, float], *, x_estimate: Mapping[str, float] | None = None, **style: Any
+) -> None:
+    """One model's estimate with its error bars; the legend shows the marker alone. style: color, marker and label."""
+    xerr = None if x_estimate is None else error_bars([x_estimate])
+    axes.errorbar(x, y["mean"], xerr=xerr, yerr=error_bars([y]), color=style["color"], linestyle="none")
+    axes.plot([x], [y["mean"]], linestyle="none", **style)

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from evaluation.figures import BLUE, GREY, ORANGE, save
+from evaluation.statistics import error_bars
 
 
 def write(report: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -49,10 +50,7 @@ def best_of_n(axes: Axes, report: Mapping[str, Any]) -> None:
 
 def _intervals(axes: Axes, at: list[int], cells: list[Mapping[str, Any]], color: str, label: str | None) -> None:
     means = [one["mean"] for one in cells]
-    # A mean may lie outside its percentile interval by a rounding; an error bar may not.
-    below = [max(0.0, one["mean"] - one["low"]) for one in cells]
-    above = [max(0.0, one["high"] - one["mean"]) for one in cells]
-    axes.errorbar(at, means, yerr=[below, above], marker="o", capsize=3, color=color, label=label)
+    axes.errorbar(at, means, yerr=error_bars(cells), marker="o", capsize=3, color=color, label=label)
 
 
 FIGURES: dict[str, Callable[..., None]] = {
