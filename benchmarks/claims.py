@@ -6,7 +6,7 @@
 A home is a file in docs/results/data: values, and the command, commits, machine and seeds that gave them. A comment
 right under a paragraph, table or picture names it:
 
-    <!-- claims demo/models/all/*/{sft,ppo}/check; demo/costs/0 -->   the paragraph's measured numbers, in their order
+    <!-- claims demo/models/all/*/{sft,ppo}/form; demo/costs/0 -->    the paragraph's measured numbers, in their order
     <!-- claims table demo/greedy -->      a table, made from `tables` of demo.json
     <!-- claims runs demo -->                 a table of the runs: seeds, commits, machine
     <!-- claims picture frontier -->          a picture, drawn from values of frontier.json

@@ -2,13 +2,13 @@
 
     python benchmarks/demo_rivals.py --seeds 0 1 2 --json docs/results/data/demo-rivals.json
 
-- gold: SFT on 1,280 gold demonstrations alone, for about as long as SFT, reward model and PPO take together;
-- best: rejection sampling. SFT answers PPO's prompts four times each, and the answers that the reward model scores
+- sft-gold: SFT on 1,280 gold demonstrations alone, for about as long as SFT, reward model and PPO take together;
+- sft-best: rejection sampling. SFT answers PPO's prompts four times each, and the answers that the reward model scores
   highest are demonstrations for a new adapter on the base: SFT has no other start. It shares SFT and reward model with
   PPO and takes about PPO's time;
 - dpo: from the same SFT adapter on 160 rankings. It needs no reward model and takes less time; its KL is in the table.
 
-What decides is the check of greedy answers on the demo's held-out prompts, paired with PPO's by prompt. Intervals
+The measure is the task score of greedy answers to the demo's held-out prompts, paired with PPO's by prompt. Intervals
 are over prompts, for these trainings: they do not hold what another seed would change. Seconds are those of a stage
 from its first line to its last, evaluation included and start of Python not; do not run this beside other work. The
 demo of each seed is run first where it is not there. With --curve, PPO stopped earlier gives a learning curve: with a
@@ -34,21 +34,20 @@ from onebase.files.writing import hash_file, replace_file
 
 DEMO, RIVALS = Path("recipes/demo"), Path("recipes/demo/rivals")
 PROMPTS, DRAWN = 176, 4
-"""Prompts that `best` answers, and how often: as PPO does, with the same seed."""
+"""Prompts of `sft-best`, and answers to each: those of PPO, with the same seed."""
 EPISODES = (128, 320, 512)
 """Where PPO's learning curve is measured, before its end: whole batches."""
 DRAWING = "drawing.json"
+SCORE = "task_score"
 STAGES: Mapping[str, tuple[str, ...]] = {
     "base": (),
     "sft": ("sft",),
     "ppo": ("sft", "reward", "ppo"),
-    "gold": ("sft-gold",),
-    "best": ("sft", "reward", "drawing", "sft-best"),
+    "sft-gold": ("sft-gold",),
+    "sft-best": ("sft", "reward", "drawing", "sft-best"),
     "dpo": ("sft", "dpo"),
 }
 """What each row is made of: its wall time is theirs."""
-NAMES = {"gold": "sft-gold", "best": "sft-best"}
-"""Of a row in the comparison, where it is another."""
 MINUTES = 55
 """A seed with its demo on the slowest machine that this was run on."""
 
@@ -133,19 +132,18 @@ def collect(folders: Mapping[int, tuple[Path, Path]]) -> dict[str, Any]:
     for one in answers:
         sources.setdefault(one["source"].rpartition("/")[2], []).append(one)
     found: dict[str, Any] = {}
-    for row, stages in STAGES.items():
-        name = NAMES.get(row, row)
-        found[row] = {
+    for name, stages in STAGES.items():
+        found[name] = {
             "seconds": mean(sum(seconds(*pair, stage) for stage in stages) for pair in folders.values()),
             "last": mean(sum(seconds(*pair, stage) for stage in stages[-1:]) for pair in folders.values()),
-            "check": estimate(answers, name, "check"),
-            **{source: estimate(some, name, "check") for source, some in sources.items()},
-            **{metric: estimate(answers, name, metric) for metric in ("reward", "sampled_check", "kl_to_sft")},
-            **{f"over {other}": estimate(answers, name, "check", other) for other in ("sft", "ppo") if other != name},
+            SCORE: estimate(answers, name, SCORE),
+            **{source: estimate(some, name, SCORE) for source, some in sources.items()},
+            **{metric: estimate(answers, name, metric) for metric in ("reward", "sampled_task_score", "kl_to_sft")},
+            **{f"over {other}": estimate(answers, name, SCORE, other) for other in ("sft", "ppo") if other != name},
         }
     curve = {
         name.removeprefix("ppo-"): {
-            "check": estimate(answers, name, "check"),
+            SCORE: estimate(answers, name, SCORE),
             "seconds": mean(seconds(*pair, name) for pair in folders.values()),
         }
         for name in answers[0]
@@ -187,15 +185,15 @@ def read(path: Path) -> dict[str, Any]:
 def tables() -> dict[str, Table]:
     shown = {
         "training, s:": "seconds|.0f",
-        "check": "check|.2f",
+        "task score": f"{SCORE}|.2f",
         "held-out families": "heldout-families|.2f",
         "held-out templates": "heldout-templates|.2f",
-        "check over SFT": "over sft|+.2f",
-        "check over PPO": "over ppo|+.2f",
-        "sampled check": "sampled_check|.2f",
+        "task score over SFT": "over sft|+.2f",
+        "task score over PPO": "over ppo|+.2f",
+        "sampled task score": "sampled_task_score|.2f",
         "KL to SFT, nats": "kl_to_sft|.2f",
     }
-    curve = {"seed": "@0", "episodes": "@2", "seconds of PPO:": "seconds|.0f", "check": "check|.2f"}
+    curve = {"seed": "@0", "episodes": "@2", "seconds of PPO:": "seconds|.0f", "task score": f"{SCORE}|.2f"}
     return {
         "rows": Table(rows=["all/rows/*"], columns={"": "@2", **shown}),
         "seeds": Table(rows=["[0-9]*/rows/*"], columns={"seed": "@0", "": "@2", **shown}),

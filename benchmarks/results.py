@@ -19,8 +19,10 @@ from typing import Any
 
 from homes import Home, Run, Table, markdown
 
-PAIRED = ("correctness", "form", "check", "reward", "sampled_check", "sampled_reward")
-GREEDY = ("correctness", "form", "check", "reward")
+GREEDY = {"correctness": "correctness", "form": "form", "task_score": "task score", "reward": "reward"}
+PAIRED = {**GREEDY, "sampled_task_score": "sampled task score", "sampled_reward": "sampled reward"}
+KL, TOKENS, LOSS = {"kl_to_sft": "KL to SFT, nats"}, {"length": "tokens"}, {"lm_loss": "LM loss, nats a token"}
+"""Metrics and the headings of their columns."""
 WORST = 3
 """Flaw classes that are shown by name: those that the reward model ranks worst."""
 
@@ -129,20 +131,22 @@ def tables(values: Mapping[str, Any], first: int) -> dict[str, Table]:
     said: dict[str, Table] = {}
     for prompts in values["models"]:
         place = {"prompts": "@1", "seed": "@2"}
-        shown = {name: f"{name}|.2f" for name in (*PAIRED, "kl_to_sft", "length")}
+        shown = columns_of(PAIRED | KL | TOKENS, ".2f")
         said[f"models {prompts}"] = Table(rows=[f"models/{prompts}/*/*"], columns={**place, "model": "@3", **shown})
-        changes = {"paired difference": "@3", **{name: f"{name}|+.2f" for name in PAIRED}}
+        changes = {"paired difference": "@3", **columns_of(PAIRED, "+.2f")}
         said[f"differences {prompts}"] = Table(rows=[f"differences/{prompts}/*/*"], columns={**place, **changes})
-    over = {**{name: f"{name}|+.2f" for name in (*PAIRED[2:], "kl_to_sft", "length")}, "lm_loss": "lm_loss|+.3f"}
+    grades = ("correctness", "form")
+    changes = {name: heading for name, heading in PAIRED.items() if name not in grades} | KL | TOKENS
+    over = columns_of(changes, "+.2f") | columns_of(LOSS, "+.3f")
     for before in ("sft", "ppo"):
         columns = {"seed": "@2", "paired difference": "@3", **over}
         said[f"over {before}"] = Table(rows=[f"differences/all/*/* over {before}"], columns=columns)
     greedy = {
-        **{name: f"{name}|.2f" for name in GREEDY},
+        **columns_of(GREEDY, ".2f"),
         "tokens": "length/mean|.1f",
         "stopped": "stop_rate/mean|.2f",
     }
-    drawn = {**{name: f"sampled_{name}|.2f" for name in GREEDY}, "KL to SFT, nats": "kl_to_sft|.2f"}
+    drawn = {heading: f"sampled_{name}|.2f" for name, heading in GREEDY.items()} | columns_of(KL, ".2f")
     rows = [f"models/all/{first}/*"]
     said["greedy"] = Table(rows=rows, columns={"greedy response": "@3", **greedy})
     said["sampled"] = Table(rows=rows, columns={"sampled, temperature 1": "@3", **drawn})
@@ -154,6 +158,10 @@ def tables(values: Mapping[str, Any], first: int) -> dict[str, Table]:
     cost = {"seconds": "seconds|.0f", "peak memory, GiB": "GiB|.2f"}
     said["costs"] = Table(rows=["costs/*/*"], columns={"seed": "@1", "stage": "@2", **cost})
     return said
+
+
+def columns_of(headings: Mapping[str, str], form: str) -> dict[str, str]:
+    return {heading: f"{name}|{form}" for name, heading in headings.items()}
 
 
 def in_order(models: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -23,6 +23,7 @@ from data.select.dropped import Dropped
 from data.select.room import require_room
 from data.select.sources import BUILTIN, Source, load, records_of
 from data.writing import row_of
+from evaluation.compare.recipe import POLICIES
 from evaluation.compare.responses import texts
 from evaluation.reward_model.heldout import RewardModel
 from evaluation.score_file import best_of
@@ -36,7 +37,6 @@ from onebase.run.same_chat import ChatTexts
 from onebase.seeding import generator
 
 POLICY = "policy"
-POLICIES = ("sft", "ppo", "dpo")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,8 +27,8 @@ from pipeline import stages
 
 COMPARE = "compare"
 RUN_KEYS = ("name", "runs_dir")
-POLICIES = ("ppo", "dpo")
-"""Stages whose adapter is a policy that is compared with SFT's."""
+COMPARED = ("ppo", "dpo")
+"""Stages whose policy is compared with that of SFT."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def plan(folder: Path, overrides: Sequence[str]) -> list[Step]:
         kinds = {name: "parents" if name in stages.ORDER else "policies" for name in present}
         filled = [f"{kinds[name]}.{name}={home / name}" for name in present if _is_compared(name)]
         # What this run does not train is not compared: the recipe's own path would be that of another run.
-        absent = [f"parents.{stage}=" for stage in POLICIES if stage not in present]
+        absent = [f"parents.{stage}=" for stage in COMPARED if stage not in present]
         if "sft" in present and not any(stage_of(name) == "reward" for name in present):
             # A reward model of another run comes from another SFT stage than this one.
             absent.append("parents.reward=")

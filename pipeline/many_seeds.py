@@ -17,7 +17,12 @@ from pipeline import chain
 SUMMARY = "summary.json"
 KL = "KL to SFT, nats"
 """Of the first of the two policies; no difference."""
-METRICS = {"check": "check", "reward": "reward", "sampled_check": "sampled check", "sampled_reward": "sampled reward"}
+METRICS = {
+    "task_score": "task score",
+    "reward": "reward",
+    "sampled_task_score": "sampled task score",
+    "sampled_reward": "sampled reward",
+}
 """Differences that the table shows, and their headings; the first by source of prompts too."""
 
 
@@ -104,7 +109,9 @@ def _rows(summary: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, float]
         for source, part in summary["by_source"].items():
             tail = source.rpartition("/")[2]
             if first in part["differences"].get(name, {}):
-                row[f"{first}, {tail if tails.count(tail) == 1 else source}"] = part["differences"][name][first]
+                row[f"{METRICS[first]}, {tail if tails.count(tail) == 1 else source}"] = part["differences"][name][
+                    first
+                ]
         kl = summary["models"].get(name.partition(" over ")[0], {}).get("kl_to_sft")
         rows[name] = row | ({KL: kl} if kl else {})
     return rows

@@ -1,8 +1,8 @@
 """The comparison at the end of a run: base, SFT, PPO, DPO and others answer the same held-out prompts.
 
-Responses are judged by the task's own check where the prompt has one, and by the reward model: greedy ones, and ones
-sampled at temperature 1, which is the policy that PPO optimises; these give the KL to the SFT policy too. Every number
-has a 95 % interval over prompts.
+Responses are judged by the task's own check, if the prompt has one, and by the reward model. Each model answers twice:
+greedily, and with samples at temperature 1, which is the policy that PPO optimises. The samples also give the KL to the
+SFT policy. Every number has a 95 % interval over prompts.
 """
 
 import json
@@ -17,9 +17,9 @@ from data.select.room import require_pieces, require_room
 from data.select.sources import load as load_records
 from data.select.texts import Piece, load_pieces
 from evaluation.compare import run_plots, summary
-from evaluation.compare.grades import check
+from evaluation.compare.grades import task_grades
 from evaluation.compare.language import as_episodes, piece_losses, piece_tokens
-from evaluation.compare.recipe import CompareRecipe
+from evaluation.compare.recipe import POLICIES, CompareRecipe
 from evaluation.compare.responses import Responder, adapter_sha256, texts
 from evaluation.reward_model import verdict
 from evaluation.statistics import Estimate, clustered, differences, ratio
@@ -35,9 +35,6 @@ from onebase.run.record import DataIdentity, Found
 from onebase.run.stages import Stopwatch
 from onebase.tracking.tracker import METRICS, Tracker
 
-POLICIES = ("sft", "ppo", "dpo")
-"""Stages whose adapter is a policy, in the order of the table; other policies follow in the recipe's order."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
@@ -46,7 +43,7 @@ class Answers:
     name: str
     texts: list[str]
     metrics: dict[str, list[float]]
-    """correctness, form and their mean (check) in [0, 1], reward, kl_to_sft in nats, length in tokens, stop_rate."""
+    """correctness, form, task_score (their mean), stop_rate: in [0, 1]; reward; kl_to_sft: nats; length: tokens."""
     text_losses: list[float] = field(default_factory=list)
     """Of each text that is not an answer to anything, in nats, summed over its tokens: one entry a text, not a
     prompt."""
@@ -230,8 +227,8 @@ def judge(
     greedy = respond(role, adapter_sha256=sha256, temperature=0.0)
     sampled = respond(role, adapter_sha256=sha256, temperature=1.0)
     answers = texts(chat, greedy)
-    metrics = check(prompts, answers)
-    metrics |= {f"sampled_{name}": values for name, values in check(prompts, texts(chat, sampled)).items()}
+    metrics = task_grades(prompts, answers)
+    metrics |= {f"sampled_{name}": values for name, values in task_grades(prompts, texts(chat, sampled)).items()}
     if "reward" in roles.names:
         # In one go: the prompt that both have in common is read once.
         both = chat.closed([*greedy.sequences, *sampled.sequences])

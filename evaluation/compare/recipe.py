@@ -10,6 +10,9 @@ from data.select.texts import TextSource
 from onebase.files.paths import UserPath
 from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
 
+POLICIES = ("sft", "ppo", "dpo")
+"""Stages whose adapter is a policy, in the order of the tables; the recipe's further policies follow."""
+
 
 class ParentsSection(Section):
     """The finished stages to compare. What is not given is left out of the table."""

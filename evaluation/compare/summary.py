@@ -24,7 +24,7 @@ Tables = Mapping[str, Mapping[str, Estimate]]
 GREEDY = {
     "correctness": "correctness",
     "form": "form",
-    "check": "check",
+    "task_score": "task score",
     "reward": "reward",
     "length": "length",
     "stop_rate": "stopped",
@@ -32,7 +32,7 @@ GREEDY = {
 SAMPLED = {
     "sampled_correctness": "correctness",
     "sampled_form": "form",
-    "sampled_check": "check",
+    "sampled_task_score": "task score",
     "sampled_reward": "reward",
     "kl_to_sft": "KL to SFT",
 }
@@ -175,7 +175,7 @@ def _show_differences(screen: "Console", differences: Mapping[str, Any]) -> None
             shown = [
                 f"{heading} {_cell(name, row[name], sign=True)}"
                 for name, heading in columns.items()
-                if name in row and heading in ("correctness", "form", "check", "reward", *LANGUAGE.values())
+                if name in row and heading in ("correctness", "form", "task score", "reward", *LANGUAGE.values())
             ]
             if shown:
                 screen.print(f"{comparison}, {manner}, paired: {', '.join(shown)}")

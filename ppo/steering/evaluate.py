@@ -14,7 +14,7 @@ from data.select.contamination import require_apart
 from data.select.room import require_pieces, require_room
 from data.select.sources import load as load_records
 from data.select.texts import Piece, load_pieces
-from evaluation.compare.grades import check
+from evaluation.compare.grades import task_grades
 from evaluation.compare.language import as_episodes, lm_loss
 from evaluation.compare.responses import texts
 from onebase.custom.functions import load_function
@@ -31,7 +31,7 @@ from ppo.rollout import shape_scores
 from ppo.scores import ARGUMENTS, Asked, score_episodes, scores_of
 from ppo.steering.objective import OBJECTIVE, Answers
 
-COLUMNS = ("role", "prompt", "response", "reward", "objective", "kl", "check", "judge")
+COLUMNS = ("role", "prompt", "response", "reward", "objective", "kl", "task_score", "judge")
 """Of the table of samples."""
 
 JUDGE = "evaluation.judge"
@@ -54,9 +54,8 @@ class Evaluation:
 
     metrics: dict[str, float]
     """Without prefix: reward, and reward/NAME of each of several terms, unweighted; objective, kl, response_length,
-    stop_rate,
-    distinct_1, distinct_2, entropy; check, correctness and form where all prompts bring a check; judge where there is
-    one; lm_loss where there are texts."""
+    stop_rate, distinct_1, distinct_2, entropy; task_score, correctness and form where all prompts bring a check; judge
+    where there is one; lm_loss where there are texts."""
     answers: Answers
     """What the objective is made of."""
     rows: list[list[Any]]
@@ -108,7 +107,7 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe, seen
         roles, lambda part: token_scores(roles, role, part, temperature=temperature).entropies, episodes, tokens=budget
     )
     answers = texts(held_out.chat, episodes)
-    checks = check(held_out.prompts, answers)
+    checks = task_grades(held_out.prompts, answers)
     metrics = {
         "reward": float(rewards.mean()),
         **(
@@ -138,7 +137,7 @@ def evaluate(roles: Roles, role: str, held_out: HeldOut, recipe: PpoRecipe, seen
             round(float(rewards[row]), 4),
             round(float(shaped[row]), 4),
             round(float(kl[row].sum()), 4),
-            round(checks["check"][row], 4) if checks else None,
+            round(checks["task_score"][row], 4) if checks else None,
             None if judged is None else round(float(judged[row]), 4),
         ]
         for row in range(min(recipe.evaluation.shown, len(answers)))

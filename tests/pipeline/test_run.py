@@ -128,7 +128,7 @@ def test_each_source_of_prompts_has_a_table_of_its_own(finished_run: Path) -> No
             halves = [part["models"][model][name]["mean"] for part in parts.values()]
             assert estimate["mean"] == pytest.approx(sum(halves) / 2, abs=2e-6)
         both = (row["correctness"]["mean"] + row["form"]["mean"]) / 2
-        assert row["check"]["mean"] == pytest.approx(both, abs=2e-6)
+        assert row["task_score"]["mean"] == pytest.approx(both, abs=2e-6)
 
 
 def test_the_figures_of_a_run_show_every_stage(finished_run: Path) -> None:

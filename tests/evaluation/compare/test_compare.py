@@ -9,7 +9,8 @@ import pytest
 from data.chat.conversations import EncodedPrompt
 from data.tasks import generate
 from evaluation.compare import run_plots
-from evaluation.compare.compare import Answers, Comparison, check
+from evaluation.compare.compare import Answers, Comparison
+from evaluation.compare.grades import task_grades
 
 
 def encoded(rows: int = 6) -> list[EncodedPrompt]:
@@ -36,10 +37,10 @@ def test_each_source_has_the_rows_of_its_own_prompts() -> None:
     assert templates.differences(0)["sft over base"]["form"].mean == pytest.approx((0.0 - 0.1 - 0.1) / 3)
 
 
-def test_the_check_is_the_mean_of_correctness_and_form() -> None:
+def test_the_task_score_is_the_mean_of_correctness_and_form() -> None:
     prompts = encoded()
     rambling = [f"Well, I am quite sure that it must be {one.prompt.meta['gold']}" for one in prompts]
-    grades = check(prompts, rambling)
+    grades = task_grades(prompts, rambling)
     assert any(correct != form for correct, form in zip(grades["correctness"], grades["form"], strict=True))
     for correct, form, both in zip(*grades.values(), strict=True):
         assert both == pytest.approx((correct + form) / 2)
