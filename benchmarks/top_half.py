@@ -151,13 +151,13 @@ def accuracies(settings: dict[str, Any]) -> list[float]:
     from data.records import Ranking
     from data.select.sources import Source
     from data.select.sources import load as load_records
-    from evaluation.reward_model import heldout
+    from evaluation.reward_model import loading
     from onebase.cli.command import quieten
     from onebase.inference.scoring import score
     from onebase.recipe.recipes import LimitsSection
 
     quieten()
-    model = heldout.load([Path(settings["stage"])])
+    model = loading.load([Path(settings["stage"])])
     source = Source.model_validate({**HELD_OUT, "rows": settings["rows"]})
     limiter = Limiter(LimitsSection.model_validate(model.found.record.recipe["limits"]))
     found = []

@@ -40,7 +40,7 @@ def bootstrap(values: Sequence[float], *, seed: int = 0) -> Estimate:
 
 
 def ratio(sums: Sequence[float], counts: Sequence[int], *, seed: int = 0) -> Estimate:
-    """A mean over tokens, or over anything of which units hold different numbers, and its interval over the units.
+    """A mean over tokens, or over other parts of units of unequal size, and its interval over the units.
 
         sum of sums_i / sum of counts_i        sums_i: of unit i's counts_i values; n >= 1 units, counts_i > 0
 
@@ -58,23 +58,23 @@ def ratio(sums: Sequence[float], counts: Sequence[int], *, seed: int = 0) -> Est
 
 
 def clustered(values: Sequence[float], units: Sequence[Hashable], *, seed: int = 0) -> Estimate:
-    """The mean of all values, and its interval over the units that they belong to: two answers to one prompt are drawn
-    together, for they are not independent. units: of each value."""
-    together: dict[Hashable, list[float]] = {}
+    """The mean of all values, and its interval over their units. Two answers to one prompt are not independent, so
+    they are drawn together. units: of each value."""
+    groups: dict[Hashable, list[float]] = {}
     for value, unit in zip(values, units, strict=True):
-        together.setdefault(unit, []).append(value)
-    if len(together) == len(values):
+        groups.setdefault(unit, []).append(value)
+    if len(groups) == len(values):
         return bootstrap(values, seed=seed)
-    return ratio([sum(some) for some in together.values()], list(map(len, together.values())), seed=seed)
+    return ratio([sum(group) for group in groups.values()], list(map(len, groups.values())), seed=seed)
 
 
 def paired_difference(after: Sequence[float], before: Sequence[float], *, seed: int = 0) -> Estimate:
-    """Mean of after - before over the same prompts, with its interval: what prompts differ in does not widen it."""
+    """Mean of after - before over the same prompts, with its interval. Differences between prompts do not widen it."""
     return bootstrap(differences(after, before), seed=seed)
 
 
 def differences(after: Sequence[float], before: Sequence[float]) -> list[float]:
-    """after - before, one a prompt; ValueError where the two are not of the same prompts."""
+    """after - before, one a prompt; ValueError unless both have as many prompts."""
     if len(after) != len(before):
         raise ValueError(f"expected the same prompts on both sides, found {len(after)} and {len(before)}")
     return [a - b for a, b in zip(after, before, strict=True)]
@@ -82,8 +82,8 @@ def differences(after: Sequence[float], before: Sequence[float]) -> list[float]:
 
 def error_bars(estimates: Sequence[Mapping[str, float]]) -> list[list[float]]:
     """How far error bars reach below and above the means. By rounding, a mean may lie just outside its interval."""
-    below = [max(0.0, one["mean"] - one["low"]) for one in estimates]
-    above = [max(0.0, one["high"] - one["mean"]) for one in estimates]
+    below = [max(0.0, estimate["mean"] - estimate["low"]) for estimate in estimates]
+    above = [max(0.0, estimate["high"] - estimate["mean"]) for estimate in estimates]
     return [below, above]
 
 

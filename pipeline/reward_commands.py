@@ -59,15 +59,15 @@ def reward(
     Writes report.json and figures (SVG).
     """
     from data.select.sources import Source
-    from evaluation.reward_model import heldout, table
+    from evaluation.reward_model import heldout, loading, table
     from onebase.errors import InputError
     from onebase.run.record import is_finished
 
     if not data and (split is not None or rows is not None):
-        raise InputError("--split and --rows are about --data, which is not given. Give it, or leave them out.")
-    sources = [Source(source=one, split=split, rows=rows) for one in data or ()]
+        raise InputError("--split and --rows are for --data, which is missing. Add --data, or leave them out.")
+    sources = [Source(source=source, split=split, rows=rows) for source in data or ()]
     if out is None and not is_finished(record):
-        heldout.read([record])  # refuses it, and says which stage was meant: what is beside it is no run
+        loading.read([record])  # refuses it and names the likely stage; nothing may be written beside it
     folder = expanded(out) if out else record.resolve().parent / "evaluation" / "reward"
     section = combine_section(combine, spread_weight, others)
     report = heldout.evaluate([record, *(others or ())], folder, rankings=sources, combine=section)
@@ -90,13 +90,13 @@ def score(
     0 is what demonstrations score on average; only differences between responses to one prompt were learned.
     """
     from evaluation import score_file
-    from evaluation.reward_model import heldout
+    from evaluation.reward_model import heldout, loading
 
     folders = [record, *(others or ())]
     heldout.require_outside(out, *folders)
     target = _new_file(out)
     score_file.require_rows(file)  # before the weights, which take seconds
-    model = heldout.load(folders, combine_section(combine, spread_weight, others))
+    model = loading.load(folders, combine_section(combine, spread_weight, others))
     count = score_file.write_scores(model, file, target, best=best)
     say(f"{count} rows scored by {record}")
 
@@ -127,21 +127,21 @@ def best_of_n(
     from data.select.sources import Source
     from evaluation import best_of_n as best
     from evaluation import score_file
-    from evaluation.reward_model import heldout
+    from evaluation.reward_model import heldout, loading
 
     folders = [record, *(others or ())]
     heldout.require_outside(out, policy, *folders)
     target = _new_file(out)
-    asked = best.begun(best.prompts_of(Source(source=prompts, split=split, rows=rows), seed=seed))
-    model = heldout.load(folders, combine_section(combine, spread_weight, others))
+    questions = best.begun(best.prompts_of(Source(source=prompts, split=split, rows=rows), seed=seed))
+    model = loading.load(folders, combine_section(combine, spread_weight, others))
     best.add_policy(model, policy)
     sampling = best.Sampling(n=n, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch, seed=seed)
-    count = score_file.write_lines(best.answered(model, asked, sampling, keep_all=keep_all), target)
+    count = score_file.write_lines(best.answered(model, questions, sampling, keep_all=keep_all), target)
     say(f"{count} prompts answered by {policy}, best of {n} by {record}")
 
 
 def _new_file(out: Path | None) -> Path | None:
-    """Where lines go, which must not be there yet; None for stdout."""
+    """The file to write, which must not exist yet; None for stdout."""
     if out is None:
         return None
     target = expanded(out)
@@ -151,18 +151,18 @@ def _new_file(out: Path | None) -> Path | None:
 
 
 def combine_section(rule: str, spread_weight: float | None, others: list[Path] | None) -> "CombineSection":
-    """How several scores become one; InputError for a rule that there is not, or that has nothing to combine."""
+    """How several scores become one; InputError for an unknown rule, and for a rule with a single reward model."""
     from pydantic import ValidationError
 
     from onebase.errors import InputError
     from onebase.inference.ensemble import COMBINATIONS, CombineSection
 
     if rule not in COMBINATIONS:
-        raise InputError(f"--combine {rule}: there is no such rule. Pass one of: {', '.join(COMBINATIONS)}.")
+        raise InputError(f"--combine {rule}: unknown rule. Pass one of: {', '.join(COMBINATIONS)}.")
     if not others and (rule != "mean" or spread_weight is not None):
-        raise InputError("--combine and --spread-weight are about several reward models. Name more with --with.")
+        raise InputError("--combine and --spread-weight need several reward models. Name more with --with.")
     try:
-        given = {} if spread_weight is None else {"spread_weight": spread_weight}
-        return CombineSection.model_validate({"rule": rule, **given})
+        weight = {} if spread_weight is None else {"spread_weight": spread_weight}
+        return CombineSection.model_validate({"rule": rule, **weight})
     except ValidationError as error:
         raise InputError(f"--spread-weight: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None

@@ -1,4 +1,4 @@
-"""What a reward model must beat to be worth anything: scores that read nothing, or no more than single words."""
+"""What a reward model must beat to be useful: rules that read nothing, or no more than single words."""
 
 import re
 from collections import Counter
@@ -20,21 +20,21 @@ Scores = list[list[float]]
 VOCABULARY = 2000
 """Most frequent words of the training responses that are counted."""
 TRAINING = 1000
-"""Rankings that the bag of words learns from at most: enough for single words, and seconds of work."""
+"""The bag of words learns from at most so many rankings: enough for single words, and seconds of work."""
 RIDGE = 0.01
 
 
 def longer_wins(rankings: Sequence[ScoredRanking]) -> Scores:
-    return [[float(length) for length in one.lengths] for one in rankings]
+    return [[float(length) for length in ranking.lengths] for ranking in rankings]
 
 
 def shorter_wins(rankings: Sequence[ScoredRanking]) -> Scores:
-    return [[-float(length) for length in one.lengths] for one in rankings]
+    return [[-float(length) for length in ranking.lengths] for ranking in rankings]
 
 
 def random_scores(rankings: Sequence[ScoredRanking], *, seed: int) -> Scores:
-    drawn = np.random.default_rng(seed)
-    return [drawn.standard_normal(len(one.tiers)).tolist() for one in rankings]
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(len(ranking.tiers)).tolist() for ranking in rankings]
 
 
 def bag_of_words(training: Sequence[Ranking], rankings: Sequence[ScoredRanking]) -> Scores:
@@ -42,30 +42,30 @@ def bag_of_words(training: Sequence[Ranking], rankings: Sequence[ScoredRanking])
 
         minimise over w: mean over rankings of mean over pairs of -log sigmoid((x_w - x_l) . w) + RIDGE/2 |w|^2
 
-    with x the logarithms of 1 + counts. What it gets right needs no understanding of the prompt: it never sees it.
+    with x the logarithms of 1 + counts. It never sees the prompt: what it ranks right needs no understanding of it.
     """
     if len(training) > TRAINING:
-        # From all over, for the sources of a recipe stand one after the other.
+        # From all sources of the recipe, which follow one another.
         training = [training[index] for index in seeded_order(len(training), 0)[:TRAINING]]
-    responses = [response for one in training for response in one.responses]
+    responses = [response for ranking in training for response in ranking.responses]
     words = vocabulary(responses)
     better, worse, weights = [], [], []
     start = 0
-    for one in training:
-        for i, j in one.pairs:
+    for ranking in training:
+        for i, j in ranking.pairs:
             better.append(start + i)
             worse.append(start + j)
-            weights.append(1.0 / (len(one.pairs) * len(training)))
-        start += len(one.responses)
+            weights.append(1.0 / (len(ranking.pairs) * len(training)))
+        start += len(ranking.responses)
     features = counts(responses, words)
     learned = fit(features[better] - features[worse], np.array(weights))
-    return [(counts(one.responses, words) @ learned).tolist() for one in rankings]
+    return [(counts(ranking.responses, words) @ learned).tolist() for ranking in rankings]
 
 
 def vocabulary(texts: Sequence[str]) -> dict[str, int]:
-    """The most frequent words and marks, each with its column; those that occur in one text only are left out."""
-    found = Counter(word for text in texts for word in set(_words(text)))
-    kept = sorted((word for word, times in found.items() if times > 1), key=lambda word: (-found[word], word))
+    """The most frequent words and marks, each with its column. Words of a single text are left out."""
+    texts_with = Counter(word for text in texts for word in set(_words(text)))
+    kept = sorted((word for word, times in texts_with.items() if times > 1), key=lambda word: (-texts_with[word], word))
     return {word: column for column, word in enumerate(kept[:VOCABULARY])}
 
 

@@ -46,7 +46,7 @@ def test_numbers_that_stand_alone_are_seeds() -> None:
     assert many_seeds.split(["name=n"], []) == ([], ["name=n"])
     with pytest.raises(RecipeError, match="--seeds: 0 is given twice"):
         many_seeds.split(["1", "0"], [0])
-    with pytest.raises(RecipeError, match=r"override '1': a number alone is a seed. Write: --seeds 1 2"):
+    with pytest.raises(RecipeError, match=r"override '1': a plain number is a seed. Write: --seeds 1 2"):
         many_seeds.split(["1", "2"], [])
 
 

@@ -200,7 +200,7 @@ def test_a_variant_of_a_stage_is_run_after_it_with_its_parents_and_compared_by_i
     with pytest.raises(RecipeError, match=r"dpo-x\.yaml:1: unknown key 'bse'"):
         chain.plan(folder, [])
     (folder / "dpo-x.yaml").rename(folder / "dpo-0.05.yaml")
-    with pytest.raises(RecipeError, match=r"dpo-0\.05\.yaml: the name of a variant is made of letters"):
+    with pytest.raises(RecipeError, match=r"dpo-0\.05\.yaml: a variant's name consists of letters"):
         chain.plan(folder, [])
 
 

@@ -17,8 +17,9 @@ from scipy.sparse import csr_array
 from data.records import Message, Origin, Prompt, Ranking
 from evaluation.reward_model import baselines, plots
 from evaluation.reward_model.calibration import calibration
+from evaluation.reward_model.orders import ScoredDemonstration, best_of_n, kendall_tau_b, quality
 from evaluation.reward_model.pairs import ScoredRanking, accuracy, cells_by, pairs_of
-from evaluation.reward_model.report import ScoredDemonstration, best_of_n, build, kendall_tau_b, quality
+from evaluation.reward_model.report import build
 from evaluation.statistics import bootstrap
 from onebase.files.writing import canonical
 
