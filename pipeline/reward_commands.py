@@ -90,10 +90,9 @@ def score(
     0 is what demonstrations score on average; only differences between responses to one prompt were learned.
     """
     from evaluation import score_file
-    from evaluation.reward_model import heldout, loading
+    from evaluation.reward_model import loading
 
     folders = [record, *(others or ())]
-    heldout.require_outside(out, *folders)
     target = _new_file(out)
     score_file.require_rows(file)  # before the weights, which take seconds
     model = loading.load(folders, combine_section(combine, spread_weight, others))
@@ -127,10 +126,9 @@ def best_of_n(
     from data.select.sources import Source
     from evaluation import best_of_n as best
     from evaluation import score_file
-    from evaluation.reward_model import heldout, loading
+    from evaluation.reward_model import loading
 
     folders = [record, *(others or ())]
-    heldout.require_outside(out, policy, *folders)
     target = _new_file(out)
     questions = best.begun(best.prompts_of(Source(source=prompts, split=split, rows=rows), seed=seed))
     model = loading.load(folders, combine_section(combine, spread_weight, others))

@@ -14,7 +14,7 @@ from data.select.sources import Source
 from data.select.sources import load as load_records
 from evaluation.reward_model.loading import RecordedRecipe, load_weights, read, recipe_of
 from evaluation.reward_model.measure import encode_left_out, measure
-from onebase.errors import DataError, InputError
+from onebase.errors import DataError
 from onebase.files.writing import canonical, replace_file
 from onebase.inference.ensemble import FIRST, CombineSection
 from onebase.run.folders import require_replaceable, require_writable
@@ -32,7 +32,6 @@ def evaluate(
     """
     from evaluation.reward_model import plots
 
-    require_outside(out, *folders)
     require_replaceable(out, "report.json", ("stage_sha256",), [f"{name}.svg" for name in plots.FIGURES])
     require_writable(out)
     members = read(folders)
@@ -87,10 +86,3 @@ def untrained(rankings: Sequence[Ranking], trained: Sequence[Sequence[Ranking]])
             "--data."
         )
     return fresh
-
-
-def require_outside(out: Path | None, *folders: Path) -> None:
-    """InputError if files would be written into a stage, because its content is verified. None: nothing is written."""
-    for folder in folders:
-        if out is not None and out.resolve().is_relative_to(folder.resolve()):
-            raise InputError(f"--out {out}: lies in the stage folder {folder}, which is verified. Pass another folder.")
