@@ -79,7 +79,7 @@ def prompts_of(source: Source, *, seed: int) -> Iterator[Prompt]:
 
 
 def begun(prompts: Iterator[Prompt]) -> Iterator[Prompt]:
-    """The same prompts; the first is read at once. DataError if there is none."""
+    """The same prompts; the first is read at once. DataError without a prompt."""
     first = list(islice(prompts, 1))
     if not first:
         raise DataError("best-of-n: there are no prompts. Check the file and the split.")

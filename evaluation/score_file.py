@@ -49,7 +49,8 @@ def write_scores(model: RewardModel, path: Path, out: Path | None, *, best: bool
 
 
 def write_lines(rows: Iterator[dict[str, Any]], out: Path | None) -> int:
-    """A line of JSON for each row, to stdout as it comes, or to a file that appears when it is complete; how many."""
+    """Write a line of JSON for each row; returns how many. A file appears when it is complete, stdout gets each row at
+    once."""
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     count = 0
     if out is None:
@@ -119,7 +120,7 @@ def read_rows(path: Path, chat: Chat, *, reach: Reach | None, added: Sequence[st
 
 
 def responses_of(content: dict[str, Any], origin: Origin, added: Sequence[str]) -> list[str]:
-    """The texts to score. DataError if one is no text, or if the row already has a key that would be added.
+    """The texts to score. DataError if the row has something else, or a key that would be added.
 
     An empty response is scored too: it is a turn that ends at once.
     """
@@ -132,7 +133,7 @@ def responses_of(content: dict[str, Any], origin: Origin, added: Sequence[str]) 
         raise DataError(f"{origin}: '{key}' must be {expected}.")
     taken = set(added) & content.keys()
     if taken:
-        raise DataError(f"{origin}: the row has a '{min(taken)}' already. Rename it, so that it is not lost.")
+        raise DataError(f"{origin}: the row has a '{min(taken)}' already. Rename that key.")
     return responses
 
 

@@ -44,7 +44,7 @@ def ratio(sums: Sequence[float], counts: Sequence[int], *, seed: int = 0) -> Est
 
         sum of sums_i / sum of counts_i        sums_i: of unit i's counts_i values; n >= 1 units, counts_i > 0
 
-    Each resample draws units, sum and count together, and divides anew. Where all values are equal, the interval has no
+    Each resample draws units, sum and count together. Where all values are equal, the interval has no
     width, however unequal the counts. Efron and Tibshirani 1993, section 10.3 (the patch data).
     """
     above, below = _finite(sums), _finite(counts)

@@ -28,7 +28,7 @@ from pipeline import stages
 COMPARE = "compare"
 RUN_KEYS = ("name", "runs_dir")
 COMPARED = ("ppo", "dpo")
-"""Stages whose policy is compared with that of SFT."""
+"""Stages with a policy that is compared with that of SFT."""
 
 
 @dataclass(frozen=True, kw_only=True)

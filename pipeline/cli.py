@@ -60,7 +60,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="key.sub=value: change the recipe for this run, such as train.learning_rate=1e-4"),
 ]
-Restart = Annotated[bool, typer.Option("--restart", help="Move what is there aside and start anew.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Move the old run aside and start again.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
 Profile = Annotated[bool, typer.Option("--profile", help=stages.flags("ppo")["profile"])]
 

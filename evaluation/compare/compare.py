@@ -47,7 +47,7 @@ class Answers:
     text_losses: list[float] = field(default_factory=list)
     """The loss of each text that is not an answer, in nats, summed over its tokens: one entry a text, not a prompt."""
     text_tokens: list[int] = field(default_factory=list)
-    """The number of tokens of each of these losses; the same for every model."""
+    """Tokens of each loss; the same for every model."""
 
     def only(self, rows: Sequence[int]) -> "Answers":
         """The answers to these prompts. Texts belong to no prompt."""

@@ -11,7 +11,7 @@ from onebase.files.paths import UserPath
 from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
 
 POLICIES = ("sft", "ppo", "dpo")
-"""Stages whose adapter is a policy, in the order of the tables; the recipe's further policies follow."""
+"""Stages that train a policy, in the order of the tables. Further policies of the recipe follow."""
 
 
 class ParentsSection(Section):

@@ -27,7 +27,7 @@ BLOCK = 4
 """Batches between two steps of the progress bar."""
 
 DRAWS = 3
-"""Version of the sampler: raised when the same seed draws other responses, so that kept ones are not used."""
+"""Version of the sampler, raised when the same seed draws other responses. Kept responses are of one version."""
 
 
 def greedy(
@@ -83,7 +83,7 @@ class Responder:
         return Episodes.of(self._prompts, responses, pad_id=self._roles.base.pad_id)
 
     def _kept(self, path: Path) -> list[list[int]] | None:
-        """The responses that an earlier run kept; None if there are none, or if the file was changed since."""
+        """The responses that an earlier run kept; None without such a file, or if it was changed since."""
         if not path.is_file():
             return None
         try:

@@ -13,10 +13,13 @@ from evaluation.statistics import paired_difference
 def ensemble(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair], *, seed: int) -> Mapping[str, Any]:
     """pairs: of the combined scores.
 
-    members: each one's accuracy, and by how much the ensemble is better, paired by prompt. spread: standard deviation
-    over the members of a response's score, the mean over responses. unanimous: share of pairs that all members order
-    alike; each prompt counts once. by_spread_of_margin: accuracy by quartiles of the standard deviation over the
-    members of a pair's difference of scores; if disagreement tells anything, the last quartiles are the worst.
+    - members: accuracy of each, and by how much the ensemble is better, paired by prompt.
+    - spread: standard deviation of a response's scores over the members, the mean over responses.
+    - unanimous: share of pairs that all members order alike. Each prompt counts once.
+    - by_spread_of_margin: accuracy by quartiles of a pair's spread, the standard deviation over the members of its
+      difference of scores.
+
+    If disagreement tells anything, the last quartiles are the worst.
     """
     names = list(rankings[0].members)
     if len(names) < 2:

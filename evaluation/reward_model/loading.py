@@ -77,7 +77,7 @@ class RewardModel:
 
 
 def load(folders: Sequence[Path], combine: CombineSection | None = None) -> RewardModel:
-    """RecordError if a folder is no reward stage or is damaged, or if its base has changed. Several stages must share
+    """RecordError if a folder is damaged or holds another stage, or if its base has changed. Several stages must share
     one base and its tokens."""
     members = read(folders)
     for stage in members.values():

@@ -53,10 +53,10 @@ def best_of_n(rankings: Sequence[ScoredRanking], *, seed: int) -> list[dict[str,
     """Quality of the response with the highest score among n that are drawn from a prompt's own, without replacement.
 
     Quality is the share of a prompt's other responses that are in worse tiers; a tie counts half, so a random response
-    has 0.5. `best_possible` chooses by quality itself. kl: log n - (n - 1)/n nats, the most that best-of-n moves away
-    from the sampled policy (Stiennon et al. 2020, https://arxiv.org/abs/2009.01325, appendix G.3; an upper bound by
-    Beirami et al. 2024, https://arxiv.org/abs/2401.01879). Only prompts with n responses or more count, so rows with
-    another number of prompts cannot be compared.
+    has 0.5. `best_possible` chooses by quality. kl: log n - (n - 1)/n nats, the most that best-of-n moves away
+    from the sampled policy: Stiennon et al. 2020, https://arxiv.org/abs/2009.01325, appendix G.3. It is an upper bound
+    (Beirami et al. 2024, https://arxiv.org/abs/2401.01879). Only prompts with at least n responses count. Rows with
+    different numbers of prompts cannot be compared.
     """
     rows = []
     for n in range(1, max(len(ranking.tiers) for ranking in rankings) + 1):

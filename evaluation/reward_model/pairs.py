@@ -113,7 +113,7 @@ def of_each_prompt(rankings: Iterable[ScoredRanking], value: Callable[[ScoredRan
 
 
 def accuracy(pairs: Sequence[Pair], *, seed: int) -> Estimate:
-    """Share of pairs whose better response scores higher (there must be one pair at least)."""
+    """Share of pairs in which the better response scores higher. There must be a pair."""
     return bootstrap(list(by_prompt(pairs, lambda pair: pair.right).values()), seed=seed)
 
 
@@ -124,7 +124,7 @@ def cell(pairs: Sequence[Pair], *, seed: int) -> dict[str, Any]:
 
 
 def cells_by(pairs: Iterable[Pair], group: Callable[[Pair], G | None], *, seed: int) -> dict[str, dict[str, Any]]:
-    """Accuracy of each group of pairs, in the groups' order; pairs whose group is None are left out."""
+    """Accuracy of each group of pairs, in the groups' order. Pairs with the group None are left out."""
     groups: dict[G, list[Pair]] = {}
     for pair in pairs:
         key = group(pair)

@@ -30,10 +30,10 @@ def build(
     log_odds: float = 1.0,
     labelers: HeldOutLabelers | None = None,
 ) -> dict[str, Any]:
-    """The whole report. baselines: scores of the same responses by name, or the reason why there are none.
+    """The whole report. baselines: scores of the same responses by name, or the reason why a baseline has no scores.
 
-    log_odds: of a unit of score, for calibration; 1 unless the head was divided by a number after training. labelers:
-    what is known of labelers whose rankings were not trained on.
+    log_odds: of a unit of score, for calibration; 1 unless the head was divided by a number after training.
+    labelers: the rankings of held-out labelers.
     """
     pairs = pairs_of(rankings)
     return {

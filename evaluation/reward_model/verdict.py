@@ -1,8 +1,8 @@
 """Whether a reward model is better than a rule that reads nothing: the line to read before PPO.
 
 It is compared with the best of three baselines on the same held-out rankings: the longer response wins, the shorter one
-wins, a bag of words. One of the first two ranks at least half of the pairs right, so the best is no worse than a coin.
-The difference is paired by prompt, with its 95 % interval over prompts:
+wins, a bag of words. One of the first two ranks at least half of the pairs right, as a coin does. The difference is
+paired by prompt, with its 95 % interval over prompts:
 
     better            the interval lies above 0
     not better        it does not reach above 0
