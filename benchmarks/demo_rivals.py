@@ -58,17 +58,29 @@ def main() -> int:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--curve", action="store_true", help="a learning curve of PPO too, 15 minutes a seed more")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    given = parser.parse_args()
-    print(f"budget: at most {MINUTES + 15 * given.curve} minutes a seed, {len(given.seeds)} seeds", file=sys.stderr)
-    for seed in given.seeds:
-        run(seed, given.runs_dir, curve=given.curve)
-    folders = {seed: (given.runs_dir / f"demo-{seed}", given.runs_dir / f"demo-rivals-{seed}") for seed in given.seeds}
+    arguments = parser.parse_args()
+    print(
+        f"budget: at most {MINUTES + 15 * arguments.curve} minutes a seed, {len(arguments.seeds)} seeds",
+        file=sys.stderr,
+    )
+    for seed in arguments.seeds:
+        run(seed, arguments.runs_dir, curve=arguments.curve)
+    folders = {
+        seed: (arguments.runs_dir / f"demo-{seed}", arguments.runs_dir / f"demo-rivals-{seed}")
+        for seed in arguments.seeds
+    }
     values = {str(seed): collect({seed: pair}) for seed, pair in folders.items()}
     values["all"] = collect(folders)
-    said = ["python", "benchmarks/demo_rivals.py", "--seeds", *map(str, given.seeds), *["--curve"] * given.curve]
+    words = [
+        "python",
+        "benchmarks/demo_rivals.py",
+        "--seeds",
+        *map(str, arguments.seeds),
+        *["--curve"] * arguments.curve,
+    ]
     places = [provenance({seed: summary_of(pair[place]) for seed, pair in folders.items()}) for place in (0, 1)]
     home = Home(
-        command=[shlex.join(said)],
+        command=[shlex.join(words)],
         runs=[*places[0], *places[1]],
         values=values,
         tables=tables(),
@@ -76,8 +88,8 @@ def main() -> int:
     home = Home.parse(home.dump())  # so that what is printed is what the documents will show
     for name in home.tables:
         print("\n".join(["", f"{name}:", "", *markdown(home.render(name))]))
-    if given.json:
-        given.json.write_text(home.dump(), encoding="utf-8")
+    if arguments.json:
+        arguments.json.write_text(home.dump(), encoding="utf-8")
     return 0
 
 
@@ -94,9 +106,9 @@ def run(seed: int, runs: Path, *, curve: bool) -> None:
         onebase("ppo", DEMO / "ppo.yaml", *parents, f"seed={seed}", f"train.episodes={episodes}", f"out={out}")
         policies.append(f"compare.policies.ppo-{episodes}={out}")
     names = ("sft-gold", "sft-best", "dpo", "compare")
-    own = [f"runs_dir={runs}", f"name={rivals.name}", *(f"{name}.seed={seed}" for name in names)]
-    own += [f"sft-best.data.0.source={best}", f"dpo.parents.sft={demo / 'sft'}"]
-    onebase("run", RIVALS, *own, *policies)
+    overrides = [f"runs_dir={runs}", f"name={rivals.name}", *(f"{name}.seed={seed}" for name in names)]
+    overrides += [f"sft-best.data.0.source={best}", f"dpo.parents.sft={demo / 'sft'}"]
+    onebase("run", RIVALS, *overrides, *policies)
 
 
 def draw(demo: Path, folder: Path, seed: int) -> Path:
@@ -129,11 +141,11 @@ def collect(folders: Mapping[int, tuple[Path, Path]]) -> dict[str, Any]:
     """By row: training seconds, and estimates over the prompts of these seeds; each seed has its own."""
     answers = [row for seed, (_, rivals) in folders.items() for row in answers_of(rivals, seed)]
     sources: dict[str, list[dict[str, Any]]] = {}
-    for one in answers:
-        sources.setdefault(one["source"].rpartition("/")[2], []).append(one)
-    found: dict[str, Any] = {}
+    for answer in answers:
+        sources.setdefault(answer["source"].rpartition("/")[2], []).append(answer)
+    rows: dict[str, Any] = {}
     for name, stages in STAGES.items():
-        found[name] = {
+        rows[name] = {
             "seconds": mean(sum(seconds(*pair, stage) for stage in stages) for pair in folders.values()),
             "last": mean(sum(seconds(*pair, stage) for stage in stages[-1:]) for pair in folders.values()),
             SCORE: estimate(answers, name, SCORE),
@@ -149,7 +161,7 @@ def collect(folders: Mapping[int, tuple[Path, Path]]) -> dict[str, Any]:
         for name in answers[0]
         if name.startswith("ppo-")
     }
-    return {"rows": found} | ({"curve": curve} if curve else {})
+    return {"rows": rows} | ({"curve": curve} if curve else {})
 
 
 def answers_of(rivals: Path, seed: int) -> list[dict[str, Any]]:

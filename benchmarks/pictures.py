@@ -30,17 +30,15 @@ def task_score_against_time(axes: Axes, *, values: Mapping[str, Any]) -> None:
     Intervals are over the prompts of all seeds. PPO's learning curve is shown for the seeds that have one."""
     rows = {name: row for name, row in values["all"]["rows"].items() if name != "base"}
     minutes = {name: row["seconds"] / 60 for name, row in rows.items()}
-    for seed, one in values.items():
-        if "curve" in one and seed != "all":
-            own = one["rows"]
-            start = (own["ppo"]["seconds"] - own["ppo"]["last"]) / 60
-            way = [(own["sft"]["seconds"] / 60, own["sft"]), (start, own["sft"])]
-            way += [(start + point["seconds"] / 60, point) for point in one["curve"].values()]
-            way.append((own["ppo"]["seconds"] / 60, own["ppo"]))
-            scores = [point["task_score"]["mean"] for _, point in way]
-            axes.plot(
-                [at for at, _ in way], scores, color=BLUE, linewidth=1, alpha=0.5, label=f"PPO's way, seed {seed}"
-            )
+    for seed, known in values.items():
+        if "curve" in known and seed != "all":
+            sft, ppo = known["rows"]["sft"], known["rows"]["ppo"]
+            start = (ppo["seconds"] - ppo["last"]) / 60
+            curve = [(sft["seconds"] / 60, sft), (start, sft)]
+            curve += [(start + row["seconds"] / 60, row) for row in known["curve"].values()]
+            curve.append((ppo["seconds"] / 60, ppo))
+            scores = [row["task_score"]["mean"] for _, row in curve]
+            axes.plot([at for at, _ in curve], scores, color=BLUE, linewidth=1, alpha=0.5, label=f"PPO, seed {seed}")
     rivals = [name for name in rows if name not in ("sft", "ppo")]
     colours = {"sft": GREY, "ppo": BLUE, **dict(zip(rivals, COLOURS[1:], strict=False))}
     for (name, row), marker in zip(rows.items(), "osD^v", strict=True):
