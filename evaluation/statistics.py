@@ -29,10 +29,6 @@ class Estimate:
     def as_dict(self) -> dict[str, float]:
         return {name: round(value, 6) for name, value in asdict(self).items()}
 
-    def text(self, digits: int = 2) -> str:
-        """Such as '0.52 [0.41, 0.63]'."""
-        return f"{self.mean:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
-
 
 def bootstrap(values: Sequence[float], *, seed: int = 0) -> Estimate:
     """The mean of `values` (n >= 1 numbers, one a prompt) and its interval; that of a single value has no width."""
@@ -78,6 +74,11 @@ def differences(after: Sequence[float], before: Sequence[float]) -> list[float]:
     if len(after) != len(before):
         raise ValueError(f"expected the same prompts on both sides, found {len(after)} and {len(before)}")
     return [a - b for a, b in zip(after, before, strict=True)]
+
+
+def interval_text(estimate: Mapping[str, float], form: str = ".2f") -> str:
+    """Such as '0.52 [0.41, 0.63]'."""
+    return f"{estimate['mean']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
 
 
 def error_bars(estimates: Sequence[Mapping[str, float]]) -> list[list[float]]:

@@ -81,6 +81,8 @@ def show(summaries: Mapping[int, Mapping[str, Any]]) -> None:
     """Print every paired difference of every seed, and their means over the seeds."""
     from rich.table import Table
 
+    from evaluation.statistics import interval_text
+
     rows = {seed: _rows(summary) for seed, summary in summaries.items()}
     headings = list(dict.fromkeys(heading for some in rows.values() for row in some.values() for heading in row))
     table = Table(title="paired differences, mean [95 % interval] over prompts")
@@ -89,12 +91,12 @@ def show(summaries: Mapping[int, Mapping[str, Any]]) -> None:
     for difference in dict.fromkeys(name for row in rows.values() for name in row):
         shown = {seed: row[difference] for seed, row in rows.items() if difference in row}
         for seed, row in shown.items():
-            cells = (_cell(row[heading], heading) if heading in row else "" for heading in headings)
-            table.add_row(difference, str(seed), *cells)
+            cells = (interval_text(row[heading], _form(heading)) if heading in row else "" for heading in headings)
+            table.add_row(difference, str(seed), *(cell.replace(" [", "\n[") for cell in cells))
         if len(shown) > 1:
             means = ([row[heading]["mean"] for row in shown.values() if heading in row] for heading in headings)
             pairs = zip(means, headings, strict=True)
-            table.add_row("", "mean", *(_number(mean(some), heading) if some else "" for some, heading in pairs))
+            table.add_row("", "mean", *(format(mean(some), _form(heading)) if some else "" for some, heading in pairs))
         table.add_section()
     console().print(table)
 
@@ -117,10 +119,5 @@ def _rows(summary: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, float]
     return rows
 
 
-def _cell(estimate: Mapping[str, float], heading: str) -> str:
-    low, high = _number(estimate["low"], heading), _number(estimate["high"], heading)
-    return f"{_number(estimate['mean'], heading)}\n[{low}, {high}]"
-
-
-def _number(value: float, heading: str) -> str:
-    return f"{value:.2f}" if heading == KL else f"{value:+.2f}"
+def _form(heading: str) -> str:
+    return ".2f" if heading == KL else "+.2f"

@@ -59,7 +59,6 @@ class Answers:
 class Comparison:
     prompts: list[EncodedPrompt]
     answers: list[Answers]
-    identities: list[DataIdentity]
     variants: Mapping[str, str] = field(default_factory=dict[str, str])
     """Further policies, each with the policy of the run that it is a variant of."""
 
@@ -72,7 +71,6 @@ class Comparison:
             source: Comparison(
                 prompts=[self.prompts[row] for row in rows],
                 answers=[model.only(rows) for model in self.answers],
-                identities=self.identities,
                 variants=self.variants,
             )
             for source, rows in sorted(rows_of.items())
@@ -138,7 +136,7 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
     models = {"base": None, **{name: parents[name] for name in (*POLICIES, *recipe.policies) if name in parents}}
     answers = [judge(roles, name, stage, respond, chat, prompts, pieces, recipe) for name, stage in models.items()]
     variants = {name: parents[name].record.stage for name in recipe.policies}
-    comparison = Comparison(prompts=prompts, answers=answers, identities=identities, variants=variants)
+    comparison = Comparison(prompts=prompts, answers=answers, variants=variants)
     content = summary.build(
         run=recipe.out.resolve().name,
         recipe=recipe.model_dump(mode="json"),

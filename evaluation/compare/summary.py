@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.statistics import Estimate
+from evaluation.statistics import Estimate, interval_text
 from onebase.errors import RecordError
 from onebase.run import record, stages
 from onebase.run.record import DataIdentity, Found, Resources
@@ -182,6 +182,5 @@ def _show_differences(screen: "Console", differences: Mapping[str, Any]) -> None
 def _cell(name: str, estimate: Mapping[str, float] | None, *, sign: bool = False) -> str:
     if estimate is None:
         return ""
-    form = "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]" if sign else "{:.{d}f} [{:.{d}f}, {:.{d}f}]"
     digits = {"length": 1, "lm_loss": 3}.get(name, 2)
-    return form.format(estimate["mean"], estimate["low"], estimate["high"], d=digits)
+    return interval_text(estimate, f"{'+' if sign else ''}.{digits}f")

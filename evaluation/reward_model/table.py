@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluation.reward_model.verdict import verdict_of
+from evaluation.statistics import interval_text
 from onebase.terminal import console
 
 
@@ -20,17 +21,13 @@ def show(report: Mapping[str, Any], title: str) -> None:
         if "no_data" in cell:
             table.add_row(name, f"no data: {cell['no_data']}", style="dim")
         else:
-            table.add_row(name, interval(cell), str(cell.get("prompts", "")), str(cell.get("pairs", "")))
+            table.add_row(name, interval_text(cell), str(cell.get("prompts", "")), str(cell.get("pairs", "")))
     screen.print(table)
     for line in _lines(report):
         screen.print(line)
     for heading, rows in report["examples"].items():
         screen.print(_examples(heading, rows) if rows else f"{heading}: none")
     screen.print(f"verdict: {verdict_of(report).text}")
-
-
-def interval(cell: Mapping[str, Any]) -> str:
-    return f"{cell['mean']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
 
 
 def _cells(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -70,15 +67,15 @@ def _section(heading: str, section: Mapping[str, Any]) -> Iterator[tuple[str, Ma
 
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     calibration, agreement = report["calibration"], report["agreement"]
-    yield (
-        f"calibration: log loss {interval(calibration['log_loss'])} (equal scores: 0.69), ECE {calibration['ece']:.3f}"
-    )
+    loss = interval_text(calibration["log_loss"])
+    yield f"calibration: log loss {loss} (equal scores: 0.69), ECE {calibration['ece']:.3f}"
     correlation = report["length"]["correlation_with_score"]
     yield "correlation of score and length: " + ", ".join(
         f"{name.replace('_', ' ')} {value['no_data'] if isinstance(value, Mapping) else format(value, '+.2f')}"
         for name, value in correlation.items()
     )
-    yield f"Kendall's tau-b {interval(agreement['kendall_tau_b'])}, best response first {interval(agreement['top_1'])}"
+    tau, first = (interval_text(agreement[name]) for name in ("kendall_tau_b", "top_1"))
+    yield f"Kendall's tau-b {tau}, best response first {first}"
     yield "best of n (0.5: random): " + ", ".join(f"{row['n']}: {row['mean']:.2f}" for row in report["best_of_n"])
     shown = report["demonstrations"]
     if "no_data" in shown:
@@ -87,7 +84,7 @@ def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     beaten = shown["beats_ranked_responses_of_its_prompt"]
     yield (
         f"{shown['count']} demonstrations: mean score {shown['mean_score']:+.2f}; of the responses to their prompt "
-        f"they beat {beaten['no_data'] if 'no_data' in beaten else interval(beaten)}"
+        f"they beat {beaten['no_data'] if 'no_data' in beaten else interval_text(beaten)}"
     )
 
 

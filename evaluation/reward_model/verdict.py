@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evaluation.statistics import interval_text
 from onebase.errors import RecordError
 from onebase.run.record import Found
 from onebase.terminal import say
@@ -43,6 +44,10 @@ class Verdict:
     high: float
 
     @property
+    def interval(self) -> dict[str, float]:
+        return {"mean": self.over, "low": self.low, "high": self.high}
+
+    @property
     def says(self) -> str:
         if self.prompts < LEAST:
             return UNTOLD
@@ -56,7 +61,7 @@ class Verdict:
             NOT_BETTER: "not better than",
             UNTOLD: "it cannot be told whether it is better than",
         }
-        figures = f"{self.over:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        figures = interval_text(self.interval, "+.2f")
         return (
             f"{words[self.says]} '{self.baseline}', which ranks {self.baseline_accuracy:.2f} of the held-out pairs "
             f"right: {figures} over {self.prompts} prompts"
@@ -64,8 +69,8 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """For the report."""
-        interval = {"mean": self.over, "low": self.low, "high": self.high}
-        return {"says": self.says, "baseline": self.baseline, "model_is_better_by": interval, "prompts": self.prompts}
+        over = {"model_is_better_by": self.interval, "prompts": self.prompts}
+        return {"says": self.says, "baseline": self.baseline, **over}
 
     @property
     def metrics(self) -> dict[str, float]:

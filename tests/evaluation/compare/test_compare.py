@@ -21,7 +21,7 @@ def encoded(rows: int = 6) -> list[EncodedPrompt]:
 def comparison() -> Comparison:
     before = Answers(name="base", texts=list("abcdef"), metrics={"form": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]})
     after = Answers(name="sft", texts=list("ABCDEF"), metrics={"form": [0.1, 0.1, 0.4, 0.2, 0.7, 0.4]})
-    return Comparison(prompts=encoded(), answers=[before, after], identities=[])
+    return Comparison(prompts=encoded(), answers=[before, after])
 
 
 def test_each_source_has_the_rows_of_its_own_prompts() -> None:
@@ -137,7 +137,7 @@ def test_what_is_asked_twice_is_drawn_together() -> None:
         Answers(name=one.name, texts=one.texts * 3, metrics={name: 3 * values for name, values in one.metrics.items()})
         for one in plain.answers
     ]
-    copies = Comparison(prompts=3 * plain.prompts, answers=doubled, identities=[])
+    copies = Comparison(prompts=3 * plain.prompts, answers=doubled)
     for tables in ((plain.estimates(0), copies.estimates(0)), (plain.differences(0), copies.differences(0))):
         for name, row in tables[0].items():
             once, thrice = row["form"], tables[1][name]["form"]
@@ -149,7 +149,7 @@ def test_every_further_policy_is_measured_against_sft_and_against_what_it_varies
     main = Answers(name="ppo", texts=list("opqrst"), metrics={"form": [0.5] * 6})
     extra = Answers(name="mine", texts=list("uvwxyz"), metrics={"form": [0.2] * 6})
     answers = [*found.answers, main, extra]
-    whole = Comparison(prompts=found.prompts, answers=answers, identities=[], variants={"mine": "ppo"})
+    whole = Comparison(prompts=found.prompts, answers=answers, variants={"mine": "ppo"})
     for part in (whole, *whole.by_source().values()):
         differences = part.differences(0)
         assert set(differences) == {"sft over base", "ppo over sft", "mine over sft", "mine over ppo"}
