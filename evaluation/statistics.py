@@ -8,6 +8,7 @@ each cluster is a pair of a sum and a count (`ratio`).
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -47,7 +48,7 @@ def ratio(sums: Sequence[float], counts: Sequence[int], *, seed: int = 0) -> Est
     if above.size != below.size or not (below > 0).all():
         raise ValueError(f"expected a count above 0 for each of {above.size} sums, found {list(counts)[:5]} ...")
 
-    def ratios(sums: Numbers, counts: Numbers, axis: int) -> Numbers:
+    def ratios(sums: Numbers, counts: Numbers, axis: int) -> Any:
         return sums.sum(axis=axis) / counts.sum(axis=axis)
 
     return _estimate([above, below], ratios, seed=seed)
@@ -95,7 +96,7 @@ def _finite(values: Sequence[float] | Sequence[int]) -> Numbers:
     return data
 
 
-def _estimate(data: list[Numbers], statistic: Callable[..., Numbers], *, seed: int) -> Estimate:
+def _estimate(data: list[Numbers], statistic: Callable[..., Any], *, seed: int) -> Estimate:
     """data: arrays of n numbers, resampled together. statistic: of such arrays, along an axis."""
     value, size = float(statistic(*data, axis=-1)), data[0].size
     if size == 1:  # which SciPy refuses

@@ -133,7 +133,7 @@ def cells_by(pairs: Iterable[Pair], group: Callable[[Pair], G | None], *, seed: 
     return {str(key): cell(groups[key], seed=seed) for key in sorted(groups)}
 
 
-def by_quartile(pairs: Sequence[Pair], values: Sequence[float], *, seed: int) -> list[dict[str, Any]]:
+def by_quartile(pairs: Sequence[Pair], values: Sequence[float] | Sequence[int], *, seed: int) -> list[dict[str, Any]]:
     """Accuracy by quartiles of `values`, one a pair; each quartile with its least and greatest value."""
     edges = np.quantile(values, [0.25, 0.5, 0.75])
     rows = []
