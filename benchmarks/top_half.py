@@ -159,7 +159,7 @@ def accuracies(settings: dict[str, Any]) -> list[float]:
     quieten()
     model = loading.load([Path(settings["stage"])])
     source = Source.model_validate({**HELD_OUT, "rows": settings["rows"]})
-    limiter = Limiter(LimitsSection.model_validate(model.found.record.recipe["limits"]))
+    limiter = Limiter(LimitsSection.model_validate(model.first.record.recipe["limits"]))
     found = []
     for one in encode_rankings(model.chat, load_records([source], Ranking, seed=0).records, limiter):
         said = score(model.roles, "reward", one.sequences, tokens_per_microbatch=model.tokens_per_microbatch).tolist()

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy.stats  # pyright: ignore[reportMissingTypeStubs]
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
@@ -33,7 +33,7 @@ class Estimate:
 
 def bootstrap(values: Sequence[float], *, seed: int = 0) -> Estimate:
     """The mean of `values` (n >= 1 numbers, one a prompt) and its interval; that of a single value has no width."""
-    return _estimate([_finite(values)], lambda drawn, axis: drawn.mean(axis=axis), seed=seed)
+    return _estimate([_finite(values)], np.mean, seed=seed)
 
 
 def ratio(sums: Sequence[float], counts: Sequence[int], *, seed: int = 0) -> Estimate:
@@ -101,7 +101,7 @@ def _estimate(data: list[Numbers], statistic: Callable[..., Any], *, seed: int) 
     value, size = float(statistic(*data, axis=-1)), data[0].size
     if size == 1:  # which SciPy refuses
         return Estimate(mean=value, low=value, high=value)
-    interval = scipy.stats.bootstrap(
+    bootstrapped: Any = scipy.stats.bootstrap(  # pyright: ignore[reportUnknownMemberType]
         data,
         statistic,
         paired=True,
@@ -111,5 +111,6 @@ def _estimate(data: list[Numbers], statistic: Callable[..., Any], *, seed: int) 
         n_resamples=RESAMPLES,
         batch=max(1, 2_000_000 // size),  # many units must not make a huge table of indices
         rng=np.random.default_rng(seed),
-    ).confidence_interval
+    )
+    interval = bootstrapped.confidence_interval
     return Estimate(mean=value, low=float(interval.low), high=float(interval.high))

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from pathlib import Path
+from typing import Any
 
 from data.files.readers import reader_of
 from data.formats import table
@@ -13,7 +14,8 @@ from data.select.sources import Source, records_of
 from onebase.errors import DataError
 from onebase.terminal import say
 
-Kind = type[Ranking] | type[Demonstration] | type[Prompt]
+Kind = Any
+"""One of KINDS."""
 
 KINDS: tuple[Kind, ...] = (Ranking, Demonstration, Prompt)
 """The most specific first: a ranking has a prompt too."""

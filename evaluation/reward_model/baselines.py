@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from scipy.special import expit
 from data.records import Ranking
 from data.select.mixing import seeded_order
 from evaluation.reward_model.pairs import ScoredRanking
+
+Sparse = Any
+"""A csr_array: SciPy comes without types."""
 
 Scores = list[list[float]]
 """One score a response, a list for each ranking."""
@@ -69,7 +73,7 @@ def vocabulary(texts: Sequence[str]) -> dict[str, int]:
     return {word: column for column, word in enumerate(kept[:VOCABULARY])}
 
 
-def counts(texts: Sequence[str], words: dict[str, int]) -> csr_array:
+def counts(texts: Sequence[str], words: dict[str, int]) -> Sparse:
     """Logarithms of 1 + how often a text has a word: a row a text, a column a word."""
     cells = [
         (row, words[word], np.log1p(times))
@@ -81,7 +85,7 @@ def counts(texts: Sequence[str], words: dict[str, int]) -> csr_array:
     return csr_array((np.array(values, dtype=np.float64), (rows, columns)), shape=(len(texts), len(words)))
 
 
-def fit(differences: csr_array, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def fit(differences: Sparse, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """The minimum, by L-BFGS. differences: x_w - x_l, a row a pair. weights: of the pairs, 1 in sum."""
 
     def loss(learned: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
