@@ -77,12 +77,12 @@ def differences(after: Sequence[float], before: Sequence[float]) -> list[float]:
     return [a - b for a, b in zip(after, before, strict=True)]
 
 
-def interval_text(estimate: Mapping[str, float], form: str = ".2f") -> str:
+def interval_text(estimate: Mapping[str, Any], form: str = ".2f") -> str:
     """Such as '0.52 [0.41, 0.63]'."""
     return f"{estimate['mean']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
 
 
-def error_bars(estimates: Sequence[Mapping[str, float]]) -> list[list[float]]:
+def error_bars(estimates: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     """How far error bars reach below and above the means. By rounding, a mean may lie just outside its interval."""
     below = [max(0.0, estimate["mean"] - estimate["low"]) for estimate in estimates]
     above = [max(0.0, estimate["high"] - estimate["mean"]) for estimate in estimates]
