@@ -76,7 +76,8 @@ def share_right(rows: Sequence[ScoredRanking]) -> float:
 
 def correlation(rows: Sequence[Ranking], tokens: Callable[[str], int]) -> float:
     counts = [tokens(response) for row in rows for response in row.responses]
-    return float(scipy.stats.pearsonr(counts, [tier for row in rows for tier in row.tiers])[0])
+    result: Any = scipy.stats.pearsonr(counts, [tier for row in rows for tier in row.tiers])
+    return float(result.statistic)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def correlation(rankings: Sequence[ScoredRanking]) -> Mapping[str, Any]:
     def pearson(scores: Sequence[float], tokens: Sequence[float]) -> Any:
         if np.ptp(scores) == 0 or np.ptp(tokens) == 0:
             return no_data("scores or lengths are all equal")
-        return round(float(scipy.stats.pearsonr(scores, tokens)[0]), 6)
+        result: Any = scipy.stats.pearsonr(scores, tokens)
+        return round(float(result.statistic), 6)
 
     scores = [score for ranking in rankings for score in ranking.scores]
     tokens = [float(count) for ranking in rankings for count in ranking.lengths]

@@ -39,7 +39,8 @@ def kendall_tau_b(ranking: ScoredRanking) -> float:
     """0 if all scores are equal."""
     if len(set(ranking.scores)) == 1:
         return 0.0
-    return float(scipy.stats.kendalltau(ranking.scores, [-tier for tier in ranking.tiers], variant="b")[0])
+    result: Any = scipy.stats.kendalltau(ranking.scores, [-tier for tier in ranking.tiers], variant="b")
+    return float(result.statistic)
 
 
 def _top_1(ranking: ScoredRanking) -> float:
