@@ -25,7 +25,7 @@ from data.select.room import require_limits
 from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
 from dpo.recipe import DpoRecipe, Pairing
-from evaluation.compare.responses import likeliest
+from evaluation.compare.responses import greedy
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.roles import Roles
@@ -225,8 +225,7 @@ def show_samples(roles: Roles, data: Data, recipe: DpoRecipe, tracker: Tracker) 
     prompts = [one.prompt_ids for one in chosen]
     roles.base.model.eval()
     answers = [
-        likeliest(roles, role, data.chat, prompts, max_new_tokens=recipe.limits.response_tokens)
-        for role in ("ref", ROLE)
+        greedy(roles, role, data.chat, prompts, max_new_tokens=recipe.limits.response_tokens) for role in ("ref", ROLE)
     ]
     rows = [[one.ranking.prompt.user_text, *both] for one, *both in zip(chosen, *answers, strict=True)]
     tracker.table("samples", ["prompt", "sft", "dpo"], rows)

@@ -19,7 +19,7 @@ from data.select.contamination import require_apart
 from data.select.room import require_limits
 from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
-from evaluation.compare.responses import likeliest
+from evaluation.compare.responses import greedy
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.roles import Roles
@@ -198,7 +198,7 @@ def show_samples(roles: Roles, data: Data, recipe: SftRecipe, tracker: Tracker) 
     shown = list(itertools.islice(fitting, recipe.evaluation.samples))
     roles.base.model.eval()
     answers = [
-        likeliest(
+        greedy(
             roles,
             role,
             data.chat,
