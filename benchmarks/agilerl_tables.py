@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from agilerl_plan import SIDES, Run
+
 GIB = 2**30
 KEPT = (
     "seconds_per_episode",
@@ -48,12 +50,12 @@ def spread(values: Iterable[float]) -> dict[str, float]:
     return {"median": statistics.median(found), "low": min(found), "high": max(found)}
 
 
-def group(probes: Iterable[tuple[Mapping[str, Any], str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Runs of one probe, rate and side together. probes: (settings, side, what the run found)."""
+def group(probes: Iterable[tuple[Run, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """Runs of one probe, rate and side together. probes: each run with what it found."""
     rows: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
-    for settings, side, found in probes:
-        place = (settings["function"], settings["rate"], side)
-        rows.setdefault(place, []).append({"seed": settings["seed"]} | {key: found[key] for key in LEARNT})
+    for run, found in probes:
+        place = (run.settings["function"], run.settings["rate"], SIDES[run.side])
+        rows.setdefault(place, []).append({"seed": run.settings["seed"]} | {key: found[key] for key in LEARNT})
     return [
         {"probe": probe, "rate": rate, "side": side, "runs": runs} for (probe, rate, side), runs in sorted(rows.items())
     ]
@@ -79,23 +81,19 @@ def show(result: Mapping[str, Any]) -> str:
         for side, found in sides.items():
             ratios = f"{_range(found['episodes_ratio'])} | {_range(found['memory_ratio'])}"
             lines.append(f"| {name} | {side} | {' | '.join(_cells(found['runs']))} | {ratios} |")
-    if result.get("probes"):
-        columns = (
-            "seeds that reached it",
-            "seconds",
-            "episodes",
-            "KL, nats",
-            "tokens a response, first and last",
-            "load",
-        )
-        lines += [
-            "",
-            f"| pays for | rate | side | {' | '.join(columns)} |",
-            "|---|---:|---" + "|---:" * len(columns) + "|",
-        ]
-    for row in result.get("probes", []):
-        lines.append(f"| {row['probe']} | {row['rate']:g} | {row['side']} | {' | '.join(_learnt(row['runs']))} |")
+    for title, name in (("Rates, chosen on another seed", "tuning"), ("Probes", "probes")):
+        if result.get(name):
+            lines += ["", f"{title}:", *_learning(result[name])]
     return "\n".join(lines)
+
+
+def _learning(rows: Iterable[Mapping[str, Any]]) -> Iterable[str]:
+    columns = ("seeds that reached it", "seconds", "episodes", "KL, nats", "tokens a response, first and last", "load")
+    yield ""
+    yield f"| pays for | rate | side | {' | '.join(columns)} |"
+    yield "|---|---:|---" + "|---:" * len(columns) + "|"
+    for row in rows:
+        yield f"| {row['probe']} | {row['rate']:g} | {row['side']} | {' | '.join(_learnt(row['runs']))} |"
 
 
 def _cells(runs: Sequence[Mapping[str, Any]]) -> Iterable[str]:

@@ -15,8 +15,9 @@ AgileRL generates for one prompt at a time; it is measured like that, and with i
 Its 4-bit base is kept from being repacked, without which its gradients are wrong on some CPUs (`--facts`).
 
 Learning: the demo's base is to say a word that is asked for, the same one always or one that depends on the prompt,
-until 0.8 of what can be reached is: seconds, episodes and KL to where the run began, for three learning rates and three
-seeds. AgileRL as fast as it can be, in the order of its own loop, which moves its reference at each pass of the data.
+until 0.8 of what can be reached is: seconds, episodes and KL to where the run began, with three seeds. Each side's
+learning rate is chosen for each probe among the same three, with another seed. AgileRL as fast as it can be, in the
+order of its own loop, which moves its reference at each pass of the data.
 
 Every run that has ended is kept in --results and not run again, so a benchmark that was stopped goes on. How long all
 of it may take is said before it starts. Speeds mean something only on a machine that does nothing else.
@@ -36,12 +37,25 @@ from pathlib import Path
 from typing import Any
 
 import agilerl_tables as tables
-from agilerl_plan import FULL, PEERS, QUICK, Run, Sizes, common, minutes_at_most, probes, round_of, rows, tries
+from agilerl_plan import (
+    FULL,
+    PEERS,
+    QUICK,
+    Run,
+    Sizes,
+    chosen_rates,
+    common,
+    minutes_at_most,
+    probes,
+    round_of,
+    rows,
+    tries,
+    tuning,
+)
 from processes import ROOT, machine, start
 
 AGILERL = "2.58.0"
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
-SIDES = {"ours": "ours", "peer": "AgileRL"}
 
 
 def main() -> None:
@@ -191,12 +205,19 @@ def measure(bench: Bench, sizes: Sizes) -> Iterator[dict[str, Any]]:
         }
         result["rows"] = {name: tables.compare(one) for name, one in rounds.items()}
         yield result
-    learnt = []
-    for run in probes(sizes, PEERS[fastest]) if "learning" in given.parts else []:
-        learnt.append((run.settings, SIDES[run.side], bench.run(run)))
-        result["probes"] = tables.group(learnt)
-        yield result
-    result["commits"] = bench.commits([*tried.values(), *later(given.parts, sizes, fastest)])
+    made = list(tried.values())
+    if "speed" in given.parts:
+        made += [run for sides in rows(sizes, PEERS[fastest]).values() for run in rounds_of(sides, sizes)]
+    if "learning" in given.parts:
+        tuned = [(run, bench.run(run)) for run in tuning(sizes, PEERS[fastest])]
+        learning = probes(sizes, PEERS[fastest], chosen_rates(tuned))
+        learnt = []
+        for run in learning:
+            learnt.append((run, bench.run(run)))
+            result |= {"tuning": tables.group(tuned), "probes": tables.group(learnt)}
+            yield result
+        made += [*(run for run, _ in tuned), *learning]
+    result["commits"] = bench.commits(made)
     print(tables.show(result))
     yield result
 
@@ -208,12 +229,18 @@ def fastest_of(found: Mapping[str, dict[str, Any] | None]) -> str:
 
 
 def later(parts: Sequence[str], sizes: Sizes, fastest: str) -> list[Run]:
-    """All runs but those in which the peer's settings are tried."""
+    """All runs but those in which the peer's settings are tried. Probes are at any rate: a budget needs no other."""
     found: list[Run] = []
     if "speed" in parts:
         for sides in rows(sizes, PEERS[fastest]).values():
-            found += [run for number in range(sizes.rounds) for run in round_of(sides, number)]
-    return found + (probes(sizes, PEERS[fastest]) if "learning" in parts else [])
+            found += rounds_of(sides, sizes)
+    if "learning" in parts:
+        found += [*tuning(sizes, PEERS[fastest]), *probes(sizes, PEERS[fastest], {})]
+    return found
+
+
+def rounds_of(sides: Sequence[Run], sizes: Sizes) -> list[Run]:
+    return [run for number in range(sizes.rounds) for run in round_of(sides, number)]
 
 
 def look(bench: Bench) -> Iterator[dict[str, Any]]:

@@ -142,6 +142,29 @@ def test_a_finished_run_is_kept_and_not_run_again(load: Any, tmp_path: Path, mon
     assert len(bench.commits([run])) == 1
 
 
+def test_a_rate_is_chosen_for_each_side_on_a_seed_that_is_not_reported(load: Any) -> None:
+    plan = load("agilerl_plan")
+    found = {  # (side, rate): reached, seconds, score
+        ("ours", 3e-5): (False, 300.0, 0.7),
+        ("ours", 1e-4): (True, 90.0, 0.8),
+        ("ours", 3e-4): (True, 60.0, 0.8),
+        ("peer", 3e-5): (False, 300.0, 0.3),
+        ("peer", 1e-4): (False, 280.0, 0.5),
+        ("peer", 3e-4): (False, 200.0, 0.1),
+    }
+    runs = [run for run in plan.tuning(plan.FULL, {}) if run.settings["function"] == "asked"]
+    assert {run.settings["seed"] for run in runs} == {plan.TUNED_ON} and plan.TUNED_ON not in plan.FULL.seeds
+    keys = ("reached", "seconds", "score")
+    tuned = [(run, dict(zip(keys, found[run.side, run.settings["rate"]], strict=True))) for run in runs]
+    chosen = plan.chosen_rates(tuned)
+    assert chosen == {"asked": {"ours": 3e-4, "peer": 1e-4}}
+    last = plan.probes(plan.FULL, {}, chosen)[-2:]
+    assert [(run.side, run.settings["rate"], run.settings["seed"]) for run in last] == [
+        ("ours", 3e-4, 2),
+        ("peer", 1e-4, 2),
+    ]
+
+
 def test_ratios_are_taken_within_a_round_and_probes_go_by_rate(load: Any) -> None:
     tables = load("agilerl_tables")
 
@@ -154,7 +177,8 @@ def test_ratios_are_taken_within_a_round_and_probes_go_by_rate(load: Any) -> Non
 
     def learnt(seed: int, rate: float, reached: bool, seconds: float) -> Any:
         run = {**dict.fromkeys(tables.LEARNT, 0.5), "reached": reached, "seconds": seconds, "load": [1, 2]}
-        return {"function": "asked", "rate": rate, "seed": seed}, "ours", run
+        settings = {"function": "asked", "rate": rate, "seed": seed}
+        return load("agilerl_plan").Run("ours", "ours", "learn", settings, 1.0), run
 
     rows = tables.group([learnt(0, 1e-4, True, 30), learnt(1, 1e-4, False, 90), learnt(0, 3e-5, False, 80)])
     assert [(row["rate"], [run["seed"] for run in row["runs"]]) for row in rows] == [(3e-5, [0]), (1e-4, [0, 1])]
