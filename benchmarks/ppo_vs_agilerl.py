@@ -27,6 +27,7 @@ import argparse
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -52,6 +53,7 @@ from agilerl_plan import (
     tries,
     tuning,
 )
+from homes import Home, markdown
 from processes import ROOT, machine, start
 
 AGILERL = "2.58.0"
@@ -81,10 +83,13 @@ def main() -> None:
         )
     with tempfile.TemporaryDirectory(prefix="ppo-vs-agilerl-") as work:
         bench = Bench(given, python, Path(work))
-        for result in look(bench) if given.facts else measure(bench, QUICK if given.quick else FULL):
+        if given.facts:
+            look(bench, given.json)
+            return
+        for home in measure(bench, QUICK if given.quick else FULL):
             # After each part: what has been measured can be read before the last of it is.
             if given.json:
-                given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+                given.json.write_text(home.dump(), encoding="utf-8")
 
 
 def make_environment(folder: Path) -> None:
@@ -176,8 +181,8 @@ def said(found: Mapping[str, Any]) -> str:
 # --- what is run
 
 
-def measure(bench: Bench, sizes: Sizes) -> Iterator[dict[str, Any]]:
-    """The result as it grows."""
+def measure(bench: Bench, sizes: Sizes) -> Iterator[Home]:
+    """The figures as they grow."""
     given = bench.given
     tried = tries(sizes)
     # Before the peer's settings have been tried any of them will do: none makes a run longer than its limit.
@@ -185,41 +190,37 @@ def measure(bench: Bench, sizes: Sizes) -> Iterator[dict[str, Any]]:
     bench.announce([*tried.values(), *later(given.parts, sizes, fastest_of(known))])
     bench.share()
     bench.make_stages()
-    found = {name: bench.run(run) for name, run in tried.items()}
-    fastest = fastest_of(found)
-    result: dict[str, Any] = {
-        "machine": machine(given.threads),
-        "model": given.model,
-        "quick": given.quick,
-        "versions": {
-            "ours": {name: version(name) for name in LIBRARIES},
-            "AgileRL's": bench.start("peer", "versions", {"names": ["agilerl", *LIBRARIES]})["versions"],
-        },
-        "tried": {name: {key: one[key] for key in tables.KEPT} for name, one in found.items()},
-        "fastest": fastest,
+    results = {name: bench.run(run) for name, run in tried.items()}
+    fastest = PEERS[fastest_of(results)]
+    values: dict[str, Any] = {"tried": {name: tables.speed([result]) for name, result in results.items()}}
+    versions = {
+        "ours": {name: version(name) for name in LIBRARIES},
+        "AgileRL's": bench.start("peer", "versions", {"names": ["agilerl", *LIBRARIES]})["versions"],
     }
-    if "speed" in given.parts:
-        rounds = {
-            name: [{run.name: bench.run(run) for run in round_of(sides, number)} for number in range(sizes.rounds)]
-            for name, sides in rows(sizes, PEERS[fastest]).items()
-        }
-        result["rows"] = {name: tables.compare(one) for name, one in rounds.items()}
-        yield result
+    command = shlex.join(["python", "benchmarks/ppo_vs_agilerl.py", *["--quick"] * given.quick])
     made = list(tried.values())
-    if "speed" in given.parts:
-        made += [run for sides in rows(sizes, PEERS[fastest]).values() for run in rounds_of(sides, sizes)]
+
+    def figures(*more: Run) -> Home:
+        made.extend(more)
+        return tables.home(command, bench.commits(made), machine(given.threads), versions, values)
+
+    for row, sides in rows(sizes, fastest).items() if "speed" in given.parts else ():
+        rounds = [round_of(sides, number) for number in range(sizes.rounds)]
+        values.setdefault("speed", {})[row] = tables.compare(
+            [{run.name: bench.run(run) for run in runs} for runs in rounds]
+        )
+        yield figures(*(run for runs in rounds for run in runs))
     if "learning" in given.parts:
-        tuned = [(run, bench.run(run)) for run in tuning(sizes, PEERS[fastest])]
-        learning = probes(sizes, PEERS[fastest], chosen_rates(tuned))
-        learnt = []
-        for run in learning:
+        tuned = [(run, bench.run(run)) for run in tuning(sizes, fastest)]
+        values["rates"], learnt = tables.rates(tuned), []
+        made += [run for run, _ in tuned]
+        for run in probes(sizes, fastest, chosen_rates(tuned)):
             learnt.append((run, bench.run(run)))
-            result |= {"tuning": tables.group(tuned), "probes": tables.group(learnt)}
-            yield result
-        made += [*(run for run, _ in tuned), *learning]
-    result["commits"] = bench.commits(made)
-    print(tables.show(result))
-    yield result
+            values["probes"] = tables.probes(learnt)
+            yield figures(run)
+    result = figures()
+    for name in result.tables:
+        print("\n".join(["", f"{name}:", "", *markdown(result.render(name))]))
 
 
 def fastest_of(found: Mapping[str, dict[str, Any] | None]) -> str:
@@ -243,7 +244,7 @@ def rounds_of(sides: Sequence[Run], sizes: Sizes) -> list[Run]:
     return [run for number in range(sizes.rounds) for run in round_of(sides, number)]
 
 
-def look(bench: Bench) -> Iterator[dict[str, Any]]:
+def look(bench: Bench, target: Path | None) -> None:
     """What AgileRL does in this version on this machine, a line each."""
     bench.share()
     settings = common(QUICK) | {"micro": QUICK.batch}
@@ -257,7 +258,9 @@ def look(bench: Bench) -> Iterator[dict[str, Any]]:
     print(", ".join(f"{name} {one}" for name, one in versions.items()))
     for name, found in facts.items():
         print(f"- {name}: {found['says']}")
-    yield {"machine": machine(bench.given.threads), "versions": versions, "facts": facts}
+    if target is not None:
+        content = {"machine": machine(bench.given.threads), "versions": versions, "facts": facts}
+        target.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
