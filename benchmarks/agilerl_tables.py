@@ -1,4 +1,4 @@
-"""What the runs of `ppo_vs_agilerl.py` amount to: a home of figures (`homes.py`) with the tables of docs/performance.md."""
+"""What the runs of `ppo_vs_agilerl.py` amount to: a home of figures (`homes.py`), with tables for the docs."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
@@ -83,7 +83,7 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 
 
 def learning(runs: Sequence[tuple[Run, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Of one side in one probe: medians and ranges over the seeds that reached the score, or over all where none did."""
+    """Of one side in one probe: medians and ranges over the seeds that reached the score; over all if none did."""
     results = [result for _, result in runs]
     there = [result for result in results if result["reached"]]
     lengths = [
