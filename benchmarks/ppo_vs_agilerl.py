@@ -10,7 +10,8 @@ The first makes the environment that AgileRL runs in (torch for CPUs); nothing e
 Speed and memory: both sides get the same base, prompts as tokens, LoRA (rank 16 on all linear layers), reward function,
 batch, lengths, learning rate, price of the KL, number of optimiser steps and threads, and sample from the whole
 distribution. AgileRL is tried at several settings first. Each row (fp32 and NF4, each side at its fastest and at its
-smallest) has three rounds of its sides in turn, each in a process of its own; ratios are taken within a round.
+smallest) has rounds of its sides in turn, each in a process of its own: three at the fastest, one at the smallest, which
+is about memory. Ratios are taken within a round.
 AgileRL generates for one prompt at a time; it is measured like that, and with its `get_action` given a padded batch.
 Its 4-bit base is kept from being repacked, without which its gradients are wrong on some CPUs (`--facts`).
 
@@ -48,7 +49,7 @@ from agilerl_plan import (
     common,
     minutes_at_most,
     probes,
-    round_of,
+    rounds_of,
     rows,
     tries,
     tuning,
@@ -205,7 +206,7 @@ def measure(bench: Bench, sizes: Sizes) -> Iterator[Home]:
         return tables.home(command, bench.commits(made), machine(given.threads), versions, values)
 
     for row, sides in rows(sizes, fastest).items() if "speed" in given.parts else ():
-        rounds = [round_of(sides, number) for number in range(sizes.rounds)]
+        rounds = rounds_of(row, sides, sizes)
         values.setdefault("speed", {})[row] = tables.compare(
             [{run.name: bench.run(run) for run in runs} for runs in rounds]
         )
@@ -233,15 +234,11 @@ def later(parts: Sequence[str], sizes: Sizes, fastest: str) -> list[Run]:
     """All runs but those in which the peer's settings are tried. Probes are at any rate: a budget needs no other."""
     found: list[Run] = []
     if "speed" in parts:
-        for sides in rows(sizes, PEERS[fastest]).values():
-            found += rounds_of(sides, sizes)
+        for row, sides in rows(sizes, PEERS[fastest]).items():
+            found += [run for runs in rounds_of(row, sides, sizes) for run in runs]
     if "learning" in parts:
         found += [*tuning(sizes, PEERS[fastest]), *probes(sizes, PEERS[fastest], {})]
     return found
-
-
-def rounds_of(sides: Sequence[Run], sizes: Sizes) -> list[Run]:
-    return [run for number in range(sizes.rounds) for run in round_of(sides, number)]
 
 
 def look(bench: Bench, target: Path | None) -> None:
