@@ -140,7 +140,7 @@ def rows(sizes: Sizes, fastest: Mapping[str, Any]) -> dict[str, list[Run]]:
 
 
 def rounds_of(row: str, sides: Sequence[Run], sizes: Sizes) -> list[list[Run]]:
-    """The sides of a row in turn, as often as its figure needs: seconds vary from round to round, peak memory does not."""
+    """The sides of a row in turn, as often as its figure needs: seconds vary between rounds, peak memory does not."""
     rounds = 1 if row.endswith("smallest") else sizes.rounds
     return [[replace(run, settings={**run.settings, "round": number}) for run in sides] for number in range(rounds)]
 

@@ -10,8 +10,8 @@ The first makes the environment that AgileRL runs in (torch for CPUs); nothing e
 Speed and memory: both sides get the same base, prompts as tokens, LoRA (rank 16 on all linear layers), reward function,
 batch, lengths, learning rate, price of the KL, number of optimiser steps and threads, and sample from the whole
 distribution. AgileRL is tried at several settings first. Each row (fp32 and NF4, each side at its fastest and at its
-smallest) has rounds of its sides in turn, each in a process of its own: three at the fastest, one at the smallest, which
-is about memory. Ratios are taken within a round.
+smallest) has rounds of its sides in turn, each in a process of its own: three at the fastest, one at the smallest,
+which is about memory. Ratios are taken within a round.
 AgileRL generates for one prompt at a time; it is measured like that, and with its `get_action` given a padded batch.
 Its 4-bit base is kept from being repacked, without which its gradients are wrong on some CPUs (`--facts`).
 
