@@ -145,10 +145,10 @@ def test_a_finished_run_is_kept_and_not_run_again(load: Any, tmp_path: Path, mon
 def test_a_rate_is_chosen_for_each_side_on_a_seed_that_is_not_reported(load: Any) -> None:
     plan = load("agilerl_plan")
     found = {  # (side, rate): reached, seconds, score
-        ("ours", 3e-5): (False, 300.0, 0.7),
+        ("ours", 1e-3): (False, 300.0, 0.7),
         ("ours", 1e-4): (True, 90.0, 0.8),
         ("ours", 3e-4): (True, 60.0, 0.8),
-        ("peer", 3e-5): (False, 300.0, 0.3),
+        ("peer", 1e-3): (False, 300.0, 0.3),
         ("peer", 1e-4): (False, 280.0, 0.5),
         ("peer", 3e-4): (False, 200.0, 0.1),
     }
