@@ -25,8 +25,10 @@ def frontier(axes: Axes, *, values: Mapping[str, Any]) -> None:
 
 
 def check_against_time(axes: Axes, *, values: Mapping[str, Any]) -> None:
-    """The demo's PPO and its rivals: check of likeliest answers over minutes of training, all stages counted, with 95 %
-    intervals over the prompts of all seeds. PPO's way is that of the seeds for which it was measured."""
+    """The demo's PPO and its rivals: check of likeliest answers over CPU minutes of training, all stages counted.
+
+    Intervals are 95 %, over the prompts of all seeds. PPO's way is that of the seeds for which it was measured.
+    """
     rows = {name: row for name, row in values["all"]["rows"].items() if name != "base"}
     minutes = {name: row["seconds"] / 60 for name, row in rows.items()}
     for seed, one in values.items():
@@ -45,7 +47,7 @@ def check_against_time(axes: Axes, *, values: Mapping[str, Any]) -> None:
     for (name, row), marker in zip(rows.items(), "osD^v", strict=True):
         check = row["check"]
         axes.errorbar(minutes[name], check["mean"], yerr=bars(check), color=colours[name], marker=marker, label=name)
-    axes.set(xlabel="minutes of training, all stages", ylabel="check of likeliest answers")
+    axes.set(xlabel="CPU minutes of training, all stages", ylabel="check of likeliest answers")
     axes.set_xlim(left=0)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 

@@ -88,7 +88,8 @@ def collect(found: Mapping[int, Mapping[str, Any]], folders: Mapping[int, Path])
         "rewards": {str(seed): rewards(folder) for seed, folder in folders.items()},
         "costs": {
             str(seed): {
-                stage: {"seconds": cost["seconds"], "GiB": cost["peak_rss_bytes"] / 2**30}
+                stage: {key: cost[key] for key in ("seconds", "cpu_seconds") if cost.get(key)}
+                | {"GiB": cost["peak_rss_bytes"] / 2**30}
                 for stage, cost in one["stages"].items()
             }
             for seed, one in found.items()
@@ -151,7 +152,7 @@ def tables(values: Mapping[str, Any], first: int) -> dict[str, Table]:
     flaws = {"reward accuracy": "accuracy|.2f", "lowest classes of flaws": "lowest|.2f"}
     baselines = {name: f"{name}|.2f" for name in ("longer wins", "bag of words")}
     said["rewards"] = Table(rows=["rewards/*"], columns={"seed": "@1", **flaws, **baselines})
-    cost = {"seconds": "seconds|.0f", "peak memory, GiB": "GiB|.2f"}
+    cost = {"seconds": "seconds|.0f", "CPU seconds": "cpu_seconds|.0f", "peak memory, GiB": "GiB|.2f"}
     said["costs"] = Table(rows=["costs/*/*"], columns={"seed": "@1", "stage": "@2", **cost})
     return said
 

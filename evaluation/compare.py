@@ -154,7 +154,7 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
         prompts=len(prompts),
         data=identities,
         parents=parents,
-        seconds=watch.seconds,
+        resources=watch.resources,
         device=str(base.device),
     )
     write_answers(comparison, folder / "answers.jsonl")

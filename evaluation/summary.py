@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evaluation.statistics import Estimate
-from onebase import record, stages
+from onebase import record
 from onebase.errors import RecordError
 from onebase.record import DataIdentity, Found, Resources
 from onebase.terminal import console
-from onebase.tracking import peak_rss_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,7 +51,7 @@ def build(
     prompts: int,
     data: Iterable[DataIdentity],
     parents: Mapping[str, Found],
-    seconds: float,
+    resources: Resources,
     device: str,
 ) -> dict[str, Any]:
     """The content of summary.json. by_source: number of prompts, estimates and differences of each source alone."""
@@ -77,9 +76,7 @@ def build(
         "samples": [dict(one) for one in samples],
         "stages": {
             **{name: found.record.resources.model_dump() for name, found in parents.items()},
-            "compare": Resources(
-                seconds=round(seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=stages.peak_gpu_bytes()
-            ).model_dump(),
+            "compare": resources.model_dump(),
         },
     }
     if "reward" in parents:

@@ -148,14 +148,19 @@ def open_session(
 
 
 class Stopwatch:
-    """Seconds since it was made."""
+    """What this process has taken since it was made."""
 
     def __init__(self) -> None:
-        self._started = time.perf_counter()
+        self._started, self._cpu = time.perf_counter(), time.process_time()
 
     @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self._started
+    def resources(self) -> Resources:
+        return Resources(
+            seconds=round(time.perf_counter() - self._started, 1),
+            cpu_seconds=round(time.process_time() - self._cpu, 1),
+            peak_rss_bytes=peak_rss_bytes(),
+            peak_gpu_bytes=peak_gpu_bytes(),
+        )
 
 
 def finish(
@@ -188,9 +193,7 @@ def finish(
         recipe=config,
         data=data,
         metrics=metrics,
-        resources=Resources(
-            seconds=round(watch.seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=peak_gpu_bytes()
-        ),
+        resources=watch.resources,
         parts=[] if identity is None else identity.parts,
     )
     # The record says that these are there: so they must be, also after a power cut.

@@ -20,10 +20,9 @@ from onebase.base import Base
 from onebase.disk import sync
 from onebase.errors import RecordError
 from onebase.identity import RunIdentity
-from onebase.record import DataIdentity, Found, Resources
+from onebase.record import DataIdentity, Found
 from onebase.roles import Roles
-from onebase.stages import Stopwatch, peak_gpu_bytes
-from onebase.tracking import peak_rss_bytes
+from onebase.stages import Stopwatch
 from ppo.recipe import PpoRecipe
 
 
@@ -50,7 +49,7 @@ def write(name: str, roles: Roles, role: str, origin: Origin, metrics: Mapping[s
     files = roles.save(role, temporary / "adapter")
     origin.base.tokenizer.save_pretrained(temporary / "tokenizer")
     files += [path for path in (temporary / "tokenizer").rglob("*") if path.is_file()]
-    seconds = round(origin.watch.seconds, 1)
+    resources = origin.watch.resources
     # A sibling of the target: its parents are as far away, so that the links hold after the renaming.
     made = record.create(
         stage="ppo",
@@ -62,7 +61,7 @@ def write(name: str, roles: Roles, role: str, origin: Origin, metrics: Mapping[s
         recipe=origin.recipe,
         data=origin.data,
         metrics=metrics,
-        resources=Resources(seconds=seconds, peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=peak_gpu_bytes()),
+        resources=resources,
         parts=origin.identity.parts,
     )
     for path in files:
