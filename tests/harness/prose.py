@@ -43,7 +43,7 @@ BANNED = (
     (r"says? nothing", "has no effect, or no information"),
     (r"whose", "with, or two sentences"),
     (r"(?:what|as) (?:is|was|were) asked", "the prompt, or as requested"),
-    (r"(?:is|are|was|were|be|has|have|had) none", "does not exist, or has no X"),
+    (r"(?:is|are|was|were|be) none", "does not exist, or has no X"),
     (r"(?<!there )(?:is|are|was|were|be) no (?!longer|more|less|fewer|larger|smaller|slower)\w+", "is not a"),
     (r"(?<=[,;:] )for (?:it|they|he|she|we|there|nothing|nobody|none|neither)", "because"),
     (r"so that", "so, or two sentences"),
@@ -56,7 +56,7 @@ BANNED = (
     (r"but for", "except"),
     (r"of before", "earlier"),
     (r"anew", "again"),
-    (r"pass(?:es|ed)? over", "skip, or ignore"),
+    (r"passed over", "skipped, or ignored"),
     (r"without a word", "silently"),
     (r"as (?:it|they|torch|trl) comes?", "by default"),
 )
