@@ -4,9 +4,10 @@
     python tests/harness/prose.py --only docs         one part: docs, docstrings or errors
     python tests/harness/prose.py --means README.md   also lists the mean sentence of each file
 
-A sentence ends at a full stop, a question mark, or the end of its paragraph. Code, tables, headings, claims comments and
-the targets of links do not count. A code span, a placeholder or an interval is one word. Documents are measured one by
-one. Docstrings and errors are measured by package, because most modules have only a few sentences.
+A sentence ends at a full stop, a question mark, or the end of its paragraph. Code, headings, claims comments and the
+targets of links do not count. Cells of tables are only searched for banned words. A code span, a placeholder or an
+interval is one word. Documents are measured one by one. Docstrings and errors are measured by package, because most
+modules have only a few sentences.
 """
 
 import argparse
@@ -37,9 +38,9 @@ BANNED = (
     (r"of (?:one's|his|its|your) own kind|one's own", "custom, or your"),
     (r"mend(?:s|ed|ing)?", "fix"),
     (r"(?:goes|go|going|went|gone) on(?! to\b)", "continue, or resume"),
-    (r"(?<!under)(?:stand|stands|stood)(?! for\b|-)", "is"),
+    (r"(?<!under)(?:stand|stands|stood)(?! for\b| still\b|-)", "is"),
     (r"by (?:itself|themselves)", "automatically, or alone"),
-    (r"(?:is|are|was|be) said", "is reported, or printed"),
+    (r"(?:is|are|was|be) said(?! of\b)", "is reported, or printed"),
     (r"says? nothing", "has no effect, or no information"),
     (r"whose", "with, or two sentences"),
     (r"(?:what|as) (?:is|was|were) asked", "the prompt, or as requested"),
@@ -78,6 +79,8 @@ class Sentence:
     path: str
     line: int
     text: str
+    measured: bool = True
+    """Whether its length counts; that of a table's cell does not."""
 
     @property
     def words(self) -> int:
@@ -113,29 +116,39 @@ def paragraphs(text: str) -> Iterator[tuple[int, str]]:
     text = re.sub(r"^ *```.*?^ *```[^\n]*$", blank, text, flags=re.DOTALL | re.MULTILINE)
     text = LINK.sub(lambda match: match[1] or "LINK", text)
     text = SPAN.sub(lambda match: "CODE" + blank(match), text)
-    start, block, listed, code = 0, list[str](), False, False
+    start, block, listed = 0, list[str](), False
     for number, line in enumerate([*text.splitlines(), ""]):
-        empty, item = not line.strip(), ITEM.match(line)
-        fresh = not block and (number == 0 or code or start != number or True)
-        code = line.startswith("    ") and not block and not listed and fresh
-        ends = empty or item or code or line.lstrip().startswith(("|", "#", "<"))
-        if ends and block:
+        item = ITEM.match(line)
+        code = line.startswith("    ") and not block and not listed
+        skipped = not line.strip() or code or line.lstrip().startswith(("|", "#", "<"))
+        if block and (skipped or item):
             yield start, "\n".join(block)
             block = []
-        if item:
-            listed = True
-        elif not empty and not line.startswith(" "):
-            listed = False
-        if empty or code or line.lstrip().startswith(("|", "#", "<")):
+        if line.strip():
+            # What is indented below an item belongs to the list, not to a block of code.
+            listed = item is not None or (listed and line.startswith(" "))
+        if not skipped:
+            start = start if block else number
+            block.append(line[item.end() :] if item else line)
+
+
+def cells(text: str) -> Iterator[tuple[int, str]]:
+    """(line, text) of each cell of Markdown's tables, without a column of bad examples (headed "before")."""
+    head = None
+    for number, line in enumerate(LINK.sub(lambda match: match[1], COMMENT.sub(blank, text)).splitlines()):
+        if not line.startswith("|"):
+            head = None
             continue
-        if not block:
-            start = number
-        block.append(line[item.end() :] if item else line)
+        row = [SPAN.sub("CODE", cell).strip() for cell in re.split(r"(?<!\\)\|", line)]
+        head = head or row
+        yield from ((number, cell) for place, cell in enumerate(row) if head[place : place + 1] != ["before"])
 
 
 def document(path: Path, name: str) -> Iterator[Sentence]:
-    for start, block in paragraphs(path.read_text("utf-8")):
-        yield from (Sentence("docs", name, start + line + 1, text) for line, text in sentences(block))
+    text = path.read_text("utf-8")
+    for start, block in paragraphs(text):
+        yield from (Sentence("docs", name, start + line + 1, words) for line, words in sentences(block))
+    yield from (Sentence("docs", name, line + 1, cell, measured=False) for line, cell in cells(text))
 
 
 def docstrings(tree: ast.AST, name: str) -> Iterator[Sentence]:
@@ -143,9 +156,9 @@ def docstrings(tree: ast.AST, name: str) -> Iterator[Sentence]:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         for statement in body if isinstance(body, list) else ():
-            if isinstance(statement, ast.Expr) and isinstance(value := statement.value, ast.Constant):
-                if isinstance(value.value, str):
-                    yield from docstring(value.value, statement.lineno, name)
+            value = statement.value if isinstance(statement, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield from docstring(value.value, statement.lineno, name)
 
 
 def docstring(text: str, first: int, name: str) -> Iterator[Sentence]:
@@ -206,26 +219,36 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--means", action="store_true", help="list the mean of each document and package")
     parser.add_argument("--root", type=Path, default=ROOT, help="the tree that is read")
     options = parser.parse_args(arguments)
-    measured = defaultdict[str, list[Sentence]](list)
-    for sentence in read(options.root, (options.only,) if options.only else PARTS):
-        if not options.paths or sentence.path.startswith(tuple(options.paths)):
-            measured[sentence.group].append(sentence)
-    problems = 0
-    every = sorted((one for group in measured.values() for one in group), key=lambda one: -one.words)
-    means = {group: sum(one.words for one in some) / len(some) for group, some in measured.items()}
+    every = [
+        sentence
+        for sentence in read(options.root, (options.only,) if options.only else PARTS)
+        if not options.paths or sentence.path.startswith(tuple(options.paths))
+    ]
+    return report(sorted(every, key=lambda sentence: -sentence.words), means=options.means)
+
+
+def report(every: list[Sentence], *, means: bool) -> int:
+    """Prints what is wrong; the exit code."""
+    groups = defaultdict[str, list[int]](list)
     for sentence in every:
-        if sentence.words > LONGEST or (means[sentence.group] > MEAN and sentence.words > 1.5 * MEAN):
-            problems += sentence.words > LONGEST
+        if sentence.measured:
+            groups[sentence.group].append(sentence.words)
+    long = {group for group, counts in groups.items() if sum(counts) > MEAN * len(counts)}
+    problems = len(long)
+    for sentence in every:
+        too_long = sentence.measured and sentence.words > LONGEST
+        if too_long or (sentence.measured and sentence.group in long and sentence.words > 1.5 * MEAN):
+            problems += too_long
             print(f"{sentence}\n    {sentence.words} words")
         for pattern, plain in WORDS:
             for match in pattern.finditer(sentence.text):
                 problems += 1
                 print(f"{sentence}\n    {match[0]!r}: write {plain}")
-    for group, mean in sorted(means.items()):
-        problems += mean > MEAN
-        if mean > MEAN or options.means:
-            print(f"{group}: a mean sentence of {mean:.1f} words, of {len(measured[group])} sentences")
-    print(f"{len(every)} sentences, {problems} problems; at most {MEAN} words on average and {LONGEST} in one sentence")
+    for group, counts in sorted(groups.items()):
+        if group in long or means:
+            print(f"{group}: a mean sentence of {sum(counts) / len(counts):.1f} words, of {len(counts)} sentences")
+    count = sum(map(len, groups.values()))
+    print(f"{count} sentences, {problems} problems; at most {MEAN} words on average and {LONGEST} in one sentence")
     return bool(problems)
 
 
