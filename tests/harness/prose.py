@@ -32,6 +32,8 @@ PARTS = ("docs", "docstrings", "errors")
 SPEAKERS = {"say", "warn"}
 """Functions with a text for the user as an argument, besides the exceptions of `raise`."""
 
+OF = r"of (?:(?!instead|out)[\w'-]+ ){1,3}"
+
 BANNED = (
     (r"likeliest", "greedy, or most probable"),
     (r"what is sampled", "sampled responses"),
@@ -44,11 +46,11 @@ BANNED = (
     (r"says? nothing", "has no effect, or no information"),
     (r"whose", "with, or two sentences"),
     (r"(?:what|as) (?:is|was|were) asked", "the prompt, or as requested"),
-    (r"(?:is|are|was|were|be) none", "does not exist, or has no X"),
+    (r"(?<!there )(?:is|are|was|were|be) none", "does not exist, or has no X"),
     (r"(?<!there )(?:is|are|was|were|be) no (?!longer|more|less|fewer|larger|smaller|slower)\w+", "is not a"),
     (r"(?<=[,;:] )for (?:it|they|he|she|we|there|nothing|nobody|none|neither)", "because"),
     (r"so that", "so, or two sentences"),
-    (r"of (?:[\w'-]+ ){1,3}of (?:[\w'-]+ ){1,3}of", "at most two of's: use two sentences, or 's"),
+    (rf"(?<!instead )(?<!out ){OF}{OF}of", "at most two of's: use two sentences, or 's"),
     (r"(?:is|are|was|were) told", "is given, or is distinguished"),
     (r"alarms? (?:that )?(?:rings?|rang|ringing)", "an alarm is raised"),
     (r"(?:come|comes|came) apart", "diverge"),
