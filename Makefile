@@ -13,7 +13,8 @@ endif
 QUICK := tests/data tests/ppo/maths tests/reward/test_losses.py tests/reward/test_losses_table.py \
 	tests/evaluation/test_statistics.py tests/onebase/test_masked.py tests/test_prose.py
 NOT_QUICK := tests/data/tasks/test_generate.py tests/data/problems/test_generate.py tests/data/test_reading_laws.py \
-	tests/data/formats/test_any_row.py tests/data/formats/test_joined.py
+	tests/data/formats/test_any_row.py tests/data/formats/test_joined.py \
+	tests/ppo/maths/test_score_moments.py
 
 FAST_TESTS := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not slow and not gpu and not demo' --durations=10
 # One thread a process, for two run at once. `OMP_NUM_THREADS=2 make test` tries two.
