@@ -214,7 +214,10 @@ def tables() -> dict[str, Table]:
         "KL to SFT, nats": "kl_to_sft|.2f",
     }
     curve = {"seed": "@0", "episodes": "@2", "CPU seconds of PPO:": "seconds|.0f", "task score": f"{SCORE}|.2f"}
+    names = ("training, CPU s:", "task score", "task score over SFT", "KL to SFT, nats")
+    short = {"": "@2", **{name.replace("task score over", "over"): shown[name] for name in names}}
     return {
+        "short": Table(rows=["all/rows/{base,sft,ppo,sft-gold}"], columns=short),
         "rows": Table(rows=["all/rows/*"], columns={"": "@2", **shown}),
         "seeds": Table(rows=["[0-9]*/rows/*"], columns={"seed": "@0", "": "@2", **shown}),
         "curve": Table(rows=["*/curve/*"], columns=curve),
