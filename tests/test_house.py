@@ -29,7 +29,6 @@ DEEPER = {
     "data/formats/meaning.py: _texts": "a row is a tree of values",
     "data/formats/table.py: build_all": "formats by records of a row",
     "data/formats/table.py: _records_among": "formats by records of a row",
-    "onebase/run/checkpoint.py: probe": "an error of the disk inside the attempt to save",
 }
 """Functions nested deeper, with the reason."""
 

@@ -73,8 +73,10 @@ def sample(
     """One response for each prompt, at most `batch` of them at a time, in the given order.
 
     temperature: 1 samples the model's own distribution; 0 is greedy (log-probs are then those at 1).
+
     generator: a CPU generator. It draws one number for every token of every response. Equal generators therefore give
     equal responses on a machine, whatever `batch` is, except for ties that rounding decides.
+
     value_head: the role with a head to read on this same trunk, at the state that each token is drawn from.
     clock: measures `rollout_prefill` and `rollout_decode`.
     """

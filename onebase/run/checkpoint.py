@@ -127,10 +127,7 @@ class Checkpoints:
         try:
             with os.fdopen(create_file(probe), "wb") as stream:
                 probe.unlink()  # now: whatever comes, the room is given back with the file's last handle
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(stream.fileno(), 0, needed)
-                elif free < needed:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                _reserve(stream.fileno(), needed, free)
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise InputError(f"{place}: cannot be written ({error.strerror}). Give another out=FOLDER.") from None
@@ -214,6 +211,14 @@ class Checkpoints:
             aside = old.with_name(f".{old.name}.old")
             os.rename(old, aside)
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _reserve(descriptor: int, size: int, free: int) -> None:
+    """Take `size` bytes of the disk for a file; OSError if they are not there."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, size)
+    elif free < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def counted(recipe: Mapping[str, Any]) -> dict[str, Any]:
