@@ -94,7 +94,7 @@ def measure(side: str, settings: dict[str, Any]) -> dict[str, float]:
     from onebase.cli.command import quieten
     from onebase.model import base as bases
     from onebase.model.roles import Roles
-    from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection
+    from onebase.recipe.sections import AdapterSection, BaseSection, ChatSection
     from onebase.seeding import generator
 
     quieten()
@@ -104,8 +104,8 @@ def measure(side: str, settings: dict[str, Any]) -> dict[str, float]:
     roles.add_head("reward")
     roles.train("reward")
     if side == "separate":
-        roles.packs = False
-    elif not roles.packs:
+        roles.forwards.can_pack = False
+    elif not roles.forwards.can_pack:
         raise SystemExit("this model cannot be packed")
     found = {}
     for name, shape in SHAPES.items():

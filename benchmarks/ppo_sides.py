@@ -110,7 +110,7 @@ def our_recipe(settings: dict[str, Any], out: Path) -> dict[str, Any]:
             "episodes": batch * settings["steps"],
             "batch": batch,
             "minibatch": batch,
-            "inner_epochs": settings["inner_epochs"],
+            "epochs": settings["epochs"],
             "tokens_per_microbatch": settings["tokens"],
             "activation_checkpointing": settings["checkpointing"],
         },
@@ -130,7 +130,7 @@ def reward_terms(settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 def train_sft(settings: dict[str, Any]) -> dict[str, Any]:
     """Our SFT stage in micro-batches of as many tokens: what a plain fine-tune on this base takes."""
-    from onebase.tracking.tracker import peak_rss_bytes
+    from onebase.tracking.usage import peak_rss_bytes
     from sft.recipe import SftRecipe
     from sft.train import run
 

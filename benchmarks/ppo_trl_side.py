@@ -25,7 +25,7 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
     from trl.experimental import ppo as peer  # pyright: ignore[reportAttributeAccessIssue]  # 1.12 has it
 
     from onebase.model import base as bases
-    from onebase.recipe.recipes import BaseSection, ChatSection
+    from onebase.recipe.sections import BaseSection, ChatSection
 
     if trl.__version__ != PPO_PEER:
         raise RuntimeError(f"the peer should be trl {PPO_PEER}, found {trl.__version__}")
@@ -93,7 +93,7 @@ def config(settings: dict[str, Any]) -> dict[str, Any]:
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": batch // micro,
         "num_mini_batches": 1,
-        "num_ppo_epochs": settings["inner_epochs"],
+        "num_ppo_epochs": settings["epochs"],
         "total_episodes": batch * settings["steps"],
         "local_rollout_forward_batch_size": settings["decoded"],
         "response_length": settings["response_tokens"],

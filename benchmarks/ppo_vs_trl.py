@@ -37,7 +37,7 @@ from processes import PPO_PEER, ROOT, machine, start
 PEER = ROOT / "build" / "trl112"
 WORKLOADS: dict[str, dict[str, Any]] = {
     "short": {},
-    "inner4": {"inner_epochs": 4},
+    "inner4": {"epochs": 4},
     "early": {"base": "early"},
     "long": {"file": "long", "prompt_tokens": 256, "responses_per_prompt": 4},
 }
@@ -123,7 +123,7 @@ def settings_of(given: argparse.Namespace, work: Path) -> dict[str, Any]:
         "decoded": batch,
         "value": "adapter",
         "steps": given.steps,
-        "inner_epochs": 1,
+        "epochs": 1,
         "tokens": given.tokens,
         "checkpointing": False,
     }

@@ -3,7 +3,7 @@
     python benchmarks/products.py --json FILE
 
 The products are those of one forward of SmolLM2-135M's trunk in fp32 (30 layers of seven weights, no LoRA), x [rows, K]
-times W' [K, N]: `onebase.model.products` against torch's `linear`, which is MKL's. 16 rows are a decoding step, 2,048 a
+times W' [K, N]: `onebase.model.lora` against torch's `linear`, which is MKL's. 16 rows are a decoding step, 2,048 a
 micro-batch. Weights are as many as the model's, so that they come from memory and not from a cache. Both ways in turn,
 each way of waiting in a process of its own; the median of all passes counts.
 """
@@ -60,7 +60,7 @@ def measure(rows: list[int], runs: int) -> dict[str, dict[str, float]]:
     """Milliseconds of a pass over all weights: rows -> way -> median."""
     import torch
 
-    from onebase.model.products import product
+    from onebase.model.lora import product
 
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(shape, generator=generator) for _ in range(LAYERS) for shape in SHAPES]

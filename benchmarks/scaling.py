@@ -117,7 +117,7 @@ def run(name: str, size: dict[str, int], given: argparse.Namespace, work: Path) 
         "decoded": size["batch"],
         "value": given.value,
         "steps": given.steps,
-        "inner_epochs": 1,
+        "epochs": 1,
         "tokens": given.tokens,
         "checkpointing": False,
     }

@@ -17,7 +17,7 @@ from data.tasks.generate import rankings
 from evaluation.reward_model.baselines import bag_of_words, shorter_wins
 from evaluation.reward_model.pairs import ScoredRanking, accuracy, pairs_of
 from onebase.model import base as bases
-from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.recipe.sections import BaseSection, ChatSection
 
 SPLITS = ("heldout-families", "heldout-templates")
 RESPONSES = ((4, 4), (4, 9))

@@ -17,7 +17,7 @@ from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
 from data.select.mixing import Deduplicator, seeded_order, task_of
 from data.select.sources import Loaded
 from data.writing import atomically
-from onebase.recipe.recipes import LimitsSection
+from onebase.recipe.sections import LimitsSection
 from onebase.run.folders import require_replaceable
 from onebase.run.record import DataIdentity
 

@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from data.card import Lengths
-from onebase.recipe.recipes import LimitsSection
+from onebase.recipe.sections import LimitsSection
 from onebase.terminal import printable
 
 SHOWN = 20

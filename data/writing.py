@@ -6,7 +6,7 @@ A file appears whole or not at all, and is written as the records come: memory h
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from data.formats.conversations import DIALOGUE
 from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
 from data.splits import FILE_SPLITS, split_of
 from onebase.errors import DataError
-from onebase.files.disk import as_disk_error
-from onebase.files.writing import FULL, create_file
+from onebase.files.writing import FULL, atomic_file
 
 BATCH = 1000
 """Rows that are held before they are written to Parquet."""
@@ -53,22 +52,16 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
 
 @contextmanager
 def atomically(target: Path) -> Iterator[Path]:
-    """A sibling to write to, which takes the target's place when the block ends well and is removed otherwise."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    """`atomic_file` in a folder that need not exist; DataError if the target cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.close(create_file(temporary))
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        with atomic_file(target) as temporary:
+            yield temporary
     except OSError as error:
         if error.errno in FULL:
-            raise as_disk_error(error, target.parent) or error from error
-        raise DataError(f"{target}: cannot be written ({error.strerror or error}).") from error
-    finally:
-        with suppress(OSError):  # mostly it is gone; what went wrong before is what must be told
-            temporary.unlink()
+            raise
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise DataError(f"{target}: cannot be written ({reason}).") from error
 
 
 @contextmanager

@@ -32,7 +32,7 @@ from onebase.inference.ensemble import member_scores, spread_of
 from onebase.inference.sampling import sample
 from onebase.model.architecture import reach_of
 from onebase.run import record, same_chat
-from onebase.run.record import Found
+from onebase.run.record import FinishedStage
 from onebase.run.same_chat import ChatTexts
 from onebase.seeding import generator
 
@@ -56,7 +56,7 @@ class Sampling:
         return max(1, self.batch // self.n)
 
 
-def add_policy(model: RewardModel, folder: Path) -> Found:
+def add_policy(model: RewardModel, folder: Path) -> FinishedStage:
     """Load the policy's adapter on the base of the reward models. RecordError unless it was trained on that base with
     the same tokens."""
     stage = record.read(folder)

@@ -20,8 +20,8 @@ from typing import Any
 from onebase.cli.command import Loader, say
 from onebase.errors import RecipeError
 from onebase.files.paths import expanded
-from onebase.recipe import recipes
-from onebase.recipe.recipes import Section
+from onebase.recipe import reader
+from onebase.recipe.sections import Section
 from onebase.run import folders
 from pipeline import stages
 
@@ -103,7 +103,7 @@ def _fixed_parents(path: Path, stage: str, overrides: Sequence[str]) -> set[str]
     replace them; and those that the recipe sets to null, such as the reward model of PPO with reward functions."""
     overridden = {key.removeprefix("parents.") for key in _keys(overrides) if key.startswith("parents.")}
     try:
-        recipe = recipes.read(path, _load(stage)()[0], overrides).model_dump(mode="json")
+        recipe = reader.read(path, _load(stage)()[0], overrides).model_dump(mode="json")
     except RecipeError:  # raised again when the step is read with its parents filled in
         return overridden
     parents = recipe.get("parents", {})
@@ -117,7 +117,7 @@ def _keys(overrides: Sequence[str]) -> set[str]:
 def _step(name: str, folder: Path, out: Path, overrides: Sequence[str]) -> Step:
     path, stage = folder / f"{name}.yaml", stage_of(name)
     recipe_class = _load(stage)()[0]
-    recipes.read(path, recipe_class, overrides)
+    reader.read(path, recipe_class, overrides)
     return Step(stage=stage, name=name, recipe=path, overrides=tuple(overrides), out=out)
 
 

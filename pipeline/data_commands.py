@@ -85,7 +85,7 @@ def card(
     from data.select.dropped import Dropped
     from data.select.kinds import name_of
     from data.select.sources import Loaded, identify, records_of
-    from onebase.recipe.recipes import LimitsSection
+    from onebase.recipe.sections import LimitsSection
 
     folder = expanded(out)
     cards.require_room(folder)
@@ -234,7 +234,7 @@ def _require_other(file: Path, out: Path) -> None:
 def _chat(model: str) -> Any:
     from data.chat.conversations import Chat
     from onebase.model import base as bases
-    from onebase.recipe.recipes import BaseSection, ChatSection
+    from onebase.recipe.sections import BaseSection, ChatSection
 
     section = ChatSection()
     return Chat(*bases.load_tokenizer(BaseSection(model=model), section), section)

@@ -22,7 +22,7 @@ from data.records import Demonstration, Message, Prompt, Ranking, Record, answer
 from onebase.errors import DataError
 from onebase.inference.rankings import Candidates
 from onebase.model.base import Base
-from onebase.recipe.recipes import ChatSection, LimitsSection
+from onebase.recipe.sections import ChatSection, LimitsSection
 from onebase.run.record import DataIdentity
 from onebase.sequences.episodes import TokenIds
 from onebase.terminal import say

@@ -21,7 +21,7 @@ from pydantic import Field, PositiveInt
 from data.records import Demonstration, Prompt, Ranking, Record, conversation_of, normalised, prompt_of
 from data.select.dropped import Dropped
 from onebase.errors import DataError
-from onebase.recipe.recipes import Section
+from onebase.recipe.sections import Section
 
 K = TypeVar("K", Prompt, Demonstration, Ranking)
 

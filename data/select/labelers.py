@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from data.records import Ranking
 from onebase.errors import DataError
-from onebase.recipe.recipes import Section
+from onebase.recipe.sections import Section
 
 
 class LabelersSection(Section):

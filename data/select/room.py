@@ -6,7 +6,7 @@ from data.chat.conversations import EncodedPrompt
 from data.select.texts import Piece
 from onebase.errors import DataError, RecipeError
 from onebase.model.architecture import Reach
-from onebase.recipe.recipes import LimitsSection
+from onebase.recipe.sections import LimitsSection
 
 
 def require_limits(limits: LimitsSection, reach: Reach | None, *, multiple: int = 1) -> None:

@@ -22,7 +22,7 @@ from data.select.dropped import Dropped
 from data.select.mixing import Dedupe, Deduplicator, capped, mixed, seeded_order
 from data.splits import FILE_SPLITS, split_of
 from onebase.errors import DataError
-from onebase.recipe.recipes import Section
+from onebase.recipe.sections import Section
 from onebase.run.record import DataIdentity
 
 BUILTIN = {"builtin:tasks": "data.tasks.generate", "builtin:problems": "data.problems.generate"}

@@ -31,9 +31,9 @@ from onebase.model import base as bases
 from onebase.model.base import Base
 from onebase.model.roles import Roles
 from onebase.run import folders, record, stages
-from onebase.run.record import DataIdentity, Found
-from onebase.run.stages import Stopwatch
+from onebase.run.record import DataIdentity, FinishedStage
 from onebase.tracking.tracker import METRICS, Tracker
+from onebase.tracking.usage import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +162,7 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
     return content
 
 
-def read_parents(recipe: CompareRecipe) -> dict[str, Found]:
+def read_parents(recipe: CompareRecipe) -> dict[str, FinishedStage]:
     """Every stage to compare, verified. All but further SFT stages must descend from the one SFT stage."""
     identity = stages.identify(recipe)
     folders_of = {name: getattr(recipe.parents, name) for name in ("sft", "reward", "ppo", "dpo")}
@@ -193,7 +193,7 @@ def read_data(recipe: CompareRecipe) -> tuple[Chat, list[EncodedPrompt], list[Pi
     return chat, prompts, pieces, [*loaded.identities, *limiter.settle("compare"), *identities]
 
 
-def load_roles(base: Base, parents: Mapping[str, Found]) -> Roles:
+def load_roles(base: Base, parents: Mapping[str, FinishedStage]) -> Roles:
     """All adapters on one base, each under its stage's name. No role is trained."""
     roles = require_sound(Roles(base))
     for name, stage in parents.items():
@@ -209,7 +209,7 @@ def role_of(name: str) -> str:
 def judge(
     roles: Roles,
     name: str,
-    stage: Found | None,
+    stage: FinishedStage | None,
     respond: Responder,
     chat: Chat,
     prompts: Sequence[EncodedPrompt],

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, field_validator
 from data.select.sources import Source
 from data.select.texts import TextSource
 from onebase.files.paths import UserPath
-from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
+from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
 
 POLICIES = ("sft", "ppo", "dpo")
 """Stages that train a policy, in the order of the tables. Further policies of the recipe follow."""

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from evaluation.statistics import Estimate, interval_text
 from onebase.errors import RecordError
-from onebase.run import record, stages
-from onebase.run.record import DataIdentity, Found, Resources
+from onebase.run import record
+from onebase.run.checkout import git_state
+from onebase.run.record import DataIdentity, FinishedStage, Resources
 from onebase.terminal import console
-from onebase.tracking.tracker import peak_rss_bytes
+from onebase.tracking import usage
+from onebase.tracking.usage import peak_rss_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,7 +53,7 @@ def build(
     samples: Sequence[Mapping[str, str]],
     prompts: int,
     data: Iterable[DataIdentity],
-    parents: Mapping[str, Found],
+    parents: Mapping[str, FinishedStage],
     seconds: float,
     device: str,
 ) -> dict[str, Any]:
@@ -63,7 +65,7 @@ def build(
     content: dict[str, Any] = {
         "schema_version": SCHEMA,
         "run": run,
-        "git": record.git_state().model_dump(),
+        "git": git_state().model_dump(),
         "machine": {"device": device, "cores": os.cpu_count(), "system": platform.platform()},
         "recipe": dict(recipe),
         "data": [identity.model_dump() for identity in data],
@@ -78,7 +80,7 @@ def build(
         "stages": {
             **{name: stage.record.resources.model_dump() for name, stage in parents.items()},
             "compare": Resources(
-                seconds=round(seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=stages.peak_gpu_bytes()
+                seconds=round(seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=usage.peak_gpu_bytes()
             ).model_dump(),
         },
     }
@@ -91,17 +93,17 @@ def build(
     return content
 
 
-def _metric(stage: Found, name: str) -> float:
+def _metric(stage: FinishedStage, name: str) -> float:
     if name not in stage.record.metrics:
         raise RecordError(f"{stage.folder / record.FILE}: metrics: there is no {name}. It was edited.")
     return stage.record.metrics[name]
 
 
-def lineage(parents: Mapping[str, Found], home: Path) -> dict[str, Any]:
+def lineage(parents: Mapping[str, FinishedStage], home: Path) -> dict[str, Any]:
     """Which record came from which, with the hashes of data and adapters: W&B's lineage, offline."""
     nodes: dict[str, Any] = {}
 
-    def visit(stage: Found) -> None:
+    def visit(stage: FinishedStage) -> None:
         if stage.sha256 in nodes:
             return  # several stages may have one ancestor
         nodes[stage.sha256] = {

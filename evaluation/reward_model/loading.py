@@ -16,10 +16,10 @@ from onebase.inference.ensemble import FIRST, CombineSection, Ensemble
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection
+from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
 from onebase.run import record, same_chat, stages
 from onebase.run.members import load_members, read_members
-from onebase.run.record import Found
+from onebase.run.record import FinishedStage
 
 
 class _RecordedTraining(BaseModel):
@@ -45,7 +45,7 @@ class RecordedRecipe(BaseModel):
     seed: int
 
 
-def recipe_of(stage: Found) -> RecordedRecipe:
+def recipe_of(stage: FinishedStage) -> RecordedRecipe:
     """RecordError if the recorded recipe lacks a key or has a wrong value."""
     try:
         return RecordedRecipe.model_validate(stage.record.recipe)
@@ -59,7 +59,7 @@ def recipe_of(stage: Found) -> RecordedRecipe:
 class RewardModel:
     """One finished reward stage, or several as an ensemble."""
 
-    members: dict[str, Found]
+    members: dict[str, FinishedStage]
     """By role, in the order given. The recipe of the first says on what and how they are measured."""
     ensemble: Ensemble
     roles: Roles
@@ -67,7 +67,7 @@ class RewardModel:
     tokens_per_microbatch: int
 
     @property
-    def first(self) -> Found:
+    def first(self) -> FinishedStage:
         return self.members[FIRST]
 
     @property
@@ -85,11 +85,11 @@ def load(folders: Sequence[Path], combine: CombineSection | None = None) -> Rewa
     return load_weights(members, combine)
 
 
-def read(folders: Sequence[Path]) -> dict[str, Found]:
+def read(folders: Sequence[Path]) -> dict[str, FinishedStage]:
     """The stages' records, verified, by role. Weights take seconds and are not read."""
     identity: list[stages.Identity] = []
 
-    def read_member(folder: Path) -> Found:
+    def read_member(folder: Path) -> FinishedStage:
         stage = record.read(folder, stage="reward")
         recipe = recipe_of(stage)
         if not identity:
@@ -101,13 +101,13 @@ def read(folders: Sequence[Path]) -> dict[str, Found]:
     return read_members(folders, read_member)
 
 
-def load_weights(members: dict[str, Found], combine: CombineSection | None = None) -> RewardModel:
+def load_weights(members: dict[str, FinishedStage], combine: CombineSection | None = None) -> RewardModel:
     """The stages that `read` returned, on one base."""
     recipe = recipe_of(members[FIRST])
     base = bases.load(recipe.base, recipe.chat)
     roles = load_members(require_sound(Roles(base)), members).train()
     if recipe.train.shared_prompt == "off":
-        roles.packs = False
+        roles.forwards.can_pack = False
     return RewardModel(
         members=members,
         ensemble=Ensemble(members=tuple(members), combine=(combine or CombineSection()).combination),

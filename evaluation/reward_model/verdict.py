@@ -15,7 +15,7 @@ from typing import Any
 
 from evaluation.statistics import interval_text
 from onebase.errors import RecordError
-from onebase.run.record import Found
+from onebase.run.record import FinishedStage
 from onebase.terminal import say
 
 BASELINES = ("longer wins", "shorter wins", "bag of words")
@@ -114,14 +114,14 @@ def recorded(metrics: Mapping[str, float]) -> Verdict | None:
     )
 
 
-def warn(stage: Found, consequence: str) -> None:
+def warn(stage: FinishedStage, consequence: str) -> None:
     """Warn if a reward stage is not known to beat its best baseline. consequence: for what it is used for."""
     verdict = recorded(stage.record.metrics)
     if verdict is not None and verdict.says != BETTER:
         say(f"warning: the reward model {stage.folder}: {verdict.text}. {consequence}")
 
 
-def require_better(stage: Found, key: str) -> None:
+def require_better(stage: FinishedStage, key: str) -> None:
     """RecordError unless a reward stage beats its best baseline. key: of the recipe that requires it."""
     verdict = recorded(stage.record.metrics)
     if verdict is not None and verdict.says == BETTER:

@@ -38,6 +38,6 @@ def candidate_scores(roles: Roles, role: str, groups: Sequence[Candidates]) -> l
 
 def batches_of_rankings(roles: Roles, groups: Sequence[Candidates], *, tokens: int) -> list[list[int]]:
     """Micro-batches of whole rankings by token budget, largest first. Every index occurs once."""
-    if roles.packs:
+    if roles.forwards.can_pack:
         return fill([pack_size(group.sequences) for group in groups], tokens=tokens)
     return microbatches([group.separate_length for group in groups], tokens=tokens)

@@ -19,7 +19,7 @@ class Episodes:
 
     prompts: tuple[TokenIds, ...]
     responses: Int[Tensor, "B T"]
-    """Response tokens, end token included where the model emitted one; whatever stands outside the mask is padding."""
+    """Response tokens, end token included where the model emitted one; everything outside the mask is padding."""
     mask: Bool[Tensor, "B T"]
     """mask[b, t]: token t of response b was generated. Without gaps from the left; at least one in each row."""
 
@@ -52,7 +52,7 @@ class Episodes:
         return [prompt + tuple(response) for prompt, response in zip(self.prompts, kept, strict=True)]
 
     def select(self, rows: Sequence[int]) -> "Episodes":
-        """These rows, in this order. T stays as it is, so that per-token tensors of a selection fit each other."""
+        """These rows, in this order. T stays as it is: per-token tensors of a selection fit each other."""
         index = torch.as_tensor(list(rows), dtype=torch.long)
         return type(self)(
             prompts=tuple(self.prompts[row] for row in rows), responses=self.responses[index], mask=self.mask[index]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from data.records import Demonstration, Prompt, Ranking
 from data.select.sources import Source, load
 from onebase.errors import DataError, RecipeError
-from onebase.recipe import recipes
+from onebase.recipe import reader, sections
 
 LIMIT = 2**18
 
@@ -323,12 +323,12 @@ def test_weights_for_some_sources_only_are_refused():
 
 @pytest.mark.parametrize(("key", "message"), [case[1:] for case in KEYS], ids=[case[0] for case in KEYS])
 def test_a_bad_key_of_a_source_is_refused_with_the_recipes_line(key: str, message: str):
-    class Recipe(recipes.Section):
+    class Recipe(sections.Section):
         data: tuple[Source, ...]
 
     Path("recipe.yaml").write_text(f"data:\n- source: good.jsonl\n  {key}\n")
     with pytest.raises(RecipeError, match=r"recipe\.yaml:3") as caught:
-        recipes.read("recipe.yaml", Recipe)
+        reader.read("recipe.yaml", Recipe)
     assert message in str(caught.value)
 
 

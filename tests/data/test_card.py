@@ -11,7 +11,7 @@ import pytest
 from data.card import describe, independent_pairs, measure, proportion, proportion_of, quantiles, summary, write_card
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from data.select.sources import Loaded
-from onebase.recipe.recipes import LimitsSection
+from onebase.recipe.sections import LimitsSection
 from onebase.run.record import DataIdentity
 
 ORIGIN = Origin("a.jsonl", 1)
@@ -182,7 +182,7 @@ def test_the_summary_names_what_a_person_should_see():
 def test_a_chat_counts_the_tokens_of_a_run(tiny_base_folder: Path):
     from data.chat.conversations import Chat
     from onebase.model import base as bases
-    from onebase.recipe.recipes import BaseSection, ChatSection
+    from onebase.recipe.sections import BaseSection, ChatSection
 
     chat = Chat(*bases.load_tokenizer(BaseSection(model=str(tiny_base_folder)), ChatSection()), ChatSection())
     one = Demonstration(prompt("Sort these words."), "fig")

@@ -10,10 +10,10 @@ import pytest
 from data.chat.conversations import Chat, Limiter, encode_rankings
 from data.records import Ranking
 from data.select.sources import Source, load
-from onebase.cli.command import main
+from onebase.cli.parser import main
 from onebase.errors import DataError
 from onebase.model import base as bases
-from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection
+from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
 from pipeline import stages
 
 GOOD = {"prompt": "Name a city.", "responses": ["Paris", "blue"], "tiers": [0, 1]}

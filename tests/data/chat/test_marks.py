@@ -16,7 +16,7 @@ from data.records import Demonstration, Message, Origin, Prompt, normalised
 from data.select.contamination import ContaminationSection, Evaluation
 from data.select.mixing import Deduplicator
 from onebase.errors import DataError
-from onebase.recipe.recipes import ChatSection, LimitsSection
+from onebase.recipe.sections import ChatSection, LimitsSection
 
 _spec = importlib.util.spec_from_file_location(
     "chat_formats", Path(__file__).parents[2] / "harness" / "chat_formats.py"

@@ -7,7 +7,7 @@ from data.records import Message, Origin, Prompt
 from data.select.room import require_limits, require_pieces, require_room
 from onebase.errors import DataError, RecipeError
 from onebase.model.architecture import Reach
-from onebase.recipe.recipes import LimitsSection
+from onebase.recipe.sections import LimitsSection
 
 REACH = Reach(100, "the model has 100 positions")
 

@@ -16,7 +16,7 @@ from data.tasks.checks import grade
 from onebase.errors import DataError, RecipeError
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run import record
 from onebase.run.interruption import Interrupted
 from ppo import train
@@ -45,7 +45,7 @@ def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_p
             *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / out}", "track.wandb=off"),
             *(f"parents.{name}={parents / name}" for name in ("sft", "reward")),
         ]
-        return recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
 
     return make
 
@@ -168,7 +168,7 @@ def test_no_budget_leaves_the_policy_that_the_run_started_from(
 
 def test_the_average_follows_every_optimiser_step(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """One step of decay 0.9 from the start, by hand: 0.9 start + 0.1 policy."""
-    recipe = make_recipe("run", *STEERED[:2], "train.episodes=8", "train.minibatch=8", "train.inner_epochs=1")
+    recipe = make_recipe("run", *STEERED[:2], "train.episodes=8", "train.minibatch=8", "train.epochs=1")
     run(recipe)
     before = start_roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")), read_parents(recipe), recipe)
     after, average = weights(recipe.out), weights(recipe.out / "ema")
