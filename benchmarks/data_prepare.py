@@ -155,11 +155,11 @@ def run_side(side: str, work: Path) -> dict[str, Any]:
 def ours(work: Path) -> None:
     """What `onebase data convert rows.jsonl --out FOLDER` does. Its imports count."""
     from data.records import Demonstration
-    from data.select.dropped import Dropped
+    from data.select.dropped import DroppedRows
     from data.select.sources import Source, records_of
     from data.writing import write_splits
 
-    write_splits(records_of(Source(source=str(work / "rows.jsonl")), Demonstration, Dropped()), work)
+    write_splits(records_of(Source(source=str(work / "rows.jsonl")), Demonstration, DroppedRows()), work)
 
 
 def peer(work: Path) -> None:

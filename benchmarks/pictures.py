@@ -10,7 +10,7 @@ from homes import Home
 from matplotlib.axes import Axes
 
 from evaluation.compare.run_plots import point, reward_against_kl
-from evaluation.figures import BLUE, COLOURS, GREY, save
+from onebase.tracking.figures import BLUE, COLOURS, GREY, save
 
 
 def draw(name: str, home: Home, target: Path) -> None:

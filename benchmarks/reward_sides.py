@@ -103,7 +103,7 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
             roles.forwards.enable_checkpointing()
         size = state_bytes(roles, ["reward"])
         budget = Budget(tokens=settings["tokens"])
-        session = stages.open_session(recipe, "reward", recipe, parents={}, data=[], state_bytes=size, budget=budget)
+        session = stages.open_session(recipe, "reward", parents={}, data=[], state_bytes=size, budget=budget)
         with session:
             start = time.perf_counter()
             train(roles, rankings, recipe, session)

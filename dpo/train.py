@@ -22,7 +22,7 @@ from data.chat.conversations import Chat, EncodedRanking, Limiter, encode_rankin
 from data.records import Ranking
 from data.select.contamination import require_apart
 from data.select.room import require_limits
-from data.select.sources import Loaded
+from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
 from dpo.recipe import DpoRecipe, Pairing
 from evaluation.compare.responses import greedy
@@ -69,7 +69,7 @@ class Data:
     chat: Chat
     training: list[EncodedRanking]
     held_out: list[EncodedRanking]
-    loaded: Loaded[Ranking]
+    loaded: LoadedRecords[Ranking]
     """What is trained on, as it was read: for the data card."""
     identities: list[DataIdentity]
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from data.chat.conversations import EncodedPrompt
 from data.records import Prompt
-from data.select.dropped import Dropped
+from data.select.dropped import DroppedRows
 from data.select.room import require_room
 from data.select.sources import BUILTIN, Source, load, records_of
 from data.writing import row_of
@@ -75,7 +75,7 @@ def prompts_of(source: Source, *, seed: int) -> Iterator[Prompt]:
     """Prompts of a file or hub id as they are read, in their order; built-in ones as they are generated."""
     if source.source in BUILTIN:
         return iter(load([source], Prompt, seed=seed).records)
-    return islice(records_of(source, Prompt, Dropped()), source.rows)
+    return islice(records_of(source, Prompt, DroppedRows()), source.rows)
 
 
 def begun(prompts: Iterator[Prompt]) -> Iterator[Prompt]:

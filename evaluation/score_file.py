@@ -26,8 +26,8 @@ from data.writing import atomically
 from evaluation.reward_model.group_scores import GroupScores, score_groups
 from evaluation.reward_model.loading import RewardModel
 from onebase.errors import DataError
-from onebase.inference.rankings import Candidates
 from onebase.model.architecture import Reach, reach_of
+from onebase.sequences.episodes import Candidates
 from onebase.terminal import show_json
 
 BLOCK = 256

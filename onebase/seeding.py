@@ -18,6 +18,11 @@ def stream(seed: int, *names: str | int) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def seeded_order(count: int, seed: int) -> list[int]:
+    """Positions 0 .. count-1, sorted by a hash of seed and position: more positions never reorder the first ones."""
+    return sorted(range(count), key=lambda index: stream(seed, "order", index))
+
+
 def generator(seed: int, *names: str | int) -> "torch.Generator":
     """A CPU generator for one use."""
     import torch

@@ -15,7 +15,7 @@ from pipeline.guard import guarded
 
 if TYPE_CHECKING:
     from data.records import Record
-    from data.select.dropped import Dropped
+    from data.select.dropped import DroppedRows
     from data.select.kinds import Kind
     from data.select.sources import Source
 
@@ -82,9 +82,9 @@ def card(
     Writes OUT/card.json, OUT/lengths.svg, OUT/tasks.svg and, for rankings, OUT/rankings.svg.
     """
     from data import card as cards
-    from data.select.dropped import Dropped
+    from data.select.dropped import DroppedRows
     from data.select.kinds import name_of
-    from data.select.sources import Loaded, identify, records_of
+    from data.select.sources import LoadedRecords, identify, records_of
     from onebase.recipe.sections import LimitsSection
 
     folder = expanded(out)
@@ -99,13 +99,13 @@ def card(
     records: list[Any] = []
     identities = []
     for source in sources:
-        dropped = Dropped()
+        dropped = DroppedRows()
         rows = list(_counted(records_of(source, next(iter(kinds)), dropped), source))
         identities.append(identify(source, rows, dropped))
         records += rows
     if not records:
         raise DataError("the files hold no sound row, so there is nothing to describe. Run `onebase data check`.")
-    loaded = Loaded(records=records, identities=identities)
+    loaded = LoadedRecords(records=records, identities=identities)
     content = cards.write_card(folder, loaded, tokens=tokens, limits=limits)
     show("\n".join(cards.summary(content)))
     say(f"written: {folder / cards.CARD}")
@@ -131,7 +131,7 @@ def convert(
     The new file appears whole or not at all. With a folder for OUT: OUT/train.jsonl and OUT/heldout.jsonl, cut by a
     hash of the prompt in one pass.
     """
-    from data.select.dropped import Dropped
+    from data.select.dropped import DroppedRows
     from data.select.mixing import Deduplicator
     from data.select.sources import records_of
     from data.writing import write, write_splits
@@ -139,7 +139,7 @@ def convert(
     target = expanded(out)
     _require_other(file, target)
     source = _source(file, format_name, longest_line, on_bad_row, split)
-    dropped = Dropped()
+    dropped = DroppedRows()
     rows = _counted(records_of(source, _kind(source, kind), dropped), source)
     records = _distinct(rows, Deduplicator(dedupe), dropped)
     if target.suffix:
@@ -174,12 +174,12 @@ def _check(source: "Source", kind_name: str | None) -> int:
     from data.chat.known_marks import spells_known_mark
     from data.formats.unread import Unread
     from data.records import prompt_of
-    from data.select.dropped import Dropped
+    from data.select.dropped import DroppedRows
     from data.select.kinds import name_of
     from data.select.mixing import Deduplicator, task_of
     from data.select.sources import records_of
 
-    dropped, spelling, unread = Dropped(), Dropped(), Unread()
+    dropped, spelling, unread = DroppedRows(), DroppedRows(), Unread()
     kind = _kind(source, kind_name)
     rows, prompts, tasks = Deduplicator("rows"), Deduplicator("prompts"), set[str]()
     kept = copies = repeated = 0
@@ -203,7 +203,7 @@ def _check(source: "Source", kind_name: str | None) -> int:
     return dropped.defects
 
 
-def _show_dropped(dropped: "Dropped") -> None:
+def _show_dropped(dropped: "DroppedRows") -> None:
     for reason, count in dropped.counts.most_common():
         show(f"  {count}: {reason}")
         if places := dropped.places.get(reason):
@@ -211,7 +211,7 @@ def _show_dropped(dropped: "Dropped") -> None:
             show(f"      {', '.join(places)}{more}")
 
 
-def _distinct(records: "Iterable[Record]", deduplicator: Any, dropped: "Dropped") -> "Iterator[Record]":
+def _distinct(records: "Iterable[Record]", deduplicator: Any, dropped: "DroppedRows") -> "Iterator[Record]":
     from data.records import prompt_of
 
     for record in records:

@@ -10,7 +10,7 @@ import torch
 from data.chat.conversations import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.records import Prompt
 from data.select.room import require_room
-from data.select.sources import Loaded
+from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
 from evaluation.reward_model import verdict
 from onebase.custom.functions import load_function
@@ -43,7 +43,7 @@ from ppo.update import Learner
 class Data:
     chat: Chat
     prompts: list[EncodedPrompt]
-    loaded: Loaded[Prompt]
+    loaded: LoadedRecords[Prompt]
     """The prompts as they were read, for the data card."""
     identities: list[DataIdentity]
 

@@ -27,14 +27,13 @@ from data.records import Demonstration, Ranking
 from data.select.contamination import require_apart
 from data.select.labelers import divide
 from data.select.room import require_limits
-from data.select.sources import Loaded
+from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
 from evaluation.reward_model.measure import encode_left_out, reward_report
 from evaluation.reward_model.pairs import accuracy, of_each_prompt, pairs_of
 from evaluation.reward_model.verdict import recorded, verdict_of
 from onebase.files.writing import canonical, replace_file
-from onebase.inference.rankings import batches_of_rankings, candidate_scores
-from onebase.inference.scoring import score
+from onebase.inference.scoring import batches_of_rankings, candidate_scores, score
 from onebase.inference.soundness import require_sound
 from onebase.memory import Budget
 from onebase.model import base as bases
@@ -63,7 +62,7 @@ class Data:
     demonstrations: list[EncodedDemonstration]
     left_out: list[EncodedRanking]
     """Of labelers who are held out (`labelers`)."""
-    loaded: Loaded[Ranking]
+    loaded: LoadedRecords[Ranking]
     """The rankings as they were read, those of held-out labelers included: for the data card."""
     identities: list[DataIdentity]
 
@@ -83,7 +82,6 @@ def run(recipe: RewardRecipe) -> StageRecord:
     with stages.open_session(
         recipe,
         "reward",
-        recipe,
         parents=parents,
         data=data.identities,
         state_bytes=state_bytes(roles, ["reward"]),

@@ -17,7 +17,7 @@ from data.chat.conversations import IGNORED, Chat, EncodedDemonstration, Limiter
 from data.records import Demonstration
 from data.select.contamination import require_apart
 from data.select.room import require_limits
-from data.select.sources import Loaded
+from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
 from evaluation.compare.responses import greedy
 from onebase.inference.soundness import require_sound
@@ -59,7 +59,7 @@ class Data:
     held_out: list[EncodedDemonstration]
     references: list[Demonstration]
     """The held-out demonstrations as text, in no particular order."""
-    loaded: Loaded[Demonstration]
+    loaded: LoadedRecords[Demonstration]
     """What is trained on, as it was read: for the data card."""
     identities: list[DataIdentity]
 

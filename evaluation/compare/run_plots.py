@@ -8,10 +8,10 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from evaluation.compare.frontier import frontier
-from evaluation.figures import COLOURS, GREY, save
 from evaluation.reward_model.plots import reliability
 from evaluation.statistics import error_bars
 from onebase.files.json_file import parse_object, read_object
+from onebase.tracking.figures import COLOURS, GREY, save
 from onebase.tracking.tracker import METRICS
 
 CURVES: Mapping[str, tuple[tuple[str, ...], ...]] = {

@@ -12,8 +12,8 @@ from scipy.sparse import csr_array
 from scipy.special import expit
 
 from data.records import Ranking
-from data.select.mixing import seeded_order
 from evaluation.reward_model.pairs import ScoredRanking
+from onebase.seeding import seeded_order
 
 Sparse = Any
 """A csr_array: SciPy comes without types."""

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from onebase.inference.ensemble import Ensemble, spread_of
-from onebase.inference.rankings import Candidates, batches_of_rankings, candidate_scores
+from onebase.inference.scoring import batches_of_rankings, candidate_scores
 from onebase.model.roles import Roles
+from onebase.sequences.episodes import Candidates
 from onebase.tracking.progress import track
 
 SINGLE = Ensemble()

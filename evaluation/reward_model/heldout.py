@@ -9,7 +9,7 @@ from typing import Any
 
 from data.chat.conversations import Limiter, encode_demonstrations, encode_rankings
 from data.records import Demonstration, Ranking, conversation_of
-from data.select.labelers import Divided, divide
+from data.select.labelers import RankingSplit, divide
 from data.select.sources import Source
 from data.select.sources import load as load_records
 from evaluation.reward_model.loading import RecordedRecipe, load_weights, read, recipe_of
@@ -71,7 +71,7 @@ def evaluate(
     return report
 
 
-def training_of(recipe: RecordedRecipe) -> Divided:
+def training_of(recipe: RecordedRecipe) -> RankingSplit:
     """What a finished stage learned from, read again."""
     return divide(load_records(recipe.data, Ranking, seed=recipe.seed).records, recipe.labelers)
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from onebase.inference.rankings import Candidates
+
 from data.chat.conversations import Chat, EncodedDemonstration, EncodedRanking, Limiter, encode_rankings
 from data.records import Ranking, conversation_of
 from data.select.labelers import LabelersSection, labeler_of
@@ -16,7 +18,6 @@ from evaluation.reward_model.pairs import ScoredRanking
 from evaluation.reward_model.report import build
 from evaluation.reward_model.verdict import verdict_of
 from onebase.inference.ensemble import Ensemble
-from onebase.inference.rankings import Candidates
 from onebase.model.roles import Roles
 
 EVERYBODY = LabelersSection()

@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from evaluation.figures import BLUE, GREY, ORANGE, save
 from evaluation.statistics import error_bars
+from onebase.tracking.figures import BLUE, GREY, ORANGE, save
 
 
 def write(report: Mapping[str, Any], folder: Path) -> list[Path]:

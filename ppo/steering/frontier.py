@@ -8,9 +8,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from evaluation import figures
 from evaluation.compare.frontier import frontier
-from evaluation.figures import BLUE, GREY, ORANGE
+from onebase.tracking import figures
+from onebase.tracking.figures import BLUE, GREY, ORANGE
 from ppo.steering.objective import JUDGE, OBJECTIVE
 
 COLORS = {"policy": BLUE, "ema": ORANGE}

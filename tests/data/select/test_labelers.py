@@ -107,7 +107,7 @@ def test_a_division_with_an_empty_side_is_refused(names: list[Any], section: dic
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("labelers.held_out=1", "says nothing without 'folds'"),
+        ("labelers.held_out=1", "has no effect without 'folds'"),
         ("labelers={folds: 5, held_out: 5}", "must be below folds=5"),
         ("labelers.folds=1", "greater than or equal to 2"),
     ],
