@@ -37,15 +37,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(measure(given.rows, given.runs)))
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.rows, arguments.runs)))
         return
-    waits = {name: in_a_process(given, wait) for name, wait in WAITS.items()}
-    result = {"machine": machine(given.threads), "milliseconds": waits}
+    waits = {name: in_a_process(arguments, wait) for name, wait in WAITS.items()}
+    result = {"machine": machine(arguments.threads), "milliseconds": waits}
     show(result)
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def in_a_process(given: argparse.Namespace, wait: dict[str, str]) -> dict[str, Any]:

@@ -28,13 +28,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("side", choices=["ours", "trl", "data"])
     parser.add_argument("--settings", type=json.loads, required=True)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     from onebase.cli.command import quieten
 
     quieten()
     # Whatever libraries print goes to stderr: stdout is the result.
     with contextlib.redirect_stdout(sys.stderr):
-        result = SIDES[given.side](given.settings)
+        result = SIDES[arguments.side](arguments.settings)
     print(json.dumps(result))
 
 
@@ -103,7 +103,7 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
             roles.forwards.enable_checkpointing()
         size = state_bytes(roles, ["reward"])
         budget = Budget(tokens=settings["tokens"])
-        session = stages.open_session(recipe, "reward", recipe, parents={}, data=[], state_bytes=size, budget=budget)
+        session = stages.open_session(recipe, "reward", parents={}, data=[], state_bytes=size, budget=budget)
         with session:
             start = time.perf_counter()
             train(roles, rankings, recipe, session)

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from onebase.cli import command, parser, threads
+from onebase.cli import parser, threads
 from onebase.custom.leaving import leave
 from onebase.terminal import show
 from pipeline import chain, data_commands, many_seeds, reward_commands, stages
+from pipeline.guard import guarded
 
 threads.limit_spinning()  # torch, which reads it, is imported by the commands
 
@@ -33,6 +34,7 @@ app = typer.Typer(
 
 
 @app.command(rich_help_panel="A whole run")
+@guarded
 def run(
     folder: Annotated[Path, typer.Argument(help="Folder with sft.yaml, reward.yaml, ppo.yaml, dpo.yaml, compare.yaml")],
     overrides: Annotated[
@@ -44,26 +46,19 @@ def run(
         list[int] | None,
         typer.Option("--seeds", min=0, metavar="SEED ...", help="Run with each of these seeds: --seeds 0 1 2"),
     ] = None,
-) -> None:
+) -> int:
     """Run all stages of a recipe folder in order, then compare what came out.
 
     Every recipe is checked before the first stage starts. A stage that is finished is verified and not run again, so
-    the same command goes on after an interruption. Variants such as ppo-rloo.yaml are stages of their own.
+    the same command resumes an interrupted run. Variants such as ppo-rloo.yaml are stages of their own.
 
     Writes runs/NAME/{sft,reward,ppo,dpo}/, runs/NAME/summary.json and runs/NAME/lineage.json. With --seeds each seed is
     a run of its own, runs/NAME-SEED, and a table of all of them follows.
     """
-    codes: list[int] = []
-
-    def work() -> None:
-        wanted, changes = many_seeds.split(overrides or [], seeds or [])
-        if wanted:
-            codes.append(many_seeds.run(folder, changes, wanted, restart=restart))
-        else:
-            codes.append(chain.run(folder, changes, restart=restart))
-
-    code = command.guarded(work)
-    raise typer.Exit(code or codes[0])
+    wanted, changes = many_seeds.split(overrides or [], seeds or [])
+    if wanted:
+        return many_seeds.run(folder, changes, wanted, restart=restart)
+    return chain.run(folder, changes, restart=restart)
 
 
 for _stage in stages.ORDER:
@@ -78,6 +73,7 @@ for _stage in stages.ORDER:
 
 
 @app.command(rich_help_panel="What came out")
+@guarded
 def compare(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe, such as recipes/demo/compare.yaml")],
     overrides: parser.Overrides = None,
@@ -88,35 +84,30 @@ def compare(
     Responses are kept by content: a model that has not changed does not answer again.
     """
 
-    def work() -> None:
-        from evaluation.compare import summary
-        from evaluation.compare.compare import run as run_comparison
-        from evaluation.compare.recipe import CompareRecipe
-        from onebase.recipe import reader
+    from evaluation.compare import summary
+    from evaluation.compare.compare import run as run_comparison
+    from evaluation.compare.recipe import CompareRecipe
+    from onebase.recipe import reader
 
-        content = reader.read(recipe, CompareRecipe, overrides or [])
-        if print_config:
-            show(reader.dump(content).rstrip("\n"))
-            return
+    content = reader.read(recipe, CompareRecipe, overrides or [])
+    if print_config:
+        show(reader.dump(content).rstrip("\n"))
+    else:
         summary.show(run_comparison(content))
-
-    raise typer.Exit(command.guarded(work))
 
 
 @app.command(rich_help_panel="What came out")
+@guarded
 def verify(
     folders: Annotated[list[Path], typer.Argument(help="Stage folders, such as runs/demo/ppo")],
 ) -> None:
     """Verify stage records: every file by its hash, and every ancestor."""
 
-    def work() -> None:
-        from onebase.run import record
+    from onebase.run import record
 
-        for folder in folders:
-            found = record.read(folder)
-            show(f"{folder}: stage '{found.record.stage}', {len(found.record.files)} files, verified")
-
-    raise typer.Exit(command.guarded(work))
+    for folder in folders:
+        content = record.read(folder).record
+        show(f"{folder}: stage '{content.stage}', {len(content.files)} files, verified")
 
 
 app.add_typer(data_commands.app, rich_help_panel="What goes in")
@@ -126,21 +117,17 @@ app.command(name="best-of-n", rich_help_panel="What came out")(reward_commands.b
 
 
 @app.command(rich_help_panel="This machine")
+@guarded
 def doctor(
     path: Annotated[Path, typer.Option(help="Where runs will be written: its free space is shown.")] = Path("."),
-) -> None:
+) -> int:
     """Say what this machine has: versions, device, number formats it really computes in, W&B, disk.
 
     Exits with 1 when something is wrong that would break a run.
     """
-    codes: list[int] = []
+    from pipeline import doctor as examination
 
-    def work() -> None:
-        from pipeline import doctor as examination
-
-        codes.append(examination.report(path))
-
-    raise typer.Exit(command.guarded(work) or codes[0])
+    return examination.report(path)
 
 
 def main() -> None:

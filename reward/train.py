@@ -29,13 +29,11 @@ from data.select.labelers import divide
 from data.select.room import require_limits
 from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
-from evaluation.reward_model import heldout
-from evaluation.reward_model.heldout import encode_left_out
+from evaluation.reward_model.measure import encode_left_out, measure
 from evaluation.reward_model.pairs import accuracy, of_each_prompt, pairs_of
 from evaluation.reward_model.verdict import recorded, verdict_of
 from onebase.files.writing import canonical, replace_file
-from onebase.inference.rankings import batches_of_rankings, candidate_scores
-from onebase.inference.scoring import score
+from onebase.inference.scoring import batches_of_rankings, candidate_scores, score
 from onebase.inference.soundness import require_sound
 from onebase.memory import Budget
 from onebase.model import base as bases
@@ -84,7 +82,6 @@ def run(recipe: RewardRecipe) -> StageRecord:
     with stages.open_session(
         recipe,
         "reward",
-        recipe,
         parents=parents,
         data=data.identities,
         state_bytes=state_bytes(roles, ["reward"]),
@@ -263,7 +260,7 @@ def evaluate(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Mean loss and pair accuracy (with its 95 % interval) on held-out rankings, a prompt counting as one; and the
     report on them. scale: what the head was divided by; the loss is that of the scores before."""
-    scored, report = heldout.measure(
+    scored, report = measure(
         roles,
         data.held_out,
         data.demonstrations,

@@ -55,9 +55,9 @@ def keeps_apart(roles: Roles) -> bool:
     with torch.no_grad(), roles.active(None), roles.forwards.autocast():
         alone = [
             roles.forwards.trunk(
-                input_ids=torch.tensor([one], device=roles.base.device), use_cache=False
+                input_ids=torch.tensor([ids], device=roles.base.device), use_cache=False
             ).last_hidden_state[0]
-            for one in sequences
+            for ids in sequences
         ]
         try:
             together = roles.forwards.trunk(**row, use_cache=False).last_hidden_state[0]

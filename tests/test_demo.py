@@ -9,9 +9,8 @@ import torch
 from data.chat.conversations import Chat, Limiter, encode_demonstrations, encode_prompts, encode_rankings
 from data.tasks import generate
 from onebase.cli.parser import main as stage_main
-from onebase.inference.rankings import candidate_scores
 from onebase.inference.sampling import sample
-from onebase.inference.scoring import logprobs, states_at
+from onebase.inference.scoring import candidate_scores, logprobs, states_at
 from onebase.model import base as bases
 from onebase.model import wheels
 from onebase.model.roles import Roles

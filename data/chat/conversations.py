@@ -19,11 +19,10 @@ from data.chat.marks import Marks, control_tokens
 from data.chat.turns import ORDINARY, Template, Turn
 from data.records import Demonstration, Message, Origin, Prompt, Ranking, answers_of, prompt_of
 from onebase.errors import DataError
-from onebase.inference.rankings import Candidates
 from onebase.model.base import Base
 from onebase.recipe.sections import ChatSection, LimitsSection
 from onebase.run.record import DataIdentity
-from onebase.sequences.episodes import TokenIds
+from onebase.sequences.episodes import Candidates, TokenIds
 from onebase.terminal import say
 
 R = TypeVar("R", Prompt, Demonstration, Ranking)

@@ -20,9 +20,9 @@ from torch import Tensor
 
 from onebase.inference.logprobs import token_kl, token_logprobs
 from onebase.model.roles import Roles
-from onebase.sequences.episodes import Episodes
+from onebase.sequences.episodes import Candidates, Episodes
 from onebase.sequences.packing import microbatches, pad_right
-from onebase.sequences.tree import pack, pack_by_tokens
+from onebase.sequences.tree import fill, pack, pack_by_tokens, pack_size
 
 LOGIT_CHUNK = 256
 """Response tokens with logits in memory at once: 256 x 49,152 floats are 50 MB, 256 x 128,256 are 131 MB."""
@@ -122,6 +122,19 @@ def last_token_scores(roles: Roles, role: str, sequences: Sequence[Sequence[int]
     """The same in one forward and with gradients where they are enabled: what the reward model trains on."""
     last = [range(len(sequence) - 1, len(sequence)) for sequence in sequences]
     return roles.heads[role](states_at(roles, role, sequences, last))
+
+
+def candidate_scores(roles: Roles, role: str, groups: Sequence[Candidates]) -> list[Float[Tensor, " K"]]:
+    """The role's score of each response, for each ranking, in one forward; with gradients where they are enabled."""
+    scores = last_token_scores(roles, role, [ids for group in groups for ids in group.sequences])
+    return list(scores.split([len(group.responses) for group in groups]))
+
+
+def batches_of_rankings(roles: Roles, groups: Sequence[Candidates], *, tokens: int) -> list[list[int]]:
+    """Micro-batches of whole rankings by token budget, largest first. Every index occurs once."""
+    if roles.forwards.can_pack:
+        return fill([pack_size(group.sequences) for group in groups], tokens=tokens)
+    return microbatches([group.separate_length for group in groups], tokens=tokens)
 
 
 def in_microbatches(

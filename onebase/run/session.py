@@ -90,8 +90,11 @@ class Session:
         budget: Budget | None = None,
     ) -> None:
         """recipe: the resolved one; checkpoints of another recipe are refused. state_bytes: of one save, which must fit
-        on the disk. identity: what else decides the result; a run is not resumed where that has changed. budget: sizes
-        that are halved when memory runs out."""
+        on the disk.
+
+        identity: what else decides the result; a run is not resumed where that has changed. budget: sizes that are
+        halved when memory runs out.
+        """
         folders.require_own(folder, stage)
         hold(folder)
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Episodes: prompts with one sampled (or given) response each, as token ids.
+"""Prompts and their responses as token ids: one response each (`Episodes`), or K of them (`Candidates`).
 
 Scores, log-probabilities and values all take token ids, never text: a re-tokenised response is often another sequence.
 """
@@ -57,3 +57,21 @@ class Episodes:
         return type(self)(
             prompts=tuple(self.prompts[row] for row in rows), responses=self.responses[index], mask=self.mask[index]
         )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One prompt and K responses, as token ids."""
+
+    prompt: TokenIds
+    responses: tuple[TokenIds, ...]
+
+    @property
+    def sequences(self) -> list[TokenIds]:
+        """Prompt and response joined, for each response."""
+        return [self.prompt + response for response in self.responses]
+
+    @property
+    def separate_length(self) -> int:
+        """Tokens of the K rows, padding included."""
+        return len(self.responses) * max(map(len, self.sequences))

@@ -108,17 +108,16 @@ class Resumable(Trainer):
 
     def evaluate(self, *arguments: Any, **options: Any) -> Any:
         """Measure on the held-out rows, in smaller batches where memory does not suffice for the recipe's."""
-        own: Any = self
-        size = own.args.per_device_eval_batch_size
+        size = self.args.per_device_eval_batch_size
 
         def attempt() -> Any:
-            own._metrics["eval"].clear()
+            self._metrics["eval"].clear()
             self.measured = []
-            own.args.per_device_eval_batch_size = self.session.budget.halved(size)
+            self.args.per_device_eval_batch_size = self.session.budget.halved(size)
             try:
                 return super(Resumable, self).evaluate(*arguments, **options)
             finally:
-                own.args.per_device_eval_batch_size = size
+                self.args.per_device_eval_batch_size = size
 
         return self.session.budget.fit(attempt, size=size)
 

@@ -17,7 +17,7 @@ Alarm = Callable[[Rows, AlarmsSection], str | None]
 
 EVALUATED = "ppo/eval/reward"
 OPTIMISED = "ppo/eval/objective"
-CHECKED = "ppo/eval/check"
+CHECKED = "ppo/eval/task_score"
 JUDGED = "ppo/eval/judge"
 GRADIENT = "ppo/grad_norm/policy"
 WATCHED = (

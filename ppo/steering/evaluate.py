@@ -17,7 +17,7 @@ from data.select.contamination import require_apart
 from data.select.room import require_pieces, require_room
 from data.select.sources import load as load_records
 from data.select.texts import Piece, load_pieces
-from evaluation.compare.grades import check
+from evaluation.compare.grades import task_grades
 from evaluation.compare.language import as_episodes, lm_loss
 from evaluation.compare.responses import texts
 from onebase.custom.functions import load_function
@@ -34,7 +34,7 @@ from ppo.recipe.recipe import PpoRecipe
 from ppo.scores import ARGUMENTS, PromptBatch, score_episodes, scores_of
 from ppo.steering.objective import OBJECTIVE, Answers
 
-COLUMNS = ("role", "prompt", "response", "reward", "objective", "kl", "check", "judge")
+COLUMNS = ("role", "prompt", "response", "reward", "objective", "kl", "task_score", "judge")
 """Of the table of samples."""
 
 JUDGE = "evaluation.judge"
@@ -57,9 +57,8 @@ class Evaluation:
 
     metrics: dict[str, float]
     """Without prefix: reward, and reward/NAME of each of several terms, unweighted; objective, kl, response_length,
-    stop_rate,
-    distinct_1, distinct_2, entropy; check, correctness and form where all prompts bring a check; judge where there is
-    one; lm_loss where there are texts."""
+    stop_rate, distinct_1, distinct_2, entropy; task_score, correctness and form where all prompts bring a check; judge
+    where there is one; lm_loss where there are texts."""
     answers: Answers
     """What the objective is made of."""
     rows: list[list[Any]]
@@ -120,7 +119,7 @@ def evaluate(
         roles, lambda part: token_scores(roles, role, part, temperature=temperature).entropies, episodes, tokens=tokens
     )
     answers = texts(held_out.chat, episodes)
-    checks = check(held_out.prompts, answers)
+    checks = task_grades(held_out.prompts, answers)
     terms = scores.terms if len(scores.terms) > 1 else {}
     metrics = {
         "reward": float(rewards.mean()),

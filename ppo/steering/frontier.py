@@ -18,7 +18,7 @@ CURVES = {
     "reward": "reward, held out",
     "objective": "objective, held out",
     "judge": "judge, held out",
-    "check": "check, held out",
+    "task_score": "task score, held out",
     "kl": "KL to SFT, nats",
     "lm_loss": "LM loss, nats",
 }

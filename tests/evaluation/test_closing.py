@@ -14,7 +14,7 @@ from evaluation import best_of_n
 from evaluation.compare import compare
 from evaluation.compare.recipe import CompareRecipe
 from evaluation.compare.responses import Responder
-from evaluation.reward_model.heldout import RewardModel
+from evaluation.reward_model.loading import RewardModel
 from onebase.inference.ensemble import Ensemble
 from onebase.inference.sampling import sample
 from onebase.inference.scoring import score

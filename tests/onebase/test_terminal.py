@@ -81,13 +81,12 @@ def test_a_bar_shows_the_name_of_a_file_as_it_is(
     text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from onebase.tracking.progress import track
-    from pipeline.data_commands import _counted
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     assert list(track([1, 2], total=2, description=text)) == [1, 2]
     assert text in capsys.readouterr().err
-    assert list(_counted([1, 2], text)) == [1, 2]
+    assert list(track([1, 2], total=None, description=text)) == [1, 2]
     capsys.readouterr()
 
 
@@ -100,7 +99,7 @@ def test_bars_take_no_markup() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "TextColumn"
     ]
-    assert len(columns) > 1
+    assert columns
     assert all("markup" in [one.arg for one in node.keywords] for _, node in columns)
 
 

@@ -150,7 +150,7 @@ def test_card_writes_its_folder_and_prints_the_summary(tiny_base_folder: Path):
 def test_card_of_files_with_different_rows_wants_a_kind():
     done = data("card", "good.jsonl", "ranked.jsonl", "--out", "card")
     assert done.exit_code == 2
-    assert "the files hold different kinds of rows: demonstration, ranking. Say one with --kind." in done.output
+    assert "the files hold different kinds of rows: demonstration, ranking. Choose one with --kind." in done.output
     assert data("card", "good.jsonl", "ranked.jsonl", "--out", "card", "--kind", "prompt").exit_code == 0
 
 
@@ -219,7 +219,7 @@ def test_a_kind_that_fails_is_named_where_a_lesser_one_is_read():
     put("texts.jsonl", [{**row, "response": answer} for answer in ("Hello.", "Hm.")])
     done = data("check", "texts.jsonl")
     assert "2 sound demonstrations" in done.output
-    assert "no ranking of it is sound, the first because: 'helpfulness' must be a number" in done.output
+    assert "there is no sound ranking; the first reason: 'helpfulness' must be a number" in done.output
 
 
 def test_check_names_the_keys_of_which_nothing_was_made():

@@ -128,7 +128,7 @@ def test_each_source_of_prompts_has_a_table_of_its_own(finished_run: Path) -> No
             halves = [part["models"][model][name]["mean"] for part in parts.values()]
             assert estimate["mean"] == pytest.approx(sum(halves) / 2, abs=2e-6)
         both = (row["correctness"]["mean"] + row["form"]["mean"]) / 2
-        assert row["check"]["mean"] == pytest.approx(both, abs=2e-6)
+        assert row["task_score"]["mean"] == pytest.approx(both, abs=2e-6)
 
 
 def test_the_figures_of_a_run_show_every_stage(finished_run: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_variant_of_a_stage_is_run_after_it_with_its_parents_and_compared_by_i
     with pytest.raises(RecipeError, match=r"dpo-x\.yaml:1: unknown key 'bse'"):
         chain.plan(folder, [])
     (folder / "dpo-x.yaml").rename(folder / "dpo-0.05.yaml")
-    with pytest.raises(RecipeError, match=r"dpo-0\.05\.yaml: the name of a variant is made of letters"):
+    with pytest.raises(RecipeError, match=r"dpo-0\.05\.yaml: a variant's name consists of letters"):
         chain.plan(folder, [])
 
 
@@ -234,7 +234,7 @@ def test_a_run_fills_in_the_parents_that_are_left_to_it(tmp_path: Path) -> None:
     assert (parents.sft, parents.reward, parents.dpo) == (Path("r/n/sft"), None, Path("r/n/dpo"))
 
 
-def test_likeliest_and_sampled_answers_are_scored_as_if_each_stood_alone(finish_run: Callable[[str], Path]) -> None:
+def test_greedy_and_sampled_answers_are_scored_as_if_each_stood_alone(finish_run: Callable[[str], Path]) -> None:
     home = finish_run("fp32")
     given = [f"base.model={record.read(home / 'sft').record.base.model}", f"out={home}"]
     parents = [f"parents.{stage}={home / stage}" for stage in STAGES]

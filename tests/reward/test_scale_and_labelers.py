@@ -15,7 +15,7 @@ from data.select.labelers import LabelersSection, fold_of, labeler_of
 from data.tasks import generate
 from data.writing import row_of
 from evaluation import score_file
-from evaluation.reward_model import heldout
+from evaluation.reward_model import heldout, loading
 from onebase.errors import InputError
 from onebase.files.writing import hash_file
 from onebase.inference.scoring import score
@@ -124,7 +124,7 @@ def test_scoring_a_file_and_ppos_roles_use_the_divided_head(
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "Name a city.", "response": "Paris"}) + "\n")
     found = {
-        name: next(score_file.scored(heldout.load([folder]), rows, best=False))["score"]
+        name: next(score_file.scored(loading.load([folder]), rows, best=False))["score"]
         for name, folder in (("none", twins.none), ("unit", twins.unit))
     }
     assert found["unit"] == pytest.approx(found["none"] / twins.metrics("unit")["reward/scale"], abs=1e-4)

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onebase.inference.rankings import Candidates, batches_of_rankings, candidate_scores
-from onebase.inference.scoring import states_at
+from onebase.inference.scoring import batches_of_rankings, candidate_scores, states_at
 from onebase.model.forwards import Forwards
 from onebase.model.roles import Roles
+from onebase.sequences.episodes import Candidates
 
 GROUPS = [
     Candidates((5, 6, 7, 8, 9, 10, 11), ((20, 21, 2), (22, 2), (23, 24, 25, 26, 2), (27, 2))),

@@ -115,7 +115,7 @@ def test_what_evaluation_says_is_what_the_roles_say_by_themselves(make_recipe: M
     ).records
     assert [row["prompt"] for row in samples] == [one.user_text for one in prompts]
     grades = [grade(one, row["response"]) for one, row in zip(prompts, samples, strict=True)]
-    assert last["ppo/eval/check"] == pytest.approx(sum(one.mean for one in grades) / 6)
+    assert last["ppo/eval/task_score"] == pytest.approx(sum(one.mean for one in grades) / 6)
     assert last["ppo/eval/reward"] == pytest.approx(sum(row["reward"] for row in samples) / 6, abs=1e-4)
     assert last["ppo/eval/kl"] == pytest.approx(sum(row["kl"] for row in samples) / 6, abs=1e-4)
     assert last["ppo/eval/kl"] > 0
