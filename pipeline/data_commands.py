@@ -211,7 +211,7 @@ def _show_dropped(dropped: "DroppedRows") -> None:
             show(f"      {', '.join(places)}{more}")
 
 
-def _distinct(records: "Iterable[Record]", deduplicator: Any, dropped: "Dropped") -> "Iterator[Record]":
+def _distinct(records: "Iterable[Record]", deduplicator: Any, dropped: "DroppedRows") -> "Iterator[Record]":
     from data.records import prompt_of
 
     for record in records:
