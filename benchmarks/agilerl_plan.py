@@ -82,7 +82,7 @@ def common(sizes: Sizes) -> dict[str, Any]:
         "responses_per_prompt": 1,
         "batch": sizes.batch,
         "steps": sizes.steps,
-        "inner_epochs": 1,
+        "epochs": 1,
         "quantization": "fp32",
         "rate": 1e-5,
         "seed": 0,

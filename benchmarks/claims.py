@@ -6,8 +6,8 @@
 A home is a file in docs/results/data: values, and the command, commits, machine and seeds that gave them. A comment
 right under a paragraph, table or picture names it:
 
-    <!-- claims demo/models/all/*/{sft,ppo}/check; demo/costs/0 -->   the paragraph's measured numbers, in their order
-    <!-- claims table demo/likeliest -->      a table, made from `tables` of demo.json
+    <!-- claims demo/models/all/*/{sft,ppo}/form; demo/costs/0 -->    the paragraph's measured numbers, in their order
+    <!-- claims table demo/greedy -->      a table, made from `tables` of demo.json
     <!-- claims runs demo -->                 a table of the runs: seeds, commits, machine
     <!-- claims picture frontier -->          a picture, drawn from values of frontier.json
 
@@ -91,14 +91,14 @@ class Place:
 def measured(text: str) -> list[re.Match[str]]:
     """The measured numbers of a text, an interval together with its mean."""
     plain = PLAIN.sub(lambda match: re.sub(r"[^\n]", "~", match[0]), text)
-    found, after, united = list[re.Match[str]](), len(plain), False
+    numbers, after, united = list[re.Match[str]](), len(plain), False
     for match in reversed(list(NUMBER.finditer(plain))):
         listed = LIST.fullmatch(plain, match.end(), after) is not None
         united = match["unit"] is not None or (listed and united)
         if united or "." in match[0] or match["low"] is not None:
-            found.append(match)
+            numbers.append(match)
         after = match.start()
-    return found[::-1]
+    return numbers[::-1]
 
 
 class Documents:
@@ -142,8 +142,9 @@ class Documents:
             while start > block.start and lines[start - 1].startswith("|"):
                 start -= 1
             self._prose(lines[block.start : start], None, place)
-            found = self._table(lines[start : block.end], rest, place.below(start - block.start), write=write)
-            lines[start : block.end] = found
+            lines[start : block.end] = self._table(
+                lines[start : block.end], rest, place.below(start - block.start), write=write
+            )
             return
         text = lines[block.start : block.end]
         if kind == "picture":
@@ -178,8 +179,7 @@ class Documents:
 
     def _prose(self, lines: list[str], marker: str | None, place: Place) -> None:
         text, held = "\n".join(lines), list(self._held(marker or ""))
-        said = measured(text)
-        for match, known in zip_longest(said, held):
+        for match, known in zip_longest(measured(text), held):
             if match is None:
                 raise LookupError(f"the comment under it names {known[1]} of {known[0]}.json, which is not in the text")
             here, words = place.below(text.count("\n", 0, match.start())), " ".join(match[0].split())
@@ -194,13 +194,13 @@ class Documents:
 
     def _held(self, marker: str) -> Iterator[tuple[str, str, Any]]:
         """Home, path and value of each number that a comment names."""
-        for pattern in filter(None, (one.strip() for one in marker.split(";"))):
+        for pattern in filter(None, (part.strip() for part in marker.split(";"))):
             name, _, inside = pattern.partition("/")
-            found = list(self.home(name).find(inside))
-            if not found:
+            matches = list(self.home(name).find(inside))
+            if not matches:
                 raise LookupError(f"there is nothing at {inside} of {name}.json")
-            for path, value in found:
-                yield from ((name, origin, one) for origin, one in _numbers("/".join(path), value))
+            for path, value in matches:
+                yield from ((name, origin, number) for origin, number in _numbers("/".join(path), value))
 
 
 def _numbers(path: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -209,29 +209,29 @@ def _numbers(path: str, value: Any) -> Iterator[tuple[str, Any]]:
         for key, below in cast("dict[str, Any]", value).items():
             yield from _numbers(f"{path}/{key}".removeprefix("/"), below)
     elif isinstance(value, list):
-        for place, one in enumerate(cast("list[Any]", value)):
-            yield from _numbers(f"{path}/{place}", one)
+        for place, below in enumerate(cast("list[Any]", value)):
+            yield from _numbers(f"{path}/{place}", below)
     elif not isinstance(value, str):
         yield path, value
 
 
-def agrees(said: re.Match[str], held: Any) -> bool:
-    """Whether a text says a value, rounded or to the last digit; an interval needs all three numbers."""
+def agrees(match: re.Match[str], held: Any) -> bool:
+    """Whether the text has the value of a home, rounded or to the last digit; an interval needs all three numbers."""
     if isinstance(held, dict):
         known = cast("dict[str, Any]", held)
-        pairs = [(said["mean"], known.get("mean", known.get("median")))]
-        if said["low"] is not None:
-            pairs += [(said["low"], known["low"]), (said["high"], known["high"])]
-        return all(_same(text, one) for text, one in pairs)
-    return said["low"] is None and _same(said["mean"], held)
+        pairs = [(match["mean"], known.get("mean", known.get("median")))]
+        if match["low"] is not None:
+            pairs += [(match["low"], known["low"]), (match["high"], known["high"])]
+        return all(_same(text, value) for text, value in pairs)
+    return match["low"] is None and _same(match["mean"], held)
 
 
 def _same(text: str, held: Any) -> bool:
-    said, known = Decimal(text.replace(",", "")), Decimal(str(held))
-    digits, had = said.as_tuple().exponent, known.as_tuple().exponent
+    number, known = Decimal(text.replace(",", "")), Decimal(str(held))
+    digits, had = number.as_tuple().exponent, known.as_tuple().exponent
     assert isinstance(digits, int) and isinstance(had, int)  # neither is a NaN
     # Both are rounded: half a unit of the last digit of each. Equal digits therefore mean equal numbers.
-    return digits >= had and abs(said - known) < (Decimal(10) ** digits + Decimal(10) ** had) / 2
+    return digits >= had and abs(number - known) < (Decimal(10) ** digits + Decimal(10) ** had) / 2
 
 
 def digest(home: Home) -> str:
@@ -246,12 +246,12 @@ def draw(name: str, home: Home, target: Path) -> None:
     target.write_text(f"{target.read_text('utf-8')}<!-- values {digest(home)} -->\n", encoding="utf-8")
 
 
-def main(given: list[str] | None = None) -> int:
+def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, default=Path(__file__).parents[1], help="the tree that is checked")
     parser.add_argument("--write", action="store_true", help="make tables and pictures from their homes")
     parser.add_argument("--quiet", action="store_true", help="list nothing")
-    options = parser.parse_args(given)
+    options = parser.parse_args(words)
     documents = Documents(options.root)
     documents.check(write=options.write)
     for name, home in sorted(documents.homes.items()) if not options.quiet else ():

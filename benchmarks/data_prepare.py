@@ -38,14 +38,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write speed_ratio and memory_ratio here")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.side:
-        print(json.dumps(run_side(given.side, given.work)))
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(run_side(arguments.side, arguments.work)))
         return
     with tempfile.TemporaryDirectory(prefix="data-prepare-") as folder:
-        result = compare(given.rows, Path(folder))
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        result = compare(arguments.rows, Path(folder))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def compare(rows: int, folder: Path) -> dict[str, Any]:
@@ -155,11 +155,11 @@ def run_side(side: str, work: Path) -> dict[str, Any]:
 def ours(work: Path) -> None:
     """What `onebase data convert rows.jsonl --out FOLDER` does. Its imports count."""
     from data.records import Demonstration
-    from data.select.dropped import Dropped
+    from data.select.dropped import DroppedRows
     from data.select.sources import Source, records_of
     from data.writing import write_splits
 
-    write_splits(records_of(Source(source=str(work / "rows.jsonl")), Demonstration, Dropped()), work)
+    write_splits(records_of(Source(source=str(work / "rows.jsonl")), Demonstration, DroppedRows()), work)
 
 
 def peer(work: Path) -> None:

@@ -2,13 +2,13 @@
 
     python benchmarks/demo_rivals.py --seeds 0 1 2 --json docs/results/data/demo-rivals.json
 
-- gold: SFT on 1,280 gold demonstrations alone, for about as long as SFT, reward model and PPO take together;
-- best: rejection sampling. SFT answers PPO's prompts four times each, and the answers that the reward model scores
+- sft-gold: SFT on 1,280 gold demonstrations alone, for about as long as SFT, reward model and PPO take together;
+- sft-best: rejection sampling. SFT answers PPO's prompts four times each, and the answers that the reward model scores
   highest are demonstrations for a new adapter on the base: SFT has no other start. It shares SFT and reward model with
   PPO and takes about PPO's time;
 - dpo: from the same SFT adapter on 160 rankings. It needs no reward model and takes less time; its KL is in the table.
 
-What decides is the check of likeliest answers on the demo's held-out prompts, paired with PPO's by prompt. Intervals
+The measure is the task score of greedy answers to the demo's held-out prompts, paired with PPO's by prompt. Intervals
 are over prompts, for these trainings: they do not hold what another seed would change. Seconds are those of a stage
 from its first line to its last, evaluation included and start of Python not; do not run this beside other work. The
 demo of each seed is run first where it is not there. With --curve, PPO stopped earlier gives a learning curve: with a
@@ -34,21 +34,20 @@ from onebase.files.writing import hash_file, replace_file
 
 DEMO, RIVALS = Path("recipes/demo"), Path("recipes/demo/rivals")
 PROMPTS, DRAWN = 176, 4
-"""Prompts that `best` answers, and how often: as PPO does, with the same seed."""
+"""Prompts of `sft-best`, and answers to each: those of PPO, with the same seed."""
 EPISODES = (128, 320, 512)
 """Where PPO's learning curve is measured, before its end: whole batches."""
 DRAWING = "drawing.json"
+SCORE = "task_score"
 STAGES: Mapping[str, tuple[str, ...]] = {
     "base": (),
     "sft": ("sft",),
     "ppo": ("sft", "reward", "ppo"),
-    "gold": ("sft-gold",),
-    "best": ("sft", "reward", "drawing", "sft-best"),
+    "sft-gold": ("sft-gold",),
+    "sft-best": ("sft", "reward", "drawing", "sft-best"),
     "dpo": ("sft", "dpo"),
 }
 """What each row is made of: its wall time is theirs."""
-NAMES = {"gold": "sft-gold", "best": "sft-best"}
-"""Of a row in the comparison, where it is another."""
 MINUTES = 55
 """A seed with its demo on the slowest machine that this was run on."""
 
@@ -59,17 +58,29 @@ def main() -> int:
     parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
     parser.add_argument("--curve", action="store_true", help="a learning curve of PPO too, 15 minutes a seed more")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    given = parser.parse_args()
-    print(f"budget: at most {MINUTES + 15 * given.curve} minutes a seed, {len(given.seeds)} seeds", file=sys.stderr)
-    for seed in given.seeds:
-        run(seed, given.runs_dir, curve=given.curve)
-    folders = {seed: (given.runs_dir / f"demo-{seed}", given.runs_dir / f"demo-rivals-{seed}") for seed in given.seeds}
+    arguments = parser.parse_args()
+    print(
+        f"budget: at most {MINUTES + 15 * arguments.curve} minutes a seed, {len(arguments.seeds)} seeds",
+        file=sys.stderr,
+    )
+    for seed in arguments.seeds:
+        run(seed, arguments.runs_dir, curve=arguments.curve)
+    folders = {
+        seed: (arguments.runs_dir / f"demo-{seed}", arguments.runs_dir / f"demo-rivals-{seed}")
+        for seed in arguments.seeds
+    }
     values = {str(seed): collect({seed: pair}) for seed, pair in folders.items()}
     values["all"] = collect(folders)
-    said = ["python", "benchmarks/demo_rivals.py", "--seeds", *map(str, given.seeds), *["--curve"] * given.curve]
+    words = [
+        "python",
+        "benchmarks/demo_rivals.py",
+        "--seeds",
+        *map(str, arguments.seeds),
+        *["--curve"] * arguments.curve,
+    ]
     places = [provenance({seed: summary_of(pair[place]) for seed, pair in folders.items()}) for place in (0, 1)]
     home = Home(
-        command=[shlex.join(said)],
+        command=[shlex.join(words)],
         runs=[*places[0], *places[1]],
         values=values,
         tables=tables(),
@@ -77,8 +88,8 @@ def main() -> int:
     home = Home.parse(home.dump())  # so that what is printed is what the documents will show
     for name in home.tables:
         print("\n".join(["", f"{name}:", "", *markdown(home.render(name))]))
-    if given.json:
-        given.json.write_text(home.dump(), encoding="utf-8")
+    if arguments.json:
+        arguments.json.write_text(home.dump(), encoding="utf-8")
     return 0
 
 
@@ -95,9 +106,9 @@ def run(seed: int, runs: Path, *, curve: bool) -> None:
         onebase("ppo", DEMO / "ppo.yaml", *parents, f"seed={seed}", f"train.episodes={episodes}", f"out={out}")
         policies.append(f"compare.policies.ppo-{episodes}={out}")
     names = ("sft-gold", "sft-best", "dpo", "compare")
-    own = [f"runs_dir={runs}", f"name={rivals.name}", *(f"{name}.seed={seed}" for name in names)]
-    own += [f"sft-best.data.0.source={best}", f"dpo.parents.sft={demo / 'sft'}"]
-    onebase("run", RIVALS, *own, *policies)
+    overrides = [f"runs_dir={runs}", f"name={rivals.name}", *(f"{name}.seed={seed}" for name in names)]
+    overrides += [f"sft-best.data.0.source={best}", f"dpo.parents.sft={demo / 'sft'}"]
+    onebase("run", RIVALS, *overrides, *policies)
 
 
 def draw(demo: Path, folder: Path, seed: int) -> Path:
@@ -130,28 +141,27 @@ def collect(folders: Mapping[int, tuple[Path, Path]]) -> dict[str, Any]:
     """By row: training seconds, and estimates over the prompts of these seeds; each seed has its own."""
     answers = [row for seed, (_, rivals) in folders.items() for row in answers_of(rivals, seed)]
     sources: dict[str, list[dict[str, Any]]] = {}
-    for one in answers:
-        sources.setdefault(one["source"].rpartition("/")[2], []).append(one)
-    found: dict[str, Any] = {}
-    for row, stages in STAGES.items():
-        name = NAMES.get(row, row)
-        found[row] = {
+    for answer in answers:
+        sources.setdefault(answer["source"].rpartition("/")[2], []).append(answer)
+    rows: dict[str, Any] = {}
+    for name, stages in STAGES.items():
+        rows[name] = {
             "seconds": mean(sum(seconds(*pair, stage) for stage in stages) for pair in folders.values()),
             "last": mean(sum(seconds(*pair, stage) for stage in stages[-1:]) for pair in folders.values()),
-            "check": estimate(answers, name, "check"),
-            **{source: estimate(some, name, "check") for source, some in sources.items()},
-            **{metric: estimate(answers, name, metric) for metric in ("reward", "sampled_check", "kl_to_sft")},
-            **{f"over {other}": estimate(answers, name, "check", other) for other in ("sft", "ppo") if other != name},
+            SCORE: estimate(answers, name, SCORE),
+            **{source: estimate(some, name, SCORE) for source, some in sources.items()},
+            **{metric: estimate(answers, name, metric) for metric in ("reward", "sampled_task_score", "kl_to_sft")},
+            **{f"over {other}": estimate(answers, name, SCORE, other) for other in ("sft", "ppo") if other != name},
         }
     curve = {
         name.removeprefix("ppo-"): {
-            "check": estimate(answers, name, "check"),
+            SCORE: estimate(answers, name, SCORE),
             "seconds": mean(seconds(*pair, name) for pair in folders.values()),
         }
         for name in answers[0]
         if name.startswith("ppo-")
     }
-    return {"rows": found} | ({"curve": curve} if curve else {})
+    return {"rows": rows} | ({"curve": curve} if curve else {})
 
 
 def answers_of(rivals: Path, seed: int) -> list[dict[str, Any]]:
@@ -187,15 +197,15 @@ def read(path: Path) -> dict[str, Any]:
 def tables() -> dict[str, Table]:
     shown = {
         "training, s:": "seconds|.0f",
-        "check": "check|.2f",
+        "task score": f"{SCORE}|.2f",
         "held-out families": "heldout-families|.2f",
         "held-out templates": "heldout-templates|.2f",
-        "check over SFT": "over sft|+.2f",
-        "check over PPO": "over ppo|+.2f",
-        "sampled check": "sampled_check|.2f",
+        "task score over SFT": "over sft|+.2f",
+        "task score over PPO": "over ppo|+.2f",
+        "sampled task score": "sampled_task_score|.2f",
         "KL to SFT, nats": "kl_to_sft|.2f",
     }
-    curve = {"seed": "@0", "episodes": "@2", "seconds of PPO:": "seconds|.0f", "check": "check|.2f"}
+    curve = {"seed": "@0", "episodes": "@2", "seconds of PPO:": "seconds|.0f", "task score": f"{SCORE}|.2f"}
     return {
         "rows": Table(rows=["all/rows/*"], columns={"": "@2", **shown}),
         "seeds": Table(rows=["[0-9]*/rows/*"], columns={"seed": "@0", "": "@2", **shown}),

@@ -64,8 +64,9 @@ class Home(Strict):
         """A table, head and rule first; columns without a value are left out."""
         if name not in self.tables:
             raise LookupError(f"it has no table {name!r}, only {sorted(self.tables)}")
-        columns, found = self.tables[name].columns, [one for rows in self.tables[name].rows for one in self.find(rows)]
-        rows = [[_cell(path, row, spec) for spec in columns.values()] for path, row in found]
+        table = self.tables[name]
+        columns, matches = table.columns, [row for pattern in table.rows for row in self.find(pattern)]
+        rows = [[_cell(path, row, spec) for spec in columns.values()] for path, row in matches]
         shown_ones = [place for place in range(len(columns)) if any(row[place][0] for row in rows)]
         head = [(heading.removesuffix(":"), "") for heading in columns]
         rule = [("---:" if heading.endswith(":") else "---", "") for heading in columns]
@@ -94,8 +95,8 @@ def _cell(path: tuple[str, ...], row: Any, spec: str) -> tuple[str, str]:
     place, _, form = spec.partition("|")
     if place.startswith("@"):
         return path[int(place[1:])], ""
-    found = [value for _, value in _walk(row, place.split("/"), ())]
-    return (shown(found[0], form), "/".join((*path, place))) if found else ("", "")
+    values = [value for _, value in _walk(row, place.split("/"), ())]
+    return (shown(values[0], form), "/".join((*path, place))) if values else ("", "")
 
 
 def shown(value: Any, form: str = "") -> str:
@@ -103,7 +104,7 @@ def shown(value: Any, form: str = "") -> str:
     if isinstance(value, dict):
         known = cast("dict[str, Any]", value)
         if "low" not in known:
-            return ", ".join(f"{name} {shown(one, form)}" for name, one in known.items())
+            return ", ".join(f"{name} {shown(part, form)}" for name, part in known.items())
         low, high = shown(known["low"], form), shown(known["high"], form)
         if "median" in known:
             return f"{shown(known['median'], form)} ({low} to {high})"
@@ -112,7 +113,7 @@ def shown(value: Any, form: str = "") -> str:
         excludes_0 = known.get("excludes_0", known["low"] > 0 or known["high"] < 0)
         return f"**{text}**" if "+" in form and excludes_0 else text
     if isinstance(value, list):
-        return ", ".join(shown(one, form) for one in cast("list[Any]", value))
+        return ", ".join(shown(part, form) for part in cast("list[Any]", value))
     return value if isinstance(value, str) else format(value, form)
 
 
@@ -123,7 +124,7 @@ def markdown(rows: list[list[Cell]]) -> list[str]:
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in cast("dict[str, Any]", value).items()}
+        return {key: _rounded(part) for key, part in cast("dict[str, Any]", value).items()}
     return round(float(value), 6) if isinstance(value, float | Decimal) else value
 
 
@@ -132,7 +133,8 @@ def _compact(value: Any, indent: str = "") -> str:
     if _depth(value) <= 2:
         return json.dumps(value, ensure_ascii=False)
     inside = [
-        f"{indent}  {json.dumps(key, ensure_ascii=False)}: {_compact(one, indent + '  ')}" for key, one in value.items()
+        f"{indent}  {json.dumps(key, ensure_ascii=False)}: {_compact(part, indent + '  ')}"
+        for key, part in value.items()
     ]
     return "{\n" + ",\n".join(inside) + f"\n{indent}}}"
 

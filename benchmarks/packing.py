@@ -44,21 +44,26 @@ def main() -> None:
         "--passes", type=int, default=2, help="of each shape in a process, after one that is not counted"
     )
     parser.add_argument("--json", type=Path, help="write the result here")
-    given = parser.parse_args()
-    if given.side:
+    arguments = parser.parse_args()
+    if arguments.side:
         with contextlib.redirect_stdout(sys.stderr):
-            found = measure(given.side, given.settings)
+            found = measure(arguments.side, arguments.settings)
         print(json.dumps(found))
         return
-    settings = {"model": given.model, "passes": given.passes}
+    settings = {"model": arguments.model, "passes": arguments.passes}
     runs: list[dict[str, Any]] = []
-    for number in range(given.runs):
-        runs.append({side: processes.start("packing.py", side, settings, given.threads) for side in SIDES})
-        print(f"run {number + 1} of {given.runs}, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
-    result = {"machine": processes.machine(given.threads), "settings": settings, "runs": runs, "shapes": compare(runs)}
+    for number in range(arguments.runs):
+        runs.append({side: processes.start("packing.py", side, settings, arguments.threads) for side in SIDES})
+        print(f"run {number + 1} of {arguments.runs}, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
+    result = {
+        "machine": processes.machine(arguments.threads),
+        "settings": settings,
+        "runs": runs,
+        "shapes": compare(runs),
+    }
     print(table(result["shapes"]))
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def compare(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -89,7 +94,7 @@ def measure(side: str, settings: dict[str, Any]) -> dict[str, float]:
     from onebase.cli.command import quieten
     from onebase.model import base as bases
     from onebase.model.roles import Roles
-    from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection
+    from onebase.recipe.sections import AdapterSection, BaseSection, ChatSection
     from onebase.seeding import generator
 
     quieten()
@@ -99,8 +104,8 @@ def measure(side: str, settings: dict[str, Any]) -> dict[str, float]:
     roles.add_head("reward")
     roles.train("reward")
     if side == "separate":
-        roles.packs = False
-    elif not roles.packs:
+        roles.forwards.can_pack = False
+    elif not roles.forwards.can_pack:
         raise SystemExit("this model cannot be packed")
     found = {}
     for name, shape in SHAPES.items():

@@ -176,7 +176,7 @@ def their_config(given: Given, folder: str) -> Any:
         cliprange_value=given.recipe.value.clip,
         vf_coef=given.recipe.value.weight,
         gamma=train.discount,
-        lam=train.trace,
+        lam=train.gae_lambda,
     )
 
 

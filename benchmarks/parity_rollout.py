@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection
+from onebase.recipe.sections import AdapterSection, BaseSection, ChatSection
 from onebase.sequences.episodes import Episodes
 from ppo.recipe.recipe import PpoRecipe
 
@@ -26,7 +26,7 @@ class Case:
     lengths: tuple[int, ...]
     """Response tokens of each episode; a response of LENGTH tokens ends with an end token where its row is even."""
     discount: float
-    trace: float
+    gae_lambda: float
     agree: frozenset[str]
     """What is meant to be the same; everything else is a difference that docs/ppo.md explains."""
 
@@ -117,7 +117,12 @@ def prepare(case: Case, model: str, home: Path) -> Given:
             "value": {"clip": 0.2, "weight": 0.5},
             "train": {
                 **{"episodes": len(prompts), "batch": len(prompts), "minibatch": len(prompts)},
-                **{"clip": 0.2, "discount": case.discount, "trace": case.trace, "tokens_per_microbatch": 100_000},
+                **{
+                    "clip": 0.2,
+                    "discount": case.discount,
+                    "gae_lambda": case.gae_lambda,
+                    "tokens_per_microbatch": 100_000,
+                },
             },
         }
     )

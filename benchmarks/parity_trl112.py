@@ -33,11 +33,11 @@ from parity_rollout import LENGTH, Case, Given, build_model, flat, prepare
 from processes import PPO_PEER
 from torch import Tensor
 
+from onebase.inference.sampling import Sample
 from onebase.inference.scoring import in_microbatches, logprobs, score, token_values
-from ppo.batch import to_batch
 from ppo.maths.advantages import gae
-from ppo.rollout import Rollout, Targets, compute_targets
-from ppo.scores import score_episodes
+from ppo.rollout import Experience, PpoState, make_experience
+from ppo.scores import EpisodeScores
 from ppo.update import backward
 
 TOLERANCE = 1e-5
@@ -53,19 +53,21 @@ VALUE_PAST_THE_END = frozenset({"rewards", "value loss", "value gradient"})
 ADVANTAGES = frozenset({"advantages", "returns", "standardised advantages", "policy loss", "policy gradient"})
 
 CASES = (
-    Case(name="responses as long as the limit", lengths=(LENGTH,) * 8, discount=0.99, trace=0.95, agree=EVERYTHING),
     Case(
-        name="shorter responses, trace 1",
+        name="responses as long as the limit", lengths=(LENGTH,) * 8, discount=0.99, gae_lambda=0.95, agree=EVERYTHING
+    ),
+    Case(
+        name="shorter responses, lambda 1",
         lengths=(12, 3, 7, 12, 1, 9, 5, 11),
         discount=1.0,
-        trace=1.0,
+        gae_lambda=1.0,
         agree=EVERYTHING - VALUE_PAST_THE_END,
     ),
     Case(
-        name="shorter responses, trace 0.95",
+        name="shorter responses, lambda 0.95",
         lengths=(12, 3, 7, 12, 1, 9, 5, 11),
         discount=1.0,
-        trace=0.95,
+        gae_lambda=0.95,
         agree=EVERYTHING - VALUE_PAST_THE_END - ADVANTAGES,
     ),
 )
@@ -93,38 +95,37 @@ def ours(given: Given) -> dict[str, Tensor]:
     budget, temperature = recipe.train.tokens_per_microbatch, recipe.sampling.temperature
     settings = {"temperature": temperature, "tokens_per_microbatch": budget}
     values = in_microbatches(roles, lambda part: token_values(roles, "value", part), episodes, tokens=budget)
-    rollout = Rollout(
-        episodes=episodes,
-        stopped=given.ended,
-        logprobs=logprobs(roles, "policy", episodes, **settings),
-        reference=logprobs(roles, "reference", episodes, **settings),
-        values=values,
-        scores=score_episodes(roles, episodes, recipe, None).total,
+    drawn = Sample(episodes=episodes, logprobs=logprobs(roles, "policy", episodes, **settings), stopped=given.ended)
+    total = score(roles, "reward", episodes.sequences, tokens_per_microbatch=budget)
+    scores = EpisodeScores(total=total, terms={}, members={})
+    reference = logprobs(roles, "reference", episodes, **settings)
+    state = PpoState(kl_weight=recipe.kl.weight)
+    raw = recipe.model_copy(update={"advantages": recipe.advantages.model_copy(update={"standardise": False})})
+    experience, plain = (
+        make_experience(drawn, scores, own, state, reference=reference, values=values) for own in (recipe, raw)
     )
-    targets = compute_targets(rollout, recipe)
-    batch = to_batch(rollout, targets, roles.base.device, recipe)
-    placed = by_their_placing(given, rollout, targets, values)
+    placed = by_their_placing(given, plain, values)
     for role in ("policy", "value"):
         for parameter, now in zip(roles.parameters(role), roles.parameters(f"{role}_now"), strict=True):
             parameter.data.copy_(now.data)
     roles.train("policy", "value")
-    tally = backward(roles, batch, recipe)
+    tally = backward(roles, experience, recipe, budget)
     means, tokens = tally.means(), int(episodes.mask.sum())
     # They divide the variance by n - 1, we by n. Loss and gradient of the policy are proportional to the advantages.
     bessel = math.sqrt((tokens - 1) / tokens)
     penalty = recipe.reward.eos_penalty * (~given.ended).float()
     return {
-        "log-probabilities": rollout.logprobs,
-        "reference": rollout.reference,
-        "KL": targets.kl,
+        "log-probabilities": plain.logprobs,
+        "reference": reference,
+        "KL": plain.kl,
         "values": values,
-        "scores less the penalty": rollout.scores - penalty,
-        "reward of a response": targets.rewards.sum(dim=1),
-        "rewards": targets.rewards,
-        "advantages": targets.advantages,
+        "scores less the penalty": total - penalty,
+        "reward of a response": plain.rewards.sum(dim=1),
+        "rewards": plain.rewards,
+        "advantages": plain.advantages,
         "advantages by their placing": placed,
-        "returns": targets.returns,
-        "standardised advantages": batch.advantages * bessel,
+        "returns": plain.returns,
+        "standardised advantages": experience.advantages * bessel,
         "policy loss": torch.tensor(means["policy_loss"] * bessel),
         "value loss": torch.tensor(means["value_loss"]),
         "policy gradient": flat(roles.parameters("policy")) * bessel,
@@ -133,7 +134,7 @@ def ours(given: Given) -> dict[str, Tensor]:
     }
 
 
-def by_their_placing(given: Given, rollout: Rollout, targets: Targets, values: Tensor) -> Tensor:
+def by_their_placing(given: Given, experience: Experience, values: Tensor) -> Tensor:
     """Our estimator on episodes of theirs: a response that ends before the longest one has a position more, with the
     value after the end token and the score. That it gives their advantages shows that nothing else differs."""
     roles, recipe, mask = given.roles, given.recipe, given.episodes.mask
@@ -142,10 +143,12 @@ def by_their_placing(given: Given, rollout: Rollout, targets: Targets, values: T
     lengths, columns = mask.sum(dim=1, keepdim=True), torch.arange(mask.shape[1])
     past = columns == lengths
     at_end = columns == lengths.clamp(max=mask.shape[1] - 1)
-    scores = rollout.scores - recipe.reward.eos_penalty * (~given.ended).float()
-    rewards = -recipe.kl.weight * targets.kl + at_end * scores.unsqueeze(1)
+    scores = experience.scores - recipe.reward.eos_penalty * (~given.ended).float()
+    rewards = -recipe.kl.weight * experience.kl + at_end * scores.unsqueeze(1)
     longer = torch.where(past, after.unsqueeze(1), values)
-    return gae(rewards, longer, mask | past, discount=recipe.train.discount, trace=recipe.train.trace)[0] * mask
+    return (
+        gae(rewards, longer, mask | past, discount=recipe.train.discount, gae_lambda=recipe.train.gae_lambda)[0] * mask
+    )
 
 
 def compare(peer: Any, case: Case, model: str, home: Path) -> list[dict[str, Any]]:

@@ -37,7 +37,7 @@ from processes import PPO_PEER, ROOT, machine, start
 PEER = ROOT / "build" / "trl112"
 WORKLOADS: dict[str, dict[str, Any]] = {
     "short": {},
-    "inner4": {"inner_epochs": 4},
+    "inner4": {"epochs": 4},
     "early": {"base": "early"},
     "long": {"file": "long", "prompt_tokens": 256, "responses_per_prompt": 4},
 }
@@ -73,15 +73,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="of a run; the first is not counted")
     parser.add_argument("--quick", action="store_true", help="one round of two small steps: only to see that it runs")
     parser.add_argument("--json", type=Path, help="write the result here")
-    given = parser.parse_args()
-    if given.quick:
-        given.runs, given.steps = 1, 2
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.runs, arguments.steps = 1, 2
     result: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="ppo-vs-trl-") as work:
-        for result in compare(given, Path(work)):
+        for result in compare(arguments, Path(work)):
             # After each workload: an hour's measurements are not lost with the last of them.
-            if given.json:
-                given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+            if arguments.json:
+                arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     show(result)
 
 
@@ -123,7 +123,7 @@ def settings_of(given: argparse.Namespace, work: Path) -> dict[str, Any]:
         "decoded": batch,
         "value": "adapter",
         "steps": given.steps,
-        "inner_epochs": 1,
+        "epochs": 1,
         "tokens": given.tokens,
         "checkpointing": False,
     }

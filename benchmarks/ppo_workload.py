@@ -1,11 +1,10 @@
-"""What `ppo_vs_trl.py`, `ppo_vs_agilerl.py`, `scaling.py` and `top_half.py` train on: prompts, bases,
+"""What `ppo_vs_trl.py`, `ppo_vs_agilerl.py`, and `scaling.py` train on: prompts, bases,
 and finished stages to start from.
 
 The SFT adapter is fresh (B is 0, so the policy starts as the base, which is also where the peer's starts) and the
 reward model is the base with a random head, whose weights the peer gets as well: both sides maximise one function.
 """
 
-import itertools
 import json
 import random
 import shutil
@@ -19,7 +18,7 @@ HEAD_SEED = 0
 
 def prepare(settings: dict[str, Any]) -> dict[str, Any]:
     """Write `prompts.jsonl` (and `long.jsonl`), the bases and their stages into settings["work"]; what there is."""
-    from onebase.recipe.recipes import BaseSection
+    from onebase.recipe.sections import BaseSection
 
     work = Path(settings["work"])
     said: dict[str, Any] = {}
@@ -32,15 +31,14 @@ def prepare(settings: dict[str, Any]) -> dict[str, Any]:
         model = str(folder) if folder.is_dir() else settings["model"]
         for quantization in base.get("quantizations", ["fp32"]):
             section = BaseSection.model_validate({"model": model, "quantization": quantization})
-            for rank, layers in itertools.product(base.get("ranks", [RANK]), base.get("layers", ["all"])):
-                make_stages(section, rank, work / "stages" / f"{name}-{quantization}-{rank}-{layers}", layers)
+            for rank in base.get("ranks", [RANK]):
+                make_stages(section, rank, work / "stages" / f"{name}-{quantization}-{rank}")
     return said
 
 
 def stages_of(settings: dict[str, Any]) -> Path:
     name, quantization = settings.get("base", "plain"), settings.get("quantization", "fp32")
-    adapter = f"{settings.get('rank', RANK)}-{settings.get('layers', 'all')}"
-    return Path(settings["work"]) / "stages" / f"{name}-{quantization}-{adapter}"
+    return Path(settings["work"]) / "stages" / f"{name}-{quantization}-{settings.get('rank', RANK)}"
 
 
 def model_of(settings: dict[str, Any]) -> str:
@@ -48,13 +46,13 @@ def model_of(settings: dict[str, Any]) -> str:
     return str(folder) if folder.is_dir() else settings["model"]
 
 
-def make_stages(section: Any, rank: int, folder: Path, layers: str) -> None:
+def make_stages(section: Any, rank: int, folder: Path) -> None:
     """`sft` and `reward`, as if they had been trained: adapters with B = 0, and a random head."""
     import torch
 
     from onebase.model import base as bases
     from onebase.model.roles import Roles
-    from onebase.recipe.recipes import AdapterSection, ChatSection
+    from onebase.recipe.sections import AdapterSection, ChatSection
     from onebase.run import record
     from onebase.run.record import Resources
     from onebase.seeding import generator
@@ -63,7 +61,7 @@ def make_stages(section: Any, rank: int, folder: Path, layers: str) -> None:
     roles = Roles(base)
     parents = {}
     for stage in ("sft", "reward"):
-        adapter = AdapterSection.model_validate({"rank": rank, "alpha": 2 * rank, "layers": layers})
+        adapter = AdapterSection(rank=rank, alpha=2 * rank)
         roles.add(stage, adapter, generator=generator(HEAD_SEED, stage))
         if stage == "reward":
             weight = roles.add_head(stage).weight
@@ -77,7 +75,7 @@ def make_stages(section: Any, rank: int, folder: Path, layers: str) -> None:
             tokenizer=base.tokenizer_identity,
             files=files,
             parents=parents,
-            recipe=section,
+            recipe=section.model_dump(mode="json"),
             data=[],
             metrics={},
             resources=Resources(seconds=0.0, peak_rss_bytes=0),
@@ -93,7 +91,7 @@ def with_stop(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     """The base with one more stop token: the one at which its responses to these prompts come nearest to a third of the
     limit. Both sides get it, so that responses stop early without anything being trained for it."""
     from onebase.model import base as bases
-    from onebase.recipe.recipes import BaseSection, ChatSection
+    from onebase.recipe.sections import BaseSection, ChatSection
 
     origin = bases.resolve(settings["model"], None)
     loaded = bases.load(BaseSection(model=settings["model"], quantization="fp32"), ChatSection())
@@ -210,7 +208,7 @@ def write_shared(settings: dict[str, Any]) -> dict[str, Any]:
     """`prompts.jsonl`, and `peer.json` with the same prompts for a peer that cannot read ours: text and tokens of each,
     the stop tokens and the pad token. Returns the folder of the base."""
     from onebase.model import base as bases
-    from onebase.recipe.recipes import BaseSection, ChatSection
+    from onebase.recipe.sections import BaseSection, ChatSection
 
     work = Path(settings["work"])
     write_prompts({"data": None, "long_tokens": 256, **settings})
@@ -268,7 +266,7 @@ def write_exact(settings: dict[str, Any]) -> dict[str, Any]:
 def chat_of(settings: dict[str, Any]) -> Any:
     from data.chat.conversations import Chat
     from onebase.model import base as bases
-    from onebase.recipe.recipes import BaseSection, ChatSection
+    from onebase.recipe.sections import BaseSection, ChatSection
 
     section = ChatSection()
     return Chat(*bases.load_tokenizer(BaseSection(model=settings["model"]), section), section)

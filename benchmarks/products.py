@@ -3,7 +3,7 @@
     python benchmarks/products.py --json FILE
 
 The products are those of one forward of SmolLM2-135M's trunk in fp32 (30 layers of seven weights, no LoRA), x [rows, K]
-times W' [K, N]: `onebase.model.products` against torch's `linear`, which is MKL's. 16 rows are a decoding step, 2,048 a
+times W' [K, N]: `onebase.model.lora` against torch's `linear`, which is MKL's. 16 rows are a decoding step, 2,048 a
 micro-batch. Weights are as many as the model's, so that they come from memory and not from a cache. Both ways in turn,
 each way of waiting in a process of its own; the median of all passes counts.
 """
@@ -37,15 +37,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.one:
-        print(json.dumps(measure(given.rows, given.runs)))
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.rows, arguments.runs)))
         return
-    waits = {name: in_a_process(given, wait) for name, wait in WAITS.items()}
-    result = {"machine": machine(given.threads), "milliseconds": waits}
+    waits = {name: in_a_process(arguments, wait) for name, wait in WAITS.items()}
+    result = {"machine": machine(arguments.threads), "milliseconds": waits}
     show(result)
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def in_a_process(given: argparse.Namespace, wait: dict[str, str]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def measure(rows: list[int], runs: int) -> dict[str, dict[str, float]]:
     """Milliseconds of a pass over all weights: rows -> way -> median."""
     import torch
 
-    from onebase.model.products import product
+    from onebase.model.lora import product
 
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(shape, generator=generator) for _ in range(LAYERS) for shape in SHAPES]

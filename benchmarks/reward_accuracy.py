@@ -42,12 +42,12 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("runs/reward-accuracy"), help="what has been trained")
     parser.add_argument("--json", type=Path, help="write the result here")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
-    result = compare(given)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    result = compare(arguments)
     print(table(result))
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def compare(given: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,7 @@ def base_section(settings: dict[str, Any]) -> dict[str, str]:
 
 
 def sections(settings: dict[str, Any]) -> tuple[Any, Any]:
-    from onebase.recipe.recipes import BaseSection, ChatSection
+    from onebase.recipe.sections import BaseSection, ChatSection
 
     return BaseSection.model_validate(base_section(settings)), ChatSection()
 
@@ -46,7 +46,7 @@ def encode(settings: dict[str, Any], wanted: int, *, split: str = "reward", seed
     from data.records import Ranking
     from data.select.sources import Source, load
     from onebase.model import base as bases
-    from onebase.recipe.recipes import LimitsSection
+    from onebase.recipe.sections import LimitsSection
 
     section, chat_section = sections(settings)
     chat = Chat(*bases.load_tokenizer(section, chat_section), chat_section)

@@ -28,13 +28,13 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("side", choices=["ours", "trl", "data"])
     parser.add_argument("--settings", type=json.loads, required=True)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     from onebase.cli.command import quieten
 
     quieten()
     # Whatever libraries print goes to stderr: stdout is the result.
     with contextlib.redirect_stdout(sys.stderr):
-        result = SIDES[given.side](given.settings)
+        result = SIDES[arguments.side](arguments.settings)
     print(json.dumps(result))
 
 
@@ -59,9 +59,10 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from onebase.inference.scoring import score
+    from onebase.memory import Budget
     from onebase.model import base as bases
     from onebase.model.roles import Roles
-    from onebase.recipe.recipes import AdapterSection
+    from onebase.recipe.sections import AdapterSection
     from onebase.run import stages
     from onebase.run.learning import state_bytes
     from onebase.seeding import generator, seed_everything
@@ -99,9 +100,10 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
         head.weight.data.copy_(drawn / (len(drawn) + 1) ** 0.5)
         roles.train("reward")
         if recipe.train.activation_checkpointing:
-            roles.enable_checkpointing()
+            roles.forwards.enable_checkpointing()
         size = state_bytes(roles, ["reward"])
-        session = stages.open_session(recipe, "reward", recipe, parents={}, data=[], state_bytes=size)
+        budget = Budget(tokens=settings["tokens"])
+        session = stages.open_session(recipe, "reward", parents={}, data=[], state_bytes=size, budget=budget)
         with session:
             start = time.perf_counter()
             train(roles, rankings, recipe, session)
@@ -205,7 +207,7 @@ SIDES = {"ours": train_ours, "trl": train_trl, "data": describe}
 
 
 def resources(seconds: float, rankings: int) -> dict[str, Any]:
-    from onebase.tracking.tracker import peak_rss_bytes
+    from onebase.tracking.usage import peak_rss_bytes
 
     return {
         "seconds": seconds,

@@ -38,11 +38,11 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="of each side, alternating")
     parser.add_argument("--probe", type=int, default=2, help="rankings on which the peer's settings are tried")
     parser.add_argument("--json", type=Path, help="write the result here")
-    given = parser.parse_args()
-    result = compare(given)
+    arguments = parser.parse_args()
+    result = compare(arguments)
     show(result)
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def compare(given: argparse.Namespace) -> dict[str, Any]:

@@ -60,14 +60,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="of a run; the first is not counted")
     parser.add_argument("--quick", action="store_true", help="small sizes, two steps")
     parser.add_argument("--json", type=Path, help="write the result here")
-    given = parser.parse_args()
-    if given.quick:
-        given.steps = 2
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.steps = 2
     with tempfile.TemporaryDirectory(prefix="scaling-") as work:
-        result = measure(given, Path(work))
+        result = measure(arguments, Path(work))
     show(result)
-    if given.json:
-        given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def measure(given: argparse.Namespace, work: Path) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def run(name: str, size: dict[str, int], given: argparse.Namespace, work: Path) 
         "decoded": size["batch"],
         "value": given.value,
         "steps": given.steps,
-        "inner_epochs": 1,
+        "epochs": 1,
         "tokens": given.tokens,
         "checkpointing": False,
     }

@@ -1,7 +1,7 @@
 """The data card: what went into a stage, in numbers that a person can check and plots that show what numbers hide.
 
-`card.json` and SVG plots: counts and reasons, tasks, copies, lengths, the share of rows that fit the limits whole, and
-of rankings their sizes, ties, and two biases that a reward model learns all too readily: longer wins, earlier wins.
+`card.json` and SVG plots: counts and reasons, tasks, copies, lengths, and the share of rows that fit the limits. For
+rankings also sizes, ties, and two biases that a reward model learns readily: longer wins, earlier wins.
 """
 
 import json
@@ -13,21 +13,22 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy
 
-from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
-from data.select.mixing import Deduplicator, seeded_order, task_of
-from data.select.sources import Loaded
-from data.writing import atomically
-from onebase.recipe.recipes import LimitsSection
+from data.records import Prompt, Ranking, Record, answers_of, prompt_of
+from data.select.mixing import task_of
+from data.select.sources import Dedupe, Deduplicator, LoadedRecords
+from onebase.files.writing import replace_file
+from onebase.recipe.sections import LimitsSection
 from onebase.run.folders import require_replaceable
 from onebase.run.record import DataIdentity
+from onebase.seeding import seeded_order
 
 SCHEMA = 1
 CARD = "card.json"
 PLOTS = ("lengths.svg", "tasks.svg", "rankings.svg")
 MEASURED = 20_000
-"""Rows whose tokens are counted: of more, so many are drawn. The card says how many."""
+"""Rows that are measured at most: of more, so many are drawn. The card says how many."""
 TASKS = 50
-"""Tasks that are listed, the largest first; the rest is summed up."""
+"""Tasks that are listed, the largest first; the others are summed up."""
 
 
 @runtime_checkable
@@ -40,28 +41,26 @@ class Tokens(Protocol):
 
 def write_card(
     folder: Path,
-    loaded: Loaded[Any],
+    loaded: LoadedRecords[Any],
     *,
     tokens: Tokens | None = None,
     limits: LimitsSection | None = None,
 ) -> dict[str, Any]:
     """Write card.json and its plots into `folder`; the card. Without `tokens` lengths are counted in characters."""
     from data import card_plots
+    from onebase.tracking import figures
 
     lengths = measure(loaded.records, tokens)
     card = describe(loaded.records, loaded.identities, lengths, limits)
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in card_plots.figures(card, lengths, limits).items():
-        with atomically(folder / name) as temporary:
-            card_plots.save(figure, temporary)
-    with atomically(folder / CARD) as temporary:
-        text = json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        temporary.write_text(text, encoding="utf-8")
+        figures.write(figure, folder / name)
+    replace_file(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return card
 
 
 def require_room(folder: Path) -> None:
-    """InputError where a card in `folder` would take the place of somebody else's files."""
+    """InputError where a card in `folder` would replace files that are not a card's."""
     require_replaceable(folder, CARD, ("schema_version", "kind", "rows", "sources"), PLOTS)
 
 
@@ -81,24 +80,13 @@ def measure(records: Sequence[Record], tokens: Tokens | None) -> Lengths:
     rows = []
     for index in chosen:
         record = records[index]
-        prompt, responses = prompt_of(record), responses_of(record)
+        prompt, responses = prompt_of(record), answers_of(record)
         if tokens is None:
-            rows.append((record, sum(len(one.content) for one in prompt.messages), tuple(map(len, responses))))
+            rows.append((record, sum(len(message.content) for message in prompt.messages), tuple(map(len, responses))))
         else:
             ended = tuple(len(tokens.response_ids(response)) for response in responses)
             rows.append((record, len(tokens.prompt_ids(prompt)), ended))
     return Lengths("characters" if tokens is None else "tokens", rows)
-
-
-def responses_of(record: Record) -> tuple[str, ...]:
-    """All responses of a record; a prompt has none."""
-    match record:
-        case Demonstration():
-            return (record.response,)
-        case Ranking():
-            return record.responses
-        case _:
-            return ()
 
 
 def describe(
@@ -113,10 +101,12 @@ def describe(
         "schema_version": SCHEMA,
         "kind": type(records[0]).__name__.lower() if records else None,
         "rows": {"in": len(records) + reasons.total(), "kept": len(records), "dropped": dict(reasons.most_common())},
-        "sources": [{"in": one.kept + sum(one.dropped.values()), **one.model_dump()} for one in identities],
+        "sources": [
+            {"in": identity.kept + sum(identity.dropped.values()), **identity.model_dump()} for identity in identities
+        ],
         "tasks": _tasks(records),
         "duplicates": {"rows": _copies(records, "rows"), "prompts": _copies(records, "prompts")},
-        "turns": _counted(sum(one.role == "user" for one in prompt_of(record).messages) for record in records),
+        "turns": _counted(sum(message.role == "user" for message in prompt_of(record).messages) for record in records),
         "with_system_message": sum(prompt_of(record).messages[0].role == "system" for record in records),
         "lengths": {
             "unit": lengths.unit,
@@ -141,10 +131,10 @@ def _tasks(records: Sequence[Record]) -> dict[str, int]:
     return listed
 
 
-def _copies(records: Sequence[Record], what: Any) -> int:
-    """Further rows of what an earlier row had."""
-    passer = Deduplicator(what)
-    return sum(not passer.is_new(record) for record in records)
+def _copies(records: Sequence[Record], dedupe: Dedupe) -> int:
+    """Rows that a source with this `dedupe` leaves out."""
+    deduplicator = Deduplicator(dedupe)
+    return sum(not deduplicator.is_new(record) for record in records)
 
 
 def _counted(numbers: Iterable[int]) -> dict[str, int]:
@@ -156,8 +146,8 @@ def quantiles(lengths: Sequence[int]) -> dict[str, float]:
     if not lengths:
         return {}
     shares = {"min": 0.0, "p10": 0.1, "p50": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
-    found = numpy.quantile(lengths, list(shares.values()), method="inverted_cdf")
-    return {"mean": round(float(numpy.mean(lengths)), 2), **dict(zip(shares, map(float, found), strict=True))}
+    values = numpy.quantile(lengths, list(shares.values()), method="inverted_cdf")
+    return {"mean": round(float(numpy.mean(lengths)), 2), **dict(zip(shares, map(float, values), strict=True))}
 
 
 def _fits(lengths: Lengths, limits: LimitsSection) -> dict[str, Any]:
@@ -179,23 +169,23 @@ def _share(count: int, total: int) -> float | None:
 
 
 def _rankings(rankings: Sequence[Ranking], lengths: Lengths) -> dict[str, Any]:
-    pairs = sum(math.comb(len(one.responses), 2) for one in rankings)
-    ordered = sum(len(one.pairs) for one in rankings)
-    earlier = [(sum(better < worse for better, worse in one.pairs), len(one.pairs)) for one in rankings]
+    pairs = sum(math.comb(len(ranking.responses), 2) for ranking in rankings)
+    ordered = sum(len(ranking.pairs) for ranking in rankings)
+    earlier = [(sum(better < worse for better, worse in ranking.pairs), len(ranking.pairs)) for ranking in rankings]
     longer: list[tuple[int, int]] = []
     for record, _, sizes in lengths.rows:
         assert isinstance(record, Ranking), "a source gives records of one kind"
         compared = [(sizes[better], sizes[worse]) for better, worse in record.pairs if sizes[better] != sizes[worse]]
         longer.append((sum(better > worse for better, worse in compared), len(compared)))
     best: Counter[int] = Counter()
-    for one in rankings:
-        best.update(index for index, tier in enumerate(one.tiers) if tier == 0)
+    for ranking in rankings:
+        best.update(index for index, tier in enumerate(ranking.tiers) if tier == 0)
     return {
-        "sizes": _counted(len(one.responses) for one in rankings),
-        "tiers": _counted(len(set(one.tiers)) for one in rankings),
+        "sizes": _counted(len(ranking.responses) for ranking in rankings),
+        "tiers": _counted(len(set(ranking.tiers)) for ranking in rankings),
         "pairs": pairs,
         "tied_pairs": pairs - ordered,
-        "rows_with_ties": sum(len(set(one.tiers)) < len(one.tiers) for one in rankings),
+        "rows_with_ties": sum(len(set(ranking.tiers)) < len(ranking.tiers) for ranking in rankings),
         "longer_wins": proportion_of(longer),
         "earlier_wins": proportion_of(earlier),
         "best_at_position": {str(index + 1): count for index, count in sorted(best.items())},
@@ -203,8 +193,11 @@ def _rankings(rankings: Sequence[Ranking], lengths: Lengths) -> dict[str, Any]:
 
 
 def proportion_of(rankings: Sequence[tuple[int, int]]) -> dict[str, float | int]:
-    """The share of pairs that are so, of (pairs that are so, pairs) in each ranking, with an interval that knows that
-    pairs of one ranking go together: Wilson's, of the number of independent pairs that would tell as much."""
+    """The share of pairs with a property, from (pairs with it, pairs) of each ranking.
+
+    The interval is Wilson's for the number of independent pairs with as much information: pairs of one ranking are
+    correlated.
+    """
     known = [(count, total) for count, total in rankings if total]
     count, total = sum(count for count, _ in known), sum(total for _, total in known)
     return proportion(count, total, independent=independent_pairs(known))
@@ -215,9 +208,9 @@ def independent_pairs(rankings: Sequence[tuple[int, int]]) -> float:
 
         deff = k / (k - 1) * sum of (x_i - p m_i)^2 / M^2   over   p (1 - p) / (M - 1)
 
-    x_i of ranking i's m_i pairs are so, p = sum of x_i / M. Kish 1965, Survey Sampling, section 8.2; Rao and Scott
-    1992, A simple method for the analysis of clustered binary data. It is M where each ranking has one pair; k where
-    all pairs are alike, which says nothing of how they go together; never more than M.
+    x_i of ranking i's m_i pairs have the property, p = sum of x_i / M. Kish 1965, Survey Sampling, section 8.2; Rao and
+    Scott 1992, A simple method for the analysis of clustered binary data. The result is M where each ranking has one
+    pair, and k where all pairs are alike: these do not show how strongly pairs are correlated. It is never more than M.
     """
     clusters, total = len(rankings), sum(size for _, size in rankings)
     share = sum(count for count, _ in rankings) / total if total else 0.0
@@ -248,17 +241,20 @@ def summary(card: Mapping[str, Any]) -> list[str]:
     lines += [f"  dropped {count}: {reason}" for reason, count in rows["dropped"].items()]
     copies = card["duplicates"]
     lines.append(f"copies: {copies['rows']} rows, {copies['prompts']} prompts; tasks: {len(card['tasks'])}")
-    for what in ("prompt", "response"):
-        if found := card["lengths"][what]:
-            unit = card["lengths"]["unit"]
-            lines.append(f"{what}: median {found['p50']:.0f} {unit}, 99 % {found['p99']:.0f}, most {found['max']:.0f}")
+    unit = card["lengths"]["unit"]
+    for part in ("prompt", "response"):
+        if values := card["lengths"][part]:
+            median, most = f"median {values['p50']:.0f} {unit}", f"most {values['max']:.0f}"
+            lines.append(f"{part}: {median}, 99 % {values['p99']:.0f}, {most}")
     if "limits" in card:
         lines.append(f"rows that fit the limits, end token included: {card['limits']['share_both_fit']:.2%}")
     if "rankings" in card:
-        of = card["rankings"]
-        lines.append(f"rankings of {', '.join(of['sizes'])} responses; {of['tied_pairs']} of {of['pairs']} pairs tied")
+        rankings = card["rankings"]
+        sizes, tied = ", ".join(rankings["sizes"]), f"{rankings['tied_pairs']} of {rankings['pairs']} pairs tied"
+        lines.append(f"rankings of {sizes} responses; {tied}")
         for name in ("longer_wins", "earlier_wins"):
-            if of[name]["pairs"]:
-                said = f"{of[name]['share']:.1%} [{of[name]['low']:.1%}, {of[name]['high']:.1%}]"
-                lines.append(f"{name.replace('_', ' ')}: {said} of {of[name]['pairs']} pairs")
+            bias = rankings[name]
+            if bias["pairs"]:
+                interval = f"{bias['share']:.1%} [{bias['low']:.1%}, {bias['high']:.1%}]"
+                lines.append(f"{name.replace('_', ' ')}: {interval} of {bias['pairs']} pairs")
     return lines

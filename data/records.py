@@ -1,4 +1,4 @@
-"""What every source of data becomes: prompts, demonstrations and rankings, each knowing where it came from."""
+"""What every source of data becomes: prompts, demonstrations and rankings, each with the place it came from."""
 
 import hashlib
 import json
@@ -98,7 +98,7 @@ class Ranking:
                 f"{where}: {len(self.responses)} responses but {len(self.tiers)} tiers; give one tier each."
             )
         if len(set(self.tiers)) < 2:
-            raise DataError(f"{where}: all responses are tied, so the ranking says nothing. Remove the row.")
+            raise DataError(f"{where}: all responses are tied, so the ranking has no information. Remove the row.")
         if self.labels and len(self.labels) != len(self.responses):
             raise DataError(
                 f"{where}: {len(self.responses)} responses but {len(self.labels)} labels; give one each or none."
@@ -142,24 +142,17 @@ def conversation_of(prompt: Prompt) -> str:
 def normalised(prompt: Prompt) -> str:
     """The prompt's text with case, width and white space folded: equal for copies that only look different.
 
-    A content that spells a role as this text does ("Hi assistant: Hello user: Bye") is marked with its length: it is
-    one message, and not the conversation that it imitates.
+    A content that spells a role ("Hi assistant: Hello user: Bye") is marked with its length: it is one message, and not
+    the conversation that it imitates.
     """
     turns: list[str] = []
     for message in prompt.messages:
-        content = _folded(message.content)
-        length = f"[{len(content)}] " if _imitates_turns(content) else ""
+        content = " ".join(unicodedata.normalize("NFKC", message.content).casefold().split())
+        # Most texts have no role in them at all, which is seen far faster than what surrounds it.
+        imitates_turns = any(f"{role}:" in content for role in ROLES) and _ROLE.search(content) is not None
+        length = f"[{len(content)}] " if imitates_turns else ""
         turns.append(f"{message.role}: {length}{content}")
     return " ".join(turns)
-
-
-def _folded(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-def _imitates_turns(folded: str) -> bool:
-    # Most texts hold no such letters, which is seen far faster than what stands around them.
-    return any(f"{role}:" in folded for role in ROLES) and _ROLE.search(folded) is not None
 
 
 def fingerprint(records: Iterable[Record]) -> str:

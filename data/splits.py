@@ -1,7 +1,7 @@
-"""Splits by a stable hash of how a conversation opens: no prompt falls into two, whatever its row, order or copies.
+"""Splits by a stable hash of how a conversation opens: rows, order and copies do not change a prompt's split.
 
-Every reply of a conversation can be a demonstration, whose prompt is all that was said before it. Hashed whole, the
-prompt of a later turn would hold a training prompt and its answer word for word in the held-out split.
+Each reply of a conversation can be a demonstration with everything before it as its prompt. If whole prompts were
+hashed, a held-out prompt of a later turn could hold a training prompt and its answer.
 """
 
 import hashlib

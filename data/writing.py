@@ -1,21 +1,20 @@
-"""Records as files of our own: .jsonl or .parquet, which any source reads back as equal records.
+"""Records as files in our own form: .jsonl or .parquet, which any source reads back as equal records.
 
-A file appears whole or not at all, and is written as the records come: memory holds a batch.
+A file appears whole or not at all. It is written as the records come: memory holds a batch.
 """
 
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from data.formats.conversations import DIALOGUE
+from data.formats.fields import DIALOGUE
 from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
 from data.splits import FILE_SPLITS, split_of
 from onebase.errors import DataError
-from onebase.files.disk import as_disk_error
-from onebase.files.writing import FULL, create_file
+from onebase.files.writing import FULL, atomic_file
 
 BATCH = 1000
 """Rows that are held before they are written to Parquet."""
@@ -53,22 +52,16 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
 
 @contextmanager
 def atomically(target: Path) -> Iterator[Path]:
-    """A sibling to write to, which takes the target's place when the block ends well and is removed otherwise."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    """`atomic_file` in a folder that need not exist; DataError if the target cannot be written."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.close(create_file(temporary))
-        yield temporary
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
+        with atomic_file(target) as temporary:
+            yield temporary
     except OSError as error:
         if error.errno in FULL:
-            raise as_disk_error(error, target.parent) or error from error
-        raise DataError(f"{target}: cannot be written ({error.strerror or error}).") from error
-    finally:
-        with suppress(OSError):  # mostly it is gone; what went wrong before is what must be told
-            temporary.unlink()
+            raise
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise DataError(f"{target}: cannot be written ({reason}).") from error
 
 
 @contextmanager
@@ -88,7 +81,7 @@ def _parquet(path: Path) -> Iterator[Write]:
 
     message = pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())])
     texts = pyarrow.list_(pyarrow.string())
-    own: Mapping[type, list[tuple[str, Any]]] = {
+    columns: Mapping[type, list[tuple[str, Any]]] = {
         Prompt: [],
         Demonstration: [("response", pyarrow.string())],
         Ranking: [("responses", texts), ("tiers", pyarrow.list_(pyarrow.int64())), ("labels", texts)],
@@ -98,7 +91,7 @@ def _parquet(path: Path) -> Iterator[Write]:
 
     def flush(kind: type) -> None:
         nonlocal writer
-        schema = pyarrow.schema([("prompt", pyarrow.list_(message)), *own[kind], ("meta", pyarrow.string())])
+        schema = pyarrow.schema([("prompt", pyarrow.list_(message)), *columns[kind], ("meta", pyarrow.string())])
         writer = writer or pyarrow.parquet.ParquetWriter(path, schema)
         writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
         batch.clear()
@@ -127,7 +120,7 @@ WRITERS = {".jsonl": _jsonl, ".parquet": _parquet}
 
 
 def write(records: Iterable[Record], target: Path) -> int:
-    """Write all records to a .jsonl or .parquet file; how many they were."""
+    """Write all records to a .jsonl or .parquet file; their number."""
     _require_known(target)
     count = 0
     with atomically(target) as temporary, WRITERS[target.suffix](temporary) as put:
@@ -142,8 +135,8 @@ def write(records: Iterable[Record], target: Path) -> int:
 def write_splits(
     records: Iterable[Record], folder: Path, shares: Mapping[str, float] = FILE_SPLITS, ending: str = ".jsonl"
 ) -> dict[str, int]:
-    """Write each record to the file of its split in `folder`, in one pass; how many each got. Files without a record
-    are written too: they say that the split is empty."""
+    """Write each record to the file of its split in `folder`, in one pass; the number of records of each. Empty splits
+    get a file too."""
     targets = {split: folder / f"{split}{ending}" for split in shares}
     for target in targets.values():
         _require_known(target)

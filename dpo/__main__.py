@@ -1,6 +1,6 @@
 """`python -m dpo RECIPE.yaml`."""
 
-from onebase.cli import command
+from onebase.cli import command, parser
 from onebase.custom.leaving import leave
 
 
@@ -15,4 +15,4 @@ READS = "the SFT stage and rankings"
 WRITES = "the policy's adapter"
 
 if __name__ == "__main__":
-    leave(command.main("dpo", load, READS, WRITES))
+    leave(parser.main("dpo", load, READS, WRITES))

@@ -8,9 +8,16 @@ from trl.trainer.dpo_config import DPOConfig
 
 from data.select.sources import Source
 from onebase.files.paths import UserPath
-from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
-from onebase.run.checkpoint import CheckpointSection
-from onebase.trl.trainers import TrlSection, require_one_of, trl_section
+from onebase.recipe.sections import (
+    BaseSection,
+    ChatSection,
+    CheckpointSection,
+    LimitsSection,
+    Section,
+    Seed,
+    TrackSection,
+)
+from onebase.trl.arguments import TrlSection, require_one_of, trl_section
 
 if TYPE_CHECKING:
     DpoArguments = TrlSection
@@ -39,7 +46,7 @@ Pairing = Literal["best-worst", "best-random", "all"]
 
 
 class ParentsSection(Section):
-    """The finished stage whose adapter this one starts from, and is held to."""
+    """The finished stage with the adapter that this one starts from, and is held to."""
 
     sft: UserPath
 
@@ -60,9 +67,15 @@ class DpoRecipe(Section):
     parents: ParentsSection
     data: tuple[Source, ...] = Field(min_length=1)
     pairs: Pairing = "best-worst"
-    """Which (chosen, rejected) pairs a ranking gives. best-worst: its first best against its last worst response.
-    best-random: its first best against one of the worse ones, drawn by the seed (Tunstall et al. 2023, Zephyr,
-    arXiv:2310.16944), so that near misses are seen too. all: every pair."""
+    """Which (chosen, rejected) pairs a ranking gives.
+
+    best-worst: its first best against its last worst response.
+
+    best-random: its first best against one of the worse ones, drawn by the seed. Near misses are seen too (Tunstall et
+    al. 2023, Zephyr, arXiv:2310.16944).
+
+    all: every pair.
+    """
     evaluation: EvaluationSection
     limits: LimitsSection = LimitsSection()
     trl: DpoArguments = Field(default_factory=DpoArguments, validate_default=True)
@@ -112,15 +125,15 @@ class DpoRecipe(Section):
     @model_validator(mode="after")
     def _every_option_has_its_effect(self) -> "DpoRecipe":
         """TRL takes these and does nothing with them."""
-        given = self.trl.arguments()
-        losses = given.get("loss_type") or ["sigmoid"]
+        block = self.trl.arguments()
+        losses = block.get("loss_type") or ["sigmoid"]
         losses = {losses} if isinstance(losses, str) else set(losses)
-        if given.get("label_smoothing") and not losses & SMOOTHED:
+        if block.get("label_smoothing") and not losses & SMOOTHED:
             raise ValueError(
                 f"trl.label_smoothing is read by trl.loss_type {', '.join(sorted(SMOOTHED))} only, found "
                 f"{', '.join(sorted(losses))}. For labels that may be wrong take trl.loss_type=robust"
             )
         for key in ("label_smoothing_factor", "padding_free"):
-            if given.get(key):
+            if block.get(key):
                 raise ValueError(f"trl.{key} has no effect in DPO. Remove it")
         return self

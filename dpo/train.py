@@ -22,10 +22,10 @@ from data.chat.conversations import Chat, EncodedRanking, Limiter, encode_rankin
 from data.records import Ranking
 from data.select.contamination import require_apart
 from data.select.room import require_limits
-from data.select.sources import Loaded
+from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
 from dpo.recipe import DpoRecipe, Pairing
-from evaluation.compare.responses import likeliest
+from evaluation.compare.responses import greedy
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.roles import Roles
@@ -34,10 +34,11 @@ from onebase.run.identity import RunIdentity
 from onebase.run.learning import state_bytes
 from onebase.run.record import DataIdentity, StageRecord
 from onebase.run.session import Session
-from onebase.run.stages import Stopwatch
 from onebase.seeding import seed_everything, stream
 from onebase.tracking.tracker import Tracker
+from onebase.tracking.usage import Stopwatch
 from onebase.trl import trainers
+from onebase.trl.arguments import padded_to
 from onebase.trl.reports import latest
 from onebase.trl.resumable import ROLE, Resumable
 
@@ -68,7 +69,7 @@ class Data:
     chat: Chat
     training: list[EncodedRanking]
     held_out: list[EncodedRanking]
-    loaded: Loaded[Ranking]
+    loaded: LoadedRecords[Ranking]
     """What is trained on, as it was read: for the data card."""
     identities: list[DataIdentity]
 
@@ -110,7 +111,7 @@ def run(recipe: DpoRecipe) -> StageRecord:
     trainers.rehearse(configure(roles, recipe), roles)
     size = state_bytes(roles, [ROLE])
     with stages.open_session(
-        recipe, "dpo", recipe, parents=parents, data=data.identities, state_bytes=size, identity=run_identity
+        recipe, "dpo", parents=parents, data=data.identities, state_bytes=size, identity=run_identity
     ) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
@@ -124,7 +125,6 @@ def run(recipe: DpoRecipe) -> StageRecord:
         return stages.finish(
             stage="dpo",
             recipe=recipe,
-            config=recipe,
             base=base,
             roles=roles,
             role=ROLE,
@@ -145,7 +145,7 @@ def identify(recipe: DpoRecipe) -> RunIdentity:
 
 def read_data(recipe: DpoRecipe) -> Data:
     """Rankings as tokens; DataError before anything is written."""
-    require_limits(recipe.limits, bases.reach(recipe.base), multiple=trainers.padded_to(recipe.trl))
+    require_limits(recipe.limits, bases.reach(recipe.base), multiple=padded_to(recipe.trl))
     chat = Chat(*bases.load_tokenizer(recipe.base, recipe.chat), recipe.chat)
     limiter = Limiter(recipe.limits)
     training = load_records(recipe.data, Ranking, seed=recipe.seed)
@@ -206,12 +206,12 @@ def to_pairs(rankings: Sequence[EncodedRanking], pairing: Pairing, seed: int) ->
 
 
 def require_log_two(metrics: dict[str, float], recipe: DpoRecipe) -> None:
-    """Before the first update policy and reference are the same adapter, so that -log sigmoid(0) = log 2."""
+    """Before the first update policy and reference are the same adapter: -log sigmoid(0) = log 2."""
     margin, loss = metrics["dpo/eval_margin"], metrics["dpo/eval_loss"]
-    given = recipe.trl.arguments()
-    plain = given.get("loss_type", "sigmoid") in ("sigmoid", ["sigmoid"])
-    plain = plain and not given.get("use_weighting") and not given.get("loss_weights")
-    plain = plain and not given.get("router_aux_loss_coef")
+    block = recipe.trl.arguments()
+    plain = block.get("loss_type", "sigmoid") in ("sigmoid", ["sigmoid"])
+    plain = plain and not block.get("use_weighting") and not block.get("loss_weights")
+    plain = plain and not block.get("router_aux_loss_coef")
     if abs(margin) > TOLERANCE or (plain and abs(loss - math.log(2)) > TOLERANCE):
         raise RuntimeError(
             f"DPO starts with a loss of {loss:.6g} and a margin of {margin:.3g} where log 2 and 0 are expected: "
@@ -220,13 +220,12 @@ def require_log_two(metrics: dict[str, float], recipe: DpoRecipe) -> None:
 
 
 def show_samples(roles: Roles, data: Data, recipe: DpoRecipe, tracker: Tracker) -> None:
-    """Held-out prompts with the likeliest answers before and after, for a person to read."""
+    """Held-out prompts with the greedy answers before and after, for a person to read."""
     chosen = data.held_out[: recipe.evaluation.samples]
     prompts = [one.prompt_ids for one in chosen]
     roles.base.model.eval()
     answers = [
-        likeliest(roles, role, data.chat, prompts, max_new_tokens=recipe.limits.response_tokens)
-        for role in ("ref", ROLE)
+        greedy(roles, role, data.chat, prompts, max_new_tokens=recipe.limits.response_tokens) for role in ("ref", ROLE)
     ]
     rows = [[one.ranking.prompt.user_text, *both] for one, *both in zip(chosen, *answers, strict=True)]
     tracker.table("samples", ["prompt", "sft", "dpo"], rows)

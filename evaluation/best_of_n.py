@@ -1,14 +1,14 @@
-"""`onebase best-of-n`: n responses of a policy to each prompt, of which the one that scores highest is kept.
+"""`onebase best-of-n`: a policy answers each prompt n times, and the response with the highest score is kept.
 
     {"prompt": "...", "response": "...", "score": 1.3, "scores": [0.2, 1.3, -0.4, 0.9]}
 
-Such rows are demonstrations that `sft` reads (rejection sampling, as Touvron et al. 2023 (Llama 2),
-https://arxiv.org/abs/2307.09288, section 3.2.2); with `keep_all` every response is kept, which `score` and ranking can
-read. Best of n moves at most log n - (n - 1)/n nats away from the policy (Beirami et al. 2024,
+Such rows are demonstrations that `sft` reads: rejection sampling, as in Llama 2 (Touvron et al. 2023,
+https://arxiv.org/abs/2307.09288, section 3.2.2). With `keep_all` every response is kept, for `score` and for ranking.
+Best of n moves at most log n - (n - 1)/n nats away from the policy (Beirami et al. 2024,
 https://arxiv.org/abs/2401.01879).
 
-Scores are those of the sampled tokens, never of re-tokenised text. Prompts are read, answered and written a block at a
-time, so that any number of them takes the same memory.
+The sampled tokens are scored, never re-tokenised text. Prompts are read, answered and written a block at a time. Memory
+does not grow with their number.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,24 +19,24 @@ from typing import Any
 
 from data.chat.conversations import EncodedPrompt
 from data.records import Prompt
-from data.select.dropped import Dropped
+from data.select.dropped import DroppedRows
 from data.select.room import require_room
 from data.select.sources import BUILTIN, Source, load, records_of
 from data.writing import row_of
+from evaluation.compare.recipe import POLICIES
 from evaluation.compare.responses import texts
-from evaluation.reward_model.heldout import RewardModel
+from evaluation.reward_model.loading import RewardModel
 from evaluation.score_file import best_of
 from onebase.errors import DataError, RecordError
 from onebase.inference.ensemble import member_scores, spread_of
 from onebase.inference.sampling import sample
 from onebase.model.architecture import reach_of
 from onebase.run import record, same_chat
-from onebase.run.record import Found
+from onebase.run.record import FinishedStage
 from onebase.run.same_chat import ChatTexts
 from onebase.seeding import generator
 
 POLICY = "policy"
-POLICIES = ("sft", "ppo", "dpo")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +47,7 @@ class Sampling:
     max_new_tokens: int
     temperature: float
     batch: int
-    """Episodes decoded at once, rounded to whole prompts, and how many random numbers are drawn together: with another
-    value other numbers fall to other prompts."""
+    """Episodes decoded at once, rounded to whole prompts. It also decides which random numbers go to which prompt."""
     seed: int
 
     @property
@@ -57,30 +56,30 @@ class Sampling:
         return max(1, self.batch // self.n)
 
 
-def add_policy(model: RewardModel, folder: Path) -> Found:
-    """The policy's adapter beside the reward models', on their base; RecordError unless it was trained on that base
-    with those tokens."""
-    found = record.read(folder)
-    if found.record.stage not in POLICIES:
+def add_policy(model: RewardModel, folder: Path) -> FinishedStage:
+    """Load the policy's adapter on the base of the reward models. RecordError unless it was trained on that base with
+    the same tokens."""
+    stage = record.read(folder)
+    if stage.record.stage not in POLICIES:
         raise RecordError(
             f"{folder}: expected a policy (a run of stage {', '.join(POLICIES)}), found stage "
-            f"'{found.record.stage}'. Pass runs/<name>/sft, for example."
+            f"'{stage.record.stage}'. Pass runs/<name>/sft, for example."
         )
-    record.require_same_base(found, model.found.record.base)
-    same_chat.require(found, model.found.record.tokenizer, lambda: ChatTexts.of_stage(model.found))
-    model.roles.load(POLICY, found.adapter)
-    return found
+    record.require_same_base(stage, model.first.record.base)
+    same_chat.require(stage, model.first.record.tokenizer, lambda: ChatTexts.of_stage(model.first))
+    model.roles.load(POLICY, stage.adapter)
+    return stage
 
 
 def prompts_of(source: Source, *, seed: int) -> Iterator[Prompt]:
-    """A file's or hub id's prompts in their own order, as they are read; built-in ones as they are generated."""
+    """Prompts of a file or hub id as they are read, in their order; built-in ones as they are generated."""
     if source.source in BUILTIN:
         return iter(load([source], Prompt, seed=seed).records)
-    return islice(records_of(source, Prompt, Dropped()), source.rows)
+    return islice(records_of(source, Prompt, DroppedRows()), source.rows)
 
 
 def begun(prompts: Iterator[Prompt]) -> Iterator[Prompt]:
-    """The same prompts, of which the first is read at once; DataError when there is none."""
+    """The same prompts; the first is read at once. DataError without a prompt."""
     first = list(islice(prompts, 1))
     if not first:
         raise DataError("best-of-n: there are no prompts. Check the file and the split.")
@@ -90,7 +89,7 @@ def begun(prompts: Iterator[Prompt]) -> Iterator[Prompt]:
 def answered(
     model: RewardModel, prompts: Iterator[Prompt], sampling: Sampling, *, keep_all: bool
 ) -> Iterator[dict[str, Any]]:
-    """A row for each prompt, in order. DataError, with its place, at a prompt that leaves no room for an answer."""
+    """A row for each prompt, in order. DataError, with its place, if a prompt leaves no room for an answer."""
     reach = reach_of(model.roles.base.model.config)
     require_room([], reach, new_tokens=sampling.max_new_tokens, key="--max-new-tokens")
     number = 0
@@ -104,12 +103,12 @@ def answered(
 def _answer(
     model: RewardModel, prompts: Sequence[EncodedPrompt], sampling: Sampling, number: int, *, keep_all: bool
 ) -> Iterator[dict[str, Any]]:
-    """One block's rows. number: of the block; with the seed it says what is drawn."""
+    """The rows of one block. number: of the block; with the seed it decides the draws."""
     n = sampling.n
     drawn = sample(
         model.roles,
         POLICY,
-        [one.ids for one in prompts for _ in range(n)],
+        [encoded.ids for encoded in prompts for _ in range(n)],
         max_new_tokens=sampling.max_new_tokens,
         temperature=sampling.temperature,
         generator=generator(sampling.seed, "best-of-n", number),
@@ -117,19 +116,19 @@ def _answer(
     )
     members = model.ensemble.members
     sequences = model.chat.closed(drawn.episodes.sequences)
-    said = member_scores(model.roles, members, sequences, tokens_per_microbatch=model.tokens_per_microbatch)
-    scores, spread = model.ensemble.combine(said).tolist(), spread_of(said).tolist()
+    by_member = member_scores(model.roles, members, sequences, tokens_per_microbatch=model.tokens_per_microbatch)
+    scores, spread = model.ensemble.combine(by_member).tolist(), spread_of(by_member).tolist()
     responses = texts(model.chat, drawn.episodes)
-    for index, one in enumerate(prompts):
-        own = slice(index * n, (index + 1) * n)
-        row, best = row_of(one.prompt), best_of(scores[own])
-        beside: dict[str, Any] = {"scores": scores[own]}
+    for index, encoded in enumerate(prompts):
+        block = slice(index * n, (index + 1) * n)
+        row, best = row_of(encoded.prompt), best_of(scores[block])
+        added: dict[str, Any] = {"scores": scores[block]}
         if len(members) > 1:
-            beside["members"] = {name: said[place, own].tolist() for place, name in enumerate(members)}
-            beside["spread"] = spread[own]
+            added["members"] = {name: by_member[place, block].tolist() for place, name in enumerate(members)}
+            added["spread"] = spread[block]
         if keep_all:
-            yield {**row, "responses": responses[own], **beside, "stopped": drawn.stopped[own].tolist()}
+            yield {**row, "responses": responses[block], **added, "stopped": drawn.stopped[block].tolist()}
         else:
             place = index * n + best
             kept = {"response": responses[place], "score": scores[place], "stopped": bool(drawn.stopped[place])}
-            yield {**row, **kept, **beside}
+            yield {**row, **kept, **added}

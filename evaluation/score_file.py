@@ -3,12 +3,12 @@
     {"prompt": "...", "response": "..."}            ->  the same row with "score": 0.41
     {"prompt": "...", "responses": ["...", ...]}    ->  the same row with "scores": [0.41, -1.2, ...]
 
-With several reward models that is the combined score, and beside it stand what each says, and how far they are apart:
+With several reward models that is the combined score. The scores of each model and their spread are added:
 
     "members": {"reward": 0.5, "reward_2": 0.32}, "spread": 0.09       (lists for "responses")
 
-The prompt is text, or a list of messages. Rows are read, scored in micro-batches and written a block at a time, so that
-a file of any size takes the same memory.
+The prompt is text, or a list of messages. Rows are read, scored in micro-batches and written a block at a time. Memory
+does not grow with the file.
 """
 
 import json
@@ -24,14 +24,14 @@ from data.formats import table
 from data.records import Origin, Prompt
 from data.writing import atomically
 from evaluation.reward_model.group_scores import GroupScores, score_groups
-from evaluation.reward_model.heldout import RewardModel
+from evaluation.reward_model.loading import RewardModel
 from onebase.errors import DataError
-from onebase.inference.rankings import Candidates
 from onebase.model.architecture import Reach, reach_of
+from onebase.sequences.episodes import Candidates
 from onebase.terminal import show_json
 
 BLOCK = 256
-"""Rows that are scored together: rows of similar length then share a micro-batch."""
+"""Rows that are scored together. Within a block, rows of similar length share a micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +44,13 @@ class Row:
 
 
 def write_scores(model: RewardModel, path: Path, out: Path | None, *, best: bool) -> int:
-    """A line for each row of `path`, to stdout or to a file that appears when all of it is there; returns how many."""
+    """`write_lines` of the scored rows of `path`."""
     return write_lines(scored(model, path, best=best), out)
 
 
 def write_lines(rows: Iterator[dict[str, Any]], out: Path | None) -> int:
-    """A line of JSON for each row, as it comes, to stdout or to a file that appears when all of it is there."""
+    """Write a line of JSON for each row; returns how many. A file appears when it is complete, stdout gets each row at
+    once."""
     lines = (json.dumps(row, ensure_ascii=False, allow_nan=False) for row in rows)
     count = 0
     if out is None:
@@ -65,9 +66,9 @@ def write_lines(rows: Iterator[dict[str, Any]], out: Path | None) -> int:
 
 
 def scored(model: RewardModel, path: Path, *, best: bool) -> Iterator[dict[str, Any]]:
-    """Each row of `path` with its scores, in order. DataError, with its line, at the first row that is wrong.
+    """Each row of `path` with its scores, in order. DataError, with the line, at the first wrong row.
 
-    best: of each row only the response that scores highest (the first of equal ones), as `response` with its `score`.
+    best: keep only the response with the highest score (the first of equal ones), as `response` with its `score`.
     """
     reach = reach_of(model.roles.base.model.config)
     several = len(model.members) > 1
@@ -82,13 +83,13 @@ def scored(model: RewardModel, path: Path, *, best: bool) -> Iterator[dict[str, 
             description=f"rows {done + 1} to {done + len(block)}",
             ensemble=model.ensemble,
         )
-        for row, own in zip(block, scores, strict=True):
-            yield with_best(row, own, several=several) if best else with_scores(row, own, several=several)
+        for row, group in zip(block, scores, strict=True):
+            yield with_best(row, group, several=several) if best else with_scores(row, group, several=several)
         done += len(block)
 
 
 def require_rows(path: Path) -> None:
-    """DataError unless there is a file with a row in it."""
+    """DataError unless the file exists and has a row."""
     if not path.is_file():
         raise DataError(f"{path}: there is no such file. Pass a .jsonl file of {{prompt, response}} rows.")
     if next(iter(read_jsonl(path)), None) is None:
@@ -96,18 +97,20 @@ def require_rows(path: Path) -> None:
 
 
 def read_rows(path: Path, chat: Chat, *, reach: Reach | None, added: Sequence[str]) -> Iterator[Row]:
-    """Rows as tokens. reach: how many, prompt and response together, the model can take. added: keys that the rows will
-    get."""
+    """Rows as tokens. reach: how many tokens the model can take, prompt and response together. added: the keys that
+    the rows will get."""
     require_rows(path)
     for line, content in read_jsonl(path):
         origin = Origin(str(path), line)
         if not isinstance(content, dict):
             raise DataError(f"{origin}: expected an object with keys, found {type(content).__name__}.")
         responses = responses_of(content, origin, added)
-        asked = list(table.build(content, Prompt, origin))
-        if len(asked) != 1:
-            raise DataError(f"{origin}: the row gives {len(asked)} prompts, and one is expected. Split it, or drop it.")
-        candidates = chat.candidates(asked[0], responses)
+        prompts = list(table.build(content, Prompt, origin))
+        if len(prompts) != 1:
+            raise DataError(
+                f"{origin}: expected one prompt in the row, found {len(prompts)}. Split the row, or remove it."
+            )
+        candidates = chat.candidates(prompts[0], responses)
         tokens = max(map(len, candidates.sequences))
         if reach is not None and tokens > reach.tokens:
             raise DataError(
@@ -117,36 +120,36 @@ def read_rows(path: Path, chat: Chat, *, reach: Reach | None, added: Sequence[st
 
 
 def responses_of(content: dict[str, Any], origin: Origin, added: Sequence[str]) -> list[str]:
-    """What is to be scored; DataError when it is not text, or when the row already has what would be added.
+    """The texts to score. DataError if the row has something else, or a key that would be added.
 
-    An empty response is scored as what it is: a turn that ends at once.
+    An empty response is scored too: it is a turn that ends at once.
     """
     if ("response" in content) == ("responses" in content):
         raise DataError(f"{origin}: a row needs 'response' or 'responses', one of the two; found {sorted(content)}.")
-    one = "response" in content
-    given = [content["response"]] if one else content["responses"]
-    if not isinstance(given, list) or not given or not all(isinstance(response, str) for response in given):
-        key, expected = ("response", "text") if one else ("responses", "a list of texts, one at least")
+    single = "response" in content
+    responses = [content["response"]] if single else content["responses"]
+    if not isinstance(responses, list) or not responses or not all(isinstance(text, str) for text in responses):
+        key, expected = ("response", "text") if single else ("responses", "a list of texts, one at least")
         raise DataError(f"{origin}: '{key}' must be {expected}.")
     taken = set(added) & content.keys()
     if taken:
-        raise DataError(f"{origin}: the row has a '{min(taken)}' already. Rename it, so that it is not lost.")
-    return given
+        raise DataError(f"{origin}: the row has a '{min(taken)}' already. Rename that key.")
+    return responses
 
 
-def with_scores(row: Row, found: GroupScores, *, several: bool) -> dict[str, Any]:
+def with_scores(row: Row, group: GroupScores, *, several: bool) -> dict[str, Any]:
     if "response" in row.content:
-        return {**row.content, "score": found.scores[0], **(members_at(found, 0) if several else {})}
-    beside = {"members": found.members, "spread": found.spread} if several else {}
-    return {**row.content, "scores": found.scores, **beside}
+        return {**row.content, "score": group.scores[0], **(members_at(group, 0) if several else {})}
+    added = {"members": group.members, "spread": group.spread} if several else {}
+    return {**row.content, "scores": group.scores, **added}
 
 
-def with_best(row: Row, found: GroupScores, *, several: bool) -> dict[str, Any]:
-    """Best of n."""
-    place = best_of(found.scores)
+def with_best(row: Row, group: GroupScores, *, several: bool) -> dict[str, Any]:
+    """The row with its best response alone."""
+    place = best_of(group.scores)
     kept = {key: value for key, value in row.content.items() if key not in ("response", "responses")}
-    beside = members_at(found, place) if several else {}
-    return {**kept, "response": row.responses[place], "score": found.scores[place], **beside}
+    added = members_at(group, place) if several else {}
+    return {**kept, "response": row.responses[place], "score": group.scores[place], **added}
 
 
 def best_of(scores: Sequence[float]) -> int:
@@ -154,6 +157,6 @@ def best_of(scores: Sequence[float]) -> int:
     return max(range(len(scores)), key=lambda index: (scores[index], -index))
 
 
-def members_at(found: GroupScores, place: int) -> dict[str, Any]:
-    """What each member says of one response, and how far they are apart."""
-    return {"members": {name: own[place] for name, own in found.members.items()}, "spread": found.spread[place]}
+def members_at(group: GroupScores, place: int) -> dict[str, Any]:
+    """Each member's score of one response, and their spread."""
+    return {"members": {name: scores[place] for name, scores in group.members.items()}, "spread": group.spread[place]}

@@ -1,4 +1,4 @@
-"""Errors that the user can mend: bad recipes, data, parents. They end a command with exit code 2 and no traceback."""
+"""Errors that the user can fix: bad recipes, data, parents. They end a command with exit code 2 and no traceback."""
 
 
 class InputError(Exception):
@@ -19,11 +19,11 @@ class RecordError(InputError):
 
 class CodeError(InputError):
     """Code that the recipe names did something wrong in the middle of a run. The command adds what giving it again does
-    (`onebase.run.folders.what_follows`): there may be a checkpoint to go on from, or none."""
+    (`onebase.run.folders.what_follows`): resume from a checkpoint, or start again."""
 
 
 class EndedError(InputError):
-    """Raised at the end of a step to end the run there: what the step came to stands, and is saved."""
+    """Raised at the end of a step to end the run there. The step's result is kept, and saved."""
 
 
 class DivergedError(InputError, FloatingPointError):

@@ -1,7 +1,7 @@
-"""When memory runs out: micro-batches are halved, the batch stays what it is, and the run remembers.
+"""How much goes through the model at once, and what happens when memory runs out.
 
-Gradients of micro-batches add up to exactly the batch's, so that cutting them changes time and rounding, and no result
-that the recipe decides.
+Gradients of micro-batches add up to exactly the batch's. Halving the micro-batches changes time and rounding, and no
+result that the recipe decides.
 """
 
 import gc
@@ -18,47 +18,62 @@ T = TypeVar("T")
 
 
 class TooLargeError(InputError):
-    """The smallest micro-batch there is does not fit."""
+    """Even the smallest micro-batch does not fit."""
 
 
-class Halving:
-    """How often micro-batches have been halved so far; kept in checkpoints, for what did not fit will not fit again."""
+class Budget:
+    """Sizes of micro-batches and of decoding, all halved together when memory runs out.
 
-    def __init__(self, count: int = 0) -> None:
-        self.count = count
+    Checkpoints keep `halvings`: what did not fit once will not fit again.
+    """
 
-    def fit(self, work: Callable[[int], T], *, size: int) -> T:
-        """`work(count)`, and again with one more for every time that memory runs out; what it returns.
+    def __init__(self, *, tokens: int = 1, episodes: int = 1, halvings: int = 0) -> None:
+        """tokens: of a micro-batch. episodes: decoded at once. Both as the recipe has them."""
+        self._sizes = tokens, episodes
+        self.halvings = halvings
 
-        work: does all of it anew with its sizes divided by 2^count. size: the largest of them; TooLargeError when
-        even a size of 1 does not fit.
+    @property
+    def tokens(self) -> int:
+        """Tokens of a micro-batch, padding included."""
+        return self.halved(self._sizes[0])
+
+    @property
+    def episodes(self) -> int:
+        """Episodes decoded at once."""
+        return self.halved(self._sizes[1])
+
+    def halved(self, size: int) -> int:
+        """A size of the recipe's as it is now, 1 at least."""
+        return max(1, size >> self.halvings)
+
+    def fit(self, work: Callable[[], T], *, size: int | None = None) -> T:
+        """`work()`, repeated with half the sizes each time that memory runs out; returns its result.
+
+        work: starts from the beginning at every call. size: the largest size that it uses; None: the budget's.
+        TooLargeError when even a size of 1 does not fit.
         """
-        before = self.count
+        before, largest = self.halvings, size or max(self._sizes)
         while True:
             try:
-                return work(self.count)
+                return work()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                said = str(error).strip().splitlines()
+                lines = str(error).strip().splitlines()
             # Not before the `except` has ended: the traceback holds the tensors of the attempt.
             gc.collect()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            if size >> self.count <= 1:
-                self.count = before  # what is saved now may be gone on with where there is more memory
+            if largest >> self.halvings <= 1:
+                self.halvings = before  # a run that resumes from here may have more memory
                 raise TooLargeError(
-                    f"one sequence at a time does not fit into memory ({said[0] if said else 'out of memory'}). "
+                    f"one sequence at a time does not fit into memory ({lines[0] if lines else 'out of memory'}). "
                     "Turn on activation checkpointing, lower `limits`, or take base.quantization=nf4. "
-                    "What was saved before stands."
+                    "The last checkpoint is unharmed."
                 )
-            self.count += 1
-            say(f"out of memory: micro-batches are halved (1/{2**self.count} of the recipe's); the batch is as before.")
-
-
-def halved(size: int, count: int) -> int:
-    """A size after `count` halvings, 1 at least."""
-    return max(1, size >> count)
+            self.halvings += 1
+            share = f"1/{2**self.halvings} of the recipe's"
+            say(f"out of memory: micro-batches are halved ({share}); the batch is as before.")
 
 
 def is_out_of_memory(error: Exception) -> bool:

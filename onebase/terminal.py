@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 COLUMNS_OF_A_FILE = 120
-"""How wide a table is where stdout is no terminal."""
+"""How wide a table is where stdout is not a terminal."""
 
 
 def printable(text: str) -> str:
-    """The text with each control character as its code (`\\x1b`), so that a terminal shows it and does not obey it."""
+    """The text with each control character as its code (`\\x1b`), which a terminal shows and does not obey."""
     return _CONTROLS.sub(lambda match: ascii(match[0])[1:-1], text)
 
 
@@ -35,8 +35,8 @@ class NobodyReadsError(Exception):
 def say(text: str) -> None:
     """A line for the user, on stderr: stdout is for results.
 
-    The work is worth more than the line: it goes on where stderr is a pipe whose reader has ended, a terminal that is
-    gone, or a log on a disk that is full.
+    The work is worth more than the line. It continues where stderr is a pipe without a reader, a terminal that is gone,
+    or a log on a full disk.
     """
     try:
         print(printable(text), file=sys.stderr, flush=True)
@@ -52,7 +52,7 @@ def show(text: str) -> None:
 
 
 def show_json(line: str) -> None:
-    """A line of JSON on stdout. Control characters get JSON's own escapes, so that whoever parses it reads the same."""
+    """A line of JSON on stdout. Control characters get JSON's own escapes: a parser reads the same."""
     with _result():
         print(_CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], line), flush=True)
 
@@ -69,7 +69,7 @@ def _result() -> Iterator[None]:
         raise OSError(error.errno, error.strerror, "stdout") from None
 
 
-def settle() -> None:
+def release_streams() -> None:
     """At the end of a command: what could not be written is let go, or Python would try it again at its exit and end
     with a code and words of its own."""
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None where a daemon was started without
@@ -90,8 +90,8 @@ def let_go(stream: TextIO) -> None:
 def console(*, stderr: bool = False) -> "Console":
     """A console of rich for tables and bars. What it prints besides its own styles goes through `printable`.
 
-    Texts are shown as they are: `[red]` in a name is no colour, and `:x:` no picture. What is to have a style is a
-    `rich.text.Text`; the text of a bar's column needs `markup=False` of its own.
+    Texts are shown as they are: `[red]` in a name does not colour it, and `:x:` stays text. For a style pass a
+    `rich.text.Text`; the text of a bar's column needs `markup=False` too.
     """
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
@@ -103,7 +103,7 @@ def console(*, stderr: bool = False) -> "Console":
                 yield plain
 
         def on_broken_pipe(self) -> None:
-            """In place of rich's own `sys.exit(1)`. A bar is no result."""
+            """In place of rich's own `sys.exit(1)`. A bar is not a result."""
             let_go(self.file)  # type: ignore[arg-type]  # a TextIO for all that we give it
             if not stderr:
                 raise NobodyReadsError

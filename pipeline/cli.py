@@ -1,45 +1,22 @@
 """The command line. Nothing heavy is imported before it is needed: --help is instant."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
-from onebase.cli import command, threads
+from onebase.cli import parser, threads
 from onebase.custom.leaving import leave
-from onebase.terminal import printable, show
+from onebase.terminal import show
 from pipeline import chain, data_commands, many_seeds, reward_commands, stages
+from pipeline.guard import guarded
 
-threads.settle()  # torch, which reads it, is imported by the commands
-
-
-class PrintableGroup(TyperGroup):
-    """A usage error repeats what was typed: control characters in it are shown as their codes."""
-
-    def make_context(self, *given: Any, **named: Any) -> Any:
-        with _printable_errors():
-            return super().make_context(*given, **named)
-
-    def invoke(self, ctx: Any) -> Any:
-        with _printable_errors():
-            return super().invoke(ctx)
-
-
-@contextlib.contextmanager
-def _printable_errors() -> Iterator[None]:
-    try:
-        yield
-    except typer.TyperException as error:
-        error.message = printable(error.message)
-        raise
+threads.limit_spinning()  # torch, which reads it, is imported by the commands
 
 
 app = typer.Typer(
     name="onebase",
-    cls=PrintableGroup,
+    cls=parser.PrintableGroup,
     help="""RLHF on one GPU: every role is a LoRA adapter on one frozen base.
 
     A run has up to four stages. [bold]sft[/bold] teaches a base to follow instructions; [bold]reward[/bold] learns
@@ -55,121 +32,82 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="key.sub=value: change the recipe for this run, such as train.learning_rate=1e-4"),
-]
-Restart = Annotated[bool, typer.Option("--restart", help="Move what is there aside and start anew.")]
-PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
-Profile = Annotated[bool, typer.Option("--profile", help=stages.flags("ppo")["profile"])]
-
 
 @app.command(rich_help_panel="A whole run")
+@guarded
 def run(
     folder: Annotated[Path, typer.Argument(help="Folder with sft.yaml, reward.yaml, ppo.yaml, dpo.yaml, compare.yaml")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(help="name=NAME, runs_dir=DIR, or a stage first: ppo.train.learning_rate=1e-5"),
     ] = None,
-    restart: Restart = False,
+    restart: parser.Restart = False,
     seeds: Annotated[
         list[int] | None,
         typer.Option("--seeds", min=0, metavar="SEED ...", help="Run with each of these seeds: --seeds 0 1 2"),
     ] = None,
-) -> None:
+) -> int:
     """Run all stages of a recipe folder in order, then compare what came out.
 
     Every recipe is checked before the first stage starts. A stage that is finished is verified and not run again, so
-    the same command goes on after an interruption. Variants such as ppo-rloo.yaml are stages of their own.
+    the same command resumes an interrupted run. Variants such as ppo-rloo.yaml are stages of their own.
 
     Writes runs/NAME/{sft,reward,ppo,dpo}/, runs/NAME/summary.json and runs/NAME/lineage.json. With --seeds each seed is
     a run of its own, runs/NAME-SEED, and a table of all of them follows.
     """
-    codes: list[int] = []
-
-    def work() -> None:
-        wanted, changes = many_seeds.split(overrides or [], seeds or [])
-        if wanted:
-            codes.append(many_seeds.run(folder, changes, wanted, restart=restart))
-        else:
-            codes.append(chain.run(folder, changes, restart=restart))
-
-    code = command.guarded(work)
-    raise typer.Exit(code or codes[0])
-
-
-def _add_stage(stage: str) -> None:
-    reads, writes = stages.describe(stage)
-
-    def one_stage(
-        recipe: Annotated[Path, typer.Argument(help=f"YAML recipe, such as recipes/smoke/{stage}.yaml")],
-        overrides: Overrides = None,
-        print_config: PrintConfig = False,
-        restart: Restart = False,
-    ) -> None:
-        raise typer.Exit(command.run_stage(stage, stages.loader(stage), recipe, overrides or [], print_config, restart))
-
-    def with_profile(
-        recipe: Annotated[Path, typer.Argument(help=f"YAML recipe, such as recipes/smoke/{stage}.yaml")],
-        overrides: Overrides = None,
-        print_config: PrintConfig = False,
-        restart: Restart = False,
-        profile: Profile = False,
-    ) -> None:
-        load, given = stages.loader(stage), overrides or []
-        raise typer.Exit(command.run_stage(stage, load, recipe, given, print_config, restart, profile=profile))
-
-    app.command(
-        name=stage,
-        rich_help_panel="One stage",
-        help=f"Run stage '{stage}' alone.\n\nReads {reads}.\n\nWrites {writes}.",
-    )(with_profile if stages.flags(stage) else one_stage)
+    wanted, changes = many_seeds.split(overrides or [], seeds or [])
+    if wanted:
+        return many_seeds.run(folder, changes, wanted, restart=restart)
+    return chain.run(folder, changes, restart=restart)
 
 
 for _stage in stages.ORDER:
-    _add_stage(_stage)
+    parser.add_stage(
+        app,
+        _stage,
+        stages.loader(_stage),
+        *stages.describe(_stage),
+        flags=stages.flags(_stage),
+        panel="One stage",
+    )
 
 
 @app.command(rich_help_panel="What came out")
+@guarded
 def compare(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe, such as recipes/demo/compare.yaml")],
-    overrides: Overrides = None,
-    print_config: PrintConfig = False,
+    overrides: parser.Overrides = None,
+    print_config: parser.PrintConfig = False,
 ) -> None:
     """Let base, SFT, PPO, DPO and others answer the same held-out prompts and print tables with 95 % intervals.
 
     Responses are kept by content: a model that has not changed does not answer again.
     """
 
-    def work() -> None:
-        from evaluation.compare import summary
-        from evaluation.compare.compare import run as run_comparison
-        from evaluation.compare.recipe import CompareRecipe
-        from onebase.recipe import recipes
+    from evaluation.compare import summary
+    from evaluation.compare.compare import run as run_comparison
+    from evaluation.compare.recipe import CompareRecipe
+    from onebase.recipe import reader
 
-        content = recipes.read(recipe, CompareRecipe, overrides or [])
-        if print_config:
-            show(recipes.dump(content).rstrip("\n"))
-            return
+    content = reader.read(recipe, CompareRecipe, overrides or [])
+    if print_config:
+        show(reader.dump(content).rstrip("\n"))
+    else:
         summary.show(run_comparison(content))
-
-    raise typer.Exit(command.guarded(work))
 
 
 @app.command(rich_help_panel="What came out")
+@guarded
 def verify(
     folders: Annotated[list[Path], typer.Argument(help="Stage folders, such as runs/demo/ppo")],
 ) -> None:
     """Verify stage records: every file by its hash, and every ancestor."""
 
-    def work() -> None:
-        from onebase.run import record
+    from onebase.run import record
 
-        for folder in folders:
-            found = record.read(folder)
-            show(f"{folder}: stage '{found.record.stage}', {len(found.record.files)} files, verified")
-
-    raise typer.Exit(command.guarded(work))
+    for folder in folders:
+        content = record.read(folder).record
+        show(f"{folder}: stage '{content.stage}', {len(content.files)} files, verified")
 
 
 app.add_typer(data_commands.app, rich_help_panel="What goes in")
@@ -179,21 +117,17 @@ app.command(name="best-of-n", rich_help_panel="What came out")(reward_commands.b
 
 
 @app.command(rich_help_panel="This machine")
+@guarded
 def doctor(
     path: Annotated[Path, typer.Option(help="Where runs will be written: its free space is shown.")] = Path("."),
-) -> None:
+) -> int:
     """Say what this machine has: versions, device, number formats it really computes in, W&B, disk.
 
     Exits with 1 when something is wrong that would break a run.
     """
-    codes: list[int] = []
+    from pipeline import doctor as examination
 
-    def work() -> None:
-        from pipeline import doctor as examination
-
-        codes.append(examination.report(path))
-
-    raise typer.Exit(command.guarded(work) or codes[0])
+    return examination.report(path)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What this machine has, and what would break a run on it."""
+"""`onebase doctor`: what this machine has, and what would break a run on it."""
 
 import importlib
 import importlib.util
@@ -49,7 +49,7 @@ def report(path: Path) -> int:
 
 
 Finding = tuple[str, str, str]
-"""Name, value, and what is wrong with it or nothing."""
+"""Name, value, and the problem with it (empty: none)."""
 
 
 def _python() -> Finding:
@@ -69,14 +69,14 @@ def _libraries() -> list[Finding]:
 
 
 def _shadowed() -> Finding:
-    """A stranger's package of the same name (`data` is a common one) would be imported in place of ours."""
+    """Another package of the same name (`data` is a common one) would be imported instead of ours."""
     home = Path(__file__).resolve().parent.parent
     strangers = []
     for name in PACKAGES:
-        found = importlib.util.find_spec(name)
-        if found is None or found.origin is None or Path(found.origin).resolve().parent.parent != home:
-            strangers.append(f"{name} is {found.origin if found else 'missing'}")
-    problem = f"packages that are not Onebase's own are in the way: {'; '.join(strangers)}" if strangers else ""
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None or Path(spec.origin).resolve().parent.parent != home:
+            strangers.append(f"{name} is {spec.origin if spec else 'missing'}")
+    problem = f"other packages hide those of Onebase: {'; '.join(strangers)}" if strangers else ""
     return "packages", f"all in {home}" if not strangers else "shadowed", problem
 
 
@@ -114,7 +114,7 @@ def _threads() -> Finding:
 
 def _disk(path: Path) -> Finding:
     path = expanded(path).absolute()
-    while not path.exists():  # the folder of runs may well not be there yet
+    while not path.exists():  # the folder of runs may not exist yet
         path = path.parent
     free = shutil.disk_usage(path).free
     problem = "" if free >= FREE_BYTES else f"{path.resolve()} has {free / 2**30:.1f} GiB free; a run may need 5."

@@ -1,6 +1,6 @@
-"""`onebase run FOLDER --seeds 0 1 2`: the same recipes with several seeds, each a run of its own, and one table of all.
+"""`onebase run FOLDER --seeds 0 1 2`: a run of the same recipes for each seed, and one table of all.
 
-One seed is one draw of rows, of initial weights and of samples. What holds with every seed is less likely to be luck.
+One seed is one draw of rows, initial weights and samples. A result that holds for every seed is less likely to be luck.
 """
 
 import json
@@ -16,31 +16,36 @@ from pipeline import chain
 
 SUMMARY = "summary.json"
 KL = "KL to SFT, nats"
-"""Of the first of the two policies; no difference."""
-METRICS = {"check": "check", "reward": "reward", "sampled_check": "sampled check", "sampled_reward": "sampled reward"}
-"""Differences that the table shows, and their headings; the first by source of prompts too."""
+"""Of the first of the two policies: not a difference."""
+METRICS = {
+    "task_score": "task score",
+    "reward": "reward",
+    "sampled_task_score": "sampled task score",
+    "sampled_reward": "sampled reward",
+}
+"""Differences in the table, and their headings. The first is also shown for each source of prompts."""
 
 
 def split(words: Sequence[str], first: Sequence[int]) -> tuple[list[int], list[str]]:
-    """The seeds and the overrides of a command line: numbers that stand alone are seeds; RecipeError at one given
-    twice, and at numbers without `--seeds`. first: what stood right behind `--seeds`."""
-    alone = [word for word in words if word.isdecimal()]
-    if alone and not first:
-        raise RecipeError(f"override '{alone[0]}': a number alone is a seed. Write: --seeds {' '.join(alone)}")
-    seeds = [*first, *map(int, alone)]
-    twice = next((seed for seed in seeds if seeds.count(seed) > 1), None)
-    if twice is not None:
-        raise RecipeError(f"--seeds: {twice} is given twice. Each seed is one run.")
-    return seeds, [word for word in words if word not in alone]
+    """The seeds and the overrides of a command line. Plain numbers are seeds. RecipeError if a seed is repeated, or if
+    there are numbers without `--seeds`. first: the value of `--seeds`."""
+    numbers = [word for word in words if word.isdecimal()]
+    if numbers and not first:
+        raise RecipeError(f"override '{numbers[0]}': a plain number is a seed. Write: --seeds {' '.join(numbers)}")
+    seeds = [*first, *map(int, numbers)]
+    repeated = next((seed for seed in seeds if seeds.count(seed) > 1), None)
+    if repeated is not None:
+        raise RecipeError(f"--seeds: {repeated} is given twice. Each seed is one run.")
+    return seeds, [word for word in words if word not in numbers]
 
 
 def run(folder: Path, overrides: Sequence[str], seeds: Sequence[int], *, restart: bool) -> int:
-    """A run of each seed, then the table; the exit code of the first that fails, else 0. What is finished is kept."""
+    """A run for each seed, then the table; the exit code of the first that fails, else 0. Finished stages are kept."""
     if folder.name.isdecimal() and not folder.exists():
         raise RecipeError(
             f"{folder}: there is no such folder. Write it before the seeds: onebase run FOLDER --seeds 0 1"
         )
-    # All are read and checked before the first starts: the last one's recipes must not cost the hours of the others.
+    # All recipes are checked before the first run starts.
     planned = {seed: chain.plan(folder, seeded(folder, overrides, seed)) for seed in seeds}
     for steps in planned.values():
         chain.require_folders(steps)
@@ -50,7 +55,7 @@ def run(folder: Path, overrides: Sequence[str], seeds: Sequence[int], *, restart
         if code:
             later = " ".join(map(str, [*seeds][number + 1 :]))
             if restart and later:
-                say(f"Not restarted yet: seeds {later}. Run these with --restart in a command of their own.")
+                say(f"Not restarted yet: seeds {later}. Restart these with a separate command.")
             return code
     if any(step.stage == chain.COMPARE for steps in planned.values() for step in steps):
         show({seed: json.loads((_home(steps) / SUMMARY).read_text("utf-8")) for seed, steps in planned.items()})
@@ -60,11 +65,11 @@ def run(folder: Path, overrides: Sequence[str], seeds: Sequence[int], *, restart
 
 
 def seeded(folder: Path, overrides: Sequence[str], seed: int) -> list[str]:
-    """The overrides of a run with this seed in a folder of its own, runs/NAME-SEED. A seed that is given stays."""
-    given = {override.partition("=")[0]: override.partition("=")[2] for override in overrides}
+    """The overrides of a run with this seed in its own folder, runs/NAME-SEED. Seeds among the overrides are kept."""
+    values = {override.partition("=")[0]: override.partition("=")[2] for override in overrides}
     keys = [f"{step.name}.seed" for step in chain.plan(folder, overrides)]
-    name = given.get("name") or folder.resolve().name
-    return [*overrides, f"name={name}-{seed}", *(f"{key}={seed}" for key in keys if key not in given)]
+    name = values.get("name") or folder.resolve().name
+    return [*overrides, f"name={name}-{seed}", *(f"{key}={seed}" for key in keys if key not in values)]
 
 
 def _home(steps: Sequence[chain.Step]) -> Path:
@@ -76,6 +81,8 @@ def show(summaries: Mapping[int, Mapping[str, Any]]) -> None:
     """Print every paired difference of every seed, and their means over the seeds."""
     from rich.table import Table
 
+    from evaluation.statistics import interval_text
+
     rows = {seed: _rows(summary) for seed, summary in summaries.items()}
     headings = list(dict.fromkeys(heading for some in rows.values() for row in some.values() for heading in row))
     table = Table(title="paired differences, mean [95 % interval] over prompts")
@@ -84,12 +91,12 @@ def show(summaries: Mapping[int, Mapping[str, Any]]) -> None:
     for difference in dict.fromkeys(name for row in rows.values() for name in row):
         shown = {seed: row[difference] for seed, row in rows.items() if difference in row}
         for seed, row in shown.items():
-            cells = (_cell(row[heading], heading) if heading in row else "" for heading in headings)
-            table.add_row(difference, str(seed), *cells)
+            cells = (interval_text(row[heading], _form(heading)) if heading in row else "" for heading in headings)
+            table.add_row(difference, str(seed), *(cell.replace(" [", "\n[") for cell in cells))
         if len(shown) > 1:
             means = ([row[heading]["mean"] for row in shown.values() if heading in row] for heading in headings)
             pairs = zip(means, headings, strict=True)
-            table.add_row("", "mean", *(_number(mean(some), heading) if some else "" for some, heading in pairs))
+            table.add_row("", "mean", *(format(mean(some), _form(heading)) if some else "" for some, heading in pairs))
         table.add_section()
     console().print(table)
 
@@ -104,16 +111,13 @@ def _rows(summary: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, float]
         for source, part in summary["by_source"].items():
             tail = source.rpartition("/")[2]
             if first in part["differences"].get(name, {}):
-                row[f"{first}, {tail if tails.count(tail) == 1 else source}"] = part["differences"][name][first]
+                row[f"{METRICS[first]}, {tail if tails.count(tail) == 1 else source}"] = part["differences"][name][
+                    first
+                ]
         kl = summary["models"].get(name.partition(" over ")[0], {}).get("kl_to_sft")
         rows[name] = row | ({KL: kl} if kl else {})
     return rows
 
 
-def _cell(estimate: Mapping[str, float], heading: str) -> str:
-    low, high = _number(estimate["low"], heading), _number(estimate["high"], heading)
-    return f"{_number(estimate['mean'], heading)}\n[{low}, {high}]"
-
-
-def _number(value: float, heading: str) -> str:
-    return f"{value:.2f}" if heading == KL else f"{value:+.2f}"
+def _form(heading: str) -> str:
+    return ".2f" if heading == KL else "+.2f"

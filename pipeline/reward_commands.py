@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onebase.cli import command
 from onebase.files.paths import expanded
 from onebase.run.folders import require_new, require_writable
 from onebase.terminal import say, show
+from pipeline.guard import guarded
 
 if TYPE_CHECKING:
     from onebase.inference.ensemble import CombineSection
@@ -35,6 +35,7 @@ SpreadWeight = Annotated[
 
 
 @app.command()
+@guarded
 def reward(
     record: Record,
     out: Annotated[
@@ -57,27 +58,24 @@ def reward(
 
     Writes report.json and figures (SVG).
     """
+    from data.select.sources import Source
+    from evaluation.reward_model import heldout, loading, table
+    from onebase.errors import InputError
+    from onebase.run.record import is_finished
 
-    def work() -> None:
-        from data.select.sources import Source
-        from evaluation.reward_model import heldout, table
-        from onebase.errors import InputError
-        from onebase.run.record import is_finished
-
-        if not data and (split is not None or rows is not None):
-            raise InputError("--split and --rows are about --data, which is not given. Give it, or leave them out.")
-        sources = [Source(source=one, split=split, rows=rows) for one in data or ()]
-        if out is None and not is_finished(record):
-            heldout.read([record])  # refuses it, and says which stage was meant: what is beside it is no run
-        folder = expanded(out) if out else record.resolve().parent / "evaluation" / "reward"
-        section = combine_section(combine, spread_weight, others)
-        report = heldout.evaluate([record, *(others or ())], folder, rankings=sources, combine=section)
-        table.show(report, f"{record}: {report['prompts']} held-out prompts")
-        show(f"report and figures: {folder}")
-
-    raise typer.Exit(command.guarded(work))
+    if not data and (split is not None or rows is not None):
+        raise InputError("--split and --rows are for --data, which is missing. Add --data, or leave them out.")
+    sources = [Source(source=source, split=split, rows=rows) for source in data or ()]
+    if out is None and not is_finished(record):
+        loading.read([record])  # refuses it and names the likely stage; nothing may be written beside it
+    folder = expanded(out) if out else record.resolve().parent / "evaluation" / "reward"
+    section = combine_section(combine, spread_weight, others)
+    report = heldout.evaluate([record, *(others or ())], folder, rankings=sources, combine=section)
+    table.show(report, f"{record}: {report['prompts']} held-out prompts")
+    show(f"report and figures: {folder}")
 
 
+@guarded
 def score(
     record: Record,
     file: Annotated[Path, typer.Argument(help='.jsonl with {"prompt", "response"} or {"prompt", "responses"} rows')],
@@ -91,22 +89,18 @@ def score(
 
     0 is what demonstrations score on average; only differences between responses to one prompt were learned.
     """
+    from evaluation import score_file
+    from evaluation.reward_model import loading
 
-    def work() -> None:
-        from evaluation import score_file
-        from evaluation.reward_model import heldout
-
-        folders = [record, *(others or ())]
-        heldout.require_outside(out, *folders)
-        target = _new_file(out)
-        score_file.require_rows(file)  # before the weights, which take seconds
-        model = heldout.load(folders, combine_section(combine, spread_weight, others))
-        count = score_file.write_scores(model, file, target, best=best)
-        say(f"{count} rows scored by {record}")
-
-    raise typer.Exit(command.guarded(work))
+    folders = [record, *(others or ())]
+    target = _new_file(out)
+    score_file.require_rows(file)  # before the weights, which take seconds
+    model = loading.load(folders, combine_section(combine, spread_weight, others))
+    count = score_file.write_scores(model, file, target, best=best)
+    say(f"{count} rows scored by {record}")
 
 
+@guarded
 def best_of_n(
     policy: Annotated[Path, typer.Argument(help="Folder of a finished sft, ppo or dpo stage: who answers")],
     record: Record,
@@ -129,28 +123,23 @@ def best_of_n(
     A line of JSON a prompt, as it is answered: prompt, response, its score and all n scores. What comes out is a file
     of demonstrations, which sft takes.
     """
+    from data.select.sources import Source
+    from evaluation import best_of_n as best
+    from evaluation import score_file
+    from evaluation.reward_model import loading
 
-    def work() -> None:
-        from data.select.sources import Source
-        from evaluation import best_of_n as best
-        from evaluation import score_file
-        from evaluation.reward_model import heldout
-
-        folders = [record, *(others or ())]
-        heldout.require_outside(out, policy, *folders)
-        target = _new_file(out)
-        asked = best.begun(best.prompts_of(Source(source=prompts, split=split, rows=rows), seed=seed))
-        model = heldout.load(folders, combine_section(combine, spread_weight, others))
-        best.add_policy(model, policy)
-        sampling = best.Sampling(n=n, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch, seed=seed)
-        count = score_file.write_lines(best.answered(model, asked, sampling, keep_all=keep_all), target)
-        say(f"{count} prompts answered by {policy}, best of {n} by {record}")
-
-    raise typer.Exit(command.guarded(work))
+    folders = [record, *(others or ())]
+    target = _new_file(out)
+    questions = best.begun(best.prompts_of(Source(source=prompts, split=split, rows=rows), seed=seed))
+    model = loading.load(folders, combine_section(combine, spread_weight, others))
+    best.add_policy(model, policy)
+    sampling = best.Sampling(n=n, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch, seed=seed)
+    count = score_file.write_lines(best.answered(model, questions, sampling, keep_all=keep_all), target)
+    say(f"{count} prompts answered by {policy}, best of {n} by {record}")
 
 
 def _new_file(out: Path | None) -> Path | None:
-    """Where lines go, which must not be there yet; None for stdout."""
+    """The file to write, which must not exist yet; None for stdout."""
     if out is None:
         return None
     target = expanded(out)
@@ -160,18 +149,18 @@ def _new_file(out: Path | None) -> Path | None:
 
 
 def combine_section(rule: str, spread_weight: float | None, others: list[Path] | None) -> "CombineSection":
-    """How several scores become one; InputError for a rule that there is not, or that has nothing to combine."""
+    """How several scores become one; InputError for an unknown rule, and for a rule with a single reward model."""
     from pydantic import ValidationError
 
     from onebase.errors import InputError
     from onebase.inference.ensemble import COMBINATIONS, CombineSection
 
     if rule not in COMBINATIONS:
-        raise InputError(f"--combine {rule}: there is no such rule. Pass one of: {', '.join(COMBINATIONS)}.")
+        raise InputError(f"--combine {rule}: unknown rule. Pass one of: {', '.join(COMBINATIONS)}.")
     if not others and (rule != "mean" or spread_weight is not None):
-        raise InputError("--combine and --spread-weight are about several reward models. Name more with --with.")
+        raise InputError("--combine and --spread-weight need several reward models. Name more with --with.")
     try:
-        given = {} if spread_weight is None else {"spread_weight": spread_weight}
-        return CombineSection.model_validate({"rule": rule, **given})
+        weight = {} if spread_weight is None else {"spread_weight": spread_weight}
+        return CombineSection.model_validate({"rule": rule, **weight})
     except ValidationError as error:
         raise InputError(f"--spread-weight: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None

@@ -7,7 +7,7 @@ from onebase.cli.command import Loader
 ORDER = ("sft", "reward", "ppo", "dpo")
 
 PARENTS: dict[str, tuple[str, ...]] = {"sft": (), "reward": ("sft",), "ppo": ("sft", "reward"), "dpo": ("sft",)}
-"""Whose adapters a stage starts from."""
+"""The stages that a stage starts from."""
 
 
 def loader(stage: str) -> Loader:

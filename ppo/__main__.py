@@ -1,6 +1,6 @@
 """`python -m ppo RECIPE.yaml`."""
 
-from onebase.cli import command
+from onebase.cli import command, parser
 from onebase.custom.leaving import leave
 
 
@@ -16,12 +16,12 @@ READS = "the SFT stage (policy and reference), the reward stage (score and value
 WRITES = "the policy's adapter"
 FLAGS = {
     "profile": (
-        "Watch the second and third step with torch.profiler. profile/table.txt in the stage's folder then says where "
-        "the time went, by part and by operation; profile/trace.json.gz is for https://ui.perfetto.dev. What the run "
-        "learns is the same to the bit. A finished stage is not run again: give another out=FOLDER."
+        "Record the second and third step with torch.profiler into profile/trace.json.gz of the stage's folder, for "
+        "https://ui.perfetto.dev. The run's result is the same to the bit. A finished stage is not run again: give "
+        "another out=FOLDER."
     )
 }
 """Switches of this stage alone; each is an argument of `run`."""
 
 if __name__ == "__main__":
-    leave(command.main("ppo", load, READS, WRITES, flags=FLAGS))
+    leave(parser.main("ppo", load, READS, WRITES, flags=FLAGS))

@@ -1,7 +1,7 @@
-"""A sampling engine of the user's own, behind the same door as a reward function.
+"""A custom sampling engine, called with the same safeguards as a custom reward function.
 
-What it hands back is looked at before it is trained on: an engine that leaves a prompt out, or answers another one,
-would teach without a word.
+Its samples are checked before they are trained on. An engine that leaves a prompt out, or answers another one, would
+teach the wrong thing silently.
 """
 
 import copy
@@ -17,13 +17,13 @@ from onebase.inference.sampling import Sample
 from onebase.memory import is_out_of_memory
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Episodes
-from onebase.tracking.clock import Clock
+from onebase.tracking.usage import Clock
 
-MEND = "Mend the engine."
+FIX = "Fix the engine."
 
 
 class EngineError(CodeError):
-    """An engine that does not do what `onebase.inference.sampling.Engine` says."""
+    """An engine that breaks the contract of `onebase.inference.sampling.Engine`."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class CustomEngine:
             return sample, "" if isinstance(sample, Sample) else text_of(sample)
 
         try:
-            # Memory that runs out is the caller's to see to: it asks again, with a smaller batch.
+            # When memory runs out the caller tries again with a smaller batch.
             sample, text = call(
                 draw,
                 self.function,
@@ -72,34 +72,34 @@ class CustomEngine:
                 passes=is_out_of_memory,
             )
         except CallError as error:
-            raise EngineError(f"sampling.engine '{self.name}' {error}, for {len(prompts)} prompts. {MEND}") from error
+            raise EngineError(f"sampling.engine '{self.name}' {error}, for {len(prompts)} prompts. {FIX}") from error
         if not isinstance(sample, Sample):
             raise EngineError(
                 f"sampling.engine '{self.name}' returned {text} where a Sample is expected "
-                f"(onebase.inference.sampling). {MEND}"
+                f"(onebase.inference.sampling). {FIX}"
             )
         vocabulary = roles.base.model.config.vocab_size
         problem = problem_of(sample, prompts, vocabulary=vocabulary, longest=max_new_tokens)
         if problem is not None:
-            raise EngineError(f"sampling.engine '{self.name}' returned a Sample in which {problem}. {MEND}")
+            raise EngineError(f"sampling.engine '{self.name}' returned a Sample in which {problem}. {FIX}")
         return sample
 
 
 def problem_of(sample: Sample, prompts: Sequence[Sequence[int]], *, vocabulary: int, longest: int) -> str | None:
-    """What is wrong with it, as the end of a sentence; None where nothing is. longest: tokens of a response."""
-    given: Any = sample  # nobody has looked at what its fields hold
-    if not isinstance(given.episodes, Episodes):
-        return f"episodes is {text_of(given.episodes)}, and no Episodes (onebase.sequences.episodes)"
+    """What is wrong with a sample, as the end of a sentence; None if nothing is. longest: tokens of a response."""
+    unchecked: Any = sample  # its fields may hold anything
+    if not isinstance(unchecked.episodes, Episodes):
+        return f"episodes is {text_of(unchecked.episodes)}, not Episodes (onebase.sequences.episodes)"
     episodes, mask = sample.episodes, sample.episodes.mask
     tensors = {"responses": episodes.responses, "mask": mask, "logprobs": sample.logprobs, "stopped": sample.stopped}
     for name, value in tensors.items():
         if not isinstance(value, torch.Tensor):
-            return f"{name} is no tensor of torch: {text_of(value)}"
+            return f"{name} is not a tensor of torch: {text_of(value)}"
     if list(map(tuple, prompts)) != list(episodes.prompts):
-        return f"the prompts are not the {len(prompts)} that it was given, in their order"
-    shapes = {tuple(one.shape) for one in (episodes.responses, mask, sample.logprobs)}
+        return f"the prompts are not the {len(prompts)} of the call, in their order"
+    shapes = {tuple(tensor.shape) for tensor in (episodes.responses, mask, sample.logprobs)}
     if len(shapes) > 1 or next(iter(shapes))[:1] != (len(prompts),) or tuple(sample.stopped.shape) != (len(prompts),):
-        return f"responses, mask, logprobs and stopped have not {len(prompts)} rows of one width: {sorted(shapes)}"
+        return f"responses, mask, logprobs and stopped should have {len(prompts)} rows of one width: {sorted(shapes)}"
     if mask.dtype != torch.bool or sample.stopped.dtype != torch.bool:
         return f"mask and stopped are not of dtype bool: {mask.dtype}, {sample.stopped.dtype}"
     lengths = mask.sum(dim=1, keepdim=True)

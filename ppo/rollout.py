@@ -1,12 +1,11 @@
-"""Rollouts: responses sampled from the policy, with everything the update needs to know about them.
+"""Rollouts: responses sampled from the policy, and everything that the update learns from.
 
 Shapes: B = episodes, T = longest response, in tokens.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -14,209 +13,216 @@ from torch import Tensor
 
 from onebase.inference.sampling import Engine, Sample, sample
 from onebase.inference.scoring import in_microbatches, logprobs, token_values
+from onebase.masked import standardise
+from onebase.memory import Budget
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Episodes
-from onebase.tracking.clock import Clock
+from onebase.tracking.usage import Clock
 from ppo.maths.advantages import compare_groups, gae
-from ppo.maths.rewards import kl_to_reference, penalise_unfinished, token_rewards
-from ppo.maths.whitening import Seen
+from ppo.maths.losses import truncated_importance
+from ppo.maths.rewards import ScoreMoments, kl_to_reference, token_rewards
 from ppo.recipe.recipe import PpoRecipe
-from ppo.scores import Asked, overlong_penalty, rewarded_sequences, score_episodes
+from ppo.scores import EpisodeScores, PromptBatch, score_episodes, shape_scores
 
 DECODING_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
 """Nats a token by which log-probs kept from cached decoding may differ from those of a training forward."""
 
 
-@runtime_checkable
-class Answered(Protocol):
-    """What shaping a score reads of B answers: those of a rollout, or of held-out prompts."""
+@dataclass(frozen=True, kw_only=True)
+class PpoState:
+    """What a step hands to the next one, besides weights and optimiser."""
 
-    @property
-    def scores(self) -> Tensor: ...
-    @property
-    def stopped(self) -> Tensor: ...
-    @property
-    def lengths(self) -> Tensor: ...
+    kl_weight: float
+    """Reward lost per nat of KL to the SFT policy."""
+    score_moments: ScoreMoments = field(default_factory=ScoreMoments)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rollout:
-    """One batch of sampled episodes, as they were when sampled. Per-token tensors are 0 outside episodes.mask."""
+class Experience:
+    """One batch of sampled episodes, complete: the update only slices it. Tensors are 0 outside episodes.mask."""
 
     episodes: Episodes
+    """Prompts, responses and mask."""
     stopped: Bool[Tensor, " B"]
     logprobs: Float[Tensor, "B T"]
     """Of the policy that sampled: pi_old in the ratio."""
-    sampled: Float[Tensor, "B T"] | None = None
-    """As decoding said, where `logprobs` are recomputed."""
-    reference: Float[Tensor, "B T"]
-    values: Float[Tensor, "B T"] | None
-    """None: not asked for here, for the update's own forward says them."""
-    scores: Float[Tensor, " B"]
-    """The sum of the reward's terms, each times its weight, before whitening, clipping and penalties."""
-    members: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
-    """What each reward model says by itself, unweighted, by role."""
-    terms: dict[str, Float[Tensor, " B"]] = field(default_factory=dict)
-    """Each term of the score by its name, unweighted."""
-
-    @property
-    def lengths(self) -> Float[Tensor, " B"]:
-        """Of the responses, in tokens."""
-        return self.episodes.mask.sum(dim=1).float()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Targets:
-    """What the update pulls towards, computed once for a rollout."""
-
-    advantages: Float[Tensor, "B T"]
-    """Not yet standardised. NaN, as the returns, where the rollout has no values yet."""
-    returns: Float[Tensor, "B T"]
+    decoding_logprobs: Float[Tensor, "B T"] | None
+    """The same as decoding computed them, where `logprobs` are recomputed."""
+    importance: Float[Tensor, "B T"] | None
+    """Factor of each token's policy loss; None: 1."""
+    reference_logprobs: Float[Tensor, "B T"]
+    """Of the SFT policy."""
     kl: Float[Tensor, "B T"]
     """log pi_old - log pi_ref of each token, in nats."""
+    scores: Float[Tensor, " B"]
+    """The sum of the reward's terms, each times its weight, before whitening, clipping and penalties."""
+    terms: dict[str, Float[Tensor, " B"]]
+    """Each term of the score by its name, unweighted."""
+    members: dict[str, Float[Tensor, " B"]]
+    """The score of each reward model by its role, unweighted."""
     rewards: Float[Tensor, "B T"]
-    kl_weight: float = 0.0
-    """Of the KL's term in the loss; 0 where it is in the rewards."""
+    values: Float[Tensor, "B T"]
+    """0 without a value function, as the returns."""
+    returns: Float[Tensor, "B T"]
+    advantages: Float[Tensor, "B T"]
+    """Standardised over the batch, unless the recipe leaves them as they are."""
+
+    def select(self, rows: Sequence[int], device: torch.device | None = None) -> "Experience":
+        """These episodes, in this order; tensors on the device."""
+        index = list(rows)
+        picked = {
+            member.name: value[index].to(device=device)
+            for member in fields(self)
+            if isinstance(value := getattr(self, member.name), Tensor)
+        }
+        terms, members = ({k: v[index] for k, v in part.items()} for part in (self.terms, self.members))
+        return replace(self, episodes=self.episodes.select(index), terms=terms, members=members, **picked)
 
 
 def collect(
     roles: Roles,
-    prompts: Sequence[Sequence[int]],
+    batch: PromptBatch,
     recipe: PpoRecipe,
     generator: torch.Generator,
-    asked: Asked | None = None,
-    clock: Clock | None = None,
+    budget: Budget,
+    state: PpoState,
     *,
-    with_values: bool = True,
     engine: Engine = sample,
-) -> Rollout:
-    """Sample a response to each prompt, then let reference, reward and value look at it.
+    clock: Clock | None = None,
+) -> tuple[Experience, PpoState]:
+    """Sample a response to each prompt, then let reference, reward and value score it.
 
-    asked: the prompts as they were read, for rewards that are functions. clock: told how long sampling and each role's
-    pass take. with_values: False where the update's own forward says the values. engine: what draws the responses.
+    engine: draws the responses. clock: measures sampling and the pass of each role. Returns the experience, and the
+    state with the moments of its scores.
     """
     clock = clock or Clock()
-    settings, budget = recipe.sampling, recipe.train.tokens_per_microbatch
-    # A shared value function sits on the trunk that decodes: its values cost nothing more.
-    in_passing = recipe.has_value and recipe.value.kind == "shared" and recipe.train.old_logprobs == "sampled"
-    sampled = engine(
+    sampling, recomputed = recipe.sampling, recipe.train.old_logprobs == "recomputed"
+    forwards = {"temperature": sampling.temperature, "tokens_per_microbatch": budget.tokens}
+    drawn = engine(
         roles,
         "policy",
-        prompts,
-        max_new_tokens=settings.max_new_tokens,
-        temperature=settings.temperature,
+        [prompt.ids for prompt in batch.prompts],
+        max_new_tokens=sampling.max_new_tokens,
+        temperature=sampling.temperature,
         generator=generator,
-        batch=settings.batch,
-        value_head="policy" if in_passing else None,
+        batch=budget.episodes,
+        # A shared value function sits on the trunk that decodes: its values cost nothing more.
+        value_head="policy" if recipe.value_role == "policy" and not recomputed else None,
         clock=clock,
     )
-    episodes = sampled.episodes
+    episodes = drawn.episodes
     with clock.part("score_reference"):
-        roles.keep_lower([*episodes.sequences, *rewarded_sequences(episodes, asked)], tokens=budget)
-        given = {"temperature": settings.temperature, "tokens_per_microbatch": budget}
-        reference = logprobs(roles, "reference", episodes, **given)
+        reference = logprobs(roles, "reference", episodes, **forwards)
     with clock.part("score_reward"):
-        scored = score_episodes(roles, episodes, recipe, asked)
-    values = sampled.values if recipe.has_value else torch.zeros(episodes.mask.shape)
-    if values is None and with_values:
-        role = "value" if recipe.value.kind == "adapter" else "policy"
+        scores = score_episodes(
+            roles,
+            episodes,
+            batch,
+            recipe.reward,
+            models=recipe.reward_models,
+            tokens_per_microbatch=budget.tokens,
+            seconds=recipe.functions.seconds,
+        )
+    values, value_role = drawn.values, recipe.value_role
+    if values is None and value_role is not None:
         with clock.part("score_value"):
-            values = in_microbatches(roles, lambda part: token_values(roles, role, part), episodes, tokens=budget)
-    old = _old_logprobs(roles, sampled, recipe, clock)
-    return Rollout(
-        episodes=episodes,
-        stopped=sampled.stopped,
-        logprobs=old,
-        sampled=None if recipe.train.old_logprobs == "sampled" else sampled.logprobs,
-        reference=reference,
-        values=values,
-        scores=scored.total,
-        members=scored.members,
-        terms=scored.terms,
+            values = in_microbatches(
+                roles, lambda part: token_values(roles, value_role, part), episodes, tokens=budget.tokens
+            )
+    policy = None
+    if recomputed:
+        with clock.part("score_policy"):
+            policy = logprobs(roles, "policy", episodes, **forwards)
+    state = replace(state, score_moments=state.score_moments.including(scores.total))
+    experience = make_experience(
+        drawn, scores, recipe, state, reference=reference, values=values, recomputed_logprobs=policy
     )
+    return experience, state
 
 
-def compute_targets(
-    rollout: Rollout, recipe: PpoRecipe, *, kl_weight: float | None = None, seen: Seen | None = None
-) -> Targets:
-    """Per-token rewards, then advantages and returns. kl_weight: in place of the recipe's, where it adapts. seen: the
-    scores of the run up to these, where they are whitened."""
-    weight = recipe.kl.weight if kl_weight is None else kl_weight
-    in_reward = recipe.kl.estimator == "k1"
-    mask = rollout.episodes.mask
-    kl = kl_to_reference(rollout.logprobs, rollout.reference, mask)
-    scores = shape_scores(rollout, recipe, seen)
-    rewards = token_rewards(scores, kl, mask, kl_weight=weight if in_reward else 0.0)
-    if rollout.values is None:
-        advantages = returns = torch.full_like(rewards, torch.nan)
-    elif recipe.has_value:
-        settings = {"discount": recipe.train.discount, "trace": recipe.train.trace}
-        advantages, returns = gae(rewards, rollout.values, mask, **settings)
+def make_experience(
+    drawn: Sample,
+    scores: EpisodeScores,
+    recipe: PpoRecipe,
+    state: PpoState,
+    *,
+    reference: Float[Tensor, "B T"],
+    values: Float[Tensor, "B T"] | None,
+    recomputed_logprobs: Float[Tensor, "B T"] | None = None,
+) -> Experience:
+    """Rewards of tokens, then advantages and returns: everything that follows from what the roles have computed.
+
+    state: includes the moments of these scores. values: None without a value function.
+    """
+    mask, train = drawn.episodes.mask, recipe.train
+    logprobs = drawn.logprobs if recomputed_logprobs is None else recomputed_logprobs
+    kl = kl_to_reference(logprobs, reference, mask)
+    shaped = shape_scores(
+        scores.total,
+        drawn.stopped,
+        mask.sum(dim=1).float(),
+        recipe.reward,
+        limit=recipe.sampling.max_new_tokens,
+        moments=state.score_moments,
+    )
+    # k3 is a term of the loss instead.
+    rewards = token_rewards(shaped, kl, mask, kl_weight=state.kl_weight if recipe.kl.estimator == "k1" else 0.0)
+    if values is not None:
+        advantages, returns = gae(rewards, values, mask, discount=train.discount, gae_lambda=train.gae_lambda)
     else:
         group = recipe.sampling.responses_per_prompt
         advantages = compare_groups(rewards, mask, kind=recipe.advantages.kind, group=group)
-        returns = torch.zeros_like(advantages)
-    in_loss = 0.0 if in_reward else weight
-    return Targets(advantages=advantages, returns=returns, kl=kl, rewards=rewards, kl_weight=in_loss)
+        values = returns = torch.zeros_like(rewards)
+    if recipe.standardises_advantages:
+        advantages = standardise(advantages, mask)
+    importance = None
+    if train.importance_cap is not None:
+        importance = truncated_importance(logprobs, drawn.logprobs, mask, cap=train.importance_cap)
+    return Experience(
+        episodes=drawn.episodes,
+        stopped=drawn.stopped,
+        logprobs=logprobs,
+        decoding_logprobs=None if recomputed_logprobs is None else drawn.logprobs,
+        importance=importance,
+        reference_logprobs=reference,
+        kl=kl,
+        scores=scores.total,
+        terms=scores.terms,
+        members=scores.members,
+        rewards=rewards,
+        values=values,
+        returns=returns,
+        advantages=advantages,
+    )
 
 
-def shape_scores(rollout: Answered, recipe: PpoRecipe, seen: Seen | None = None) -> Float[Tensor, " B"]:
-    """Scores as they are rewarded: whitened, clipped, less the penalties for being cut and for length. Evaluation
-    chooses `best/` by their mean on held-out prompts (`ppo.steering.objective`)."""
-    section, scores = recipe.reward, rollout.scores
-    if section.whiten:
-        scores = (seen or Seen().with_more(scores)).standardised(scores)
-    if section.clip is not None:
-        scores = scores.clamp(-section.clip, section.clip)
-    if section.overlong is not None:
-        limit, buffer = recipe.sampling.max_new_tokens, section.overlong.buffer
-        scores = scores - section.overlong.weight * overlong_penalty(rollout.lengths, limit=limit, buffer=buffer)
-    return penalise_unfinished(scores, rollout.stopped, penalty=section.eos_penalty)
-
-
-def require_zero_kl(roles: Roles, rollout: Rollout, recipe: PpoRecipe) -> float:
+def require_zero_kl(roles: Roles, experience: Experience, *, temperature: float, tokens_per_microbatch: int) -> float:
     """Before the first update policy and reference are the same adapter, so their KL is 0; returns decoding's error.
 
-    Exactly: one function over the same micro-batches must give equal bits. And the log-probs kept from decoding, which
-    come out of other matrix shapes, must agree within a tolerance, unless they are recomputed. Anything else means that
-    dropout is on, that padding leaks, or that the wrong adapter is active; such a run would optimise a wrong objective,
-    so it ends here.
+    Exactly: one function over the same micro-batches must give equal bits. Log-probs kept from decoding come out of
+    other matrix shapes and must agree within a tolerance, unless they are recomputed. Anything else means that dropout
+    is on, padding leaks, or the wrong adapter is active. Such a run would optimise a wrong objective, so it ends here.
     """
     policy = logprobs(
-        roles,
-        "policy",
-        rollout.episodes,
-        temperature=recipe.sampling.temperature,
-        tokens_per_microbatch=recipe.train.tokens_per_microbatch,
+        roles, "policy", experience.episodes, temperature=temperature, tokens_per_microbatch=tokens_per_microbatch
     )
-    if not torch.equal(policy, rollout.reference):
-        worst = (policy - rollout.reference).abs().max().item()
+    if not torch.equal(policy, experience.reference_logprobs):
+        worst = (policy - experience.reference_logprobs).abs().max().item()
         raise RuntimeError(
             f"KL(policy, reference) is not 0 before the first update: a token differs by {worst:.3g} nats. "
             "Policy and reference must start as the same adapter; this run would optimise the wrong objective."
         )
-    error = (policy - (rollout.logprobs if rollout.sampled is None else rollout.sampled)).abs().max().item()
+    recomputed = experience.decoding_logprobs is not None
+    decoded = experience.logprobs if experience.decoding_logprobs is None else experience.decoding_logprobs
+    error = (policy - decoded).abs().max().item()
     stored = roles.base.identity.quantization
     half = stored == "bf16" or (roles.base.device.type == "cuda" and stored == "nf4")
     tolerance = DECODING_TOLERANCE["bfloat16" if half else "float32"]
     if not math.isfinite(error):
-        raise RuntimeError("Log-probs from decoding are not all numbers: what drew the responses is broken.")
-    if error > tolerance and rollout.sampled is None:
+        raise RuntimeError("Log-probs from decoding are not all numbers: the sampling engine is broken.")
+    if error > tolerance and not recomputed:
         raise RuntimeError(
             f"Log-probs from decoding differ from those of a training forward by up to {error:.3g} nats a token "
-            f"(allowed: {tolerance:g}). Pass train.old_logprobs=recomputed to go on without them."
+            f"(allowed: {tolerance:g}). Pass train.old_logprobs=recomputed to continue without them."
         )
     return error
-
-
-def _old_logprobs(roles: Roles, sampled: Sample, recipe: PpoRecipe, clock: Clock) -> Tensor:
-    if recipe.train.old_logprobs == "sampled":
-        return sampled.logprobs
-    with clock.part("score_policy"):
-        return logprobs(
-            roles,
-            "policy",
-            sampled.episodes,
-            temperature=recipe.sampling.temperature,
-            tokens_per_microbatch=recipe.train.tokens_per_microbatch,
-        )

@@ -1,4 +1,4 @@
-"""What an episode's score is made of: reward models and Python functions, each by its weight.
+"""The score of an episode: reward models and Python functions, each times its weight.
 
 A function gets the prompt as it was read and the response as a person reads it:
 
@@ -7,7 +7,7 @@ A function gets the prompt as it was read and the response as a person reads it:
     def reward(prompt: Prompt, response: str) -> float: ...
 
 It is called once an episode, and may use anything: a checker, a compiler, `prompt.meta`. It must be a function of its
-arguments alone, or a run that is killed would not go on to the same bits.
+arguments alone, or a killed run would not resume to the same bits.
 """
 
 import copy
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from data.chat.conversations import Chat, EncodedPrompt
@@ -25,12 +25,12 @@ from data.records import Prompt, conversation_of
 from onebase.custom.custom_calls import CallError, call, text_of
 from onebase.custom.functions import load_function
 from onebase.errors import CodeError, InputError
-from onebase.inference.ensemble import member_names, member_scores
+from onebase.inference.ensemble import member_scores
 from onebase.model.roles import Roles
 from onebase.seeding import stream
-from onebase.sequences.episodes import Episodes, TokenIds
-from ppo.recipe.recipe import PpoRecipe
-from ppo.recipe.reward import RewardTerm
+from onebase.sequences.episodes import Episodes
+from ppo.maths.rewards import ScoreMoments, overlong_penalty, penalise_unfinished
+from ppo.recipe.reward import RewardSection, RewardTerm
 from ppo.recipe.steering import SECONDS
 
 RewardFunction = Callable[[Prompt, str], Any]
@@ -45,24 +45,24 @@ ARGUMENTS = ("prompt", "response")
 LARGEST = torch.finfo(torch.float32).max
 """Of the numbers that a score may be: scores are fp32."""
 
-MOST = 1e9
-"""Of a term times its weight: gradients are some thousand times as large at most, and their norm is the root of a sum
-of millions of squares, which fp32 holds up to 3e38."""
+LARGEST_TERM = 1e9
+"""Bound of a term times its weight. Gradients are some thousand times as large at most. Their norm sums millions of
+squares, and fp32 holds up to 3e38."""
 
 LOOK = "Look at report.json in its stage folder, and whether the base overflows in half precision."
-MEND = "Mend the function."
+FIX = "Fix the function."
 
 
 class RewardError(InputError):
-    """A reward that is none."""
+    """A reward that cannot be used."""
 
 
 class FunctionError(RewardError, CodeError):
-    """It is a function's."""
+    """A reward function that fails or returns no number."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class PromptBatch:
     """The prompts of a batch of episodes, in their order, and how tokens become text."""
 
     chat: Chat
@@ -72,100 +72,128 @@ class Asked:
         """As a person reads it."""
         return self.chat.text(episodes.responses[row][episodes.mask[row]].tolist())
 
-    def episode(self, row: int, episodes: Episodes) -> str:
-        """What an error calls an episode."""
+    def describe(self, row: int, episodes: Episodes) -> str:
+        """An episode in the words of an error."""
         prompt, response = self.prompts[row].prompt, self.response(row, episodes)
         return f"for the prompt {prompt.origin} ({prompt.user_text!r}) and the response {response!r}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
-    """Scores of B episodes, before penalties."""
+class EpisodeScores:
+    """Scores of B episodes, before whitening, clipping and penalties."""
 
     total: Float[Tensor, " B"]
+    """The sum of the terms, each times its weight."""
     terms: dict[str, Float[Tensor, " B"]]
-    """Each term's own, by its name and before its weight."""
+    """Each term by its name, unweighted."""
     members: dict[str, Float[Tensor, " B"]]
-    """What each reward model says by itself, by role."""
+    """The score of each reward model by its role, unweighted."""
 
 
-def score_episodes(roles: Roles, episodes: Episodes, recipe: PpoRecipe, asked: Asked | None) -> Scored:
-    """The sum of all terms, each times its weight. asked: needed where a term is a function."""
+def score_episodes(
+    roles: Roles,
+    episodes: Episodes,
+    batch: PromptBatch,
+    reward: RewardSection,
+    *,
+    models: Sequence[str],
+    tokens_per_microbatch: int,
+    seconds: float = SECONDS,
+) -> EpisodeScores:
+    """Score each episode by reward models and functions.
+
+    models: roles of the reward models. seconds: longest time of one call of a function.
+    """
     members: dict[str, Tensor] = {}
-    said = torch.zeros(0, len(episodes))
-    if recipe.parents.rewards:
-        names = member_names(len(recipe.parents.rewards))
-        budget = recipe.train.tokens_per_microbatch
-        said = member_scores(roles, names, rewarded_sequences(episodes, asked), tokens_per_microbatch=budget)
-        members = dict(zip(names, said, strict=True))
+    if models:
+        # Reward models see the sampled tokens, closed as the responses of rankings are.
+        sequences = batch.chat.closed(episodes.sequences)
+        rows = member_scores(roles, models, sequences, tokens_per_microbatch=tokens_per_microbatch)
+        members = dict(zip(models, rows, strict=True))
         for name, scores in members.items():
-            require_finite(scores, f"the reward model '{name}' scores", episodes, asked, LOOK)
-    terms = {
-        term.named(index): term.combine.combination(said)
-        if term.function is None
-        else scores_of(
-            load_function(term.function, TERMS), term.function, episodes, asked, seconds=recipe.functions.seconds
-        )
-        for index, term in enumerate(recipe.reward.terms)
-    }
-    weights = [term.weight for term in recipe.reward.terms]
-    parts = [weight * scores for weight, scores in zip(weights, terms.values(), strict=True)]
-    total = sum(parts, start=torch.zeros(len(episodes)))
-    if recipe.reward.clip is None and not recipe.reward.whiten:
-        for index, part in enumerate(parts):
-            require_bounded(part, index, recipe.reward.terms[index], episodes, asked)
-    require_finite(total, f"the sum of {TERMS} is", episodes, asked, "Lower the weights.")
-    return Scored(total=total, terms=terms, members=members)
+            require_finite(scores, f"the reward model '{name}' scores", episodes, batch, LOOK)
+    terms: dict[str, Tensor] = {}
+    total = torch.zeros(len(episodes))
+    for index, term in enumerate(reward.terms):
+        if term.function is None:
+            scores = term.combine.combination(torch.stack(list(members.values())))
+        else:
+            function = load_function(term.function, TERMS)
+            scores = scores_of(function, term.function, episodes, batch, seconds=seconds)
+        if reward.clip is None and not reward.whiten:
+            require_bounded(term.weight * scores, index, term, episodes, batch)
+        terms[term.named(index)] = scores
+        total = total + term.weight * scores
+    require_finite(total, f"the sum of {TERMS} is", episodes, batch, "Lower the weights.")
+    return EpisodeScores(total=total, terms=terms, members=members)
 
 
-def rewarded_sequences(episodes: Episodes, asked: Asked | None) -> list[TokenIds]:
-    """What reward models look at: the sampled tokens, closed as rankings are where the chat format is known."""
-    return episodes.sequences if asked is None else asked.chat.closed(episodes.sequences)
+def shape_scores(
+    scores: Float[Tensor, " B"],
+    stopped: Bool[Tensor, " B"],
+    lengths: Float[Tensor, " B"],
+    reward: RewardSection,
+    *,
+    limit: int,
+    moments: ScoreMoments,
+) -> Float[Tensor, " B"]:
+    """Scores as they are rewarded: whitened, clipped, less the penalties for being cut and for length.
+
+    Evaluation chooses `best/` by their mean on held-out prompts. lengths: tokens of the responses. limit: the most that
+    a response can have. moments: of the scores of the run, these included.
+    """
+    if reward.whiten:
+        scores = moments.standardise(scores)
+    if reward.clip is not None:
+        scores = scores.clamp(-reward.clip, reward.clip)
+    if reward.overlong is not None:
+        penalty = overlong_penalty(lengths, limit=limit, buffer=reward.overlong.buffer)
+        scores = scores - reward.overlong.weight * penalty
+    return penalise_unfinished(scores, stopped, penalty=reward.eos_penalty)
 
 
 def scores_of(
     function: RewardFunction,
     name: str,
     episodes: Episodes,
-    asked: Asked | None,
+    batch: PromptBatch,
     *,
     what: str = "reward function",
     seconds: float = SECONDS,
 ) -> Float[Tensor, " B"]:
-    """What a function says of each response; FunctionError naming the episode where that is no finite number.
+    """The number that a function returns for each response; FunctionError, naming the episode, if it is not finite.
 
     name, what: how errors call the function. seconds: how long one call may take.
 
     The function gets a copy of the prompt, and the global generators begin where prompt and response say
     (`onebase.custom.custom_calls`): what it does with either is gone when the next one is called.
     """
-    assert asked is not None, "a function needs texts"
     scores: list[float] = []
-    for row, one in enumerate(asked.prompts):
-        response = asked.response(row, episodes)
+    for row, encoded in enumerate(batch.prompts):
+        response = batch.response(row, episodes)
 
-        def answer(prompt: Prompt = one.prompt, response: str = response) -> tuple[float | None, str]:
+        def answer(prompt: Prompt = encoded.prompt, response: str = response) -> tuple[float | None, str]:
             value = function(copy.deepcopy(prompt), response)
             number = as_number(value)
             return number, "" if number is not None else text_of(value)
 
         try:
             number, text = call(
-                answer, function, seconds=seconds, seed=stream(0, conversation_of(one.prompt), response)
+                answer, function, seconds=seconds, seed=stream(0, conversation_of(encoded.prompt), response)
             )
         except CallError as error:
-            raise FunctionError(f"{what} '{name}' {error}, {asked.episode(row, episodes)}. {MEND}") from error
+            raise FunctionError(f"{what} '{name}' {error}, {batch.describe(row, episodes)}. {FIX}") from error
         if number is None:
             raise FunctionError(
                 f"{what} '{name}' returned {text} where a finite number is expected, "
-                f"{asked.episode(row, episodes)}. {MEND}"
+                f"{batch.describe(row, episodes)}. {FIX}"
             )
         scores.append(number)
     return torch.tensor(scores)
 
 
 def as_number(value: object) -> float | None:
-    """A number that fp32 can hold, or None where it is none. bool is a number in Python, and what a checker returns."""
+    """The value as a number that fp32 can hold, or None. bool is a number in Python, and checkers return it."""
     if inspect.iscoroutine(value):
         value.close()  # else Python warns that nobody has waited for it
     try:
@@ -176,35 +204,25 @@ def as_number(value: object) -> float | None:
     return float(number) if isinstance(number, int | float) and -LARGEST <= number <= LARGEST else None
 
 
-def require_finite(scores: Float[Tensor, " B"], what: str, episodes: Episodes, asked: Asked | None, do: str) -> None:
-    """Refuse scores that are no numbers: an update on them would be none. what, do: how the error begins and ends."""
+def require_finite(scores: Float[Tensor, " B"], what: str, episodes: Episodes, batch: PromptBatch, do: str) -> None:
+    """Refuse scores that are not finite: an update cannot use them. what, do: how the error begins and ends."""
     for row in (~scores.isfinite()).nonzero().flatten().tolist():
-        episode = f"for row {row}" if asked is None else asked.episode(row, episodes)
-        raise RewardError(f"{what} {scores[row].item()} where a finite number is expected, {episode}. {do}")
-
-
-def require_bounded(
-    part: Float[Tensor, " B"], index: int, term: RewardTerm, episodes: Episodes, asked: Asked | None
-) -> None:
-    """Refuse a term, times its weight, whose training would overflow: it would end as a gradient that is not finite,
-    and nothing would say that a score is to blame."""
-    for row in (part.abs() > MOST).nonzero().flatten().tolist():
-        what = "the reward model" if term.function is None else f"the reward function '{term.function}'"
-        score = part[row].item() / term.weight
-        episode = f"for row {row}" if asked is None else asked.episode(row, episodes)
         raise RewardError(
-            f"reward.terms.{index} '{term.named(index)}': {what} scores {score:.4g}, times its weight "
-            f"{term.weight:g}, {episode}. A score beyond {MOST:g} overflows in fp32 where the value function and the "
-            f"gradients square it. Give smaller scores, lower reward.terms.{index}.weight, or set reward.clip."
+            f"{what} {scores[row].item()} where a finite number is expected, {batch.describe(row, episodes)}. {do}"
         )
 
 
-def overlong_penalty(lengths: Float[Tensor, " B"], *, limit: int, buffer: int) -> Float[Tensor, " B"]:
-    """How much of its penalty a response of so many tokens gets, from 0 up to limit - buffer to 1 at the limit.
-
-        0                                   where |y| <= limit - buffer
-        (|y| - (limit - buffer)) / buffer   up to the limit
-
-    The soft overlong punishment of DAPO, Yu et al. 2025, https://arxiv.org/abs/2503.14476, eq. 13.
-    """
-    return ((lengths - (limit - buffer)) / buffer).clamp(min=0.0, max=1.0)
+def require_bounded(
+    part: Float[Tensor, " B"], index: int, term: RewardTerm, episodes: Episodes, batch: PromptBatch
+) -> None:
+    """Refuse a term, times its weight, that would overflow in training: the gradient would not be finite, and no error
+    would name the score as the cause."""
+    for row in (part.abs() > LARGEST_TERM).nonzero().flatten().tolist():
+        what = "the reward model" if term.function is None else f"the reward function '{term.function}'"
+        score = part[row].item() / term.weight
+        raise RewardError(
+            f"reward.terms.{index} '{term.named(index)}': {what} scores {score:.4g}, times its weight "
+            f"{term.weight:g}, {batch.describe(row, episodes)}. A score beyond {LARGEST_TERM:g} overflows in fp32 "
+            "where the value function and the gradients square it. Give smaller scores, lower "
+            f"reward.terms.{index}.weight, or set reward.clip."
+        )

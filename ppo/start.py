@@ -1,15 +1,16 @@
 """What a PPO run starts from: parents and data, read and verified, four roles on one base, and the optimiser."""
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
 from data.chat.conversations import Chat, EncodedPrompt, Limiter, encode_prompts
 from data.records import Prompt
 from data.select.room import require_room
-from data.select.sources import Loaded
+from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
 from evaluation.reward_model import verdict
 from onebase.custom.functions import load_function
@@ -21,14 +22,16 @@ from onebase.model.base import Base
 from onebase.model.roles import Roles
 from onebase.run import record, stages
 from onebase.run.identity import RunIdentity
-from onebase.run.learning import learning_rate_factor
+from onebase.run.learning import learning_rate_factor, learning_state, restore_learning, restoring
 from onebase.run.members import load_members, read_members
-from onebase.run.record import DataIdentity, Found
-from onebase.run.stages import Stopwatch
+from onebase.run.record import DataIdentity, FinishedStage
 from onebase.seeding import generator, seed_everything
 from onebase.terminal import say
+from onebase.tracking.usage import Stopwatch
 from ppo.engines import CustomEngine
+from ppo.maths.rewards import ScoreMoments
 from ppo.recipe.recipe import PpoRecipe
+from ppo.rollout import PpoState
 from ppo.scores import ARGUMENTS, TERMS
 from ppo.steering.alarms import unable
 from ppo.steering.side_stages import Origin
@@ -40,47 +43,75 @@ from ppo.update import Learner
 class Data:
     chat: Chat
     prompts: list[EncodedPrompt]
-    loaded: Loaded[Prompt]
+    loaded: LoadedRecords[Prompt]
     """The prompts as they were read, for the data card."""
     identities: list[DataIdentity]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Started:
-    """A run before its first step: all that it was given is read and verified, all roles are loaded."""
+@dataclass(kw_only=True)
+class PpoRun:
+    """A run between two steps: what it was given, read and verified, and what it has come to."""
 
     origin: Origin
     data: Data
+    engine: Engine
     roles: Roles
     learner: Learner
     steering: Steering
+    state: PpoState
+    metrics: dict[str, float] = field(default_factory=dict)
+    """Of the last step."""
 
     @property
     def recipe(self) -> PpoRecipe:
         return self.origin.recipe
 
+    def checkpoint(self) -> dict[str, Any]:
+        """All of a run between two steps."""
+        learner = self.learner
+        learning = learning_state(self.roles, tuple(learner.trained), learner.optimizer, learner.schedule)
+        more = {"ppo": asdict(self.state), "metrics": self.metrics, "steering": self.steering.state()}
+        return learning | more
 
-def start(recipe: PpoRecipe) -> Started:
-    """What can be refused is refused before a weight is loaded."""
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Put back what `checkpoint` saved."""
+        learner = self.learner
+        restore_learning(saved, self.roles, tuple(learner.trained), learner.optimizer, learner.schedule)
+        with restoring("what steers the run"):
+            self.steering.restore(saved["steering"])
+            moments = ScoreMoments(**saved["ppo"]["score_moments"])
+            self.state = PpoState(kl_weight=saved["ppo"]["kl_weight"], score_moments=moments)
+            self.metrics = dict(saved["metrics"])
+
+
+def start(recipe: PpoRecipe) -> PpoRun:
+    """Read and verify everything, then load the roles: what can be refused is refused before a weight is loaded."""
     watch = Stopwatch()
     parents = read_parents(recipe)
     data = read_data(recipe)
-    steered = read_steering_data(recipe, data.chat, data.prompts)
-    waiting = recipe.value.warmup_steps
-    silent = unable(recipe.alarms, steps=recipe.steps, waiting=waiting, has_value=recipe.has_value)
-    if silent is not None:
-        say(silent)
+    steering_data = read_steering_data(recipe, data.chat, data.prompts)
+    has_value, waiting = recipe.value_role is not None, recipe.value.warmup_steps
+    warning = unable(recipe.alarms, steps=recipe.steps, waiting=waiting, has_value=has_value)
+    if warning is not None:
+        say(warning)
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
     roles = start_roles(base, parents, recipe)
     learner = start_learner(roles, recipe)
-    identities = [*data.identities, *steered.identities]
+    identities = [*data.identities, *steering_data.identities]
     identity = stages.run_identity(
         stages.loaded_identity(recipe, base), parents, identities, functions=recipe.function_names
     )
     origin = Origin(recipe=recipe, base=base, parents=parents, data=identities, identity=identity, watch=watch)
-    steering = Steering(roles, steered, origin, learner.optimizer)
-    return Started(origin=origin, data=data, roles=roles, learner=learner, steering=steering)
+    return PpoRun(
+        origin=origin,
+        data=data,
+        engine=engine_of(recipe),
+        roles=roles,
+        learner=learner,
+        steering=Steering(roles, steering_data, origin, learner.optimizer),
+        state=PpoState(kl_weight=recipe.kl.weight),
+    )
 
 
 def identify(recipe: PpoRecipe) -> RunIdentity:
@@ -90,7 +121,7 @@ def identify(recipe: PpoRecipe) -> RunIdentity:
     return stages.run_identity(stages.identify(recipe), parents, identities, functions=recipe.function_names)
 
 
-def read_parents(recipe: PpoRecipe) -> dict[str, Found]:
+def read_parents(recipe: PpoRecipe) -> dict[str, FinishedStage]:
     """The SFT and reward stages, verified; every reward model must come from this very SFT stage."""
     for term in recipe.reward.terms:
         if term.function is not None:
@@ -117,15 +148,15 @@ def read_data(recipe: PpoRecipe) -> Data:
     return Data(chat=chat, prompts=prompts, loaded=loaded, identities=identities)
 
 
-def start_roles(base: Base, parents: dict[str, Found], recipe: PpoRecipe) -> Roles:
+def start_roles(base: Base, parents: dict[str, FinishedStage], recipe: PpoRecipe) -> Roles:
     """All of them, each from its file. LoRA dropout is 0 for every one, whatever SFT used."""
     roles = require_sound(Roles(base))
     roles.load("policy", parents["sft"].adapter)
     roles.load("reference", parents["sft"].adapter)
-    load_members(roles, {name: found for name, found in parents.items() if name != "sft"})
-    if not recipe.has_value:
+    load_members(roles, {name: parent for name, parent in parents.items() if name != "sft"})
+    if recipe.value_role is None:
         roles.train("policy")
-    elif recipe.value.kind == "adapter":
+    elif recipe.value_role == "value":
         if recipe.parents.rewards:
             roles.copy(FIRST, "value")
         else:
@@ -137,7 +168,7 @@ def start_roles(base: Base, parents: dict[str, Found], recipe: PpoRecipe) -> Rol
         roles.add_head("policy")
         roles.train("policy")
     if recipe.train.activation_checkpointing:
-        roles.enable_checkpointing()
+        roles.forwards.enable_checkpointing()
     return roles
 
 

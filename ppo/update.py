@@ -1,29 +1,24 @@
-"""The update: inner epochs of mini-batches over one rollout.
+"""The update: epochs of mini-batches over one experience.
 
-A mini-batch is one optimiser step. It is cut into micro-batches by token budget, whose gradients add up to exactly the
+A mini-batch is one optimiser step. It is cut into micro-batches by token budget. Their gradients add up to exactly the
 mini-batch's: every loss is a sum over tokens divided by the tokens of the whole mini-batch.
-
-Where a rollout has one optimiser step, the value function's forward of the update is that of the rollout: it gives the
-values, they give the targets of their own episodes, and the value function learns from them at once (`learn_values`).
 
 Shapes: B = episodes, T = longest response, in tokens.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from onebase.inference.scoring import TokenScores, token_scores, token_values
-from onebase.memory import Halving
+from onebase.inference.scoring import TokenScores, batches_of, token_scores, token_values
+from onebase.masked import masked_sum
+from onebase.memory import Budget
 from onebase.model.roles import Roles
-from onebase.tokens import standardise
-from onebase.tracking.clock import Clock
-from ppo.batch import Batch, Tally, minibatches, parts_of, to_batch
-from ppo.maths.advantages import gae
+from onebase.tracking.usage import Clock
 from ppo.maths.losses import (
     explained_variance,
     importance_ratio,
@@ -31,10 +26,17 @@ from ppo.maths.losses import (
     outside_clip,
     policy_loss,
     reference_kl_loss,
+    token_weights,
     value_loss,
 )
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import Rollout, Targets
+from ppo.rollout import Experience
+
+Accept = Callable[[Sequence[float], Sequence[int]], bool]
+"""Gets the gradient norms and the rows of a mini-batch; False skips it."""
+
+Mix = Callable[[int, int], None]
+"""Adds gradients that are not PPO's to a mini-batch, given its number and the tokens of a micro-batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,197 +48,203 @@ class Learner:
     trained: dict[str, list[torch.nn.Parameter]]
 
 
+class Tally:
+    """Sums over tokens: what is logged is a mean over tokens, not over micro-batches."""
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self.sums: dict[str, float] = {}
+        self.ratio_max = 0.0
+
+    def add(self, mask: Tensor, **per_token: Tensor) -> None:
+        """Add sums over some tokens. The caller counts these in `tokens`, once for everything that is added of them."""
+        if "ratio" in per_token:
+            self.ratio_max = max(self.ratio_max, per_token.pop("ratio").max().item())
+        for name, values in per_token.items():
+            self.sums[name] = self.sums.get(name, 0.0) + masked_sum(values.detach(), mask).item()
+
+    def merge(self, other: "Tally") -> None:
+        self.tokens += other.tokens
+        self.ratio_max = max(self.ratio_max, other.ratio_max)
+        for name, total in other.sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + total
+
+    def means(self) -> dict[str, float]:
+        return {name: total / max(self.tokens, 1) for name, total in self.sums.items()}
+
+
+def minibatches(episodes: int, *, size: int, epochs: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """Rows of each optimiser step: every epoch sees every episode once, in a new order."""
+    for _ in range(epochs):
+        order = torch.randperm(episodes, generator=generator).tolist()
+        for start in range(0, episodes, size):
+            yield order[start : start + size]
+
+
 def update(
     roles: Roles,
-    rollout: Rollout,
-    targets: Targets,
+    experience: Experience,
     learner: Learner,
     recipe: PpoRecipe,
     generator: torch.Generator,
-    accept: Callable[[Sequence[float], Sequence[int]], bool],
-    halving: Halving,
-    mix: Callable[[int, PpoRecipe], None] = lambda minibatch, recipe: None,
+    accept: Accept,
+    budget: Budget,
+    mix: Mix = lambda number, tokens: None,
     *,
-    value_only: bool = False,
+    kl_weight: float,
+    learn_policy: bool = True,
     clock: Clock | None = None,
 ) -> dict[str, float]:
-    """Optimise policy and value on one rollout; returns metrics without their `ppo/` prefix.
+    """Optimise policy and value on one experience; returns metrics without their `ppo/` prefix.
 
-    accept: told the gradient norms and the rows of each mini-batch; where it says no, the mini-batch is skipped.
-    halving: what to do where a micro-batch does not fit into memory.
-    mix: adds what is not PPO's to the gradients of a mini-batch, given by its number: pretraining texts.
-    value_only: the policy stays as it is.
-    clock: told how long each role's training and the optimiser take.
+    kl_weight: of the KL's term in the loss, with kl.estimator k3. learn_policy: False leaves the policy as it is.
+    clock: measures the training of each role and the optimiser.
     """
-    clock = clock or Clock()
-    batch = known = replace(to_batch(rollout, targets, roles.base.device, recipe), value_only=value_only)
+    clock, train = clock or Clock(), recipe.train
     tally, epoch, norms = Tally(), Tally(), dict[str, list[float]]()
-    per_epoch = len(rollout.episodes) // recipe.train.minibatch
-    for number, rows in enumerate(minibatches(len(rollout.episodes), recipe, generator)):
-        if number % per_epoch == 0 and number:
-            if moved_enough(epoch, recipe):
+    per_epoch = len(experience.episodes) // train.minibatch
+    order = minibatches(len(experience.episodes), size=train.minibatch, epochs=train.epochs, generator=generator)
+    for number, rows in enumerate(order):
+        if number and number % per_epoch == 0:
+            if moved_enough(epoch, train.target_kl):
                 break
             epoch = Tally()
-        extra = partial(mix, number) if not value_only else lambda recipe: None
-        gradients = partial(gradients_of, roles, batch.select(rows), learner, recipe, extra, clock=clock)
-        own, valued = halving.fit(gradients, size=recipe.largest)
-        # The mini-batch is the whole batch where its values come from the update.
-        known = batch if batch.rewards is None else valued
+        gradients = partial(
+            gradients_of,
+            *(roles, experience.select(rows), learner, recipe, budget, partial(mix, number)),
+            kl_weight=kl_weight,
+            learn_policy=learn_policy,
+            clock=clock,
+        )
+        sums = budget.fit(gradients)
         with clock.part("optimizer"):
-            found = {
-                role: torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm).item()
+            norm_of = {
+                role: torch.nn.utils.clip_grad_norm_(parameters, train.max_grad_norm).item()
                 for role, parameters in learner.trained.items()
             }
-        if not accept(list(found.values()), rows):
+        if not accept(list(norm_of.values()), rows):
             continue
-        tally.merge(own)
-        epoch.merge(own)
-        for role, norm in found.items():
+        tally.merge(sums)
+        epoch.merge(sums)
+        for role, norm in norm_of.items():
             norms.setdefault(f"grad_norm/{role}", []).append(norm)
         with clock.part("optimizer"):
             learner.optimizer.step()
             learner.schedule.step()
-    explained = None
-    if recipe.has_value:
+    metrics = tally.means() | {name: sum(values) / len(values) for name, values in norms.items()}
+    if learn_policy:
+        metrics["ratio_max"] = tally.ratio_max
+    if recipe.value_role is not None:
+        explained = explained_variance(experience.values, experience.returns, experience.episodes.mask)
         # NaN where all returns are one number: there is nothing to explain.
-        explained = explained_variance(known.old_values, known.returns, known.episodes.mask.to(known.returns.device))
-    return {
-        **tally.means(),
-        **{name: sum(values) / len(values) for name, values in norms.items()},
-        **({} if value_only else {"ratio_max": tally.ratio_max}),
-        **({} if explained is None or explained.isnan() else {"explained_variance": float(explained)}),
-        "learning_rate": float(learner.schedule.get_last_lr()[0]),
-    }
+        metrics |= {} if explained.isnan() else {"explained_variance": float(explained)}
+    return metrics | {"learning_rate": float(learner.schedule.get_last_lr()[0])}
 
 
 def gradients_of(
     roles: Roles,
-    minibatch: Batch,
+    minibatch: Experience,
     learner: Learner,
     recipe: PpoRecipe,
-    extra: Callable[[PpoRecipe], None],
-    halvings: int,
+    budget: Budget,
+    extra: Callable[[int], None],
+    *,
+    kl_weight: float = 0.0,
+    learn_policy: bool = True,
     clock: Clock | None = None,
-) -> tuple[Tally, Batch]:
-    """The gradients of one mini-batch, and nothing else, in `.grad`; and the mini-batch with all of its values."""
-    learner.optimizer.zero_grad(set_to_none=True)
-    tally, recipe, clock = Tally(), recipe.halved(halvings), clock or Clock()
-    valued = minibatch if minibatch.rewards is None else learn_values(roles, minibatch, recipe, tally, clock)
-    tally.merge(backward(roles, valued, recipe, clock, with_values=valued is minibatch))
-    extra(recipe)
-    return tally, valued
+) -> Tally:
+    """The gradients of one mini-batch, and nothing older, in `.grad`.
 
-
-def moved_enough(epoch: Tally, recipe: PpoRecipe) -> bool:
-    """Whether an inner epoch has found the policy so far from the one that sampled that it should be the last."""
-    limit = recipe.train.target_kl
-    return limit is not None and epoch.means().get("kl_from_old", 0.0) > limit
-
-
-def learn_values(roles: Roles, minibatch: Batch, recipe: PpoRecipe, tally: Tally, clock: Clock) -> Batch:
-    """Add the value function's gradients of a whole rollout to `.grad`; the batch with its values and their targets.
-
-    To be called before the rollout's only optimiser step: old and new values are then the same, and the targets of an
-    episode need the values of no other.
+    extra: adds to the policy's gradients, given the tokens of a micro-batch.
     """
-    assert minibatch.rewards is not None, "there is nothing left to find"
-    values, returns, advantages = (torch.zeros_like(minibatch.rewards) for _ in range(3))
-    settings = {"discount": recipe.train.discount, "trace": recipe.train.trace}
-    for rows, part, weights in parts_of(roles, minibatch, recipe):
-        assert part.rewards is not None
-        with clock.part("train_value"), roles.training_forward():
-            now = token_values(roles, "value", part.episodes)
-            found, mask = now.detach(), part.episodes.mask.to(now.device)
-            advantages[rows], returns[rows] = gae(part.rewards, found, mask, **settings)
-            values[rows] = found
-            _value_part(now, replace(part, old_values=found, returns=returns[rows]), weights, recipe, tally)
-    if recipe.whitens:
-        advantages = standardise(advantages, minibatch.episodes.mask.to(advantages.device))
-    return replace(minibatch, old_values=values, returns=returns, advantages=advantages, rewards=None)
+    learner.optimizer.zero_grad(set_to_none=True)
+    sums = backward(
+        roles, minibatch, recipe, budget.tokens, kl_weight=kl_weight, learn_policy=learn_policy, clock=clock
+    )
+    if learn_policy:
+        extra(budget.tokens)
+    return sums
+
+
+def moved_enough(epoch: Tally, target_kl: float | None) -> bool:
+    """Whether an epoch found the policy so far from the one that sampled that it should be the last."""
+    return target_kl is not None and epoch.means().get("kl_from_old", 0.0) > target_kl
 
 
 def backward(
-    roles: Roles, minibatch: Batch, recipe: PpoRecipe, clock: Clock | None = None, *, with_values: bool = True
+    roles: Roles,
+    minibatch: Experience,
+    recipe: PpoRecipe,
+    tokens_per_microbatch: int,
+    *,
+    kl_weight: float = 0.0,
+    learn_policy: bool = True,
+    clock: Clock | None = None,
 ) -> Tally:
-    """Add one mini-batch's gradients to `.grad`, a micro-batch at a time; what there is to log of it.
+    """Add one mini-batch's gradients to `.grad`, a micro-batch at a time; returns what there is to log of it.
 
-    with_values: False where the value function has learned from it already.
+    A shared value head takes part in the policy's forward and backward. A value adapter has a forward and backward of
+    its own, after the policy's: their activations are never in memory together.
     """
-    tally, clock = Tally(), clock or Clock()
-    for _, part, own in parts_of(roles, minibatch, recipe):
-        with roles.training_forward():
-            if recipe.has_value and recipe.value.kind == "shared":
-                with clock.part("train_policy"):
-                    _shared_part(roles, part, own, recipe, tally)
-            else:
-                if not part.value_only:
-                    with clock.part("train_policy"):
-                        _policy_part(roles, part, own, recipe, tally)
-                if recipe.has_value and with_values:
-                    with clock.part("train_value"):
-                        _value_part(token_values(roles, "value", part.episodes), part, own, recipe, tally)
+    tally, clock, device = Tally(), clock or Clock(), roles.base.device
+    episodes, value, train = minibatch.episodes, recipe.value, recipe.train
+    weights = token_weights(episodes.mask, aggregation=recipe.aggregation, limit=recipe.sampling.max_new_tokens)
+    for rows in batches_of(roles, episodes.sequences, tokens=tokens_per_microbatch):
+        part, weight = minibatch.select(rows, device), weights[rows].to(device)
+        if learn_policy:
+            with roles.forwards.training(), clock.part("train_policy"):
+                now = token_scores(
+                    roles,
+                    "policy",
+                    part.episodes,
+                    temperature=recipe.sampling.temperature,
+                    value_head="policy" if recipe.value_role == "policy" else None,
+                    entropy_gradient=train.entropy_weight > 0,
+                )
+                losses = policy_losses(now, part, recipe, kl_weight, tally)
+                (losses * weight).sum().backward()
+        if recipe.value_role == "value":
+            with roles.forwards.training(), clock.part("train_value"):
+                losses = value_losses(token_values(roles, "value", part.episodes), part, value.clip, tally)
+                (value.weight * losses * weight).sum().backward()
         tally.tokens += int(part.episodes.mask.sum())
     return tally
 
 
-def _shared_part(roles: Roles, part: Batch, weights: Tensor, recipe: PpoRecipe, tally: Tally) -> None:
-    """One forward and one backward for the policy and the value head on its trunk."""
-    now = _policy_now(roles, part, recipe, value_head="policy")
-    assert now.values is not None, "a value head was asked for"
-    losses, value_losses = _policy_losses(now, part, recipe, tally), _value_losses(now.values, part, recipe, tally)
-    ((losses + recipe.value.weight * value_losses) * weights).sum().backward()
+def policy_losses(
+    now: TokenScores, part: Experience, recipe: PpoRecipe, kl_weight: float, tally: Tally
+) -> Float[Tensor, "B T"]:
+    """The loss of each token in the policy's forward.
 
-
-def _policy_part(roles: Roles, part: Batch, weights: Tensor, recipe: PpoRecipe, tally: Tally) -> None:
-    """Backward at once: the policy's activations are gone before the value forward makes its own."""
-    now = _policy_now(roles, part, recipe)
-    (_policy_losses(now, part, recipe, tally) * weights).sum().backward()
-
-
-def _value_part(values: Tensor, part: Batch, weights: Tensor, recipe: PpoRecipe, tally: Tally) -> None:
-    losses = _value_losses(values, part, recipe, tally)
-    (recipe.value.weight * losses * weights).sum().backward()
-
-
-def _policy_now(roles: Roles, part: Batch, recipe: PpoRecipe, *, value_head: str | None = None) -> TokenScores:
-    return token_scores(
-        roles,
-        "policy",
-        part.episodes,
-        temperature=recipe.sampling.temperature,
-        value_head=value_head,
-        entropy_gradient=recipe.train.entropy_weight > 0,
-    )
-
-
-def _policy_losses(now: TokenScores, part: Batch, recipe: PpoRecipe, tally: Tally) -> Float[Tensor, "B T"]:
-    """The policy's loss of each token: clipped surrogate, KL term and entropy bonus where the recipe has them."""
-    mask, settings = part.episodes.mask.to(now.logprobs.device), recipe.train
-    bounds = {"clip": settings.clip, "dual_clip": settings.dual_clip}
-    losses = policy_loss(now.logprobs, part.old_logprobs, part.advantages, mask, **bounds)
+    The clipped surrogate; KL term, entropy bonus and the loss of a shared value head where the recipe has them.
+    """
+    train, mask = recipe.train, part.episodes.mask.to(now.logprobs.device)
+    losses = policy_loss(now.logprobs, part.logprobs, part.advantages, mask, clip=train.clip, dual_clip=train.dual_clip)
     logprobs = now.logprobs.detach()
-    ratio = importance_ratio(logprobs, part.old_logprobs, mask)
-    seen = {
+    ratio = importance_ratio(logprobs, part.logprobs, mask)
+    logged = {
         "policy_loss": losses,
         "entropy": now.entropies,
-        "kl_from_old": kl_from_old(logprobs, part.old_logprobs, mask),
-        "clip_fraction": outside_clip(ratio, mask, clip=settings.clip),
+        "kl_from_old": kl_from_old(logprobs, part.logprobs, mask),
+        "clip_fraction": outside_clip(ratio, mask, clip=train.clip),
     }
     if part.importance is not None:
         losses = losses * part.importance
-        seen["importance"] = part.importance
-    if part.reference is not None:
-        kl = reference_kl_loss(now.logprobs, part.reference, mask)
-        losses = losses + part.kl_weight * kl
-        seen["kl_loss"] = kl
-    if settings.entropy_weight:
-        losses = losses - settings.entropy_weight * now.entropies
-    tally.add(mask, ratio=ratio, **seen)
+        logged["importance"] = part.importance
+    if kl_weight:
+        logged["kl_loss"] = reference_kl_loss(now.logprobs, part.reference_logprobs, mask)
+        losses = losses + kl_weight * logged["kl_loss"]
+    if train.entropy_weight:
+        losses = losses - train.entropy_weight * now.entropies
+    if now.values is not None:
+        losses = losses + recipe.value.weight * value_losses(now.values, part, recipe.value.clip, tally)
+    tally.add(mask, ratio=ratio, **logged)
     return losses
 
 
-def _value_losses(values: Tensor, part: Batch, recipe: PpoRecipe, tally: Tally) -> Float[Tensor, "B T"]:
+def value_losses(values: Tensor, part: Experience, clip: float, tally: Tally) -> Float[Tensor, "B T"]:
+    """The value function's loss of each token."""
     mask = part.episodes.mask.to(values.device)
-    losses = value_loss(values, part.old_values, part.returns, mask, clip=recipe.value.clip)
+    losses = value_loss(values, part.values, part.returns, mask, clip=clip)
     tally.add(mask, value_loss=losses)
     return losses

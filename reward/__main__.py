@@ -1,6 +1,6 @@
 """`python -m reward RECIPE.yaml`."""
 
-from onebase.cli import command
+from onebase.cli import command, parser
 from onebase.custom.leaving import leave
 
 
@@ -15,4 +15,4 @@ READS = "the SFT stage and rankings of K responses"
 WRITES = "an adapter with a scalar head that scores responses"
 
 if __name__ == "__main__":
-    leave(command.main("reward", load, READS, WRITES))
+    leave(parser.main("reward", load, READS, WRITES))

@@ -1,8 +1,8 @@
 """Losses on rankings: what the scores of one prompt's responses should be, given their order.
 
 Shapes: K = responses of one prompt. Tier 0 is the best; responses of one tier are tied. Every loss is the negative
-log-likelihood of the ranking under a model of choice, averaged over what it is made of (pairs or choices), so that a
-prompt with nine responses weighs as much as one with two. At K = 2 without a tie, margin or smoothing, Bradley-Terry
+log-likelihood of the ranking under a model of choice, averaged over its pairs or choices. A prompt with nine responses
+therefore weighs as much as one with two. At K = 2 without a tie, margin or smoothing, Bradley-Terry
 and Plackett-Luce are -log sigmoid(s_w - s_l); Rao-Kupper and Davidson are at theta = 1 and nu = 0.
 
 `LOSSES` is the table a recipe chooses from.
@@ -40,11 +40,14 @@ def bradley_terry_loss(
         z_wl = s_w - s_l - margin * (tier_l - tier_w)
         loss = - 1/|P| * sum over P of [(1 - label_smoothing) log sigmoid(z_wl) + label_smoothing log sigmoid(-z_wl)]
 
-    margin: in units of score, for each tier between the two (Touvron et al. 2023 (Llama 2),
-    https://arxiv.org/abs/2307.09288, eq. 2, where a gap of "significantly better" asks for more than one of "slightly
-    better"). label_smoothing: the probability that a labelled pair is the wrong way round, below 1/2 (Mitchell 2023, A
-    note on DPO with noisy preferences, https://ericmitchell.ai/cdpo.pdf): the best difference is then not
-    infinite but log((1 - label_smoothing) / label_smoothing). Both 0: `ranking_loss`.
+    margin: in units of score, for each tier between the two. Touvron et al. 2023 (Llama 2),
+    https://arxiv.org/abs/2307.09288, eq. 2, ask for more where a response is "significantly better".
+
+    label_smoothing: the probability that a labelled pair is the wrong way round, below 1/2. The best difference is then
+    not infinite but log((1 - label_smoothing) / label_smoothing). Mitchell 2023, A note on DPO with noisy preferences,
+    https://ericmitchell.ai/cdpo.pdf.
+
+    Both 0: `ranking_loss`.
     """
     better = tiers.unsqueeze(1) < tiers.unsqueeze(0)
     gaps = (tiers.unsqueeze(0) - tiers.unsqueeze(1))[better]
@@ -60,8 +63,8 @@ def plackett_luce_loss(scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"]) ->
 
     Without ties the sum is the negative log-likelihood of the whole order: |C| = K - 1 choices, and the last response
     is left over. Ties: responses of one tier do not compete with each other. Each is chosen against those below it, as
-    if the others of its tier were not there, which by Luce's axiom they may be; so a tie says nothing, as in
-    `ranking_loss`. There must be two tiers at least (with one, 0/0 is NaN).
+    if the others of its tier were not there; Luce's axiom allows that. A tie has no
+    effect, as in `ranking_loss`. There must be two tiers at least (with one, 0/0 is NaN).
     Plackett 1975, The analysis of permutations, https://doi.org/10.2307/2346567; Luce 1959, Individual choice
     behavior; as a ranking loss: Xia et al. 2008 (ListMLE), https://doi.org/10.1145/1390156.1390306.
     """
@@ -73,7 +76,7 @@ def plackett_luce_loss(scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"]) ->
 
 
 def rao_kupper_loss(scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"], *, theta: float) -> Float[Tensor, ""]:
-    """Bradley-Terry with ties: two responses are told apart when their scores differ by more than a threshold.
+    """Bradley-Terry with ties: two responses differ when their scores differ by more than a threshold.
 
         P(i before j) = sigmoid(s_i - s_j - log theta)
         P(i tied j)   = (theta^2 - 1) * sigmoid(s_i - s_j - log theta) * sigmoid(s_j - s_i - log theta)
@@ -91,7 +94,7 @@ def rao_kupper_loss(scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"], *, th
 
 
 def davidson_loss(scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"], *, nu: float) -> Float[Tensor, ""]:
-    """Bradley-Terry with ties: a tie is a third outcome whose strength is the geometric mean of the two.
+    """Bradley-Terry with ties: a tie is a third outcome, as strong as the geometric mean of the two.
 
         P(i before j) = exp(d/2)  / (exp(d/2) + exp(-d/2) + nu),     d = s_i - s_j
         P(i tied j)   = nu        / (exp(d/2) + exp(-d/2) + nu)
@@ -117,7 +120,7 @@ def centering_penalty(scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"]) -> 
         penalty = 1/|P| * sum over (w, l) in P of (s_w + s_l)^2
 
     To be added to a loss with a small weight (0.01): it keeps the scores of a prompt around 0, which no loss here
-    does by itself. The only term that sees a constant added to all scores.
+    does alone. The only term that sees a constant added to all scores.
     Eisenstein et al. 2023, Helping or herding?, https://arxiv.org/abs/2312.09244; TRL's `center_rewards_coefficient`.
     """
     better = tiers.unsqueeze(1) < tiers.unsqueeze(0)
@@ -125,7 +128,7 @@ def centering_penalty(scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"]) -> 
 
 
 def ranked_right(scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"]) -> Float[Tensor, ""]:
-    """Share of the pairs with different tiers whose better response scores higher; an equal score counts half."""
+    """Share of the pairs with different tiers in which the better response scores higher; equal scores count half."""
     better = tiers.unsqueeze(1) < tiers.unsqueeze(0)
     margins = (scores.unsqueeze(1) - scores.unsqueeze(0))[better]
     return ((margins > 0).float() + 0.5 * (margins == 0).float()).mean()

@@ -8,10 +8,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from data.select.labelers import LabelersSection
 from data.select.sources import Source
 from onebase.files.paths import UserPath
-from onebase.memory import halved
-from onebase.recipe.recipes import (
+from onebase.recipe.sections import (
     BaseSection,
     ChatSection,
+    CheckpointSection,
     LearningRate,
     LimitsSection,
     LossWeight,
@@ -20,11 +20,10 @@ from onebase.recipe.recipes import (
     Seed,
     TrackSection,
 )
-from onebase.run.checkpoint import CheckpointSection
 
 
 class ParentsSection(Section):
-    """The finished stage whose adapter this one starts from."""
+    """The finished stage with the adapter that this one starts from."""
 
     sft: UserPath
 
@@ -103,8 +102,3 @@ class RewardRecipe(Section):
     checkpoint: CheckpointSection = CheckpointSection()
     seed: Seed = 0
     out: UserPath = Path("runs/reward/reward")
-
-    def halved(self, count: int) -> "RewardRecipe":
-        """The same run in micro-batches of 1/2^count, where memory does not suffice for those of the recipe."""
-        smaller = {"tokens_per_microbatch": halved(self.train.tokens_per_microbatch, count)}
-        return self.model_copy(update={"train": self.train.model_copy(update=smaller)})

@@ -1,33 +1,40 @@
-"""The scale of the scores: what a unit of reward is."""
+"""Zero and unit of the scores."""
 
 from collections.abc import Sequence
 
-from data.chat.conversations import EncodedRanking
+from data.chat.conversations import EncodedDemonstration, EncodedRanking
 from onebase.errors import InputError
 from onebase.inference.scoring import score
 from onebase.model.roles import Roles
-from reward.recipe import RewardRecipe
 
 
-def rescale(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe) -> float:
-    """With scale: unit divide the head (weight and shift) by the standard deviation of the scores of these held-out
-    responses; returns the divisor, 1 without.
+def center(roles: Roles, demonstrations: Sequence[EncodedDemonstration], *, tokens_per_microbatch: int) -> float:
+    """Set the head's bias to make these held-out demonstrations score 0 on average; returns the shift.
 
-    Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, section 2, normalise their reward to variance 1, so that a
-    KL weight means the same for every reward model. The mean stays that of `center`. Ranking by score is not changed;
-    differences of scores are no log-odds any more, so what is read as such multiplies them by the divisor again.
+    InstructGPT, https://arxiv.org/abs/2203.02155, section 3.5: the loss does not see a constant, PPO does.
     """
-    if recipe.scale == "none":
-        return 1.0
-    sequences = [sequence for one in rankings for sequence in one.sequences]
-    deviation = score(roles, "reward", sequences, tokens_per_microbatch=recipe.train.tokens_per_microbatch).std(
-        correction=0
-    )
+    sequences = [tuple(demonstration.input_ids) for demonstration in demonstrations]
+    mean = score(roles, "reward", sequences, tokens_per_microbatch=tokens_per_microbatch).mean()
+    roles.heads["reward"].bias.data.sub_(mean.to(roles.base.device))
+    return -float(mean)
+
+
+def rescale(roles: Roles, rankings: Sequence[EncodedRanking], *, tokens_per_microbatch: int) -> float:
+    """Divide the head (weight and shift) by the standard deviation of the scores of these held-out responses; returns
+    the divisor.
+
+    Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, section 2, normalise their reward to variance 1: a KL weight
+    then means the same for every reward model. The mean stays that of `center`. The order by score does not change.
+    Differences of scores are log-odds only after they are multiplied by the divisor again.
+    """
+    sequences = [sequence for ranking in rankings for sequence in ranking.sequences]
+    scores = score(roles, "reward", sequences, tokens_per_microbatch=tokens_per_microbatch)
+    deviation = scores.std(correction=0)
     if not deviation > 0:
         raise InputError(
             f"scale: unit: the standard deviation of the scores of {len(sequences)} held-out responses is "
             f"{float(deviation)}, so they cannot be brought to 1. The model tells nothing apart: look at its loss, or "
-            "go on with scale=none."
+            "continue with scale=none."
         )
     for parameter in roles.heads["reward"].parameters():
         parameter.data.div_(deviation.to(parameter.device))

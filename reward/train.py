@@ -27,32 +27,31 @@ from data.records import Demonstration, Ranking
 from data.select.contamination import require_apart
 from data.select.labelers import divide
 from data.select.room import require_limits
-from data.select.sources import Loaded
+from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
-from evaluation.reward_model import heldout
-from evaluation.reward_model.heldout import encode_left_out
+from evaluation.reward_model.measure import encode_left_out, measure
 from evaluation.reward_model.pairs import accuracy, of_each_prompt, pairs_of
 from evaluation.reward_model.verdict import recorded, verdict_of
 from onebase.files.writing import canonical, replace_file
-from onebase.inference.rankings import batches_of_rankings, candidate_scores
-from onebase.inference.scoring import score
+from onebase.inference.scoring import batches_of_rankings, candidate_scores, score
 from onebase.inference.soundness import require_sound
+from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.base import Base
 from onebase.model.roles import Roles
 from onebase.run import stages
 from onebase.run.identity import RunIdentity
 from onebase.run.learning import learning_rate_factor, learning_state, restore_learning, state_bytes
-from onebase.run.record import DataIdentity, Found, StageRecord
+from onebase.run.record import DataIdentity, FinishedStage, StageRecord
 from onebase.run.session import Session
-from onebase.run.stages import Stopwatch
 from onebase.seeding import generator, seed_everything
 from onebase.terminal import say
+from onebase.tracking import usage
 from onebase.tracking.progress import track
-from onebase.tracking.tracker import Tracker
+from onebase.tracking.usage import Stopwatch
 from reward.losses import LOSSES, RankingLoss, centering_penalty, ranked_right, ranking_loss
 from reward.recipe import LossSection, RewardRecipe
-from reward.scale import rescale
+from reward.scale import center, rescale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,13 +62,13 @@ class Data:
     demonstrations: list[EncodedDemonstration]
     left_out: list[EncodedRanking]
     """Of labelers who are held out (`labelers`)."""
-    loaded: Loaded[Ranking]
+    loaded: LoadedRecords[Ranking]
     """The rankings as they were read, those of held-out labelers included: for the data card."""
     identities: list[DataIdentity]
 
 
 def run(recipe: RewardRecipe) -> StageRecord:
-    """Train on rankings, measure on held-out ones, shift so that demonstrations score 0, write the record."""
+    """Train on rankings, measure on held-out ones, shift demonstrations to a mean score of 0, write the record."""
     watch = Stopwatch()
     stages.require_one_process("reward")
     identity = stages.identify(recipe)
@@ -80,25 +79,24 @@ def run(recipe: RewardRecipe) -> StageRecord:
     roles = start_roles(base, sft, recipe)
     parents = {"sft": sft}
     run_identity = stages.run_identity(stages.loaded_identity(recipe, base), parents, data.identities)
-    size = state_bytes(roles, ["reward"])
     with stages.open_session(
-        recipe, "reward", recipe, parents=parents, data=data.identities, state_bytes=size, identity=run_identity
+        recipe,
+        "reward",
+        parents=parents,
+        data=data.identities,
+        state_bytes=state_bytes(roles, ["reward"]),
+        identity=run_identity,
+        budget=Budget(tokens=recipe.train.tokens_per_microbatch),
     ) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
-        tracker = session.tracker
         train(roles, data.training, recipe, session)
-        fit = functools.partial(session.halving.fit, size=recipe.train.tokens_per_microbatch)
-        shift = fit(lambda count: center(roles, data.demonstrations, recipe.halved(count)))
-        scale = fit(lambda count: rescale(roles, data.held_out, recipe.halved(count)))
-        metrics, report = fit(lambda count: evaluate(roles, data, recipe.halved(count), scale))
-        metrics |= {"reward/shift": shift, "reward/scale": scale}
+        metrics, report = measure(roles, data, recipe, session.budget)
         replace_file(recipe.out / "report.json", canonical(report))
-        tracker.log(steps(data.training, recipe), metrics)
-        show_samples(roles, data.held_out, recipe.halved(session.halving.count), tracker)
+        session.tracker.log(steps(data.training, recipe), metrics)
+        show_samples(roles, data.held_out, session)
         finished = stages.finish(
             stage="reward",
             recipe=recipe,
-            config=recipe,
             base=base,
             roles=roles,
             role="reward",
@@ -145,7 +143,7 @@ def read_data(recipe: RewardRecipe) -> Data:
     )
 
 
-def start_roles(base: Base, sft: Found, recipe: RewardRecipe) -> Roles:
+def start_roles(base: Base, sft: FinishedStage, recipe: RewardRecipe) -> Roles:
     """The SFT adapter with a fresh head: weights from N(0, 1 / (hidden + 1)), as in lm-human-preferences."""
     roles = require_sound(Roles(base)).load("reward", sft.adapter)
     head = roles.add_head("reward")
@@ -155,32 +153,30 @@ def start_roles(base: Base, sft: Found, recipe: RewardRecipe) -> Roles:
     roles.train("reward")
     head.bias.requires_grad_(False)
     if recipe.train.activation_checkpointing:
-        roles.enable_checkpointing()
+        roles.forwards.enable_checkpointing()
     if recipe.train.shared_prompt == "off":
-        roles.packs = False
-    elif not roles.packs:
+        roles.forwards.can_pack = False
+    elif not roles.forwards.can_pack:
         say("reward: this model's attention takes no packed rows, so each response goes with a prompt of its own.")
     return roles
 
 
 def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe, session: Session) -> None:
-    """One optimiser step for every `rankings_per_step` prompts; goes on where a stopped run was."""
+    """One optimiser step for every `rankings_per_step` prompts; resumes where a stopped run was."""
     parameters = [parameter for parameter in roles.parameters("reward") if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.train.learning_rate, weight_decay=0.0)
     total, first = steps(rankings, recipe), session.first_step
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total, recipe.train.warmup_steps, recipe.train.schedule)
     )
-    loss_of = choose_loss(recipe.loss)
-    fit = functools.partial(session.halving.fit, size=recipe.train.tokens_per_microbatch)
+    loss_of, budget = choose_loss(recipe.loss), session.budget
 
     def state() -> dict[str, Any]:
         return learning_state(roles, ("reward",), optimizer, schedule)
 
-    def attempt(batch: Sequence[EncodedRanking], count: int) -> tuple[float, float]:
+    def gradients(batch: Sequence[EncodedRanking]) -> tuple[float, float]:
         optimizer.zero_grad(set_to_none=True)
-        tokens = recipe.halved(count).train.tokens_per_microbatch
-        return backward(roles, batch, tokens_per_microbatch=tokens, loss_of=loss_of)
+        return backward(roles, batch, tokens_per_microbatch=budget.tokens, loss_of=loss_of)
 
     if session.resumed is not None:
         restore_learning(session.resumed.state["stage"], roles, ("reward",), optimizer, schedule)
@@ -188,9 +184,9 @@ def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe
     batches = itertools.islice(batch_rankings(rankings, recipe), first - 1, None)
     for step, batch in enumerate(track(batches, total=total - first + 1, description="reward"), start=first):
         with session.step(step, state, total=total):
-            loss, right = fit(functools.partial(attempt, batch))
+            loss, right = budget.fit(functools.partial(gradients, batch))
             norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm)
-            if not session.is_finite(step, loss, norm.item(), batch=[one.sequences for one in batch]):
+            if not session.is_finite(step, loss, norm.item(), batch=[ranking.sequences for ranking in batch]):
                 continue
             session.changing()
             optimizer.step()
@@ -199,7 +195,7 @@ def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe
                 "reward/accuracy": right,
                 "reward/grad_norm": norm.item(),
                 "reward/learning_rate": float(schedule.get_last_lr()[0]),
-                **stages.peaks(),
+                **usage.peaks(),
             }
             session.tracker.log(step, values)
             schedule.step()
@@ -237,38 +233,39 @@ def backward(
     groups = [ranking.candidates for ranking in rankings]
     for rows in batches_of_rankings(roles, groups, tokens=tokens_per_microbatch):
         part = [rankings[row] for row in rows]
-        with roles.training_forward():
+        with roles.forwards.training():
             scores = candidate_scores(roles, "reward", [groups[row] for row in rows])
         share: list[Tensor] = []
-        for ranking, own in zip(part, scores, strict=True):
-            tiers = torch.tensor(ranking.ranking.tiers, device=own.device)
-            share.append(loss_of(own, tiers))
-            accuracies.append(float(ranked_right(own.detach(), tiers)))
+        for ranking, row in zip(part, scores, strict=True):
+            tiers = torch.tensor(ranking.ranking.tiers, device=row.device)
+            share.append(loss_of(row, tiers))
+            accuracies.append(float(ranked_right(row.detach(), tiers)))
         torch.stack(share).sum().div(len(rankings)).backward()
         losses += [float(loss.detach()) for loss in share]
     return statistics.fmean(losses), statistics.fmean(accuracies)
 
 
-def center(roles: Roles, demonstrations: Sequence[EncodedDemonstration], recipe: RewardRecipe) -> float:
-    """Set the head's bias so that these held-out demonstrations score 0 on average; returns the shift.
+def measure(roles: Roles, data: Data, recipe: RewardRecipe, budget: Budget) -> tuple[dict[str, float], dict[str, Any]]:
+    """Bring the scores to their scale, then measure them on held-out data; the metrics and the report."""
+    shift = budget.fit(lambda: center(roles, data.demonstrations, tokens_per_microbatch=budget.tokens))
+    scale = 1.0
+    if recipe.scale == "unit":
+        scale = budget.fit(lambda: rescale(roles, data.held_out, tokens_per_microbatch=budget.tokens))
+    metrics, report = budget.fit(lambda: evaluate(roles, data, recipe, scale, tokens_per_microbatch=budget.tokens))
+    return metrics | {"reward/shift": shift, "reward/scale": scale}, report
 
-    InstructGPT, https://arxiv.org/abs/2203.02155, section 3.5: the loss does not see a constant, PPO does.
-    """
-    sequences = [tuple(demonstration.input_ids) for demonstration in demonstrations]
-    mean = score(roles, "reward", sequences, tokens_per_microbatch=recipe.train.tokens_per_microbatch).mean()
-    roles.heads["reward"].bias.data.sub_(mean.to(roles.base.device))
-    return -float(mean)
 
-
-def evaluate(roles: Roles, data: Data, recipe: RewardRecipe, scale: float) -> tuple[dict[str, float], dict[str, Any]]:
+def evaluate(
+    roles: Roles, data: Data, recipe: RewardRecipe, scale: float, *, tokens_per_microbatch: int
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Mean loss and pair accuracy (with its 95 % interval) on held-out rankings, a prompt counting as one; and the
     report on them. scale: what the head was divided by; the loss is that of the scores before."""
-    scored, report = heldout.measure(
+    scored, report = measure(
         roles,
         data.held_out,
         data.demonstrations,
-        [one.ranking for one in data.training],
-        tokens_per_microbatch=recipe.train.tokens_per_microbatch,
+        [ranking.ranking for ranking in data.training],
+        tokens_per_microbatch=tokens_per_microbatch,
         seed=recipe.seed,
         log_odds=scale,
         labelers=recipe.labelers,
@@ -279,7 +276,7 @@ def evaluate(roles: Roles, data: Data, recipe: RewardRecipe, scale: float) -> tu
     metrics = {
         "reward/eval_loss": statistics.fmean(
             of_each_prompt(
-                scored, lambda one: float(loss_of(scale * torch.tensor(one.scores), torch.tensor(one.tiers)))
+                scored, lambda row: float(loss_of(scale * torch.tensor(row.scores), torch.tensor(row.tiers)))
             )
         ),
         "reward/eval_accuracy": right.mean,
@@ -289,15 +286,12 @@ def evaluate(roles: Roles, data: Data, recipe: RewardRecipe, scale: float) -> tu
     return metrics | verdict_of(report).metrics, report
 
 
-def show_samples(
-    roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe, tracker: Tracker, *, shown: int = 4
-) -> None:
+def show_samples(roles: Roles, rankings: Sequence[EncodedRanking], session: Session, *, shown: int = 4) -> None:
     """A few held-out rankings with their scores, for a person to read."""
     rows = []
-    for ranking in rankings[:shown]:
-        scores = score(roles, "reward", ranking.sequences, tokens_per_microbatch=recipe.train.tokens_per_microbatch)
-        for response, tier, value in zip(
-            ranking.ranking.responses, ranking.ranking.tiers, scores.tolist(), strict=True
-        ):
-            rows.append([ranking.ranking.prompt.user_text, response, tier, value])
-    tracker.table("samples", ["prompt", "response", "tier", "score"], rows)
+    for encoded in rankings[:shown]:
+        ranking = encoded.ranking
+        scores = score(roles, "reward", encoded.sequences, tokens_per_microbatch=session.budget.tokens)
+        for response, tier, value in zip(ranking.responses, ranking.tiers, scores.tolist(), strict=True):
+            rows.append([ranking.prompt.user_text, response, tier, value])
+    session.tracker.table("samples", ["prompt", "response", "tier", "score"], rows)

@@ -1,6 +1,6 @@
 """`python -m sft RECIPE.yaml`."""
 
-from onebase.cli import command
+from onebase.cli import command, parser
 from onebase.custom.leaving import leave
 
 
@@ -15,4 +15,4 @@ READS = "demonstrations (prompts with a response to imitate)"
 WRITES = "an adapter that follows instructions"
 
 if __name__ == "__main__":
-    leave(command.main("sft", load, READS, WRITES))
+    leave(parser.main("sft", load, READS, WRITES))

@@ -1,7 +1,8 @@
-"""Whether demonstrations can share a row in TRL's way: told apart by positions that start anew with each.
+"""Whether demonstrations can share a row in TRL's way: told apart by positions that restart with each.
 
 Attention in transformers takes note of such positions. Layers with a state (linear attention, convolutions), ALiBi and
-positions that are counted from a mask do not, and without a word each demonstration would see those before it.
+positions that are counted from a mask do not:
+silently, each demonstration would see those before it.
 """
 
 import torch
@@ -10,14 +11,14 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from onebase.errors import RecipeError
 from onebase.model.forwards import PACKING_TOLERANCE, trial_sequences
 from onebase.model.roles import Roles
-from onebase.trl.trainers import TrlSection
+from onebase.trl.arguments import TrlSection
 
 KEYS = ("packing", "eval_packing", "padding_free")
 """Of the `trl:` block: each puts several demonstrations into one row."""
 
 
 def decide(roles: Roles, section: TrlSection) -> bool:
-    """Whether this run packs: as the recipe says, or by itself wherever the model can.
+    """Whether this run packs: as the recipe says, or else wherever the model can.
 
     RecipeError where the recipe wants what the model cannot do.
     """
@@ -48,16 +49,18 @@ def keeps_apart(roles: Roles) -> bool:
         return False
     sequences = trial_sequences(roles.base.model)
     collate = DataCollatorForLanguageModeling(pad_token_id=roles.base.pad_id, padding_free=True)
-    batch = collate([{"input_ids": one, "labels": one, "seq_lengths": [len(one)]} for one in sequences])
+    batch = collate([{"input_ids": ids, "labels": ids, "seq_lengths": [len(ids)]} for ids in sequences])
     row = {name: value.to(roles.base.device) if torch.is_tensor(value) else value for name, value in batch.items()}
     del row["labels"]
-    with torch.no_grad(), roles.active(None), roles.base.autocast():
+    with torch.no_grad(), roles.active(None), roles.forwards.autocast():
         alone = [
-            roles.trunk(input_ids=torch.tensor([one], device=roles.base.device), use_cache=False).last_hidden_state[0]
-            for one in sequences
+            roles.forwards.trunk(
+                input_ids=torch.tensor([ids], device=roles.base.device), use_cache=False
+            ).last_hidden_state[0]
+            for ids in sequences
         ]
         try:
-            together = roles.trunk(**row, use_cache=False).last_hidden_state[0]
+            together = roles.forwards.trunk(**row, use_cache=False).last_hidden_state[0]
         except (ValueError, TypeError, RuntimeError, KeyError, IndexError, NotImplementedError):
             return False
     expected = torch.cat(alone).float()

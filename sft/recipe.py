@@ -8,9 +8,17 @@ from trl.trainer.sft_config import SFTConfig
 
 from data.select.sources import Source
 from onebase.files.paths import UserPath
-from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
-from onebase.run.checkpoint import CheckpointSection
-from onebase.trl.trainers import TrlSection, require_one_of, trl_section
+from onebase.recipe.sections import (
+    AdapterSection,
+    BaseSection,
+    ChatSection,
+    CheckpointSection,
+    LimitsSection,
+    Section,
+    Seed,
+    TrackSection,
+)
+from onebase.trl.arguments import TrlSection, require_one_of, trl_section
 
 if TYPE_CHECKING:
     SftArguments = TrlSection

@@ -17,9 +17,9 @@ from data.chat.conversations import IGNORED, Chat, EncodedDemonstration, Limiter
 from data.records import Demonstration
 from data.select.contamination import require_apart
 from data.select.room import require_limits
-from data.select.sources import Loaded
+from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
-from evaluation.compare.responses import likeliest
+from evaluation.compare.responses import greedy
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.roles import Roles
@@ -28,11 +28,12 @@ from onebase.run.identity import RunIdentity
 from onebase.run.learning import state_bytes
 from onebase.run.record import DataIdentity, StageRecord
 from onebase.run.session import Session
-from onebase.run.stages import Stopwatch
 from onebase.seeding import generator, seed_everything
 from onebase.terminal import say
 from onebase.tracking.tracker import Tracker
+from onebase.tracking.usage import Stopwatch
 from onebase.trl import trainers
+from onebase.trl.arguments import padded_to
 from onebase.trl.reports import latest
 from onebase.trl.resumable import ROLE, Resumable
 from sft import packing
@@ -58,7 +59,7 @@ class Data:
     held_out: list[EncodedDemonstration]
     references: list[Demonstration]
     """The held-out demonstrations as text, in no particular order."""
-    loaded: Loaded[Demonstration]
+    loaded: LoadedRecords[Demonstration]
     """What is trained on, as it was read: for the data card."""
     identities: list[DataIdentity]
 
@@ -93,7 +94,7 @@ def _is_packed(inputs: Mapping[str, Any]) -> bool:
 
 
 def _starts(inputs: Mapping[str, Any]) -> list[int]:
-    """Columns at which the demonstrations of a packed batch begin: positions start anew there."""
+    """Columns at which the demonstrations of a packed batch begin: positions restart there."""
     return (inputs["position_ids"][0] == 0).nonzero().flatten().tolist()
 
 
@@ -113,7 +114,7 @@ def run(recipe: SftRecipe) -> StageRecord:
     run_identity = stages.run_identity(stages.loaded_identity(recipe, base), {}, data.identities)
     size = state_bytes(roles, [ROLE])
     with stages.open_session(
-        recipe, "sft", recipe, parents={}, data=data.identities, state_bytes=size, identity=run_identity
+        recipe, "sft", parents={}, data=data.identities, state_bytes=size, identity=run_identity
     ) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
@@ -126,7 +127,6 @@ def run(recipe: SftRecipe) -> StageRecord:
         return stages.finish(
             stage="sft",
             recipe=recipe,
-            config=recipe,
             base=base,
             roles=roles,
             role=ROLE,
@@ -145,7 +145,7 @@ def identify(recipe: SftRecipe) -> RunIdentity:
 
 def read_data(recipe: SftRecipe) -> Data:
     """Demonstrations as tokens; DataError before anything is written."""
-    require_limits(recipe.limits, bases.reach(recipe.base), multiple=trainers.padded_to(recipe.trl))
+    require_limits(recipe.limits, bases.reach(recipe.base), multiple=padded_to(recipe.trl))
     chat = Chat(*bases.load_tokenizer(recipe.base, recipe.chat), recipe.chat)
     limiter = Limiter(recipe.limits)
     training = load_records(recipe.data, Demonstration, seed=recipe.seed)
@@ -188,17 +188,17 @@ def build_trainer(roles: Roles, data: Data, recipe: SftRecipe, session: Session)
 
 def to_rows(demonstrations: Sequence[EncodedDemonstration]) -> list[dict[str, list[int]]]:
     """What SFTTrainer takes without touching it: tokens, and labels that are -100 on the prompt."""
-    return [{"input_ids": one.input_ids, "labels": one.labels} for one in demonstrations]
+    return [{"input_ids": demonstration.input_ids, "labels": demonstration.labels} for demonstration in demonstrations]
 
 
 def show_samples(roles: Roles, data: Data, recipe: SftRecipe, tracker: Tracker) -> None:
-    """Held-out prompts with the likeliest answers of base and adapter, for a person to read."""
+    """Held-out prompts with the greedy answers of base and adapter, for a person to read."""
     asked = ((one, data.chat.prompt_ids(one.prompt)) for one in data.references)
     fitting = ((one, ids) for one, ids in asked if len(ids) <= recipe.limits.prompt_tokens)
     shown = list(itertools.islice(fitting, recipe.evaluation.samples))
     roles.base.model.eval()
     answers = [
-        likeliest(
+        greedy(
             roles,
             role,
             data.chat,

@@ -97,12 +97,6 @@ def other_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_base(tmp_path_factory.mktemp("base") / "other", seed=1)
 
 
-@pytest.fixture(scope="session")
-def deep_base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five layers: an upper half (2, 3, 4) that is not as large as the lower one."""
-    return build_base(tmp_path_factory.mktemp("base") / "deep", seed=0, layers=5)
-
-
 @pytest.fixture(params=["fp32", "nf4"])
 def quantization(request: pytest.FixtureRequest) -> str:
     return request.param
@@ -114,7 +108,7 @@ def load_base(tiny_base_folder: Path) -> "Callable[[str], Base]":
         import torch
 
         from onebase.model.base import load
-        from onebase.recipe.recipes import BaseSection, ChatSection
+        from onebase.recipe.sections import BaseSection, ChatSection
 
         section = BaseSection.model_validate({"model": str(tiny_base_folder), "quantization": quantization})
         return load(section, ChatSection(), device=torch.device("cpu"))
@@ -151,16 +145,16 @@ def zoo_roles(zoo: Any, load_base: "Callable[[str], Base]") -> "Callable[..., Ro
 def make_roles(load_base: "Callable[[str], Base]") -> "Callable[..., Roles]":
     """Roles with random, non-zero adapters: B of a fresh LoRA is zero, which would hide which adapter is active."""
 
-    def make(*names: str, quantization: str = "fp32", layers: str = "all") -> "Roles":
+    def make(*names: str, quantization: str = "fp32") -> "Roles":
         import torch
 
         from onebase.model.roles import Roles
-        from onebase.recipe.recipes import AdapterSection
+        from onebase.recipe.sections import AdapterSection
 
         roles = Roles(load_base(quantization))
         for index, name in enumerate(names):
             generator = torch.Generator().manual_seed(index)
-            section = AdapterSection.model_validate({"rank": 4, "alpha": 8, "layers": layers})
+            section = AdapterSection(rank=4, alpha=8)
             roles.add(name, section, generator=generator)
             for parameter in roles.parameters(name):
                 parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
@@ -231,7 +225,7 @@ def other_rewards(finish_run: Callable[[str], Path], shared_folder: Path, tiny_b
     """Three finished reward stages on one SFT stage: the run's own, and two with other seeds. Never write into them."""
     from filelock import FileLock
 
-    from onebase.recipe import recipes
+    from onebase.recipe import reader
     from reward.recipe import RewardRecipe
     from reward.train import run
 
@@ -243,6 +237,6 @@ def other_rewards(finish_run: Callable[[str], Path], shared_folder: Path, tiny_b
             if not (folder / "stage.json").is_file():
                 given = [f"base.model={tiny_base_folder}", f"parents.sft={home / 'sft'}", "track.wandb=off"]
                 sizes = ["train.learning_rate=3e-3", f"seed={seed}", f"out={folder}"]
-                run(recipes.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *sizes]))
+                run(reader.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *sizes]))
         folders.append(folder)
     return folders

@@ -8,14 +8,13 @@ import torch
 
 from data.chat.conversations import Chat, Limiter, encode_demonstrations, encode_prompts, encode_rankings
 from data.tasks import generate
-from onebase.cli.command import main as stage_main
-from onebase.inference.rankings import candidate_scores
+from onebase.cli.parser import main as stage_main
 from onebase.inference.sampling import sample
-from onebase.inference.scoring import logprobs, states_at
+from onebase.inference.scoring import candidate_scores, logprobs, states_at
 from onebase.model import base as bases
 from onebase.model import wheels
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection, LimitsSection
+from onebase.recipe.sections import AdapterSection, BaseSection, ChatSection, LimitsSection
 from onebase.seeding import generator
 from pipeline import stages
 
@@ -93,7 +92,7 @@ def test_packed_rankings_equal_separate_ones_on_the_demos_model(quantization: st
     head = roles.add_head("reward")
     head.weight.data.copy_(torch.randn(head.weight.shape, generator=generator(0, "head")) / len(head.weight) ** 0.5)
     roles.train("reward")
-    assert roles.packs
+    assert roles.forwards.can_pack
     chat = Chat.of(base, chat_section)
     groups = [
         chat.ranking(one).candidates
@@ -102,7 +101,7 @@ def test_packed_rankings_equal_separate_ones_on_the_demos_model(quantization: st
     ]
     found, states = {}, {}
     for packed in (True, False):
-        roles.packs = packed
+        roles.forwards.can_pack = packed
         for parameter in roles.parameters("reward"):
             parameter.grad = None
         scores = torch.cat(candidate_scores(roles, "reward", groups))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from onebase.memory import Halving, TooLargeError, halved, is_out_of_memory
+from onebase.memory import Budget, TooLargeError, is_out_of_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("sft", "reward", "ppo", "dpo")
@@ -71,36 +71,37 @@ def test_what_did_not_fit_is_remembered_in_the_checkpoint(
 
 
 def test_work_is_done_anew_with_half_of_it_until_it_fits() -> None:
-    halving, sizes = Halving(1), list[int]()
+    budget, sizes = Budget(tokens=64, episodes=3, halvings=1), list[int]()
 
-    def work(count: int) -> str:
-        sizes.append(halved(64, count))
+    def work() -> str:
+        sizes.append(budget.tokens)
         if sizes[-1] > 8:
             torch.empty(1 << 60)  # no machine has that much
         return "done"
 
-    assert halving.fit(work, size=64) == "done"
+    assert budget.fit(work) == "done"
     assert sizes == [32, 16, 8]
-    assert halving.fit(work, size=64) == "done"
+    assert budget.episodes == 1
+    assert budget.fit(work) == "done"
     assert sizes == [32, 16, 8, 8]
 
 
 def test_what_never_fits_ends_with_what_to_do() -> None:
-    halving = Halving()
+    budget = Budget(tokens=4)
     with pytest.raises(TooLargeError, match=r"one sequence at a time .*t allocate memory.* `limits`"):
-        halving.fit(lambda count: torch.empty(1 << 60), size=4)
-    assert halving.count == 0, "with more memory a later attempt begins as the recipe says"
+        budget.fit(lambda: torch.empty(1 << 60))
+    assert budget.halvings == 0, "with more memory a later attempt begins as the recipe says"
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     attempts: list[int] = []
 
-    def work(count: int) -> None:
-        attempts.append(count)
+    def work() -> None:
+        attempts.append(1)
         raise RuntimeError("size mismatch")
 
     with pytest.raises(RuntimeError, match="size mismatch"):
-        Halving().fit(work, size=8)
-    assert attempts == [0]
+        Budget().fit(work, size=8)
+    assert attempts == [1]
     assert is_out_of_memory(MemoryError("std::bad_alloc"))
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"))

@@ -64,9 +64,9 @@ def test_names_are_unique() -> None:
 
 
 def test_faults_are_in_the_maths_and_the_machinery() -> None:
-    maths = ("advantages", "batch", "losses", "kl_control", "rewards", "rollout", "update", "whitening")
+    maths = ("ppo/maths/", "ppo/rollout.py", "ppo/update.py")
     files = [mutation.file for mutation in MUTATIONS]
-    assert sum(file in {f"ppo/{name}.py" for name in maths} for file in files) >= 25
+    assert sum(file.startswith(maths) for file in files) >= 25
     assert sum(not file.startswith(("data/tasks/", "ppo/")) for file in files) >= 15
 
 

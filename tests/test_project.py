@@ -2,11 +2,13 @@
 
 import ast
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 
@@ -106,6 +108,42 @@ def test_everything_we_depend_on_is_pinned_within_its_bounds() -> None:
         assert pins[name] in requirement.specifier, f"{name}: {pins[name]} is not within {requirement.specifier}"
 
 
+def normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def imports(code: str) -> Iterator[str]:
+    """The modules that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def undeclared(folders: Iterable[str], declared: set[str]) -> dict[str, set[str]]:
+    """Installed packages that files in these folders import and pyproject.toml does not name, with the files."""
+    installed, missing = metadata.packages_distributions(), dict[str, set[str]]()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for module in imports(path.read_text()):
+            top = module.partition(".")[0]
+            # Several packages may share a name, as all of ruamel's do; neighbours of a script are installed nowhere.
+            owners = {normal(owner) for owner in installed.get(top, ())} - {"onebase"}
+            if owners and not owners & declared:
+                missing.setdefault(top, set()).add(str(path.relative_to(ROOT)))
+    return missing
+
+
+def test_everything_that_is_imported_is_declared() -> None:
+    """Here a package may be installed because another needs it; there it may not."""
+    project = PROJECT["project"]
+    needed = {normal(Requirement(line).name) for line in project["dependencies"]}
+    extras = {normal(Requirement(line).name) for lines in project["optional-dependencies"].values() for line in lines}
+    packages = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert undeclared(packages, needed) == {}
+    assert undeclared(("tests", "benchmarks"), needed | extras) == {}
+
+
 UNPICKLERS = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "jsonpickle", "marshal", "shelve"}
 SAFE_YAML = {"safe_load", "safe_load_all", "safe_dump", "safe_dump_all", "SafeLoader", "CSafeLoader", "SafeDumper"}
 YAML_READERS = {"load", "load_all", "compose", "compose_all"}
@@ -139,6 +177,8 @@ def dangers(code: str) -> Iterator[str]:
                 loader = given.get("Loader") or (ast.unparse(node.args[1]) if len(node.args) > 1 else "none")
                 if loader not in safe:
                     yield f"{node.lineno}: yaml with Loader {loader}"
+            if ast.unparse(node.func).endswith("YAML") and given.get("typ") not in ("'safe'", "'rt'"):
+                yield f"{node.lineno}: YAML of type {given.get('typ')}"
         elif isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
                 switched = isinstance(value, ast.Constant) and value.value is True
@@ -179,6 +219,8 @@ def test_no_package_runs_what_a_file_says(ignores: ModuleType) -> None:
         ("yaml.load(text, Loader=yaml.SafeLoader)", False),
         ("class Own(yaml.SafeLoader): pass\nyaml.load(text, Loader=Own)", False),
         ("class Own(yaml.Dumper): pass\nyaml.load(text, Loader=Own)", True),
+        ("YAML(typ='unsafe').load(text)", True),
+        ("YAML(typ='safe').load(text)", False),
     ],
 )
 def test_what_would_run_what_a_file_says_is_seen(code: str, dangerous: bool) -> None:

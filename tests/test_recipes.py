@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from evaluation.compare.recipe import CompareRecipe
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from pipeline import chain, stages
 
 FOLDERS = sorted(path for path in Path("recipes").iterdir() if path.is_dir())
@@ -26,17 +26,17 @@ def recipe_class(path: Path) -> Any:
 
 @pytest.mark.parametrize("path", FILES, ids=str)
 def test_a_shipped_recipe_is_valid_and_survives_being_written_and_read(path: Path, tmp_path: Path) -> None:
-    recipe = recipes.read(path, recipe_class(path))
-    (tmp_path / path.name).write_text(recipes.dump(recipe))
-    assert recipes.read(tmp_path / path.name, recipe_class(path)) == recipe
+    recipe = reader.read(path, recipe_class(path))
+    (tmp_path / path.name).write_text(reader.dump(recipe))
+    assert reader.read(tmp_path / path.name, recipe_class(path)) == recipe
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=str)
 def test_the_recipes_of_a_folder_agree_on_base_and_chat_and_find_each_other(folder: Path) -> None:
-    found = {path.stem: recipes.read(path, recipe_class(path)) for path in folder.glob("*.yaml")}
+    found = {path.stem: reader.read(path, recipe_class(path)) for path in folder.glob("*.yaml")}
     assert {*stages_of(folder), chain.COMPARE} <= set(found)
-    assert len({recipes.dump(recipe.base) for recipe in found.values()}) == 1
-    assert len({recipes.dump(recipe.chat) for recipe in found.values()}) == 1
+    assert len({reader.dump(recipe.base) for recipe in found.values()}) == 1
+    assert len({reader.dump(recipe.chat) for recipe in found.values()}) == 1
     for name, recipe in found.items():
         for parent, path in (recipe.parents.model_dump() if "parents" in type(recipe).model_fields else {}).items():
             assert path is None or path == found[parent].out
@@ -76,8 +76,9 @@ def test_every_key_of_a_recipe_is_read_somewhere() -> None:
 
 
 def sections(top: Any) -> list[Any]:
-    from onebase.recipe.recipes import Section, _section_in
-    from onebase.trl.trainers import TrlSection
+    from onebase.recipe.reader import _section_in
+    from onebase.recipe.sections import Section
+    from onebase.trl.arguments import TrlSection
 
     found = [top]
     for field in top.model_fields.values():

@@ -1,4 +1,4 @@
-"""Turn marks of many models, for data that is looked at without a tokenizer."""
+"""Turn marks of many models, for looking at data without a tokenizer."""
 
 import re
 
@@ -14,6 +14,6 @@ WELL_KNOWN = re.compile(
 
 
 def spells_known_mark(record: Record) -> bool:
-    """Whether a content of the record spells one: somebody's mistake, or an attempt to write another one's turn."""
+    """Whether a text of the record spells one: a mistake, or an attempt to write another speaker's turn."""
     contents = (message.content for message in prompt_of(record).messages)
     return any(WELL_KNOWN.search(text) is not None for text in (*contents, *answers_of(record)))

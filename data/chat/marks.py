@@ -1,37 +1,56 @@
-"""Control tokens and content: which tokens of a vocabulary say whose turn it is, and which are part of what is said.
+"""Control tokens and content: which tokens of a vocabulary mark turns, and which are part of a message.
 
-A content that spells a control token (`<|im_end|>` in a user's message) is a text about tokens: it is encoded letter by
-letter, wherever it stands. Else whoever writes a message could write another one's answer. A token that is content
-(`<think>`) is one token wherever it is spelled. What is control:
+A message that spells a control token (`<|im_end|>`) is a text about tokens: it is encoded letter by letter. Otherwise
+whoever writes a message could write another speaker's answer. A token that is content (`<think>`) is one token wherever
+it is spelled. These are control tokens:
 
 * the tokens named begin, end, padding, unknown, separator, mask, and those that end a response;
-* what the template writes by itself around messages, tools included. Of a pair (`<think>`, `</think>`) what is written
-  in the assistant's turn alone is content: reasoning is opened and closed there. So is a pair that the vocabulary calls
-  ordinary and the template speaks of in its system message;
+* what the template writes around messages, tools included. A pair (`<think>`, `</think>`) that is written only in the
+  assistant's turn is content: reasoning is opened and closed there. So is a pair that the vocabulary does not call
+  special and that the template mentions in its system message;
 * a special token without a partner that is spelled in the template's source.
 """
 
+import functools
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tokenizers import Tokenizer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
-from data.chat.templates import Frame
 from onebase.errors import DataError
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 HELD, WRITTEN = 0xF0000, 0x100000
-"""First characters of the two private planes of Unicode. One of the first stands for a control token that a content
-spells, while the content is rendered; one of the second for one that the template wrote, while the text is encoded."""
+"""First characters of the two private planes of Unicode. The first plane stands for control tokens that a content
+spells, while the content is rendered; the second for those that the template wrote, while the text is encoded."""
 PRIVATE = re.compile("[\U000f0000-\U0010ffff]")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What a template writes around the contents of a conversation."""
+
+    head: str
+    """Before the first question, system message included."""
+    opening: str
+    """Between a question and its answer; and behind the last question, where an answer is asked for."""
+    between: str
+    """Between an answer and the next question."""
+    words: tuple[str, ...]
+    """What opens an answer and what opens the next question, without white space: all that a text must spell to imitate
+    turns where no control token stands between them."""
+    tools: str
+    """All of conversations with tools; empty where the template takes none."""
+    source: str
+
+
 def control_tokens(tokenizer: PreTrainedTokenizerBase, stop_ids: frozenset[int], frame: Frame) -> dict[str, int]:
-    """The control tokens of a vocabulary with a template, by their text; the module says which these are."""
+    """The control tokens of a vocabulary with a template, by their text; see the module's docstring."""
     added: dict[str, tuple[int, bool]] = {
         token.content: (number, token.special)
         for number, token in tokenizer.added_tokens_decoder.items()
@@ -74,27 +93,24 @@ class Marks:
         self._numbers = {text: number for number, text in enumerate(longest_first)}
         self._texts = longest_first
         self._counted = self.ids - {control.get(str(tokenizer.unk_token))}
-        self._hides = self._are_hidden_by_a_normaliser()
+        self.plain: Callable[[str], list[int]] = functools.partial(tokenizer.encode, add_special_tokens=False)
+        """A text's tokens as the tokenizer gives them, for texts that spell no control token."""
+        hidden = self._are_hidden_by_a_normaliser()
+        self.are_spelled_in: Callable[[str], object] = self._are_encoded_from if hidden else self._pattern.search
+        """Truthy where encoding a text by the tokenizer would make a control token of a part of it."""
         self._renamed: tuple[Tokenizer, dict[int, int]] | None = None
 
     @staticmethod
     def pattern_of(tokens: Collection[str]) -> str:
-        """Finds any of these, the longest first, as tokenizers do; of none it finds nothing."""
+        """Finds any of these, the longest first, as tokenizers do; nothing where there are no tokens."""
         return "|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or "(?!)"
 
-    def are_spelled_in(self, text: str) -> bool:
-        """Whether encoding the text by itself would make a control token of a part of it."""
-        if self._pattern.search(text) is not None:
-            return True
-        return self._hides and not self._counted.isdisjoint(self.plain(text))
+    def _are_encoded_from(self, text: str) -> bool:
+        return self._pattern.search(text) is not None or not self._counted.isdisjoint(self.plain(text))
 
     def last_start(self, rendered: str) -> int:
         """Where the last control token of a rendered text starts; 0 where there is none."""
         return max((match.start() for match in self._pattern.finditer(rendered)), default=0)
-
-    def plain(self, text: str) -> list[int]:
-        """A text's tokens as the tokenizer gives them: of what no content spells."""
-        return self._tokenizer.encode(text, add_special_tokens=False)
 
     def held(self, content: str) -> str:
         """A content that may be rendered: each control token that it spells is held by a private character."""
@@ -108,24 +124,25 @@ class Marks:
     def encode(self, rendered: str) -> list[int]:
         """Tokens of a text that was rendered of held contents.
 
-        The tokenizer is one whose control tokens have other names: it splits, normalises and merges as the true one
-        does, and what a content spells is to it a text as any other. transformers' own `sanitize_control_tokens` cuts
-        the text at what is spelled, so that one reply would be two things as an answer and in the next prompt.
+        It uses a copy of the tokenizer with other names for the control tokens. The copy splits, normalises and merges
+        as the original does, but what a content spells is ordinary text to it. transformers' own
+        `sanitize_control_tokens` cuts the text at what is spelled: one reply would have different tokens as an answer
+        and in the next prompt.
         """
         clone, numbers = self._renamed or self._rename()
         self._renamed = clone, numbers
         written = self._pattern.sub(lambda match: chr(WRITTEN + self._numbers[match[0]]), rendered)
         marks = sum(ord(letter) >= WRITTEN for letter in written)
         text = re.sub("[\U000f0000-\U000fffff]", lambda match: self._texts[ord(match[0]) - HELD], written)
-        ids = [numbers.get(one, one) for one in clone.encode(text, add_special_tokens=False).ids]
-        if sum(one in self._counted for one in ids) > marks:
+        ids = [numbers.get(token, token) for token in clone.encode(text, add_special_tokens=False).ids]
+        if sum(token in self._counted for token in ids) > marks:
             raise DataError(
                 "a text spells a control token, and this tokenizer makes control tokens of plain text. Remove it."
             )
         return ids
 
     def require_same(self, texts: Sequence[str]) -> None:
-        """DataError unless these, which spell no control token, are encoded by `encode` as by the tokenizer."""
+        """DataError unless `encode` and the tokenizer agree on these texts, which spell no control token."""
         if any(self.encode(text) != self.plain(text) for text in texts):
             raise DataError(
                 "a text spells a control token, and this tokenizer cannot encode it apart from the template's own "

@@ -1,22 +1,34 @@
-"""The assistant's turn: what a template renders behind its generation prompt is what is learned, token by token.
+"""Chat templates, and the assistant's turn: what a template renders behind its generation prompt is learned.
 
     rendered conversation       ... <|im_start|>assistant\\n   <think>\\n\\n</think>\\n\\n  An answer.  <|im_end|>
                                     generation prompt        seam                  content     end token
     learned                                                  [                                         ]
 
 The seam is what the template writes before every answer: nothing (ChatML), a space (Vicuna, Llama 2), a header
-(Harmony), an empty thought (Qwen3). It belongs to the response: whoever serves an adapter asks with the generation
-prompt, and the model has to say what comes behind it. Of a text that people read the seam is cut off.
+(Harmony), an empty thought (Qwen3). It belongs to the response: a served adapter is given the generation prompt, and
+the model has to write what comes behind it. The seam is cut off from texts that people read.
 """
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from data.chat.marks import Marks
-from data.chat.templates import CONVERSATIONS, Template
 from data.records import Message
 from onebase.errors import DataError
+
+SYSTEM, FIRST, ANSWER, SECOND = "zqsystem", "zqfirst", "zqanswer", "zqsecond"
+"""Contents that are recognised in a rendered text: no template writes them."""
+
+CONVERSATIONS = (
+    (Message("system", SYSTEM), Message("user", FIRST), Message("assistant", ANSWER), Message("user", SECOND)),
+    (Message("user", FIRST), Message("assistant", ANSWER), Message("user", SECOND)),
+    (Message("user", FIRST),),
+)
+"""To look at a template with, the one that shows most first: not every template takes a system message, or turns."""
 
 QUESTION = (Message("user", "a"),)
 
@@ -27,8 +39,52 @@ ODD = ("", " b", "b ", "\nb", "\n\nb", "b\n", ".b", "(b)", "<b>", "- b")
 """Answers whose first or last letters may merge with what stands beside them, or be trimmed."""
 
 
+class Template:
+    """The template of a tokenizer, with the recipe's system message."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str | None) -> None:
+        self.tokenizer = tokenizer
+        self._system = system
+
+    def with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages and the recipe's system message before them, unless they bring their own."""
+        if self._system is None or messages[0].role == "system":
+            return messages
+        return (Message("system", self._system), *messages)
+
+    def text(
+        self,
+        messages: Sequence[Message] | Sequence[Mapping[str, Any]],
+        *,
+        generation: bool,
+        tools: list[Any] | None = None,
+    ) -> str:
+        """The rendered conversation. generation: with the opening of an assistant's turn behind it.
+
+        DataError where the template fails on it.
+        """
+        turns = [
+            {"role": message.role, "content": message.content} if isinstance(message, Message) else dict(message)
+            for message in messages
+        ]
+        try:
+            rendered: Any = self.tokenizer.apply_chat_template(
+                turns, tools=tools, tokenize=False, add_generation_prompt=generation
+            )
+        except Exception as error:  # a template is a program: it may raise whatever its expressions raise
+            roles = ", ".join(turn["role"] for turn in turns)
+            raise DataError(
+                f"chat.template: the template fails on a conversation of {roles}: {error}. "
+                "Leave out what it does not take (it may be chat.system), or pass another template."
+            ) from None
+        return rendered
+
+
 class Turn:
-    """An assistant's turn of one template and tokenizer; DataError where it cannot be told from its prompt."""
+    """An assistant's turn of one template and tokenizer; DataError where it cannot be separated from its prompt.
+
+    Messages are passed with the recipe's system message (`Template.with_system`).
+    """
 
     def __init__(self, template: Template, marks: Marks, stop_ids: frozenset[int]) -> None:
         self._template = template
@@ -39,29 +95,27 @@ class Turn:
         self._end: str | None = None
         self._before: dict[str, list[int]] = {}
         """Tokens of the texts that answers are encoded behind."""
-        opened, tail = self.open(QUESTION), self.tail(QUESTION, "b")
-        end = self._stop.findall(tail)[-1]
+        self.question = template.with_system(QUESTION)
+        """A conversation to render answers behind that belong to none."""
+        opened = template.text(self.question, generation=True)
+        end = self._stop.findall(self.tail(self.question, "b", opened))[-1]
         self._end, self.end_id = end, self._ends[end]
         self._anchors = self._find_anchors(opened)
         self._require_same_everywhere()
-        ordinary = [self.ids(self.tail(QUESTION, answer), held=False) for answer in ORDINARY]
+        ordinary = [self.ids(self.tail(self.question, answer, opened), held=False) for answer in ORDINARY]
         alike = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*ordinary, strict=False))
         self.seam = tuple(column[0] for column in alike)
         """Tokens that every answer begins with."""
 
-    def open(self, messages: Sequence[Message]) -> str:
-        """The rendered prompt."""
-        return self._template.text(self._template.with_system(messages), generation=True)
-
-    def tail(self, messages: Sequence[Message], answer: str, opened: str | None = None) -> str:
-        """What is rendered behind the prompt, up to the end token and with it. opened: the rendered prompt."""
-        opened = self.open(messages) if opened is None else opened
-        turns = (*self._template.with_system(messages), Message("assistant", answer))
-        whole = self._template.text(turns, generation=False)
+    def tail(self, messages: Sequence[Message], answer: str, opened: str) -> str:
+        """The rendered answer: everything behind the prompt, up to the end token and with it. opened: the rendered
+        prompt."""
+        whole = self._template.text((*messages, Message("assistant", answer)), generation=False)
         if not whole.startswith(opened):
             raise DataError(
                 "chat.template: a rendered answer does not begin with its own generation prompt, so responses cannot "
-                "be told from prompts. Pass a template whose generation prompt is a prefix, with chat.template=FILE."
+                "be separated from prompts. Pass a template with a generation prompt that is a prefix, with "
+                "chat.template=FILE."
             )
         behind = whole[len(opened) :]
         stop = self._stop.search(behind)
@@ -72,11 +126,7 @@ class Turn:
                 f"{', '.join(self._ends)}), so the model would never learn to stop. Pass another template."
             )
         tail = behind[: stop.end()]
-        self._require_kept(answer, tail)
-        return tail
-
-    def _require_kept(self, answer: str, tail: str) -> None:
-        """Templates may trim an answer; one that drops a part of it, such as its reasoning, would have it unlearned."""
+        # Templates may trim an answer. One that drops a part of it, such as its reasoning, would leave that unlearned.
         place = 0
         for piece in self._content.split(answer):
             where = tail.find(piece.strip(), place)
@@ -86,6 +136,7 @@ class Turn:
                     "is not in what it renders. Remove it from the row, or pass a template that keeps it."
                 )
             place = where + len(piece.strip())
+        return tail
 
     def ids(self, tail: str, *, held: bool) -> tuple[int, ...]:
         """The tokens of a rendered answer as they stand behind the prompt. held: it was rendered of held contents."""
@@ -131,7 +182,7 @@ class Turn:
         expected: dict[str, tuple[int, ...]] = {}
         for answer in (*ORDINARY, *ODD):
             try:
-                tail = self.tail(QUESTION, answer)
+                tail = self.tail(self.question, answer, opened)
             except DataError:
                 if answer in ORDINARY:
                     raise
@@ -160,8 +211,10 @@ class Turn:
         """What follows a short prompt must follow a long one."""
         for messages in CONVERSATIONS:
             try:
-                opened, tail = self.open(messages), self.tail(messages, "b")
-            except DataError:  # the template takes no such conversation, which a row would be told
+                messages = self._template.with_system(messages)
+                opened = self._template.text(messages, generation=True)
+                tail = self.tail(messages, "b", opened)
+            except DataError:  # the template takes no such conversation: a row of that kind will be refused
                 continue
             if self._behind(opened, tail, held=False) != self.ids(tail, held=False):
                 raise DataError(

@@ -1,7 +1,7 @@
 """Lines of text files, plain or compressed, one at a time: memory holds one line, whatever the size of the file.
 
-What is no text is refused by name: wrong encodings, compressed or binary files under a text file's name, damaged
-streams, NUL bytes, lines without end.
+Everything that is not text is refused by name: other encodings, compressed or binary files under a text file's name,
+damaged streams, NUL bytes, lines without end.
 """
 
 import gzip
@@ -18,13 +18,16 @@ LONGEST_LINE = 16 * 2**20
 """Bytes of a line (or of a row in a JSON list) beyond which it is taken for damage."""
 
 Report = Callable[[DataError], None]
-"""Takes the defect of one row; reading goes on with the next. Without one the defect is raised."""
+"""Takes the defect of one row; reading continues with the next. Without a report the defect is raised."""
+
+Numbered = Iterator[tuple[int, Any]]
+"""Rows of a file with their numbers."""
 
 COMPRESSIONS = (".gz", ".zst")
 
-BOM = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
-# What a file begins with when it is not text in UTF-8, and what to do about it.
+# First bytes of files that are not UTF-8 text, and what to do about them.
 _SIGNATURES: tuple[tuple[bytes, str], ...] = (
     (b"\x1f\x8b", "compressed with gzip, though its name does not say so; end it in .gz"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd, though its name does not say so; end it in .zst"),
@@ -43,6 +46,10 @@ _SIGNATURES: tuple[tuple[bytes, str], ...] = (
 )
 
 
+class Defect(ValueError):
+    """What is wrong with a value that is well-formed but not acceptable."""
+
+
 def refuse(error: DataError, report: Report | None) -> None:
     """Hand a row's defect to `report`; raise it without one."""
     if report is None:
@@ -55,85 +62,77 @@ def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
     """The file's content, unpacked when its name ends in .gz or .zst."""
     suffix = path.suffix.lower()
     try:
-        opened: Any
+        stream: Any
         if suffix == ".gz":
-            opened = io.BufferedReader(gzip.GzipFile(path, "rb"))
+            stream = io.BufferedReader(gzip.GzipFile(path, "rb"))
         elif suffix == ".zst":
             import pyarrow
 
-            opened = io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+            stream = io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
         else:
-            opened = path.open("rb")
+            stream = path.open("rb")
     except OSError as error:
         raise DataError(f"{path}: cannot be opened ({error.strerror or error}).") from None
-    with opened:
-        yield opened
+    with stream:
+        yield stream
 
 
-def read_bytes(stream: io.BufferedReader, size: int, path: Path, line: int, *, whole_lines: bool = False) -> bytes:
-    """The next `size` bytes, or the next line up to as many; DataError where a compressed stream is damaged."""
+def read_line(stream: io.BufferedReader, size: int, path: Path, number: int) -> bytes:
+    """The next line, or its first `size` bytes; DataError where a compressed stream is damaged."""
     try:
-        return stream.readline(size) if whole_lines else stream.read(size)
+        return stream.readline(size)
     except EOFError:
-        raise DataError(f"{path}:{line}: the gzip stream ends early: the file is cut off. Fetch it again.") from None
+        raise DataError(f"{path}:{number}: the gzip stream ends early: the file is cut off. Fetch it again.") from None
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(
-            f"{path}:{line}: not a sound gzip file ({error}). Fetch it again, or name it rightly."
+            f"{path}:{number}: not a sound gzip file ({error}). Fetch it again, or correct its name."
         ) from None
     except OSError as error:
         if "Truncated" in str(error):
             raise DataError(
-                f"{path}:{line}: the zstd stream ends early: the file is cut off. Fetch it again."
+                f"{path}:{number}: the zstd stream ends early: the file is cut off. Fetch it again."
             ) from None
-        raise DataError(f"{path}:{line}: cannot be read ({error}). Fetch it again, or name it rightly.") from None
+        raise DataError(f"{path}:{number}: cannot be read ({error}). Fetch it again, or correct its name.") from None
 
 
-def refuse_other_files(start: bytes, path: Path) -> None:
-    """DataError when a file begins like something else than text in UTF-8."""
-    for signature, what in _SIGNATURES:
-        if start.startswith(signature):
-            raise DataError(f"{path}:1: not text: it is {what}.")
-
-
-def defect_of(raw: bytes) -> tuple[int, str] | None:
-    """Column and name of what makes bytes no text; None when nothing does."""
-    nul = raw.find(b"\0")
-    if nul >= 0:
-        column = len(raw[:nul].decode(errors="replace")) + 1
-        return column, "contains a NUL byte, so it is not text (UTF-16, or a damaged file?). Save it as UTF-8."
+def not_text(raw: bytes, path: Path, number: int) -> DataError:
+    """What makes a line's bytes something other than text, with its column."""
+    start = raw.find(b"\0")
+    reason = "contains a NUL byte, so it is not text (UTF-16, or a damaged file?). Save it as UTF-8."
     try:
         raw.decode()
     except UnicodeDecodeError as error:
-        column = len(raw[: error.start].decode()) + 1
-        if raw[error.start] == 0xED and raw[error.start + 1 : error.start + 2] >= b"\xa0":
-            return column, "not UTF-8 (half of a surrogate pair, as CESU-8 has it). Save the file as UTF-8."
-        return column, f"not UTF-8 ({error.reason}). Save the file as UTF-8."
-    return None
+        if start < 0 or error.start < start:
+            start = error.start
+            surrogate = raw[start] == 0xED and raw[start + 1 : start + 2] >= b"\xa0"
+            reason = "half of a surrogate pair, as in CESU-8" if surrogate else error.reason
+            reason = f"not UTF-8 ({reason}). Save the file as UTF-8."
+    column = len(raw[:start].decode(errors="replace")) + 1
+    return DataError(f"{path}:{number}:{column}: {reason}")
 
 
 def text_lines(path: Path, *, longest: int = LONGEST_LINE, report: Report | None = None) -> Iterator[tuple[int, str]]:
-    """Every line with its number from 1 and its line end; a byte order mark is taken off."""
+    """Every line with its number from 1 and its line end; a byte order mark is removed."""
+    number = 0
     with open_bytes(path) as stream:
-        number = 0
-        while raw := read_bytes(stream, longest + 1, path, number + 1, whole_lines=True):
+        while raw := read_line(stream, longest + 1, path, number + 1):
             number += 1
-            if number == 1:
-                refuse_other_files(raw, path)
+            if number == 1 and (kinds := [kind for signature, kind in _SIGNATURES if raw.startswith(signature)]):
+                raise DataError(f"{path}:1: not text: it is {kinds[0]}.")
             if len(raw) > longest:
                 _skip_line(stream, raw, path, number)
                 refuse(_too_long(path, number, longest), report)
                 continue
-            # Files joined with `cat` have marks in their midst.
-            raw = raw.removeprefix(BOM)
+            # Files joined with `cat` have byte order marks in their middle.
+            raw = raw.removeprefix(BYTE_ORDER_MARK)
             try:
                 text = raw.decode()
             except UnicodeDecodeError:
-                text = None
-            if text is None or "\0" in text:
-                column, reason = defect_of(raw) or (1, "not text.")
-                refuse(DataError(f"{path}:{number}:{column}: {reason}"), report)
-                continue
-            yield number, text
+                text = "\0"
+            if "\0" in text:
+                refuse(not_text(raw, path, number), report)
+            else:
+                yield number, text
 
 
 def _too_long(path: Path, number: int, longest: int) -> DataError:
@@ -144,4 +143,25 @@ def _too_long(path: Path, number: int, longest: int) -> DataError:
 
 def _skip_line(stream: io.BufferedReader, raw: bytes, path: Path, number: int) -> None:
     while raw and not raw.endswith(b"\n"):
-        raw = read_bytes(stream, 2**20, path, number, whole_lines=True)
+        raw = read_line(stream, 2**20, path, number)
+
+
+def refuse_broken_text(value: Any) -> None:
+    """Defect where a text in the value holds a NUL character or half of a surrogate pair."""
+    for path, text in _texts(value, ""):
+        if "\0" in text:
+            raise Defect(f"{path or 'the text'} contains a NUL character")
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise Defect(f"{path or 'the text'} contains half of a surrogate pair")
+
+
+def _texts(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield path, value
+    elif isinstance(value, list):
+        for index, element in enumerate(value):
+            yield from _texts(element, f"{path}[{index}]")
+    elif isinstance(value, dict):
+        for key, element in value.items():
+            yield f"a key of {path or 'the row'}", key
+            yield from _texts(element, f"{path}.{key}" if path else ascii(key)[1:-1])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from data.files.lines import Report, refuse
+from data.files.lines import LONGEST_LINE, Defect, Numbered, Report, refuse, refuse_broken_text
 from onebase.errors import DataError
 
 SMALL = 128 * 2**20
@@ -25,6 +25,67 @@ HELD = 100 * BATCH
 """Rows that are held at once, their texts in a dictionary."""
 
 
+def read_parquet(path: Path, *, longest: int = LONGEST_LINE, report: Report | None = None) -> Numbered:
+    """Rows numbered from 1, read in batches. Times and decimals come as text; binary columns are left out.
+
+    Refused: a file that would take far more memory than its length, and a row over `longest` bytes.
+    """
+    import pyarrow
+
+    number = 0
+    try:
+        for number, row in _rows(path, longest, report):
+            try:
+                refuse_broken_text(row)
+            except Defect as defect:
+                refuse(DataError(f"{path}:{number}: {defect}. Fix or remove the row."), report)
+            else:
+                yield number, row
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0].rstrip('.')}.") from None
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}:{number + 1}: text in this row, or soon after, is not UTF-8 ({error.reason})."
+        ) from None
+
+
+def _rows(path: Path, longest: int, report: Report | None) -> Numbered:
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        columns, first = _columns(file.schema_arrow, path), 1
+    for batch in batches_of(path, columns, longest=longest):
+        for start, part in parts_of(batch, first, path, longest=longest, report=report):
+            yield from enumerate(_as_text(part).to_pylist(), start=start)
+        first += batch.num_rows
+
+
+def _columns(schema: Any, path: Path) -> list[str]:
+    for name in schema.names:
+        if schema.names.count(name) > 1:
+            raise DataError(f"{path}: the column '{name}' is there twice. Rename one.")
+    return [field.name for field in schema if not _is_binary(field.type)]
+
+
+def _is_binary(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+
+
+def _as_text(batch: Any) -> Any:
+    """The batch with columns of types that JSON lacks cast to text, and with texts out of their dictionaries."""
+    import pyarrow
+    import pyarrow.types as types
+
+    for index, field in enumerate(batch.schema):
+        if types.is_dictionary(field.type):
+            batch = batch.set_column(index, field.name, batch.column(index).dictionary_decode())
+        if types.is_temporal(field.type) or types.is_decimal(field.type):
+            batch = batch.set_column(index, field.name, batch.column(index).cast(pyarrow.string()))
+    return batch
+
+
 def batches_of(path: Path, columns: list[str], *, longest: int) -> Iterator[Any]:
     """The file's rows in batches, of these top-level columns; texts may be in dictionaries. DataError where a row group
     unpacks to far more than the file holds.
@@ -36,15 +97,13 @@ def batches_of(path: Path, columns: list[str], *, longest: int) -> Iterator[Any]
     with ParquetFile(path) as plain:
         schema, groups = plain.schema, plain.metadata.num_row_groups
         leaves = [schema.column(index) for index in range(len(schema.names))]
-        texts = [one.path for one in leaves if one.physical_type == "BYTE_ARRAY"]
+        texts = [leaf.path for leaf in leaves if leaf.physical_type == "BYTE_ARRAY"]
         sizes = [_unpacked(plain, number, leaves, columns, path, longest) for number in range(groups)]
         with ParquetFile(path, read_dictionary=texts) as packed:
             for number, size in enumerate(sizes):
-                if size <= max(SMALL, longest):
-                    yield from packed.iter_batches(batch_size=HELD, row_groups=[number], columns=columns)
-                else:
-                    rows = _rows_at_once(packed, number, columns)
-                    yield from plain.iter_batches(batch_size=rows, row_groups=[number], columns=columns)
+                is_small = size <= max(SMALL, longest)
+                file, rows = (packed, HELD) if is_small else (plain, _rows_at_once(packed, number, columns))
+                yield from file.iter_batches(batch_size=rows, row_groups=[number], columns=columns)
 
 
 def _unpacked(file: Any, number: int, leaves: list[Any], columns: list[str], path: Path, longest: int) -> int:

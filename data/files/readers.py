@@ -1,44 +1,232 @@
-"""Rows of local files, each with its line: JSON, JSONL, CSV and Parquet. Broken rows are named, never skipped.
+"""Rows of local files, each with its number: JSON, JSONL, CSV and Parquet. Broken rows are named, never skipped.
 
-Every reader streams: it holds a line, a row or a batch, whatever the size of the file. A defect of one row is raised,
-or handed to `report` when the caller counts such rows; a defect of the whole file is always raised.
+Readers stream, except for JSON lists: they hold a line or a batch, whatever the size of the file. A defect of one row
+is raised, or handed to `report` when the caller counts such rows. A defect of the whole file is always raised.
+
+JSON is read strictly: keys given twice, NaN, numbers without end and broken text are refused.
 """
 
 import csv
-from collections.abc import Callable, Iterator, Sequence
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.files.json_list import rows_of_list
-from data.files.lines import COMPRESSIONS, LONGEST_LINE, Report, refuse, text_lines
-from data.files.parquet import batches_of, parts_of
-from data.files.strict_json import BLANK, Defect, parse_line, refuse_broken_text
+from data.files.lines import (
+    COMPRESSIONS,
+    LONGEST_LINE,
+    Defect,
+    Numbered,
+    Report,
+    refuse,
+    refuse_broken_text,
+    text_lines,
+)
+from data.files.parquet import read_parquet
 from onebase.errors import DataError
 
-Numbered = Iterator[tuple[int, Any]]
+LARGEST_LIST = 2 * 2**30
+"""Bytes of a JSON list, unpacked: it is held as a whole."""
 
+BLANK = " \t\r\n"
+"""White space in JSON."""
+_BLANKS = re.compile(f"[{BLANK}]*")
 
 Reader = Callable[..., Numbered]
 """Rows of a file with their numbers: reader(path, *, longest, report)."""
 
 
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Defect(f"the key '{twice}' is given twice")
+    return row
+
+
+def _no_constant(name: str) -> None:
+    raise Defect(f"{name} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise Defect("a number is too large for a 64-bit float")
+    return number
+
+
+STRICT = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
+LENIENT = json.JSONDecoder()
+
+
+def _scan(text: str, start: int) -> tuple[Any, int]:
+    """The value that begins at `start`, and where it ends. JSONDecodeError or Defect."""
+    try:
+        value, end = STRICT.raw_decode(text, start)
+    except RecursionError:
+        raise Defect("lists or objects are nested too deeply") from None
+    except (json.JSONDecodeError, Defect):
+        raise
+    except ValueError:  # int() refuses more than 4,300 digits
+        raise Defect("a whole number has thousands of digits") from None
+    # Only escapes can write broken text: raw bytes of it are not UTF-8, or were refused with the line.
+    if text.find("\\u", start, end) >= 0:
+        refuse_broken_text(value)
+    return value, end
+
+
+def _reason_of(error: json.JSONDecodeError) -> str:
+    """What is wrong, without the place that the library's message ends in."""
+    return error.msg.removesuffix(" starting at").removesuffix(" at")
+
+
+def _after_blanks(text: str, start: int) -> int:
+    match = _BLANKS.match(text, start)
+    assert match is not None, "the pattern matches nothing too"
+    return match.end()
+
+
 def read_jsonl(path: Path, *, longest: int = LONGEST_LINE, report: Report | None = None) -> Numbered:
-    """One JSON value a line; blank lines are passed over."""
-    source = str(path)
+    """One JSON value a line; blank lines are skipped."""
     for number, line in text_lines(path, longest=longest, report=report):
-        if not line.strip(BLANK):
+        start = len(line) - len(line.lstrip(BLANK))
+        if start == len(line):
             continue
         try:
-            row = parse_line(line, source, number)
-        except DataError as error:
-            refuse(error, report)
+            row, end = _scan(line, start)
+            if line[end:].strip(BLANK):
+                raise json.JSONDecodeError("Extra data", line, _after_blanks(line, end))
+        except json.JSONDecodeError as error:
+            refuse(_malformed_line(line, error, path, number), report)
+        except Defect as defect:
+            refuse(DataError(f"{path}:{number}: {defect}. Fix or remove the line."), report)
         else:
             yield number, row
 
 
+def _malformed_line(line: str, error: json.JSONDecodeError, path: Path, number: int) -> DataError:
+    # What is missing is missing behind the last character, not behind the line's end.
+    place = f"{path}:{number}:{min(error.pos, len(line.rstrip(BLANK))) + 1}"
+    if number == 1 and line.lstrip(BLANK).startswith("[") and not line.rstrip(BLANK).endswith("]"):
+        return DataError(f"{place}: the file is one JSON list, not one row per line. End its name in .json.")
+    if number == 1 and line.strip(BLANK) == "{":
+        return DataError(f"{place}: a row spans several lines. Write one row per line, or a list of rows as .json.")
+    if "\r" in line.rstrip(BLANK):
+        return DataError(f"{place}: lines end with lone carriage returns. Save the file with line feeds.")
+    return DataError(f"{place}: not valid JSON: {_reason_of(error)}. Fix or remove the line.")
+
+
 def read_json(path: Path, *, longest: int = LONGEST_LINE, report: Report | None = None) -> Numbered:
-    """A list of rows; its elements are numbered from 1."""
-    return rows_of_list(path, longest=longest, report=report)
+    """The elements of a list, numbered from 1. A file of one object, such as a task with all its instances, is one
+    row.
+
+    Malformed JSON always ends the reading: nobody can say where the next row would begin.
+    """
+    text = _whole_text(path)
+    start = _after_blanks(text, 0)
+    if text[start : start + 1] == "{":
+        value, end = _element(text, start, 1, path, longest, report)
+        end = _after_blanks(text, end)
+        if end < len(text):
+            raise DataError(
+                f"{_place(text, end, path)}: there is more after the first row. Write a list, or one row per line "
+                "as .jsonl."
+            )
+        if value is not _DEFECTIVE:
+            yield 1, value
+        return
+    if text[start : start + 1] != "[":
+        raise _no_list(text, start, path)
+    position, number = _after_blanks(text, start + 1), 0
+    ended = text[position : position + 1] == "]"
+    while not ended:
+        number += 1
+        value, position = _element(text, position, number, path, longest, report)
+        if value is not _DEFECTIVE:
+            yield number, value
+        position = _after_blanks(text, position)
+        ended = _is_end(text, position, path)
+        position = position if ended else _after_blanks(text, position + 1)
+    position = _after_blanks(text, position + 1)
+    if position < len(text):
+        raise DataError(
+            f"{_place(text, position, path)}: there is more after the list's end. Remove it, or join the lists."
+        )
+
+
+def _whole_text(path: Path) -> str:
+    """The text of a file up to LARGEST_LIST bytes."""
+    lines: list[str] = []
+    size = 0
+    for _, line in text_lines(path, longest=LARGEST_LIST):
+        lines.append(line)
+        size += len(line)
+        if size > LARGEST_LIST:
+            raise DataError(
+                f"{path}: a JSON list is held as a whole, and this one is over {LARGEST_LIST >> 30} GiB. Write one row "
+                f"per line: jq -c '.[]' {path.name} > {path.stem}.jsonl"
+            )
+    return "".join(lines)
+
+
+def _place(text: str, position: int, path: Path) -> str:
+    """path:line:column of a position."""
+    return f"{path}:{text.count(chr(10), 0, position) + 1}:{position - text.rfind(chr(10), 0, position)}"
+
+
+_DEFECTIVE = object()
+
+
+def _element(text: str, start: int, number: int, path: Path, longest: int, report: Report | None) -> tuple[Any, int]:
+    """The row that begins at `start`, and where it ends; _DEFECTIVE where its defect was reported."""
+    try:
+        value, end = _scan(text, start)
+    except json.JSONDecodeError as error:
+        if error.msg.startswith("Unterminated") and len(text) - start > longest:
+            raise _too_long(text, start, number, path, longest) from None
+        place = _place(text, error.pos, path)
+        raise DataError(f"{place}: not valid JSON: {_reason_of(error)}. Fix the file.") from None
+    except Defect as defect:
+        try:
+            _, end = LENIENT.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            raise DataError(f"{_place(text, start, path)}: {defect}. Fix the file.") from None
+        refuse(DataError(f"{path}:{number}: {defect}. Fix or remove the row."), report)
+        value = _DEFECTIVE
+    if end - start > longest:
+        raise _too_long(text, start, number, path, longest)
+    return value, end
+
+
+def _too_long(text: str, start: int, number: int, path: Path, longest: int) -> DataError:
+    return DataError(
+        f"{_place(text, start, path)}: row {number} is over {longest} characters, or its end is missing. "
+        "Fix the file, or raise `longest_line`."
+    )
+
+
+def _is_end(text: str, position: int, path: Path) -> bool:
+    """Whether the sign behind a row closes the list. DataError where it is neither a bracket nor a comma."""
+    sign = text[position : position + 1]
+    if sign not in (",", "]"):
+        problem = f"found {sign!r}" if sign else "the file ends: it is cut off"
+        raise DataError(f"{_place(text, position, path)}: expected ',' or ']' after a row, {problem}. Fix the file.")
+    following = _after_blanks(text, position + 1)
+    if sign == "," and text[following : following + 1] == "]":
+        raise DataError(f"{_place(text, following, path)}: a comma before the list's end. Remove it.")
+    return sign == "]"
+
+
+def _no_list(text: str, start: int, path: Path) -> DataError:
+    if start == len(text):
+        return DataError(f"{path}:1: the file is empty; expected a list of rows.")
+    sign = "text" if text[start] == '"' else repr(text[start])
+    return DataError(
+        f"{_place(text, start, path)}: expected a list of rows, found {sign}. Name a file of one row per line .jsonl."
+    )
 
 
 def read_csv(path: Path, *, longest: int = LONGEST_LINE, report: Report | None = None) -> Numbered:
@@ -68,63 +256,6 @@ def _check_header(names: Sequence[str], path: Path) -> None:
             raise DataError(f"{path}:1: the column '{name}' is there twice. Rename one.")
     if len(names) == 1 and (separators := [sign for sign in ";\t|" if sign in names[0]]):
         raise DataError(f"{path}:1: the columns are separated by {separators[0]!r}. Save the file with commas.")
-
-
-def read_parquet(path: Path, *, longest: int = LONGEST_LINE, report: Report | None = None) -> Numbered:
-    """Rows numbered from 1, read in batches. Times and decimals come as text; binary columns are left out.
-
-    Refused: a file that would take far more memory than its length (`data.files.parquet`), and a row over `longest`.
-    """
-    import pyarrow
-    import pyarrow.parquet
-
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            columns, first = _columns(file.schema_arrow, path), 1
-        for batch in batches_of(path, columns, longest=longest):
-            for start, part in parts_of(batch, first, path, longest=longest, report=report):
-                for number, row in enumerate(_as_text(part).to_pylist(), start=start):
-                    try:
-                        refuse_broken_text(row)
-                    except Defect as defect:
-                        refuse(DataError(f"{path}:{number}: {defect}. Mend or remove the row."), report)
-                        continue
-                    yield number, row
-            first += batch.num_rows
-    except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {str(error).splitlines()[0].rstrip('.')}.") from None
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}:{number + 1}: text in this row, or soon after, is not UTF-8 ({error.reason})."
-        ) from None
-
-
-def _columns(schema: Any, path: Path) -> list[str]:
-
-    for name in schema.names:
-        if schema.names.count(name) > 1:
-            raise DataError(f"{path}: the column '{name}' is there twice. Rename one.")
-    return [field.name for field in schema if not _is_binary(field.type)]
-
-
-def _is_binary(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
-
-
-def _as_text(batch: Any) -> Any:
-    """The batch with columns of types that JSON lacks cast to text, and with texts out of their dictionaries."""
-    import pyarrow
-    import pyarrow.types as types
-
-    for index, field in enumerate(batch.schema):
-        if types.is_dictionary(field.type):
-            batch = batch.set_column(index, field.name, batch.column(index).dictionary_decode())
-        if types.is_temporal(field.type) or types.is_decimal(field.type):
-            batch = batch.set_column(index, field.name, batch.column(index).cast(pyarrow.string()))
-    return batch
 
 
 READERS: dict[str, Reader] = {

@@ -2,12 +2,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from data.formats import fields
-from data.formats.format import Builder, Format, Options, Outcome, Row
-from data.formats.instructions import instruction_prompt, prompts
+from data.formats.format import Row, format_of
+from data.formats.instructions import instruction_prompt
 from data.records import Origin, Prompt, Ranking
 from onebase.errors import DataError
 
@@ -15,58 +14,51 @@ GONE = ("[deleted]", "[removed]", "[deleted by user]", "[ removed by reddit ]")
 """What Reddit writes where a text was, in lower case."""
 
 
-def _builders(
-    asked: Callable[[Row, Origin], Prompt], compared: Callable[[Row, Origin], Ranking]
-) -> dict[type, Builder]:
-    def ranking(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
-        yield compared(row, origin)
-
-    return {Prompt: prompts(asked), Ranking: ranking}
-
-
 # --- OpenAI's summaries ---
 
 
-def _post(row: Row, origin: Origin) -> Prompt:
+def _post_prompt(row: Row, origin: Origin) -> Prompt:
     """`info`: {id, post, title, subreddit} of Reddit, or {id, article, title, site} of CNN/DM.
 
     The form of the prompt is the paper's for Reddit (Stiennon et al. 2020, https://arxiv.org/abs/2009.01325).
     """
     info = row.get("info")
     if not isinstance(info, dict):
-        raise DataError(f"{origin}: 'info' must be an object, found {type(info).__name__}. Mend the row, or drop it.")
+        raise DataError(f"{origin}: 'info' must be an object, found {type(info).__name__}. Fix or remove the row.")
     title = fields.optional_text(info, "title", origin).strip()
     if info.get("post") is None:
         article = f"Article: {fields.filled(info, 'article', origin).strip()}\n\nTL;DR:"
-        said = f"Title: {title}\n\n{article}" if title else article
-        return fields.asked({}, said, origin, task=fields.optional_text(info, "site", origin))
+        content = f"Title: {title}\n\n{article}" if title else article
+        return fields.user_prompt({}, content, origin, task=fields.optional_text(info, "site", origin))
     post = fields.filled(info, "post", origin).strip()
     subreddit = fields.text(info, "subreddit", origin)
-    said = f"SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:"
-    return fields.asked({}, said, origin, task=subreddit)
+    content = f"SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:"
+    return fields.user_prompt({}, content, origin, task=subreddit)
 
 
 def _summaries(row: Row, origin: Origin) -> Ranking:
     """{info, summaries: [{text, policy, note}, ...], choice}: the index of the better one. Texts begin with a space."""
     summaries = fields.objects(row, "summaries", origin)
     if len(summaries) != 2:
-        raise DataError(f"{origin}: expected 2 summaries, found {len(summaries)}. Drop the row.")
-    choice = fields.one_of(row, "choice", (0, 1), origin)
+        raise DataError(f"{origin}: expected 2 summaries, found {len(summaries)}. Remove the row.")
+    choice = fields.choice_of(row, "choice", (0, 1), origin)
     responses = tuple(fields.text(summary, "text", origin).strip() for summary in summaries)
     labels = tuple(fields.optional_text(summary, "policy", origin) for summary in summaries)
-    prompt = _post(row, origin)
-    prompt = replace(prompt, meta={**prompt.meta, **fields.labeler(row)})
+    prompt = _post_prompt(row, origin)
+    labeler = {name: value for name, value in fields.facts(row).items() if name == "labeler"}
+    prompt = replace(prompt, meta={**prompt.meta, **labeler})
     return Ranking(prompt, responses, (choice, 1 - choice), labels if all(labels) else ())
 
 
 # --- SHP ---
 
 
-def _history(row: Row, origin: Origin) -> Prompt:
+def _history_prompt(row: Row, origin: Origin) -> Prompt:
     history = fields.filled(row, "history", origin)
     if history.strip().lower() in GONE:
-        raise DataError(f"{origin}: 'history' was deleted. Drop the row.")
-    return fields.asked(row, history, origin, task=fields.optional_text(row, "domain", origin), earlier=False)
+        raise DataError(f"{origin}: 'history' was deleted. Remove the row.")
+    domain = fields.optional_text(row, "domain", origin)
+    return fields.user_prompt(row, history, origin, task=domain, history=False)
 
 
 def _shp(row: Row, origin: Origin) -> Ranking:
@@ -78,15 +70,15 @@ def _shp(row: Row, origin: Origin) -> Ranking:
     responses = tuple(fields.text(row, key, origin) for key in keys)
     for key, response in zip(keys, responses, strict=True):
         if response.strip().lower() in GONE:
-            raise DataError(f"{origin}: '{key}' was deleted. Drop the row.")
-    first = fields.one_of(row, "labels", (0, 1), origin)
+            raise DataError(f"{origin}: '{key}' was deleted. Remove the row.")
+    first = fields.choice_of(row, "labels", (0, 1), origin)
     if row.get("score_A") is not None and row.get("score_B") is not None:
-        one, other = fields.number(row, "score_A", origin), fields.number(row, "score_B", origin)
-        if one == other or (one > other) != (first == 1):
+        score, other = fields.number(row, "score_A", origin), fields.number(row, "score_B", origin)
+        if score == other or (score > other) != (first == 1):
             raise DataError(
-                f"{origin}: contradictory: 'labels' prefers the one that does not score higher. Drop the row."
+                f"{origin}: contradictory: 'labels' prefers the one that does not score higher. Remove the row."
             )
-    return Ranking(_history(row, origin), responses, (1 - first, first))
+    return Ranking(_history_prompt(row, origin), responses, (1 - first, first))
 
 
 # --- PandaLM ---
@@ -97,14 +89,15 @@ _ANNOTATOR = re.compile(r"annotator\d+")
 def _pandalm(row: Row, origin: Origin) -> Ranking:
     """{instruction, input, response1, response2, annotator1, annotator2, ...}: 0 a tie, 1 or 2 the better one.
 
-    What more than half of the annotators say counts; a tie or no majority says nothing, and is refused.
+    The verdict of more than half of the annotators counts. A tie ranks nothing and is refused, and so is a vote without
+    a majority.
     https://arxiv.org/abs/2306.05087.
     """
     keys = sorted(key for key in row if _ANNOTATOR.fullmatch(key) and row[key] is not None)
-    votes = [fields.one_of(row, key, (0, 1, 2), origin) for key in keys]
+    votes = [fields.choice_of(row, key, (0, 1, 2), origin) for key in keys]
     (verdict, count), *_ = Counter(votes).most_common(1)
     if 2 * count <= len(votes):
-        raise DataError(f"{origin}: the annotators do not agree: {', '.join(map(str, votes))}. Drop the row.")
+        raise DataError(f"{origin}: the annotators do not agree: {', '.join(map(str, votes))}. Remove the row.")
     responses = (fields.text(row, "response1", origin), fields.text(row, "response2", origin))
     tiers = {0: (0, 0), 1: (0, 1), 2: (1, 0)}[verdict]
     return Ranking(_pandalm_prompt(row, origin), responses, tiers)
@@ -112,17 +105,17 @@ def _pandalm(row: Row, origin: Origin) -> Ranking:
 
 def _pandalm_prompt(row: Row, origin: Origin) -> Prompt:
     """An empty input is a missing number (NaN) in the publishers' file; Parquet brings it as such."""
-    given = row.get("input")
-    missing = isinstance(given, float) and given != given
+    value = row.get("input")
+    missing = isinstance(value, float) and value != value
     return instruction_prompt({**row, "input": None} if missing else row, origin)
 
 
 # --- HelpSteer3 ---
 
 
-def _context(row: Row, origin: Origin) -> Prompt:
-    said = fields.under_system(row, fields.messages(row, "context", origin), origin)
-    return Prompt(said, origin, fields.facts({"category": row.get("domain")}))
+def _context_prompt(row: Row, origin: Origin) -> Prompt:
+    turns = fields.under_system(row, fields.messages(row, "context", origin), origin)
+    return Prompt(turns, origin, fields.facts({"category": row.get("domain")}))
 
 
 def _helpsteer3(row: Row, origin: Origin) -> Ranking:
@@ -130,35 +123,39 @@ def _helpsteer3(row: Row, origin: Origin) -> Ranking:
 
     Wang et al. 2025, https://arxiv.org/abs/2505.11475.
     """
-    preference = fields.one_of(row, "overall_preference", range(-3, 4), origin)
+    preference = fields.choice_of(row, "overall_preference", range(-3, 4), origin)
     responses = (fields.text(row, "response1", origin), fields.text(row, "response2", origin))
-    return Ranking(_context(row, origin), responses, (int(preference > 0), int(preference < 0)))
+    return Ranking(_context_prompt(row, origin), responses, (int(preference > 0), int(preference < 0)))
 
 
 FORMATS = [
-    Format(
-        name="summarize-comparisons",
-        publisher="OpenAI summarize-from-feedback, comparisons, https://arxiv.org/abs/2009.01325",
-        keys=frozenset({"info", "summaries", "choice"}),
-        rows=_builders(_post, _summaries),
+    format_of(
+        "summarize-comparisons",
+        "OpenAI summarize-from-feedback, comparisons, https://arxiv.org/abs/2009.01325",
+        "info summaries choice",
+        prompt=_post_prompt,
+        ranking=_summaries,
     ),
-    Format(
-        name="shp",
-        publisher="Stanford Human Preferences, https://huggingface.co/datasets/stanfordnlp/SHP",
-        keys=frozenset({"history", "human_ref_A", "human_ref_B", "labels"}),
-        rows=_builders(_history, _shp),
+    format_of(
+        "shp",
+        "Stanford Human Preferences, https://huggingface.co/datasets/stanfordnlp/SHP",
+        "history human_ref_A human_ref_B labels",
+        prompt=_history_prompt,
+        ranking=_shp,
     ),
-    Format(
-        name="pandalm",
-        publisher="PandaLM test set, https://arxiv.org/abs/2306.05087",
-        keys=frozenset({"instruction", "response1", "response2", "annotator1"}),
-        rows=_builders(_pandalm_prompt, _pandalm),
-        reads=frozenset({"input", "history"}),
+    format_of(
+        "pandalm",
+        "PandaLM test set, https://arxiv.org/abs/2306.05087",
+        "instruction response1 response2 annotator1",
+        prompt=_pandalm_prompt,
+        ranking=_pandalm,
+        reads="input history",
     ),
-    Format(
-        name="helpsteer3",
-        publisher="NVIDIA HelpSteer3 preferences, https://arxiv.org/abs/2505.11475",
-        keys=frozenset({"context", "response1", "response2", "overall_preference"}),
-        rows=_builders(_context, _helpsteer3),
+    format_of(
+        "helpsteer3",
+        "NVIDIA HelpSteer3 preferences, https://arxiv.org/abs/2505.11475",
+        "context response1 response2 overall_preference",
+        prompt=_context_prompt,
+        ranking=_helpsteer3,
     ),
 ]

@@ -1,50 +1,53 @@
-"""Values of a row, read strictly: what is not of the expected type is refused by key."""
+"""Values of a row, read strictly: what is not of the expected type is refused by key. And prompts made of them."""
 
 import json
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+import re
+from collections.abc import Sequence
+from typing import Any
 
-from data.files.strict_json import refuse_broken_text
-from data.formats.format import Part, Row
+from data.files.lines import refuse_broken_text
+from data.formats.format import Row
 from data.formats.meaning import is_filled, refuse_content
-from data.formats.serialised import OPENING, is_conversation, parsed
+from data.formats.serialised import OPENS, is_conversation, parsed
 from data.records import ROLES, Message, Origin, Prompt
 from onebase.errors import DataError
 
-R = TypeVar("R")
-
 _LARGEST = 1e15
-"""No score is as large; beyond it floats no longer tell whole numbers apart."""
+"""No score is as large; beyond it floats no longer distinguish whole numbers."""
 
-FACTS = {
-    "task": "task",
-    "family": "family",
-    "template": "template",
-    "category": "category",
-    "task_name": "task",
-    "template_name": "template",
-}
+FACTS = {name: name for name in ("task", "family", "template", "category")}
+FACTS |= {"task_name": "task", "template_name": "template"}
 """Keys of a row that name its task, and what they are called in a prompt's `meta`."""
 
 LABELERS = ("labeler", "labeler_id", "labeller", "annotator", "annotator_id", "worker", "worker_id")
 """Keys of a row that name who ranked it, or wrote it; `labeler` in a prompt's `meta`."""
 
+DIALOGUE = {"user": "\n\nHuman:", "assistant": "\n\nAssistant:"}
+"""Anthropic's marks, two line feeds included, which Nectar uses too."""
+
+
+def _must_be(expected: str, value: Any, key: str, origin: Origin) -> DataError:
+    return DataError(f"{origin}: '{key}' must be {expected}, found {_shown(value)}. Fix or remove the row.")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str):
+        return f"the text {value[:20]!r}"
+    if isinstance(value, int) and abs(value) >= _LARGEST:  # thousands of digits have no decimal form in Python
+        return "a number of many digits"
+    return str(value) if isinstance(value, bool | int | float) else type(value).__name__
+
 
 def text(row: Row, key: str, origin: Origin) -> str:
-    """A text; DataError naming the key when it is something else."""
     value = row.get(key)
     if not isinstance(value, str):
-        raise DataError(f"{origin}: '{key}' must be text, found {type(value).__name__}. Mend the row, or drop it.")
-    refuse_written_messages(value, key, origin)
-    return value
-
-
-def refuse_written_messages(value: str, key: str, origin: Origin) -> None:
-    if value[:1] in OPENING and is_conversation(value):
+        raise DataError(f"{origin}: '{key}' must be text, found {type(value).__name__}. Fix or remove the row.")
+    if OPENS.match(value) and is_conversation(value):
         raise DataError(
             f"{origin}: '{key}' is a list of messages written as text, found {value.strip()[:30]!r}..., and would be "
             "learned with its brackets. Write the messages as a list under 'messages' or 'prompt', or the text alone."
         )
+    return value
 
 
 def filled(row: Row, key: str, origin: Origin) -> str:
@@ -63,29 +66,29 @@ def optional_text(row: Row, key: str, origin: Origin) -> str:
 def whole_number(row: Row, key: str, origin: Origin) -> int:
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise DataError(f"{origin}: '{key}' must be a whole number, found {_shown(value)}. Mend the row, or drop it.")
+        raise _must_be("a whole number", value, key, origin)
     return value
 
 
 def number(row: Row, key: str, origin: Origin) -> float:
     value = row.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST < value < _LARGEST:
-        raise DataError(f"{origin}: '{key}' must be a number, found {_shown(value)}. Mend the row, or drop it.")
+        raise _must_be("a number", value, key, origin)
     return float(value)
 
 
 def truth(row: Row, key: str, origin: Origin) -> bool:
     value = row.get(key)
     if not isinstance(value, bool):
-        raise DataError(f"{origin}: '{key}' must be true or false, found {_shown(value)}. Mend the row, or drop it.")
+        raise _must_be("true or false", value, key, origin)
     return value
 
 
-def one_of(row: Row, key: str, allowed: Sequence[int], origin: Origin) -> int:
+def choice_of(row: Row, key: str, allowed: Sequence[int], origin: Origin) -> int:
+    """A whole number of the allowed ones."""
     value = whole_number(row, key, origin)
     if value not in allowed:
-        known = ", ".join(map(str, allowed))
-        raise DataError(f"{origin}: '{key}' must be one of {known}, found {_shown(value)}. Mend the row, or drop it.")
+        raise _must_be(f"one of {', '.join(map(str, allowed))}", value, key, origin)
     return value
 
 
@@ -93,9 +96,7 @@ def objects(row: Row, key: str, origin: Origin) -> list[dict[str, Any]]:
     """A list of objects, one at least."""
     value = row.get(key)
     if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
-        raise DataError(
-            f"{origin}: '{key}' must be a list of objects, found {_kinds(value)}. Mend the row, or drop it."
-        )
+        raise DataError(f"{origin}: '{key}' must be a list of objects, found {_kinds(value)}. Fix or remove the row.")
     for index, entry in enumerate(value):
         refuse_content(entry, f"{origin}: '{key}' {index + 1}", turn=key == "conversations")
     return value
@@ -106,16 +107,8 @@ def texts(row: Row, key: str, origin: Origin) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise DataError(f"{origin}: '{key}' must be a list of texts.")
     for entry in value:
-        refuse_written_messages(entry, key, origin)
+        text({key: entry}, key, origin)
     return value
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, str):
-        return f"the text {value[:20]!r}"
-    if isinstance(value, int) and abs(value) >= _LARGEST:  # thousands of digits have no decimal form in Python
-        return "a number of many digits"
-    return str(value) if isinstance(value, bool | int | float) else type(value).__name__
 
 
 def _kinds(value: Any) -> str:
@@ -124,30 +117,30 @@ def _kinds(value: Any) -> str:
     return "an empty list" if not value else "a list with something else in it"
 
 
+# --- what surrounds a prompt ---
+
+
 def facts(row: Row) -> dict[str, Any]:
-    """What a row says of its prompt: our own `meta` (in Parquet a JSON text), and the name of its task."""
+    """What a row tells about its prompt: our own `meta` (in Parquet a JSON text), its task, and who ranked it."""
     known = _own_facts(row["meta"]) if "meta" in row else {}
     for key, name in FACTS.items():
         if key in row and isinstance(row[key], str) and row[key]:
             known.setdefault(name, row[key])
-    return known | labeler(row) if "labeler" not in known else known
-
-
-def labeler(row: Row) -> dict[str, str]:
-    """Who ranked, by name or number, as {"labeler": name}; nothing where no key tells."""
-    for key in LABELERS:
-        value = row.get(key)
-        if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
-            return {"labeler": str(value)}
-    return {}
+    if "labeler" not in known:
+        for key in LABELERS:
+            value = row.get(key)
+            if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+                known["labeler"] = str(value)
+                break
+    return known
 
 
 def _own_facts(meta: Any) -> dict[str, Any]:
-    """An object of JSON; anything else that a publisher has under this name is nothing to us."""
+    """An object of JSON; anything else that a publisher has under this name is passed over."""
     try:
-        found = json.loads(meta) if isinstance(meta, str) else meta
-        refuse_broken_text(found)
-        return json.loads(json.dumps(found, allow_nan=False)) if isinstance(found, dict) else {}
+        content = json.loads(meta) if isinstance(meta, str) else meta
+        refuse_broken_text(content)
+        return json.loads(json.dumps(content, allow_nan=False)) if isinstance(content, dict) else {}
     except (TypeError, ValueError, RecursionError):
         return {}
 
@@ -155,22 +148,18 @@ def _own_facts(meta: Any) -> dict[str, Any]:
 def system_of(row: Row, origin: Origin) -> str:
     """The system prompt, which some publishers put beside the conversation; "" where it is blank."""
     key = "system" if row.get("system") is not None else "system_prompt"
-    given = optional_text(row, key, origin)
-    return given if given.strip() else ""
+    system = text(row, key, origin) if row.get(key) is not None else ""
+    return system if system.strip() else ""
 
 
-def asked(row: Row, content: str, origin: Origin, *, task: str = "", earlier: bool = True) -> Prompt:
-    """A prompt of one user message, under the row's system prompt and behind its `history`, where there are such.
-    task: where no key names it. earlier: whether `history` is earlier turns, and not the content itself."""
-    said = [Message("user", content)]
-    if earlier and row.get("history"):
-        said = [*earlier_turns(row, origin), *said]
-    if system := system_of(row, origin):
-        said.insert(0, Message("system", system))
-    known = facts(row)
-    if task:
-        known["task"] = task
-    return Prompt(tuple(said), origin, known)
+def under_system(row: Row, turns: tuple[Message, ...], origin: Origin) -> tuple[Message, ...]:
+    """A conversation under the system prompt that is beside it, where there is one."""
+    system = system_of(row, origin)
+    if not system or not turns:
+        return turns
+    if turns[0].role == "system" and turns[0].content != system:
+        raise DataError(f"{origin}: there are two system prompts, one beside the messages and one in them. Remove one.")
+    return turns if turns[0].role == "system" else (Message("system", system), *turns)
 
 
 def earlier_turns(row: Row, origin: Origin) -> list[Message]:
@@ -184,23 +173,13 @@ def earlier_turns(row: Row, origin: Origin) -> list[Message]:
     if not isinstance(value, list) or not all(isinstance(turn, list | tuple) and len(turn) == 2 for turn in value):
         raise DataError(
             f"{origin}: 'history' must be a list of [question, answer], found {_kinds(value)}. Write the row as "
-            "'messages', or drop it."
+            "'messages', or remove it."
         )
-    said = []
+    turns = []
     for question, answer in value:
-        said.append(Message("user", text({"history": question}, "history", origin)))
-        said.append(Message("assistant", text({"history": answer}, "history", origin)))
-    return said
-
-
-def under_system(row: Row, said: tuple[Message, ...], origin: Origin) -> tuple[Message, ...]:
-    """A conversation under the system prompt that stands beside it, where there is one."""
-    system = system_of(row, origin)
-    if not system or not said:
-        return said
-    if said[0].role == "system" and said[0].content != system:
-        raise DataError(f"{origin}: there are two system prompts, one beside the messages and one in them. Remove one.")
-    return said if said[0].role == "system" else (Message("system", system), *said)
+        turns.append(Message("user", text({"history": question}, "history", origin)))
+        turns.append(Message("assistant", text({"history": answer}, "history", origin)))
+    return turns
 
 
 def no_earlier_turns(row: Row, key: str, origin: Origin) -> None:
@@ -211,12 +190,7 @@ def no_earlier_turns(row: Row, key: str, origin: Origin) -> None:
         )
 
 
-def joined(instruction: str, given: str) -> str:
-    """Alpaca's form: the input, where there is one, goes under the instruction. "<noinput>" is Alpaca's and
-    self-instruct's word for none."""
-    if not given.strip() or given.strip() == "<noinput>":
-        return instruction
-    return f"{instruction}\n{given}" if instruction.strip() else given
+# --- messages ---
 
 
 def messages(row: Row, key: str, origin: Origin) -> tuple[Message, ...]:
@@ -224,15 +198,15 @@ def messages(row: Row, key: str, origin: Origin) -> tuple[Message, ...]:
     value = row.get(key)
     if not isinstance(value, list) or not value:
         raise DataError(
-            f"{origin}: '{key}' must be a list of {{role, content}}, found {_kinds(value)}. Mend the row, or drop it."
+            f"{origin}: '{key}' must be a list of {{role, content}}, found {_kinds(value)}. Fix or remove the row."
         )
     return without_blank_system([_message(entry, index, origin) for index, entry in enumerate(value)])
 
 
-def without_blank_system(said: Sequence[Message]) -> tuple[Message, ...]:
-    """An empty system message says that there is none, and would be shown to the model as an empty turn."""
-    blank = len(said) > 1 and said[0].role == "system" and not said[0].content.strip()
-    return tuple(said[1:] if blank else said)
+def without_blank_system(turns: Sequence[Message]) -> tuple[Message, ...]:
+    """The turns without an empty system message, which would be shown to the model as an empty turn."""
+    blank = len(turns) > 1 and turns[0].role == "system" and not turns[0].content.strip()
+    return tuple(turns[1:] if blank else turns)
 
 
 def _message(entry: Any, index: int, origin: Origin) -> Message:
@@ -246,26 +220,76 @@ def _message(entry: Any, index: int, origin: Origin) -> Message:
     content = entry.get("content")
     if isinstance(content, list):
         content = "".join(_text_part(part, index, origin) for part in content)
-    said = text({"content": content}, "content", origin)
-    return Message(role, said)  # pyright: ignore[reportArgumentType]  # role is in ROLES
+    content = text({"content": content}, "content", origin)
+    return Message(role, content)  # pyright: ignore[reportArgumentType]  # role is in ROLES
 
 
 def _text_part(part: Any, index: int, origin: Origin) -> str:
     if not isinstance(part, dict) or part.get("type") != "text":
-        found = part.get("type") if isinstance(part, dict) else type(part).__name__
-        raise DataError(f"{origin}: message {index + 1} holds {found!r}; only text is read. Remove the row.")
+        kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+        raise DataError(f"{origin}: message {index + 1} holds {kind!r}; only text is read. Remove the row.")
     refuse_content(part, f"{origin}: message {index + 1}")
     return text(part, "text", origin)
 
 
-def attempt(make: Callable[[], R]) -> R | DataError:
-    """What `make` gives, or its DataError as a value: one bad part does not take the others with it."""
-    try:
-        return make()
-    except DataError as error:
-        return error
+def split_turns(
+    transcript: str, marks: dict[str, str], key: str, origin: Origin, *, preamble: bool = False
+) -> list[Message]:
+    """The turns of one long text. marks: what each role's turns begin with. preamble: text before the first is allowed.
+
+    White space around a turn belongs to the transcript and is removed.
+    """
+    pattern = "|".join(re.escape(mark) for mark in marks.values())
+    before, *pieces = re.split(f"({pattern})", transcript)
+    if not pieces or (before.strip() and not preamble):
+        expected = " or ".join(repr(mark) for mark in marks.values())
+        raise DataError(f"{origin}: '{key}' is not a dialogue: it must begin with {expected}. Fix or remove the row.")
+    roles: dict[str, Any] = {mark: role for role, mark in marks.items()}
+    return [Message(roles[mark], turn.strip()) for mark, turn in zip(pieces[::2], pieces[1::2], strict=True)]
 
 
-def part(origin: Origin, index: int) -> Origin:
-    """The place of the part with this index (from 0) in a row."""
-    return Part(origin.source, origin.line, index + 1)
+def dialogue(transcript: str, key: str, origin: Origin) -> list[Message]:
+    """A transcript of Anthropic's; some copies have lost the line feeds in front."""
+    return split_turns("\n\n" + transcript.lstrip("\n"), DIALOGUE, key, origin)
+
+
+# --- prompts ---
+
+
+def user_prompt(row: Row, content: str, origin: Origin, *, task: str = "", history: bool = True) -> Prompt:
+    """A prompt of one user message, under the row's system prompt and behind its earlier turns, if it has such.
+
+    task: where no key names it. history: whether `history` is earlier turns, and not the content itself.
+    """
+    turns = [Message("user", content)]
+    if history and row.get("history"):
+        turns = [*earlier_turns(row, origin), *turns]
+    if system := system_of(row, origin):
+        turns.insert(0, Message("system", system))
+    known = facts(row)
+    if task:
+        known["task"] = task
+    return Prompt(tuple(turns), origin, known)
+
+
+def given_prompt(row: Row, origin: Origin) -> Prompt:
+    """`prompt` as text or as messages; or as a dialogue with Anthropic's marks, which is more than one message."""
+    prompt = row.get("prompt")
+    if isinstance(prompt, list):
+        turns = messages(row, "prompt", origin)
+    elif isinstance(prompt, str) and prompt.startswith(DIALOGUE["user"]):
+        turns = dialogue(text(row, "prompt", origin), "prompt", origin)
+        if turns[-1] == Message("assistant", ""):  # the mark of the reply that is to come
+            turns.pop()
+    else:
+        return user_prompt(row, text(row, "prompt", origin), origin)
+    no_earlier_turns(row, "prompt", origin)
+    return Prompt(under_system(row, tuple(turns), origin), origin, facts(row))
+
+
+def joined(instruction: str, task_input: str) -> str:
+    """Alpaca's form: the input, where there is one, goes under the instruction. "<noinput>" is Alpaca's and
+    self-instruct's word for none."""
+    if not task_input.strip() or task_input.strip() == "<noinput>":
+        return instruction
+    return f"{instruction}\n{task_input}" if instruction.strip() else task_input

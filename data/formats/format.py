@@ -1,15 +1,13 @@
-"""What a format of rows is: which keys it has, and which function makes which kind of record of it."""
+"""What a format of rows is: which keys it has, and which functions make which kind of record of it."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from typing import Any
 
-from data.records import Origin, Record
+from data.records import Demonstration, Origin, Prompt, Ranking, Record
 from onebase.errors import DataError
 
 Row = Mapping[str, Any]
-Numbered = Iterator[tuple[int, Any]]
 Options = Mapping[str, float]
 
 
@@ -25,7 +23,7 @@ class Part(Origin):
 
 @dataclass(frozen=True)
 class Skipped:
-    """What a format leaves out by its own rule: no defect, but counted."""
+    """What a format leaves out by its own rule: not a defect, but counted."""
 
     reason: str
     origin: Origin
@@ -34,15 +32,14 @@ class Skipped:
 Outcome = Record | DataError | Skipped
 """A record; or what came of a part of the row instead of one. The other parts stay."""
 
-Builder = Callable[[Row, Origin, Options], Iterator[Outcome]]
+RowBuilder = Callable[[Row, Origin, Options], Iterator[Outcome]]
 """Makes the records of one row. It raises DataError when the whole row is bad, before its first outcome."""
 
-WholeBuilder = Callable[[Numbered, str, Options], Iterator[Outcome]]
-"""Makes the records of a whole file, whose rows say something only together: builder(rows, source, options)."""
+FileBuilder = Callable[[Iterator[tuple[Row, Origin]], Options], Iterator[Outcome]]
+"""Makes the records of a file in which several rows make one record."""
 
-
-def any_values(row: Row) -> bool:
-    return True
+PromptReader = Callable[[Row, Origin], Prompt]
+RankingReader = Callable[[Row, Origin], Ranking]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,33 +50,71 @@ class Format:
     publisher: str
     """Who publishes rows of this shape, and where it is described."""
     keys: frozenset[str]
-    """What a row of this format has; a key whose value is null counts as missing."""
-    looks: Callable[[Row], bool] = any_values
-    """Whether the values speak for this format, where the keys alone do not tell. Never raises."""
-    rows: Mapping[type, Builder] = field(default_factory=dict)
-    """By kind of record: for formats whose rows stand alone."""
-    files: Mapping[type, WholeBuilder] = field(default_factory=dict)
+    """What a row of this format has; a key with the value null counts as missing."""
+    reads: frozenset[str]
+    """Its keys, and those of data.formats.meaning that it reads as well. All others are checked for it."""
+    looks: Callable[[Row], bool] | None
+    """Whether the values fit this format, where the keys alone do not tell. Called with all `keys` present, and never
+    raises."""
+    prompt: PromptReader | None
+    answer: str
+    """The key of a demonstration's response; "" where a row has none."""
+    check_answer: Callable[[str, Origin], None] | None
+    """Raises DataError for responses that mean "no answer"."""
+    ranking: RankingReader | None
+    rows: Mapping[type, RowBuilder]
+    """By kind of record: for rows that become several records, or are left out by a rule. They come before `prompt`,
+    `answer` and `ranking`."""
+    files: Mapping[type, FileBuilder]
     """By kind of record: where rows must be joined."""
-    reads: frozenset[str] = frozenset()
-    """Keys of data.formats.meaning that it reads itself, besides `keys`; all others are checked for it."""
-    options: Options = field(default_factory=dict)
+    options: Options
     """Numbers that a recipe may set behind the name, with their defaults: `helpsteer verbosity=-0.4`."""
+    makers: Mapping[type, Any]
+    """What makes each kind of record: two formats with equal makers make the same of a row."""
 
     @property
     def kinds(self) -> tuple[type, ...]:
         """Which of Prompt, Demonstration and Ranking it gives."""
-        return (*self.rows, *self.files)
+        return tuple(self.makers)
 
-    @cached_property
-    def read_keys(self) -> frozenset[str]:
-        """Keys that data.formats.meaning has nothing to say about."""
-        return self.keys | self.reads
 
-    @property
-    def whole(self) -> bool:
-        """Whether some kind of record takes the whole file."""
-        return bool(self.files)
-
-    def recognise(self, row: Row) -> bool:
-        """Whether a row has this format's keys and looks like it."""
-        return all(row.get(key) is not None for key in self.keys) and self.looks(row)
+def format_of(
+    name: str,
+    publisher: str,
+    keys: str | frozenset[str],
+    *,
+    prompt: PromptReader | None = None,
+    answer: str = "",
+    check_answer: Callable[[str, Origin], None] | None = None,
+    ranking: RankingReader | None = None,
+    rows: Mapping[type, RowBuilder] | None = None,
+    files: Mapping[type, FileBuilder] | None = None,
+    reads: str = "",
+    looks: Callable[[Row], bool] | None = None,
+    options: Options | None = None,
+) -> Format:
+    """keys and reads: names separated by spaces; `keys` may be a set, for names with spaces in them."""
+    listed = frozenset(keys.split()) if isinstance(keys, str) else keys
+    makers: dict[type, Any] = {}
+    if prompt is not None:
+        makers[Prompt] = prompt
+    if answer:
+        makers[Demonstration] = (prompt, answer, check_answer)
+    if ranking is not None:
+        makers[Ranking] = ranking
+    makers |= {**(rows or {}), **(files or {})}
+    return Format(
+        name=name,
+        publisher=publisher,
+        keys=listed,
+        reads=listed | frozenset(reads.split()),
+        looks=looks,
+        prompt=prompt,
+        answer=answer,
+        check_answer=check_answer,
+        ranking=ranking,
+        rows=rows or {},
+        files=files or {},
+        options=options or {},
+        makers=makers,
+    )

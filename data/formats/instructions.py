@@ -1,53 +1,39 @@
 """One prompt and one answer a row, under each publisher's names; and our own rows of that shape."""
 
 import re
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from data.formats import fields
-from data.formats.conversations import DIALOGUE, dialogue_prompt
-from data.formats.format import Builder, Format, Options, Outcome, Row, Skipped
+from data.formats.fields import given_prompt
+from data.formats.format import Options, Outcome, Row, Skipped, format_of
 from data.records import Demonstration, Origin, Prompt
 from onebase.errors import DataError
-
-Asked = Callable[[Row, Origin], Prompt]
-Answer = Callable[[Row, str, Origin], str]
-
-
-def given_prompt(row: Row, origin: Origin) -> Prompt:
-    """`prompt` as text or as messages; or as a dialogue with Anthropic's marks, which is no single message."""
-    if isinstance(row["prompt"], str) and row["prompt"].startswith(DIALOGUE["user"]):
-        return dialogue_prompt(row, origin)
-    if isinstance(row["prompt"], list):
-        fields.no_earlier_turns(row, "prompt", origin)
-        said = fields.under_system(row, fields.messages(row, "prompt", origin), origin)
-        return Prompt(said, origin, fields.facts(row))
-    return fields.asked(row, fields.text(row, "prompt", origin), origin)
 
 
 def instruction_prompt(row: Row, origin: Origin) -> Prompt:
     """{instruction, input?}."""
-    given = fields.optional_text(row, "input", origin)
-    instruction = fields.text(row, "instruction", origin)
-    return fields.asked(row, fields.joined(instruction, given), origin)
+    return _with_input(row, "instruction", "input", origin)
 
 
-def _in_context(row: Row, origin: Origin) -> Prompt:
+def context_prompt(row: Row, origin: Origin) -> Prompt:
     """Dolly: {instruction, context, response, category}."""
-    given = fields.optional_text(row, "context", origin)
-    return fields.asked(row, fields.joined(fields.text(row, "instruction", origin), given), origin)
+    return _with_input(row, "instruction", "context", origin)
 
 
-def _question(row: Row, origin: Origin) -> Prompt:
+def question_prompt(row: Row, origin: Origin) -> Prompt:
     """{question, context?}."""
-    given = fields.optional_text(row, "context", origin)
-    return fields.asked(row, fields.joined(fields.text(row, "question", origin), given), origin)
+    return _with_input(row, "question", "context", origin)
 
 
-def _longform(row: Row, origin: Origin) -> Prompt:
+def _with_input(row: Row, key: str, input_key: str, origin: Origin) -> Prompt:
+    task_input = fields.optional_text(row, input_key, origin)
+    return fields.user_prompt(row, fields.joined(fields.text(row, key, origin), task_input), origin)
+
+
+def _longform_prompt(row: Row, origin: Origin) -> Prompt:
     """{input, output, source, subset}: the input is an instruction written for a text that was there before."""
     subset = fields.optional_text(row, "subset", origin)
-    return fields.asked(row, fields.text(row, "input", origin), origin, task=subset)
+    return fields.user_prompt(row, fields.text(row, "input", origin), origin, task=subset)
 
 
 TEMPLATE_WORDS = re.compile(
@@ -57,41 +43,25 @@ TEMPLATE_WORDS = re.compile(
 https://arxiv.org/abs/2304.12244, elimination evolving)."""
 
 
-def _evolved(row: Row, origin: Origin) -> Prompt:
-    if found := TEMPLATE_WORDS.search(fields.text(row, "instruction", origin)):
+def _evolved_prompt(row: Row, origin: Origin) -> Prompt:
+    if words := TEMPLATE_WORDS.search(fields.text(row, "instruction", origin)):
         raise DataError(
-            f"{origin}: the instruction holds {found[0]!r}, words of the prompt that made it: a failed evolution. "
-            "Drop the row."
+            f"{origin}: the instruction holds {words[0]!r}, words of the prompt that made it: a failed evolution. "
+            "Remove the row."
         )
     return instruction_prompt(row, origin)
 
 
-def _alpaca_output(row: Row, key: str, origin: Origin) -> str:
-    output = fields.text(row, key, origin)
+def _refuse_no_output(output: str, origin: Origin) -> None:
     if output.strip().lower() in ("<nooutput>", "nooutput", "<no output>", "n/a"):
-        raise DataError(f"{origin}: '{key}' is {output.strip()!r}, which stands for no answer. Drop the row.")
-    return output
+        raise DataError(
+            f"{origin}: 'output' is {output.strip()!r}, which means that there is no answer. Remove the row."
+        )
 
 
-def _evolved_output(row: Row, key: str, origin: Origin) -> str:
-    output = fields.text(row, key, origin)
+def _refuse_punctuation(output: str, origin: Origin) -> None:
     if output.strip() and not any(letter.isalnum() for letter in output):
-        raise DataError(f"{origin}: '{key}' is nothing but punctuation, a failed evolution. Drop the row.")
-    return output
-
-
-def prompts(asked: Asked) -> Builder:
-    def build(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
-        yield asked(row, origin)
-
-    return build
-
-
-def answers(asked: Asked, key: str, answer: Answer = fields.text) -> Builder:
-    def build(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
-        yield Demonstration(asked(row, origin), answer(row, key, origin))
-
-    return build
+        raise DataError(f"{origin}: 'output' is nothing but punctuation, a failed evolution. Remove the row.")
 
 
 def _back_translated(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
@@ -106,92 +76,76 @@ def _back_translated(row: Row, origin: Origin, options: Options) -> Iterator[Out
         yield record
 
 
-# Shared, so that rows which fit several formats with the same prompt are no uncertain case.
-PROMPT = prompts(given_prompt)
-INSTRUCTION = prompts(instruction_prompt)
-QUESTION = prompts(_question)
-
-
-def _format(
-    name: str,
-    publisher: str,
-    keys: str,
-    prompt: Builder,
-    demonstration: Builder | None,
-    *,
-    reads: str = "history",
-    **more: Any,
-) -> Format:
-    rows = {Prompt: prompt} if demonstration is None else {Prompt: prompt, Demonstration: demonstration}
-    listed = frozenset(reads.split())
-    return Format(name=name, publisher=publisher, keys=frozenset(keys.split()), rows=rows, reads=listed, **more)
-
-
 FORMATS = [
-    _format("prompt", "ours", "prompt", PROMPT, None),
-    _format("prompt-response", "ours", "prompt response", PROMPT, answers(given_prompt, "response")),
-    _format(
+    format_of("prompt", "ours", "prompt", prompt=given_prompt, reads="history"),
+    format_of("prompt-response", "ours", "prompt response", prompt=given_prompt, answer="response", reads="history"),
+    format_of(
         "prompt-completion",
         "TRL; T0 rows with a `template`",
         "prompt completion",
-        PROMPT,
-        answers(given_prompt, "completion"),
+        prompt=given_prompt,
+        answer="completion",
+        reads="history",
     ),
-    _format("instruction", "ours", "instruction", INSTRUCTION, None, reads="input history"),
-    _format(
+    format_of("instruction", "ours", "instruction", prompt=instruction_prompt, reads="input history"),
+    format_of(
         "alpaca",
         "Stanford Alpaca, https://github.com/tatsu-lab/stanford_alpaca",
         "instruction input output",
-        INSTRUCTION,
-        answers(instruction_prompt, "output", _alpaca_output),
+        prompt=instruction_prompt,
+        answer="output",
+        check_answer=_refuse_no_output,
+        reads="history",
     ),
-    _format(
+    format_of(
         "evol-instruct",
         "WizardLM, https://arxiv.org/abs/2304.12244",
         "instruction output",
-        prompts(_evolved),
-        answers(_evolved, "output", _evolved_output),
+        prompt=_evolved_prompt,
+        answer="output",
+        check_answer=_refuse_punctuation,
         reads="input history",
     ),
-    _format(
+    format_of(
         "dolly",
         "Databricks Dolly 15k, https://huggingface.co/datasets/databricks/databricks-dolly-15k",
         "instruction response category",
-        prompts(_in_context),
-        answers(_in_context, "response"),
+        prompt=context_prompt,
+        answer="response",
         reads="context history",
     ),
-    _format(
+    format_of(
         "back-translation",
         "Instruction back-translation (Humpback), https://arxiv.org/abs/2308.06259",
         "instruction response",
-        INSTRUCTION,
-        _back_translated,
+        prompt=instruction_prompt,
+        rows={Demonstration: _back_translated},
         reads="input score history",
         options={"min_score": 0.0},
     ),
-    _format(
+    format_of(
         "longform",
         "LongForm, reverse instructions, https://arxiv.org/abs/2304.08460",
         "input output source subset",
-        prompts(_longform),
-        answers(_longform, "output"),
+        prompt=_longform_prompt,
+        answer="output",
+        reads="history",
     ),
-    _format("question", "ours", "question", QUESTION, None, reads="context history"),
-    _format(
+    format_of("question", "ours", "question", prompt=question_prompt, reads="context history"),
+    format_of(
         "question-answer",
         "GSM8K (https://github.com/openai/grade-school-math) and others",
         "question answer",
-        QUESTION,
-        answers(_question, "answer"),
+        prompt=question_prompt,
+        answer="answer",
         reads="context history",
     ),
-    _format(
+    format_of(
         "question-response",
         "OpenOrca: system_prompt, question, response",
         "question response",
-        QUESTION,
-        answers(_question, "response"),
+        prompt=question_prompt,
+        answer="response",
         reads="context history",
     ),
 ]

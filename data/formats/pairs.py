@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from data.formats import fields
-from data.formats.conversations import DIALOGUE, dialogue, is_dialogue, messages_demonstrations
-from data.formats.format import Builder, Format, Options, Outcome, Row
-from data.formats.instructions import PROMPT, QUESTION, given_prompt, prompts
+from data.formats.conversations import MESSAGES
+from data.formats.fields import DIALOGUE, dialogue, given_prompt
+from data.formats.format import Options, Outcome, RankingReader, Row, format_of
+from data.formats.instructions import question_prompt
 from data.formats.meaning import is_learned
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from onebase.errors import DataError
@@ -31,41 +32,42 @@ def _refuse_contradiction(row: Row, origin: Origin) -> None:
         if row.get(better) is None or row.get(worse) is None:
             continue
         if fields.number(row, better, origin) <= fields.number(row, worse, origin):
-            raise DataError(f"{origin}: contradictory: '{better}' is not above '{worse}'. Drop the row.")
+            raise DataError(f"{origin}: contradictory: '{better}' is not above '{worse}'. Remove the row.")
 
 
-def rankings(read: Callable[[Row, Origin], Pair]) -> Builder:
-    def build(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
+def _ranking(read: Callable[[Row, Origin], Pair]) -> RankingReader:
+    def ranking(row: Row, origin: Origin) -> Ranking:
         prompt, chosen, rejected = read(row, origin)
         _refuse_contradiction(row, origin)
-        yield Ranking(prompt, (chosen, rejected), (0, 1))
+        return Ranking(prompt, (chosen, rejected), (0, 1))
 
-    return build
-
-
-def _prompts(read: Callable[[Row, Origin], Pair]) -> Builder:
-    return prompts(lambda row, origin: read(row, origin)[0])
+    return ranking
 
 
-def _split(said: Sequence[Message], key: str, origin: Origin) -> tuple[tuple[Message, ...], str]:
-    """What was said before, and the reply that the dialogue ends with."""
-    last = said[-1]
+def _both(read: Callable[[Row, Origin], Pair]) -> dict[str, Any]:
+    """The prompt and the ranking of a pair that must be read as a whole to know its prompt."""
+    return {"prompt": lambda row, origin: read(row, origin)[0], "ranking": _ranking(read)}
+
+
+def _split(turns: Sequence[Message], key: str, origin: Origin) -> tuple[tuple[Message, ...], str]:
+    """The turns before the last reply, and that reply."""
+    last = turns[-1]
     if last.role != "assistant":
         raise DataError(
-            f"{origin}: '{key}' is cut off: it ends with the {last.role}'s turn, not a reply. Drop the row."
+            f"{origin}: '{key}' is cut off: it ends with the {last.role}'s turn, not a reply. Remove the row."
         )
     if not last.content.strip():
-        raise DataError(f"{origin}: '{key}' ends with an empty reply. Drop the row.")
-    return tuple(said[:-1]), last.content
+        raise DataError(f"{origin}: '{key}' ends with an empty reply. Remove the row.")
+    return tuple(turns[:-1]), last.content
 
 
-def _same_start(chosen: Sequence[Message], rejected: Sequence[Message], origin: Origin) -> None:
-    unlike = f"{origin}: chosen and rejected are no answers to one prompt"
+def _require_same_start(chosen: Sequence[Message], rejected: Sequence[Message], origin: Origin) -> None:
+    where = f"{origin}: chosen and rejected do not answer one prompt"
     if len(chosen) != len(rejected):
-        raise DataError(f"{unlike}: they come after {len(chosen)} and {len(rejected)} messages. Drop the row.")
-    for index, (one, other) in enumerate(zip(chosen, rejected, strict=True)):
-        if one != other:
-            raise DataError(f"{unlike}: message {index + 1} differs. Drop the row.")
+        raise DataError(f"{where}: they come after {len(chosen)} and {len(rejected)} messages. Remove the row.")
+    for index, (message, other) in enumerate(zip(chosen, rejected, strict=True)):
+        if message != other:
+            raise DataError(f"{where}: message {index + 1} differs. Remove the row.")
 
 
 # --- HH-RLHF ---
@@ -79,12 +81,12 @@ def _hh(row: Row, origin: Origin) -> Pair:
     (before, chosen), (other, rejected) = (
         _split(dialogue(fields.text(row, key, origin), key, origin), key, origin) for key in KEYS
     )
-    _same_start(before, other, origin)
+    _require_same_start(before, other, origin)
     return Prompt(fields.under_system(row, before, origin), origin, fields.facts(row)), chosen, rejected
 
 
 def _is_hh(row: Row) -> bool:
-    return any(is_dialogue(row[key]) for key in KEYS)
+    return any(isinstance(row[key], str) and row[key].lstrip("\n").startswith("Human:") for key in KEYS)
 
 
 def _is_not_hh(row: Row) -> bool:
@@ -96,7 +98,7 @@ def _hh_with_prompt(row: Row, origin: Origin) -> Pair:
     return given_prompt(row, origin), chosen, rejected
 
 
-def _asks_as_dialogue(row: Row) -> bool:
+def _has_dialogue_prompt(row: Row) -> bool:
     return isinstance(row["prompt"], str) and row["prompt"].startswith(DIALOGUE["user"])
 
 
@@ -108,7 +110,7 @@ def _as_messages(row: Row) -> bool:
 
 
 def _as_texts(row: Row) -> bool:
-    return not _as_messages(row) and not _asks_as_dialogue(row)
+    return not _as_messages(row) and not _has_dialogue_prompt(row)
 
 
 def _text_pair(row: Row, origin: Origin) -> Pair:
@@ -128,16 +130,16 @@ def _ends(row: Row, origin: Origin) -> tuple[tuple[Message, ...], str, str] | No
     if not any(as_messages):
         return None
     if not all(as_messages):
-        raise DataError(f"{origin}: one of chosen and rejected is text and the other messages. Mend the row.")
+        raise DataError(f"{origin}: one of chosen and rejected is text and the other messages. Fix or remove the row.")
     (before, chosen), (other, rejected) = (_split(fields.messages(row, key, origin), key, origin) for key in KEYS)
-    _same_start(before, other, origin)
+    _require_same_start(before, other, origin)
     for key in KEYS:
         if not is_learned(row[key][-1], f"{origin}: '{key}'"):
-            raise DataError(f"{origin}: '{key}' ends with a reply that is marked not to be learned. Drop the row.")
+            raise DataError(f"{origin}: '{key}' ends with a reply that is marked not to be learned. Remove the row.")
     return before, chosen, rejected
 
 
-def _alone(row: Row, origin: Origin) -> Pair:
+def _without_prompt(row: Row, origin: Origin) -> Pair:
     """{chosen, rejected} of messages, the prompt's in both."""
     ends = _ends(row, origin)
     if ends is None:
@@ -161,90 +163,79 @@ def _with_prompt(row: Row, origin: Origin) -> Pair:
     before = before[1:] if before and before[0].role == "system" and not before[0].content.strip() else before
     if not before:
         return prompt, chosen, rejected
-    (system, turns), (own_system, own_turns) = _apart(before), _apart(prompt.messages)
+    (system, turns), (prompt_system, prompt_turns) = _apart(before), _apart(prompt.messages)
     # A plain prompt may be the last turn of a longer conversation.
-    if turns[-len(own_turns) :] != own_turns or (system and own_system and system != own_system):
-        raise DataError(f"{origin}: 'prompt' is not what chosen and rejected begin with. Drop the row.")
-    return Prompt((system or own_system) + turns, origin, prompt.meta), chosen, rejected
+    if turns[-len(prompt_turns) :] != prompt_turns or (system and prompt_system and system != prompt_system):
+        raise DataError(f"{origin}: 'prompt' is not what chosen and rejected begin with. Remove the row.")
+    return Prompt((system or prompt_system) + turns, origin, prompt.meta), chosen, rejected
 
 
-def _apart(said: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
-    """The system message, if there is one, and the turns."""
-    return (said[:1], said[1:]) if said[0].role == "system" else ((), said)
+def _apart(turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
+    """The system message, if there is one, and the other turns."""
+    return (turns[:1], turns[1:]) if turns[0].role == "system" else ((), turns)
 
 
 def _question_pair(row: Row, origin: Origin) -> Pair:
     """{system?, question, chosen, rejected}."""
-    prompt = fields.asked(row, fields.text(row, "question", origin), origin)
+    prompt = fields.user_prompt(row, fields.text(row, "question", origin), origin)
     return prompt, fields.text(row, "chosen", origin), fields.text(row, "rejected", origin)
-
-
-def _format(name: str, publisher: str, keys: str, rows: dict[type, Builder], *, reads: str = "", **more: Any) -> Format:
-    listed = frozenset(reads.split())
-    return Format(name=name, publisher=publisher, keys=frozenset(keys.split()), rows=rows, reads=listed, **more)
 
 
 def _chosen_demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
     """`messages` is the chosen dialogue over again; where it is another one, it may be the rejected one."""
-    said, chosen = fields.messages(row, "messages", origin), fields.messages(row, "chosen", origin)
-    if said[-1] != chosen[-1]:
-        raise DataError(f"{origin}: contradictory: 'messages' does not end with the chosen reply. Drop the row.")
-    yield from messages_demonstrations(row, origin, options)
+    turns, chosen = fields.messages(row, "messages", origin), fields.messages(row, "chosen", origin)
+    if turns[-1] != chosen[-1]:
+        raise DataError(f"{origin}: contradictory: 'messages' does not end with the chosen reply. Remove the row.")
+    yield from MESSAGES.rows[Demonstration](row, origin, options)
 
 
 FORMATS = [
-    _format(
+    format_of(
         "hh-rlhf",
         "Anthropic HH-RLHF, https://arxiv.org/abs/2204.05862",
         "chosen rejected",
-        {Prompt: _prompts(_hh), Ranking: rankings(_hh)},
         looks=_is_hh,
+        **_both(_hh),
     ),
-    _format(
+    format_of(
         "hh-rlhf-prompt",
         "HH-RLHF with the dialogue taken out (Dahoas/full-hh-rlhf)",
         "prompt chosen rejected",
-        {Prompt: PROMPT, Ranking: rankings(_hh_with_prompt)},
-        looks=_asks_as_dialogue,
+        looks=_has_dialogue_prompt,
+        prompt=given_prompt,
+        ranking=_ranking(_hh_with_prompt),
     ),
-    _format(
-        "chosen-rejected",
-        "TRL, implicit prompt",
-        "chosen rejected",
-        {Prompt: _prompts(_alone), Ranking: rankings(_alone)},
-        looks=_is_not_hh,
-    ),
-    _format(
+    format_of("chosen-rejected", "TRL, implicit prompt", "chosen rejected", looks=_is_not_hh, **_both(_without_prompt)),
+    format_of(
         "prompt-chosen-rejected",
         "ours; TRL, explicit prompt",
         "prompt chosen rejected",
-        {Prompt: PROMPT, Ranking: rankings(_text_pair)},
         looks=_as_texts,
+        prompt=given_prompt,
+        ranking=_ranking(_text_pair),
         reads="history",
     ),
-    _format(
+    format_of(
         "prompt-chosen-rejected-chat",
         "TRL, explicit prompt, chosen and rejected as messages",
         "prompt chosen rejected",
-        {Prompt: _prompts(_with_prompt), Ranking: rankings(_with_prompt)},
         looks=_as_messages,
+        **_both(_with_prompt),
         reads="history",
     ),
-    _format(
+    format_of(
         "ultrafeedback-binarized",
         "HuggingFaceH4/ultrafeedback_binarized: a pair, and its chosen dialogue as messages",
         "prompt chosen rejected messages",
-        {
-            Prompt: _prompts(_with_prompt),
-            Demonstration: _chosen_demonstrations,
-            Ranking: rankings(_with_prompt),
-        },
+        **_both(_with_prompt),
+        rows={Demonstration: _chosen_demonstrations},
     ),
-    _format(
+    format_of(
         "question-chosen-rejected",
         "Intel/orca_dpo_pairs",
         "question chosen rejected",
-        {Prompt: QUESTION, Ranking: rankings(_question_pair)},
+        prompt=question_prompt,
+        ranking=_ranking(_question_pair),
         reads="history",
     ),
 ]

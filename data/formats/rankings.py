@@ -1,12 +1,12 @@
 """Several responses to one prompt in one row: our own rankings, UltraFeedback, Nectar, qa-feedback."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations, permutations
 from typing import Literal
 
 from data.formats import fields
-from data.formats.format import Builder, Format, Options, Outcome, Row
-from data.formats.instructions import PROMPT, given_prompt, prompts
+from data.formats.fields import given_prompt
+from data.formats.format import Row, format_of
 from data.records import Origin, Prompt, Ranking
 from onebase.errors import DataError
 
@@ -20,24 +20,24 @@ def tiers_of(scores: Sequence[int | float], *, best: Literal["highest", "lowest"
 # --- ours ---
 
 
-def _own_tiers(row: Row, key: str, origin: Origin) -> tuple[int, ...]:
-    tiers = row[key]
-    if not isinstance(tiers, list) or not all(isinstance(tier, int) and not isinstance(tier, bool) for tier in tiers):
-        raise DataError(f"{origin}: '{key}' must be a list of whole numbers, 0 (or the smallest) for the best.")
-    return tiers_of(tiers, best="lowest")
-
-
-def _own(row: Row, origin: Origin) -> Ranking:
+def _tiers(row: Row, origin: Origin) -> Ranking:
     """`responses` with `tiers` (0 is best); `ranks` is the same under another name, from whatever number it starts."""
     responses = tuple(fields.texts(row, "responses", origin))
-    found = [_own_tiers(row, key, origin) for key in ("tiers", "ranks") if row.get(key) is not None]
-    if len(found) == 2 and found[0] != found[1]:
-        raise DataError(f"{origin}: contradictory: 'tiers' and 'ranks' say different things. Remove one.")
+    orders: list[tuple[int, ...]] = []
+    for key in ("tiers", "ranks"):
+        numbers = row.get(key)
+        if numbers is None:
+            continue
+        if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+            raise DataError(f"{origin}: '{key}' must be a list of whole numbers, 0 (or the smallest) for the best.")
+        orders.append(tiers_of(numbers, best="lowest"))
+    if len(set(orders)) > 1:
+        raise DataError(f"{origin}: contradictory: 'tiers' and 'ranks' give different orders. Remove one.")
     labels = row.get("labels") or []
     if not isinstance(labels, list):
-        raise DataError(f"{origin}: 'labels' must be a list, one for each response. Mend the row, or drop it.")
+        raise DataError(f"{origin}: 'labels' must be a list, one for each response. Fix or remove the row.")
     labels = fields.texts(row, "labels", origin) if labels else []
-    return Ranking(given_prompt(row, origin), responses, found[0], tuple(labels))
+    return Ranking(given_prompt(row, origin), responses, orders[0], tuple(labels))
 
 
 # --- UltraFeedback ---
@@ -49,11 +49,11 @@ def _rating(completion: Row, aspect: str, origin: Origin) -> int:
     annotations = completion.get("annotations")
     annotation = annotations.get(aspect) if isinstance(annotations, dict) else None
     if not isinstance(annotation, dict):
-        raise DataError(f"{origin}: a completion has no annotation of '{aspect}'. Drop the row.")
+        raise DataError(f"{origin}: a completion has no annotation of '{aspect}'. Remove the row.")
     rating = annotation.get("Rating")
     if rating not in ("1", "2", "3", "4", "5"):
         shown = repr(rating)[:20]
-        raise DataError(f"{origin}: a completion's rating of '{aspect}' is {shown}, not '1' to '5'. Drop the row.")
+        raise DataError(f"{origin}: a completion's rating of '{aspect}' is {shown}, not '1' to '5'. Remove the row.")
     return int(rating)
 
 
@@ -64,15 +64,15 @@ def _ultrafeedback(row: Row, origin: Origin) -> Ranking:
     where the critique means 1. Cui et al. 2023, https://arxiv.org/abs/2310.01377.
     """
     completions = fields.objects(row, "completions", origin)
-    scores = [sum(_rating(one, aspect, origin) for aspect in ASPECTS) for one in completions]
-    responses = tuple(fields.text(one, "response", origin) for one in completions)
-    labels = tuple(fields.optional_text(one, "model", origin) for one in completions)
+    scores = [sum(_rating(completion, aspect, origin) for aspect in ASPECTS) for completion in completions]
+    responses = tuple(fields.text(completion, "response", origin) for completion in completions)
+    labels = tuple(fields.optional_text(completion, "model", origin) for completion in completions)
     return Ranking(_ultrafeedback_prompt(row, origin), responses, tiers_of(scores), labels if all(labels) else ())
 
 
 def _ultrafeedback_prompt(row: Row, origin: Origin) -> Prompt:
     source = fields.optional_text(row, "source", origin)
-    return fields.asked(row, fields.text(row, "instruction", origin), origin, task=source)
+    return fields.user_prompt(row, fields.text(row, "instruction", origin), origin, task=source)
 
 
 # --- Nectar ---
@@ -85,13 +85,15 @@ def _nectar(row: Row, origin: Origin) -> Ranking:
     https://huggingface.co/datasets/berkeley-nest/Nectar.
     """
     answers = fields.objects(row, "answers", origin)
-    ranks = [fields.number(one, "rank", origin) for one in answers]
+    ranks = [fields.number(answer, "rank", origin) for answer in answers]
     for rank in ranks:
         if not rank.is_integer() or not 1 <= rank <= len(answers):
             most = len(answers)
-            raise DataError(f"{origin}: 'rank' must be a whole number from 1 to {most}, found {rank:g}. Drop the row.")
-    responses = tuple(fields.text(one, "answer", origin) for one in answers)
-    labels = tuple(fields.optional_text(one, "model", origin) for one in answers)
+            raise DataError(
+                f"{origin}: 'rank' must be a whole number from 1 to {most}, found {rank:g}. Remove the row."
+            )
+    responses = tuple(fields.text(answer, "answer", origin) for answer in answers)
+    labels = tuple(fields.optional_text(answer, "model", origin) for answer in answers)
     tiers = tiers_of(ranks, best="lowest")
     return Ranking(given_prompt(row, origin), responses, tiers, labels if all(labels) else ())
 
@@ -106,39 +108,40 @@ TIE, FIRST, SECOND = 0, 1, 2
 
 
 def tiers_of_pairs(labels: Sequence[int], origin: Origin) -> tuple[int, ...]:
-    """The one order with ties that says the same as all pair labels.
+    """The only order with ties that agrees with all pair labels.
 
-    Where there is none, because ties are not transitive (1 = 2, 2 = 3, but 1 over 3) or wins go round, the row is
+    No order does where ties are not transitive (1 = 2, 2 = 3, but 1 over 3) or wins form a circle. Such a row is
     refused: any order would turn somebody's verdict into another.
     """
     verdict = dict(zip(PAIRS, labels, strict=True))
     verdict |= {(j, i): {TIE: TIE, FIRST: SECOND, SECOND: FIRST}[label] for (i, j), label in verdict.items()}
     for a, b, c in permutations(range(ANSWERS), 3):
         steps = (verdict[a, b], verdict[b, c])
-        # From at least as good to at least as good it must go on, and to better where one of the steps is.
+        # Two steps to at least as good lead to at least as good, and to better where one of them does.
         if SECOND not in steps and verdict[a, c] != (FIRST if FIRST in steps else TIE):
-            kind = "ties are not transitive" if TIE in steps else "wins go round in a circle"
-            raise DataError(f"{origin}: contradictory: the pair labels fit no order, because {kind}. Drop the row.")
+            kind = "ties are not transitive" if TIE in steps else "wins form a circle"
+            raise DataError(f"{origin}: contradictory: the pair labels fit no order, because {kind}. Remove the row.")
     losses = [sum(verdict[i, j] == SECOND for j in range(ANSWERS) if j != i) for i in range(ANSWERS)]
     return tiers_of(losses, best="lowest")
 
 
 def _passages(row: Row, origin: Origin) -> str:
     """`passages`: a list of [title, sentence, sentence, ...]."""
-    found = row["passages"]
-    if not isinstance(found, list):
-        raise DataError(f"{origin}: 'passages' must be a list, found {type(found).__name__}. Mend the row, or drop it.")
+    passages = row["passages"]
+    if not isinstance(passages, list):
+        raise DataError(f"{origin}: 'passages' must be a list, found {type(passages).__name__}. Fix or remove the row.")
     parts = []
-    for index, passage in enumerate(found):
+    for index, passage in enumerate(passages):
         title, *sentences = fields.texts({"passages": passage}, "passages", origin) or [""]
         if not sentences:
-            raise DataError(f"{origin}: passage {index + 1} has no sentence under its title. Drop the row.")
+            raise DataError(f"{origin}: passage {index + 1} has no sentence under its title. Remove the row.")
         parts.append(f"{title}: {' '.join(sentences)}")
     return "\n\n".join(parts)
 
 
 def _qa_prompt(row: Row, origin: Origin) -> Prompt:
-    return fields.asked(row, fields.joined(fields.filled(row, "question", origin), _passages(row, origin)), origin)
+    content = fields.joined(fields.filled(row, "question", origin), _passages(row, origin))
+    return fields.user_prompt(row, content, origin)
 
 
 def _qa_feedback(row: Row, origin: Origin) -> Ranking:
@@ -148,48 +151,37 @@ def _qa_feedback(row: Row, origin: Origin) -> Ranking:
     """
     labels = row["preference"]
     if not isinstance(labels, list) or len(labels) != len(PAIRS):
-        raise DataError(f"{origin}: 'preference' must be a list of {len(PAIRS)} pair labels. Drop the row.")
-    labels = [fields.one_of({"preference": label}, "preference", (TIE, FIRST, SECOND), origin) for label in labels]
+        raise DataError(f"{origin}: 'preference' must be a list of {len(PAIRS)} pair labels. Remove the row.")
+    labels = [fields.choice_of({"preference": label}, "preference", (TIE, FIRST, SECOND), origin) for label in labels]
     responses = tuple(fields.text(row, f"prediction {index + 1}", origin).strip() for index in range(ANSWERS))
     return Ranking(_qa_prompt(row, origin), responses, tiers_of_pairs(labels, origin))
 
 
-def rankings(read: Callable[[Row, Origin], Ranking]) -> Builder:
-    def build(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
-        yield read(row, origin)
-
-    return build
-
-
-def _format(name: str, publisher: str, keys: frozenset[str], prompt: Builder, ranking: Builder) -> Format:
-    rows = {Prompt: prompt, Ranking: ranking}
-    return Format(name=name, publisher=publisher, keys=keys, rows=rows, reads=frozenset({"history"}))
-
-
-_OWN = rankings(_own)
-
 FORMATS = [
-    _format("tiers", "ours", frozenset({"prompt", "responses", "tiers"}), PROMPT, _OWN),
-    _format("ranks", "ours", frozenset({"prompt", "responses", "ranks"}), PROMPT, _OWN),
-    _format(
+    format_of("tiers", "ours", "prompt responses tiers", prompt=given_prompt, ranking=_tiers, reads="history"),
+    format_of("ranks", "ours", "prompt responses ranks", prompt=given_prompt, ranking=_tiers, reads="history"),
+    format_of(
         "ultrafeedback",
         "openbmb/UltraFeedback, https://arxiv.org/abs/2310.01377",
-        frozenset({"instruction", "completions"}),
-        prompts(_ultrafeedback_prompt),
-        rankings(_ultrafeedback),
+        "instruction completions",
+        prompt=_ultrafeedback_prompt,
+        ranking=_ultrafeedback,
+        reads="history",
     ),
-    _format(
+    format_of(
         "nectar",
         "berkeley-nest/Nectar, https://huggingface.co/datasets/berkeley-nest/Nectar",
-        frozenset({"prompt", "answers"}),
-        PROMPT,
-        rankings(_nectar),
+        "prompt answers",
+        prompt=given_prompt,
+        ranking=_nectar,
+        reads="history",
     ),
-    _format(
+    format_of(
         "qa-feedback",
         "FineGrainedRLHF, https://arxiv.org/abs/2306.01693",
         frozenset({"question", "passages", "preference", "prediction 1"}),
-        prompts(_qa_prompt),
-        rankings(_qa_feedback),
+        prompt=_qa_prompt,
+        ranking=_qa_feedback,
+        reads="history",
     ),
 ]

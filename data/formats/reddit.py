@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 from data.formats import fields
 from data.formats.comparisons import GONE
-from data.formats.format import Format, Numbered, Options, Outcome, Row, Skipped, WholeBuilder
-from data.formats.grouped import require_object
+from data.formats.format import FileBuilder, Options, Outcome, Row, Skipped, format_of
 from data.formats.rankings import tiers_of
 from data.records import Demonstration, Origin, Prompt, Ranking
 from onebase.errors import DataError
@@ -38,11 +37,13 @@ class _Threads:
     """Ids of comments."""
 
 
-def _read(rows: Numbered, source: str, threads: _Threads) -> Iterator[Outcome]:
-    for line, row in rows:
-        origin = Origin(source, line)
+Rows = Iterator[tuple[Row, Origin]]
+
+
+def _read(rows: Rows, threads: _Threads) -> Iterator[Outcome]:
+    for row, origin in rows:
         try:
-            add = _add_comment if "body" in require_object(row, origin) else _add_submission
+            add = _add_comment if "body" in row else _add_submission
             reason = add(row, origin, threads)
         except DataError as error:
             yield error
@@ -64,8 +65,8 @@ def _add_submission(row: Row, origin: Origin, threads: _Threads) -> str:
         threads.left_out.add(name)
         return "a submission that links elsewhere"
     subreddit = fields.optional_text(row, "subreddit", origin)
-    said = f"{title}\n\n{body}" if body else title
-    threads.submissions[name] = fields.asked({}, said, origin, task=subreddit)
+    content = f"{title}\n\n{body}" if body else title
+    threads.submissions[name] = fields.user_prompt({}, content, origin, task=subreddit)
     return ""
 
 
@@ -74,7 +75,7 @@ def _add_comment(row: Row, origin: Origin, threads: _Threads) -> str:
     name, thread = fields.filled(row, "id", origin), fields.filled(row, "link_id", origin)
     parent, body = fields.filled(row, "parent_id", origin), fields.text(row, "body", origin).strip()
     if not thread.startswith("t3_"):
-        raise DataError(f"{origin}: 'link_id' must begin with t3_, found {thread[:20]!r}. Mend the row, or drop it.")
+        raise DataError(f"{origin}: 'link_id' must begin with t3_, found {thread[:20]!r}. Fix or remove the row.")
     if name in threads.seen:
         return "copy of a comment"
     threads.seen.add(name)
@@ -88,7 +89,7 @@ def _add_comment(row: Row, origin: Origin, threads: _Threads) -> str:
         return "a comment whose score is hidden"
     score = fields.whole_number(row, "score", origin)
     if not body:
-        raise DataError(f"{origin}: 'body' is empty. Drop the row.")
+        raise DataError(f"{origin}: 'body' is empty. Remove the row.")
     threads.comments.setdefault(thread.removeprefix("t3_"), []).append(_Comment(body, score, origin))
     return ""
 
@@ -110,20 +111,20 @@ def _answered(threads: _Threads) -> Iterator[tuple[Prompt, list[_Comment]] | Ski
         yield prompt, list(distinct.values())
 
 
-def _prompts(rows: Numbered, source: str, options: Options) -> Iterator[Outcome]:
+def _prompts(rows: Rows, options: Options) -> Iterator[Outcome]:
     threads = _Threads()
-    yield from _read(rows, source, threads)
+    yield from _read(rows, threads)
     yield from threads.submissions.values()
 
 
-def _demonstrations(rows: Numbered, source: str, options: Options) -> Iterator[Outcome]:
+def _demonstrations(rows: Rows, options: Options) -> Iterator[Outcome]:
     threads = _Threads()
-    yield from _read(rows, source, threads)
-    for found in _answered(threads):
-        if isinstance(found, Skipped):
-            yield found
+    yield from _read(rows, threads)
+    for answered in _answered(threads):
+        if isinstance(answered, Skipped):
+            yield answered
             continue
-        prompt, comments = found
+        prompt, comments = answered
         if not comments:
             yield Skipped("a submission without an answer", prompt.origin)
         elif comments[0].score < options["min_score"]:
@@ -132,17 +133,17 @@ def _demonstrations(rows: Numbered, source: str, options: Options) -> Iterator[O
             yield Demonstration(prompt, comments[0].body)
 
 
-def _rankings(rows: Numbered, source: str, options: Options) -> Iterator[Outcome]:
+def _rankings(rows: Rows, options: Options) -> Iterator[Outcome]:
     most = int(options["responses"])
     if most < 2:
         raise DataError(f"data: format 'reddit': responses must be at least 2, found {most}.")
     threads = _Threads()
-    yield from _read(rows, source, threads)
-    for found in _answered(threads):
-        if isinstance(found, Skipped):
-            yield found
+    yield from _read(rows, threads)
+    for answered in _answered(threads):
+        if isinstance(answered, Skipped):
+            yield answered
             continue
-        prompt, comments = found[0], found[1][:most]
+        prompt, comments = answered[0], answered[1][:most]
         tiers = tiers_of([comment.score for comment in comments])
         if len(comments) < 2:
             yield Skipped("a submission with fewer than two answers", prompt.origin)
@@ -152,25 +153,25 @@ def _rankings(rows: Numbered, source: str, options: Options) -> Iterator[Outcome
             yield Ranking(prompt, tuple(comment.body for comment in comments), tiers)
 
 
-_FILES: dict[type, WholeBuilder] = {Prompt: _prompts, Demonstration: _demonstrations, Ranking: _rankings}
+_FILES: dict[type, FileBuilder] = {Prompt: _prompts, Demonstration: _demonstrations, Ranking: _rankings}
 _OPTIONS: Options = {"responses": 9.0, "min_score": 1.0}
 
 FORMATS = [
-    # Which of the two comes first in a file tells nothing, so each is recognised and both are read the same way.
-    Format(
-        name="reddit",
-        publisher="Pushshift submissions and comments, https://arxiv.org/abs/2001.08435",
-        keys=frozenset({"id", "title", "subreddit", "created_utc"}),
+    # Which of the two comes first in a file has no meaning, so each is recognised and both are read the same way.
+    format_of(
+        "reddit",
+        "Pushshift submissions and comments, https://arxiv.org/abs/2001.08435",
+        "id title subreddit created_utc",
         files=_FILES,
         options=_OPTIONS,
-        reads=frozenset({"score"}),
+        reads="score",
     ),
-    Format(
-        name="reddit-comments",
-        publisher="the same file, when it begins with a comment",
-        keys=frozenset({"id", "link_id", "parent_id", "body"}),
+    format_of(
+        "reddit-comments",
+        "the same file, when it begins with a comment",
+        "id link_id parent_id body",
         files=_FILES,
         options=_OPTIONS,
-        reads=frozenset({"score"}),
+        reads="score",
     ),
 ]

@@ -1,8 +1,8 @@
-"""Messages that came as a text: JSON, or Python's and numpy's own writing, as CSV files have them.
+"""Messages that came as a text: JSON, or what Python and numpy print, as CSV files have them.
 
 A text that is nothing but messages is parsed where that can be done in one way, and refused where it cannot: learned
-as it stands it would teach a model to write brackets. A text with words around such messages stays a text, and so does
-JSON that is no conversation.
+unchanged it would teach a model to write brackets. A text with words around such messages stays a text, and so does
+JSON that is not a conversation.
 """
 
 import ast
@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from data.files.strict_json import STRICT, Defect, refuse_broken_text
+from data.files.lines import Defect, refuse_broken_text
+from data.files.readers import STRICT
 from data.records import ROLES
 
 SPEAKERS: Mapping[str, str] = {
@@ -27,7 +28,7 @@ OTHER_SPEAKERS = ("developer", "tool", "function", "function_call", "observation
 LISTS = frozenset(
     ("messages", "conversations", "completions", "answers", "summaries", "instances", "responses", "tiers", "ranks")
 ) | frozenset(("passages", "preference", "info"))
-"""Keys that hold a list or an object in every format that has them: a text there can only be one written down."""
+"""Keys that hold a list or an object in every format that has them: a text there can only be a written one."""
 
 CONVERSATIONS = ("prompt", "chosen", "rejected", "context")
 """Keys that may hold messages as well as a text."""
@@ -39,10 +40,8 @@ DEEPEST = 3
 """Times that a text may be written into a text."""
 
 _names = "|".join((*SPEAKERS, *OTHER_SPEAKERS))
-_OPENS = re.compile(r"""\s*(?:[\[{("']|array\()""")
-OPENING = frozenset("[{(\"'a \t\r\n")
-"""What a written list or object can begin with, spaces and numpy's `array(` included: nearly all texts do not, and one
-look at their first letter is all that they cost."""
+OPENS = re.compile(r"""[ \t\r\n]*(?:[\[{("']|array\()""")
+"""How a written list or object can begin: nearly all texts do not, and one look at their start is all they cost."""
 _SPEAKS = re.compile(rf"""["'](?:role|from)\\*["']\s*:\s*\\*["'](?:{_names})\\*["']""", re.IGNORECASE)
 _BEGINS = re.compile(r"""[\s"'\[(]*(?:array\([\s"'\[(]*)?\{\s*\\*["'](?:role|from|content|value)\\*["']\s*:""")
 _ARRAY = re.compile(r"array\((.*?)(?:,\s*dtype=object)?\)", re.DOTALL)
@@ -50,27 +49,25 @@ _BETWEEN = re.compile(r"\}[ \t]*\n\s*\{")
 _CLOSES = re.compile(r"[\]}]")
 
 
-def unpacked(row: Any) -> Any:
+def unpacked(row: dict[str, Any]) -> dict[str, Any]:
     """The row with its messages, and other lists where only lists can be, parsed; the same row where there are none."""
-    if not isinstance(row, dict):
-        return row
     changed: dict[str, Any] = {}
     for key, value in row.items():
-        if type(value) is str and value[:1] in OPENING and _OPENS.match(value) is not None:
-            written = _value_of(key, value)
-            if written is not None:
-                changed[key] = written
+        if type(value) is str and OPENS.match(value):
+            parsed_value = _value_of(key, value)
+            if parsed_value is not None:
+                changed[key] = parsed_value
     return {**row, **changed} if changed else row
 
 
 def is_conversation(text: str) -> bool:
     """Whether a text is nothing but messages, whole or damaged."""
-    if _OPENS.match(text) is None or _SPEAKS.search(text) is None:
+    if OPENS.match(text) is None or _SPEAKS.search(text) is None:
         return False
     value = parsed(text)
     if value is None:
-        return _BEGINS.match(text) is not None and not _goes_on_in_words(text)
-    return any(_is_message(one) for one in value) if isinstance(value, list) else _messages(value) is not None
+        return _BEGINS.match(text) is not None and not _continues_in_words(text)
+    return any(map(_is_message, value)) if isinstance(value, list) else _messages(value) is not None
 
 
 def _value_of(key: str, text: str) -> Any:
@@ -78,27 +75,27 @@ def _value_of(key: str, text: str) -> Any:
         value = parsed(text)
         messages = _messages(value)
         if key == "messages" and messages is not None:
-            return [_as_role(one) for one in messages]
+            return list(map(_as_role, messages))
         return (messages or value) if isinstance(value, list | dict) else None
     if (key not in CONVERSATIONS and key not in REPLIES) or _SPEAKS.search(text) is None:
         return None
     messages = _messages(parsed(text))
     if messages is None:
         return None
-    said = [_as_role(one) for one in messages]
+    turns = list(map(_as_role, messages))
     if key in CONVERSATIONS:
-        return said
-    alone = len(said) == 1 and set(said[0]) == {"role", "content"} and said[0]["role"] == "assistant"
-    return said[0]["content"] if alone and isinstance(said[0]["content"], str) else None
+        return turns
+    alone = len(turns) == 1 and set(turns[0]) == {"role", "content"} and turns[0]["role"] == "assistant"
+    return turns[0]["content"] if alone and isinstance(turns[0]["content"], str) else None
 
 
 def _messages(value: Any) -> list[dict[str, Any]] | None:
-    """The messages that a parsed value is: a list of them, one by itself, or an object that holds nothing else."""
+    """The messages that a parsed value is: a list of them, a single one, or an object that holds nothing else."""
     if isinstance(value, dict) and len(value) == 1 and set(value) <= {"messages", "conversations"}:
         (value,) = value.values()
     if isinstance(value, dict):
         value = [value]
-    return value if isinstance(value, list) and value and all(_is_message(one) for one in value) else None
+    return value if isinstance(value, list) and value and all(map(_is_message, value)) else None
 
 
 def _is_message(value: Any) -> bool:
@@ -126,7 +123,10 @@ def parsed(text: str) -> Any:
     for _ in range(DEEPEST):
         value = _parsed_once(value)
         if isinstance(value, list):
-            value = [_parsed_once(one) or one if isinstance(one, str) and _SPEAKS.search(one) else one for one in value]
+            value = [
+                _parsed_once(entry) or entry if isinstance(entry, str) and _SPEAKS.search(entry) else entry
+                for entry in value
+            ]
         if not isinstance(value, str):
             break
     return value if isinstance(value, list | dict) else None
@@ -154,11 +154,11 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
 
 
-def _goes_on_in_words(text: str) -> bool:
+def _continues_in_words(text: str) -> bool:
     """Whether a sound list or object at the start of a text has words behind it: then the text is about it."""
     for closing in [match.end() for match in _CLOSES.finditer(text)][-20:]:
         rest = text[closing:].strip()
-        if rest and _OPENS.match(rest) is None and rest[0] not in "]})," and parsed(text[:closing]) is not None:
+        if rest and OPENS.match(rest) is None and rest[0] not in "]})," and parsed(text[:closing]) is not None:
             return True
     return False
 

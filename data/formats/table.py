@@ -1,19 +1,21 @@
-"""The table of formats, and what turns rows into records by it.
+"""The table of formats, and how rows become records by it.
 
-A recipe names the format, or lets each row's keys tell. Of the formats whose keys a row has, one that asks for more
-keys than another takes precedence; where two are left the row is refused and both are named.
+A recipe names the format, or the keys of the rows tell it. Of the formats with keys that a row has, one that needs more
+keys than another takes precedence. Where two are left the row is refused and both are named.
 """
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, TypeVar
 
+from data.files.lines import Numbered
 from data.formats import (
     comparisons,
     conversations,
+    fields,
     grouped,
     instances,
     instructions,
@@ -22,10 +24,9 @@ from data.formats import (
     reddit,
     templates,
 )
-from data.formats.format import Format, Numbered, Options, Outcome, Row, Skipped, any_values
-from data.formats.grouped import require_object
+from data.formats.format import Format, Options, Outcome, Row, Skipped
 from data.formats.meaning import check_row
-from data.formats.serialised import unpacked
+from data.formats.serialised import OPENS, unpacked
 from data.formats.unread import Unread
 from data.records import Demonstration, Origin, Prompt, Ranking
 from onebase.errors import DataError
@@ -33,19 +34,19 @@ from onebase.errors import DataError
 K = TypeVar("K", Prompt, Demonstration, Ranking)
 
 Report = Callable[[DataError], None]
-"""Takes the defect of a row or of a part of it; reading goes on. Without one the defect is raised."""
+"""Takes the defect of a row or of a part of it; reading continues. Without a report the defect is raised."""
 Note = Callable[[str, str], None]
 """Takes the reason and the place of what a format leaves out by its own rule."""
 
 _MODULES = (conversations, instructions, instances, templates, pairs, comparisons, rankings, grouped, reddit)
 
-FORMATS: Mapping[str, Format] = MappingProxyType({one.name: one for module in _MODULES for one in module.FORMATS})
+FORMATS: Mapping[str, Format] = MappingProxyType({known.name: known for module in _MODULES for known in module.FORMATS})
 
 NEAREST = 4
 """Formats that are shown for a row that fits none."""
 
-SILENT = 100
-"""Rows at the start of a file that may say nothing of its format before rows are read one by one."""
+LOOKED_AT = 100
+"""Rows at the start of a file that may fit no format before the search for one that joins rows is given up."""
 
 
 def build(
@@ -62,32 +63,16 @@ def build(
     format: its name, with options behind it; None: recognised by the row. report and note: see build_all. DataError
     names the row's place and the key.
     """
-    yield from _build(unpacked(row), kind, origin, format=format, report=report, note=note)
-
-
-def _build(
-    row: Any, kind: type[K], origin: Origin, *, format: str | None, report: Report | None, note: Note | None
-) -> Iterator[K]:
-    """See build; for a row whose written lists are parsed."""
-    require_object(row, origin)
+    if not isinstance(row, dict):
+        raise _not_an_object(row, origin)
+    row = unpacked(row)
     if format is None:
         chosen = FORMATS[recognise(row, kind, origin)]
         options = chosen.options
     else:
-        name, options = parse(format)
-        chosen = FORMATS[name]
-        _require_kind(chosen, kind, str(origin))
+        chosen, options = _named(format, kind, str(origin))
         _require_keys(row, chosen, origin)
-    builder = chosen.rows.get(kind)
-    if builder is None:
-        raise DataError(
-            f"{origin}: rows of the format '{chosen.name}' are joined into {kind.__name__.lower()}s, so all rows of a "
-            "file must have it, from the first on."
-        )
-    if left_out := check_row(row, chosen.read_keys, kind, origin):
-        yield from _kept(iter([Skipped(left_out, origin)]), kind, report, note)
-    else:
-        yield from _kept(builder(row, origin, options), kind, report, note)
+    yield from _records_among(_outcomes(row, chosen, kind, origin, options), kind, report, note)
 
 
 def build_all(
@@ -102,75 +87,115 @@ def build_all(
 ) -> Iterator[K]:
     """The records of a file's numbered rows, one at a time; memory holds no more than the format needs to join rows.
 
-    Without `format`, formats that join rows are recognised by the first row that says anything; all others row by row.
+    Without `format`, the first row that fits one tells the file's format. It holds for all rows with the same keys,
+    unless their values matter for it. A row with other keys is recognised by its own: cells of a table may be empty,
+    and a file may mix formats whose rows stand alone.
+
     report: takes the defects of rows, which are raised without it. note: takes what formats leave out by their rules.
     unread: counts which keys of the rows nothing was made of.
     """
-    rows = ((line, unpacked(row)) for line, row in rows)
+    rows = _unpacked(rows)
+    keys: frozenset[str] = frozenset()
     if format is None:
-        format, rows = _joining_format(rows, kind)
+        chosen, keys, rows = _first_format(rows, kind)
+        options = chosen.options if chosen is not None else {}
+    else:
+        chosen, options = _named(format, kind, f"data: {source}")
     if unread is not None:
-        rows, report, note = unread.watch(rows, source), _passing_over(unread, report), _passing_over(unread, note)
-    if format is not None:
-        name, options = parse(format)
-        _require_kind(FORMATS[name], kind, f"data: {source}")
-        if kind in FORMATS[name].files:
-            rows = _meant(rows, FORMATS[name], kind, source, report, note)
-            yield from _kept(FORMATS[name].files[kind](rows, source, options), kind, report, note)
-            return
+        rows, report, note = unread.watch(rows, source), unread.watch_drops(report), unread.watch_drops(note)
+    if chosen is not None and kind in chosen.files:
+        sound = _sound_rows(rows, chosen, kind, source, report, note)
+        yield from _records_among(chosen.files[kind](sound, options), kind, report, note)
+        return
     for line, row in rows:
+        origin = Origin(source, line)
         try:
-            yield from _build(row, kind, Origin(source, line), format=format, report=report, note=note)
+            if not isinstance(row, dict):
+                raise _not_an_object(row, origin)
+            if chosen is None or (format is None and (chosen.looks is not None or present_keys(row) != keys)):
+                chosen, keys = None, present_keys(row)
+                chosen = FORMATS[recognise(row, kind, origin)]
+                options = chosen.options
+            elif format is not None:
+                _require_keys(row, chosen, origin)
+            yield from _records_among(_outcomes(row, chosen, kind, origin, options), kind, report, note)
         except DataError as error:
             if report is None:
                 raise
             report(error)
 
 
-def _passing_over(unread: Unread, count: Callable[..., None] | None) -> Callable[..., None] | None:
-    """The same report or note, which says to `unread` too that a row was left out."""
-    if count is None:
-        return None
-
-    def counting(*said: Any) -> None:
-        unread.pass_over(str(said[-1]))
-        count(*said)
-
-    return counting
+def _unpacked(rows: Numbered) -> Numbered:
+    for line, row in rows:
+        # Nearly no row holds a list that is written as text.
+        written = isinstance(row, dict) and any(isinstance(value, str) and OPENS.match(value) for value in row.values())
+        yield line, unpacked(row) if written else row
 
 
-def _meant(
+def _not_an_object(row: Any, origin: Origin) -> DataError:
+    return DataError(f"{origin}: expected an object with keys, found {type(row).__name__}.")
+
+
+def _first_format(rows: Numbered, kind: type) -> tuple[Format | None, frozenset[str], Numbered]:
+    """The format of the first row that fits one, the keys of that row, and all rows, those looked at among them."""
+    held: list[tuple[int, Any]] = []
+    for line, row in rows:
+        held.append((line, row))
+        fitting = candidates(row, kind) if isinstance(row, dict) else ()
+        if len(fitting) == 1:
+            return fitting[0], present_keys(row), chain(held, rows)
+        if len(held) >= LOOKED_AT:
+            break
+    return None, frozenset(), chain(held, rows)
+
+
+def _sound_rows(
     rows: Numbered, chosen: Format, kind: type, source: str, report: Report | None, note: Note | None
-) -> Numbered:
+) -> Iterator[tuple[Row, Origin]]:
     """The rows of a format that joins them, without those that their own keys leave out."""
     for line, row in rows:
         origin = Origin(source, line)
         try:
-            left_out = check_row(row, chosen.read_keys, kind, origin) if isinstance(row, dict) else ""
+            if not isinstance(row, dict):
+                raise _not_an_object(row, origin)
+            left_out = check_row(row, chosen.reads, kind, origin)
         except DataError as error:
             if report is None:
                 raise
             report(error)
             continue
         if not left_out:
-            yield line, row
+            yield row, origin
         elif note is not None:
             note(left_out, str(origin))
 
 
-def _joining_format(rows: Numbered, kind: type) -> tuple[str | None, Numbered]:
-    """The format of the first rows, where it is one that joins rows; and all rows, those among them."""
-    held: list[tuple[int, Any]] = []
-    for line, row in rows:
-        held.append((line, row))
-        if isinstance(row, dict) and len(found := candidates(row, kind)) == 1:
-            return (found[0].name if kind in found[0].files else None), chain(held, rows)
-        if len(held) >= SILENT:
-            break
-    return None, chain(held, rows)
+def _outcomes(row: Row, chosen: Format, kind: type, origin: Origin, options: Options) -> Iterable[Outcome]:
+    """What one row becomes."""
+    # Most rows have no keys but those of their format.
+    if not row.keys() <= chosen.reads and (left_out := check_row(row, chosen.reads, kind, origin)):
+        return [Skipped(left_out, origin)]
+    if kind in chosen.rows:
+        return chosen.rows[kind](row, origin, options)
+    if kind is Ranking and chosen.ranking is not None:
+        return [chosen.ranking(row, origin)]
+    if kind in chosen.files:
+        raise DataError(
+            f"{origin}: rows of the format '{chosen.name}' are joined into {kind.__name__.lower()}s, so all rows of a "
+            "file must have it, from the first on."
+        )
+    assert chosen.prompt is not None, "every other format makes prompts"
+    prompt = chosen.prompt(row, origin)
+    if kind is Prompt:
+        return [prompt]
+    answer = fields.text(row, chosen.answer, origin)
+    if chosen.check_answer is not None:
+        chosen.check_answer(answer, origin)
+    return [Demonstration(prompt, answer)]
 
 
-def _kept(outcomes: Iterator[Outcome], kind: type[K], report: Report | None, note: Note | None) -> Iterator[K]:
+def _records_among(outcomes: Iterable[Outcome], kind: type[K], report: Report | None, note: Note | None) -> Iterator[K]:
+    """The records; defects and what was left out go to `report` and `note`."""
     for outcome in outcomes:
         if isinstance(outcome, kind):
             yield outcome
@@ -184,57 +209,44 @@ def _kept(outcomes: Iterator[Outcome], kind: type[K], report: Report | None, not
                 note(outcome.reason, str(outcome.origin))
 
 
-def recognise(row: Any, kind: type, origin: Origin) -> str:
-    """The name of the one format that fits a row; DataError with the candidates when it is none, or several."""
-    found = candidates(require_object(row, origin), kind)
-    if len(found) == 1:
-        return found[0].name
-    if found:
-        fitting = ", ".join(_shown(one) for one in found)
-        raise DataError(f"{origin}: the row fits several formats: {fitting}. Say which with `format`.")
-    nearest = [_shown(one) for one in _nearest(frozenset(_present(row)), kind)]
-    expected = "; ".join(nearest) if nearest else "docs/data.md has all formats"
+def recognise(row: Row, kind: type, origin: Origin) -> str:
+    """The name of the one format that fits a row; DataError with the candidates when none does, or several."""
+    fitting = candidates(row, kind)
+    if len(fitting) == 1:
+        return fitting[0].name
+    if fitting:
+        listed = ", ".join(map(_shown, fitting))
+        raise DataError(f"{origin}: the row fits several formats: {listed}. Name one with `format`.")
+    nearest = "; ".join(map(_shown, _nearest(present_keys(row), kind))) or "docs/data.md has all formats"
     raise DataError(
-        f"{origin}: no {kind.__name__.lower()} can be made of the keys {sorted(map(str, row))}. Nearest: {expected}."
+        f"{origin}: no {kind.__name__.lower()} can be made of the keys {sorted(map(str, row))}. Nearest: {nearest}."
     )
 
 
+def present_keys(row: Row) -> frozenset[str]:
+    """Keys with a value."""
+    return frozenset(key for key, value in row.items() if value is not None)
+
+
 def candidates(row: Row, kind: type) -> Sequence[Format]:
-    """The formats that a row fits, but for those that ask for less than another one. Those that make the same of it
-    count once."""
-    fitting, by_keys = _with_keys(frozenset(_present(row)), kind)
-    if by_keys is not None:
-        return by_keys
-    # `looks` may take its format's keys for granted, so only formats whose keys are all there are asked.
-    return _foremost([one for one in fitting if one.looks(row)], kind)
-
-
-def _present(row: Row) -> list[str]:
-    return [key for key, value in row.items() if value is not None]
-
-
-@lru_cache(maxsize=1024)
-def _with_keys(present: frozenset[str], kind: type) -> tuple[Sequence[Format], Sequence[Format] | None]:
-    """The formats whose keys are there; and the candidates among them, where the keys decide."""
-    fitting = [one for one in FORMATS.values() if one.keys <= present and kind in one.kinds]
-    return fitting, _foremost(fitting, kind) if all(one.looks is any_values for one in fitting) else None
-
-
-def _foremost(fitting: Sequence[Format], kind: type) -> Sequence[Format]:
-    most = [one for one in fitting if not any(one.keys < other.keys for other in fitting)]
-    builders = {id(one.rows[kind] if kind in one.rows else one.files[kind]) for one in most}
-    return most[:1] if len(builders) == 1 else most
+    """The formats that a row fits, except those that need fewer keys than another one. Formats that make the same of
+    it count once."""
+    present = present_keys(row)
+    fitting = [known for known in FORMATS.values() if kind in known.makers and known.keys <= present]
+    fitting = [known for known in fitting if known.looks is None or known.looks(row)]
+    most = [known for known in fitting if not any(known.keys < other.keys for other in fitting)]
+    return most[:1] if len({known.makers[kind] for known in most}) == 1 else most
 
 
 @lru_cache(maxsize=1024)
 def _nearest(present: frozenset[str], kind: type) -> tuple[Format, ...]:
-    """Formats that share a key with the row, the ones that lack least first."""
-    sharing = [one for one in FORMATS.values() if one.keys & present and kind in one.kinds]
-    return tuple(sorted(sharing, key=lambda one: (len(one.keys - present), -len(one.keys)))[:NEAREST])
+    """Formats that share a key with the row, those that lack least first."""
+    sharing = [known for known in FORMATS.values() if known.keys & present and kind in known.makers]
+    return tuple(sorted(sharing, key=lambda known: (len(known.keys - present), -len(known.keys)))[:NEAREST])
 
 
-def _shown(one: Format) -> str:
-    return f"{one.name} {{{', '.join(sorted(one.keys))}}}"
+def _shown(format: Format) -> str:
+    return f"{format.name} {{{', '.join(sorted(format.keys))}}}"
 
 
 @lru_cache(maxsize=64)
@@ -255,20 +267,24 @@ def parse(format: str) -> tuple[str, Options]:
     return name, MappingProxyType(options)
 
 
-def _number(value: str, key: str, name: str) -> float:
+def _number(text: str, key: str, name: str) -> float:
     try:
-        found = float(value)
+        value = float(text)
     except ValueError:
-        found = float("nan")
-    if not abs(found) < float("inf"):
-        raise DataError(f"data: format '{name}': {key} must be a number, found '{value}'.")
-    return found
+        value = float("nan")
+    if not abs(value) < float("inf"):
+        raise DataError(f"data: format '{name}': {key} must be a number, found '{text}'.")
+    return value
 
 
-def _require_kind(chosen: Format, kind: type, where: str) -> None:
-    if kind not in chosen.kinds:
-        given = ", ".join(one.__name__.lower() + "s" for one in chosen.kinds)
-        raise DataError(f"{where}: the format '{chosen.name}' gives {given}, not {kind.__name__.lower()}s.")
+def _named(format: str, kind: type, where: str) -> tuple[Format, Options]:
+    """The format that a recipe names, and its options; DataError where it does not make this kind of record."""
+    name, options = parse(format)
+    chosen = FORMATS[name]
+    if kind not in chosen.makers:
+        kinds = ", ".join(possible.__name__.lower() + "s" for possible in chosen.kinds)
+        raise DataError(f"{where}: the format '{name}' gives {kinds}, not {kind.__name__.lower()}s.")
+    return chosen, options
 
 
 def _require_keys(row: Row, chosen: Format, origin: Origin) -> None:

@@ -4,69 +4,58 @@ P3's `score_eval` templates have a row for each answer choice: right ones are de
 question are a ranking. Sanh et al. 2021, https://arxiv.org/abs/2110.08207.
 """
 
-from collections.abc import Iterator
-
 from data.formats import fields
-from data.formats.format import Format, Numbered, Options, Outcome, Row, Skipped
-from data.formats.grouped import Scored, grouped
-from data.formats.instructions import answers, prompts
-from data.records import Demonstration, Origin, Prompt, Ranking
+from data.formats.format import Row, format_of
+from data.formats.grouped import ScoredResponse, grouped
+from data.records import Origin, Prompt
 
 
-def _as_text(row: Row, origin: Origin) -> Prompt:
+def _text_prompt(row: Row, origin: Origin) -> Prompt:
     """{inputs, targets}."""
-    return fields.asked(row, fields.text(row, "inputs", origin), origin)
+    return fields.user_prompt(row, fields.text(row, "inputs", origin), origin)
 
 
 def _is_text(row: Row) -> bool:
     return not isinstance(row["inputs"], list)
 
 
-def _pretokenized(row: Row, origin: Origin) -> Prompt:
+def _pretokenized_prompt(row: Row, origin: Origin) -> Prompt:
     """{inputs_pretokenized, targets_pretokenized}; `inputs` and `targets` are token ids."""
-    return fields.asked(row, fields.text(row, "inputs_pretokenized", origin), origin)
+    return fields.user_prompt(row, fields.text(row, "inputs_pretokenized", origin), origin)
 
 
-def _choice(row: Row, origin: Origin) -> Scored:
+def _choice(row: Row, origin: Origin) -> ScoredResponse:
     answer = fields.text(row, "targets_pretokenized", origin)
-    return Scored(_pretokenized(row, origin), answer, float(fields.truth(row, "is_correct", origin)))
+    return ScoredResponse(_pretokenized_prompt(row, origin), answer, float(fields.truth(row, "is_correct", origin)))
 
 
-def _right_choices(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
-    one = _choice(row, origin)
-    record = Demonstration(one.prompt, one.response)
-    yield record if one.score else Skipped("a wrong answer choice", origin)
-
-
-def _choices(rows: Numbered, source: str, options: Options) -> Iterator[Outcome]:
-    return grouped(rows, source, _choice)
-
-
-_IN_THE_TEXT = frozenset({"answer_choices", "weight", "history"})
+_IN_THE_TEXT = "answer_choices weight history"
 """The template has written the choices into the text; `weight` makes the choices of a question count as one row."""
 
 FORMATS = [
-    Format(
-        name="inputs-targets",
-        publisher="P3, xP3 and FLAN as text",
-        keys=frozenset({"inputs", "targets"}),
+    format_of(
+        "inputs-targets",
+        "P3, xP3 and FLAN as text",
+        "inputs targets",
         looks=_is_text,
-        rows={Prompt: prompts(_as_text), Demonstration: answers(_as_text, "targets")},
-        reads=frozenset({"history"}),
+        prompt=_text_prompt,
+        answer="targets",
+        reads="history",
     ),
-    Format(
-        name="p3",
-        publisher="P3 as on the hub (bigscience/P3), https://arxiv.org/abs/2110.08207",
-        keys=frozenset({"inputs_pretokenized", "targets_pretokenized"}),
-        rows={Prompt: prompts(_pretokenized), Demonstration: answers(_pretokenized, "targets_pretokenized")},
+    format_of(
+        "p3",
+        "P3 as on the hub (bigscience/P3), https://arxiv.org/abs/2110.08207",
+        "inputs_pretokenized targets_pretokenized",
+        prompt=_pretokenized_prompt,
+        answer="targets_pretokenized",
         reads=_IN_THE_TEXT,
     ),
-    Format(
-        name="p3-choices",
-        publisher="P3's score_eval templates: a row for each answer choice",
-        keys=frozenset({"inputs_pretokenized", "targets_pretokenized", "is_correct"}),
-        rows={Prompt: prompts(_pretokenized), Demonstration: _right_choices},
-        files={Ranking: _choices},
+    format_of(
+        "p3-choices",
+        "P3's score_eval templates: a row for each answer choice",
+        "inputs_pretokenized targets_pretokenized is_correct",
+        prompt=_pretokenized_prompt,
+        **grouped(_choice, left_out="a wrong answer choice"),
         reads=_IN_THE_TEXT,
     ),
 ]

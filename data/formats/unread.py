@@ -1,13 +1,13 @@
-"""Which keys of a file's rows nothing was made of: `onebase data check` names them."""
+"""Which keys of a file's rows are not read: `onebase data check` names them."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from data.formats.meaning import is_filled
 
 DISTINCT = 500
-"""Names that are told apart; a file whose every row has keys of its own must not fill the memory."""
+"""Names that are counted; a file in which every row has other keys must not fill the memory."""
 SHOWN = 12
 LONGEST_NAME = 60
 DEEPEST = 6
@@ -15,21 +15,21 @@ DEEPEST = 6
 
 
 class Watched(dict[str, Any]):
-    """A row that remembers which of its keys were asked for, within its parts as well."""
+    """A row that remembers which of its keys were read, within its parts as well."""
 
     def __init__(self, row: dict[str, Any], depth: int = 0) -> None:
         super().__init__((key, _watched(value, depth + 1)) for key, value in row.items())
-        self.asked: set[str] = set()
+        self.read: set[str] = set()
 
     def __getitem__(self, key: str) -> Any:
-        self.asked.add(key)
+        self.read.add(key)
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        self.asked.add(key)
+        self.read.add(key)
         return super().get(key, default)
 
-    def __iter__(self) -> Iterator[str]:  # without it Python copies a row behind our back
+    def __iter__(self) -> Iterator[str]:  # without it `{**row}` copies a row without calling our methods
         return super().__iter__()
 
 
@@ -38,7 +38,7 @@ def _watched(value: Any, depth: int) -> Any:
         return value
     if isinstance(value, dict):
         return Watched(value, depth)
-    return [_watched(one, depth + 1) for one in value] if isinstance(value, list) else value
+    return [_watched(entry, depth + 1) for entry in value] if isinstance(value, list) else value
 
 
 class Unread:
@@ -47,11 +47,11 @@ class Unread:
     def __init__(self) -> None:
         self.rows: Counter[str] = Counter()
         self.others = 0
-        """Keys that came when DISTINCT names were known already."""
+        """Keys that came after DISTINCT names."""
         self._place = ""
 
     def watch(self, rows: Iterator[tuple[int, Any]], source: str) -> Iterator[tuple[int, Any]]:
-        """The rows; each is looked at again when the next one is asked for."""
+        """The rows; the keys of each are counted when the next one is taken."""
         for line, row in rows:
             if not isinstance(row, dict):
                 yield line, row
@@ -62,11 +62,20 @@ class Unread:
             if self._place:
                 self._count(watched)
 
-    def pass_over(self, message: str) -> None:
-        """Do not count the row at hand, if it is the one that a message begins with: it was left out as a whole."""
-        rest = message.removeprefix(self._place)
-        if rest != message and (not rest or rest.startswith(": ")):
-            self._place = ""
+    def watch_drops(self, count: Callable[..., None] | None) -> Callable[..., None] | None:
+        """The same report of an error, or note of a reason and a place, which marks the row at hand as left out."""
+        if count is None:
+            return None
+
+        def watched(*arguments: Any) -> None:
+            # A row left out as a whole is not counted. Parts of one have a longer place.
+            message = str(arguments[-1])
+            rest = message.removeprefix(self._place)
+            if rest != message and (not rest or rest.startswith(": ")):
+                self._place = ""
+            count(*arguments)
+
+        return watched
 
     def _count(self, row: Watched) -> None:
         for name in set(_unread(row, "")):
@@ -86,14 +95,15 @@ def _unread(row: Watched, path: str) -> Iterator[str]:
     for key, value in row.items():
         if not is_filled(value):
             continue
-        if key not in row.asked:
+        if key not in row.read:
             yield path + key
-        elif isinstance(value, Watched) and value.asked:  # one that was not asked was taken as a whole
-            yield from _unread(value, f"{path}{key}.")
-        elif isinstance(value, list):
-            for one in value:
-                if isinstance(one, Watched) and one.asked:
-                    yield from _unread(one, f"{path}{key}[].")
+            continue
+        parts = [(f"{path}{key}.", value)]
+        if isinstance(value, list):
+            parts = [(f"{path}{key}[].", entry) for entry in value]
+        for place, part in parts:
+            if isinstance(part, Watched) and part.read:  # one of which nothing was read was taken as a whole
+                yield from _unread(part, place)
 
 
 def _shown(name: str) -> str:

@@ -1,4 +1,4 @@
-"""`builtin:problems` at any size: prompts and demonstrations. data/tasks/rows.py says what a split is."""
+"""`builtin:problems` at any size: prompts and demonstrations. data/tasks/rows.py describes the splits."""
 
 from data.problems.families import puzzles, stories
 from data.records import Demonstration, Prompt
@@ -38,5 +38,5 @@ def prompts(split: str, rows: int, seed: int) -> list[Prompt]:
 
 def demonstrations(split: str, rows: int, seed: int) -> list[Demonstration]:
     """Problems with their worked solutions."""
-    found = [task(split, index, seed) for index in range(rows)]
-    return [Demonstration(one.prompt, one.draw.gold) for one in found]
+    drawn = (task(split, index, seed) for index in range(rows))
+    return [Demonstration(problem.prompt, problem.draw.gold) for problem in drawn]

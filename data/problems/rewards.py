@@ -8,9 +8,9 @@ from onebase.errors import DataError
 def right_answer(prompt: Prompt, response: str) -> float:
     """1 where the response ends with the right answer behind its only mark, else 0.
 
-    Nothing is paid for form or for steps: a part of a reward that can be had without being right is what a policy
-    learns first. DataError where the prompt brings no answer.
+    Form and steps are not rewarded: a policy first learns the parts of a reward that it can get without being right.
+    DataError where the prompt has no answer.
     """
     if not has_check(prompt):
-        raise DataError(f"{prompt.origin}: the prompt brings no answer to check. Use builtin:problems as `data`.")
+        raise DataError(f"{prompt.origin}: the prompt has no answer to check. Use builtin:problems as `data`.")
     return grade(prompt, response).correctness

@@ -1,4 +1,4 @@
-"""Worked solutions: steps of arithmetic, one a line, and the answer behind the mark as the last line."""
+"""Worked solutions: steps of arithmetic, one per line, and the answer behind the mark as the last line."""
 
 from collections.abc import Callable, Mapping
 
@@ -25,7 +25,7 @@ def value_of(step: Step) -> int:
 
 
 def worked(*steps: Step, **fields: str) -> Draw:
-    """A problem whose answer is what the last step comes to."""
+    """A problem with the result of the last step as its answer."""
     lines = [f"{first} {sign} {second} = {value_of((first, sign, second))}" for first, sign, second in steps]
     return known(str(value_of(steps[-1])), *lines, **fields)
 

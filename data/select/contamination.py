@@ -1,13 +1,13 @@
 """Training rows that hold an evaluation prompt: the same, most of it, or a long run of its words.
 
-Three findings, in this order:
+A row is contaminated by the first of these that is true:
 
-* the normalised prompt is that of an evaluation prompt, or of one of its earlier turns, whatever the system messages;
-* row and evaluation prompt share `words` consecutive words (Brown et al. 2020, https://arxiv.org/abs/2005.14165,
-  appendix C, uses 13). A run of words that more than `common` evaluation prompts share is a template's text and says
-  nothing; an evaluation prompt shorter than `words` is found by the first finding alone;
-* the Jaccard similarity of the sets of 3-word shingles of both prompts reaches `similarity`, candidates coming from
-  MinHash (Broder 1997) and each being counted out: a row is never left out on an estimate.
+* its normalised prompt is an evaluation prompt, or an earlier turn of one. System messages do not count;
+* it shares `words` consecutive words with an evaluation prompt (Brown et al. 2020, https://arxiv.org/abs/2005.14165,
+  appendix C, uses 13). A run of words that more than `common` evaluation prompts share belongs to a template and does
+  not count. An evaluation prompt shorter than `words` is found by the first rule alone;
+* the sets of 3-word shingles of both prompts have a Jaccard similarity of `similarity` or more. MinHash (Broder 1997)
+  finds candidates. The similarity of each is then computed: a row is never left out on an estimate.
 """
 
 import re
@@ -18,10 +18,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, PositiveInt
 
-from data.records import Demonstration, Prompt, Ranking, Record, conversation_of, normalised, prompt_of
-from data.select.dropped import Dropped
+from data.records import Demonstration, Prompt, Ranking, Record, answers_of, conversation_of, normalised, prompt_of
+from data.select.dropped import DroppedRows
 from onebase.errors import DataError
-from onebase.recipe.recipes import Section
+from onebase.recipe.sections import Section
 
 K = TypeVar("K", Prompt, Demonstration, Ranking)
 
@@ -32,12 +32,12 @@ PERMUTATIONS = 128
 
 def require_apart(key: str, held_out: Sequence[Record], training: Iterable[Record]) -> None:
     """DataError where a held-out row's prompt is one that is trained on. key: the recipe's, of the held-out rows."""
-    trained = {conversation_of(prompt_of(one)) for one in training}
-    both = [one for one in map(prompt_of, held_out) if conversation_of(one) in trained]
+    trained = {conversation_of(prompt_of(record)) for record in training}
+    both = [prompt for prompt in map(prompt_of, held_out) if conversation_of(prompt) in trained]
     if both:
         raise DataError(
-            f"{key}: {len(both)} of {len(held_out)} prompts are trained on as well, such as {both[0].origin}: what is "
-            "measured on them says nothing. Give another split or source."
+            f"{key}: {len(both)} of {len(held_out)} prompts are trained on as well, such as {both[0].origin}: they "
+            "cannot measure generalisation. Give another split or source."
         )
 
 
@@ -45,11 +45,11 @@ class ContaminationSection(Section):
     """How training rows are checked against evaluation prompts."""
 
     against: tuple[str, ...] = ()
-    """Files of evaluation prompts; a stage may hand over more of its own."""
+    """Files of evaluation prompts; a stage may add its own prompts."""
     words: PositiveInt = 13
     """Length of a run of words that must not be shared."""
     common: PositiveInt = 10
-    """Evaluation prompts that may share a run before it is taken for a template's."""
+    """Most evaluation prompts with the same run: one that more of them share belongs to a template."""
     similarity: Annotated[float, Field(gt=0, le=1)] | None = 0.8
     """Jaccard similarity from which prompts are near-duplicates; None: not checked."""
     on_contaminated_row: Literal["error", "drop"] = "error"
@@ -67,13 +67,13 @@ class Evaluation:
         sharing: dict[int, set[int]] = defaultdict(set)
         for index, prompt in enumerate(prompts):
             self._origins.append(str(prompt.origin))
-            for asked in _questions(prompt):
-                self._whole.setdefault(asked, index)
-            words = _words(_asked(prompt))
+            for question in _questions(prompt):
+                self._whole.setdefault(question, index)
+            words = _words(_user_text(prompt))
             self._shingles.append(_shingles(words))
             for run in _runs(words, section.words):
                 sharing[run].add(index)
-        self._runs = {run: min(found) for run, found in sharing.items() if len(found) <= section.common}
+        self._runs = {run: min(indices) for run, indices in sharing.items() if len(indices) <= section.common}
         self._near = self._index_near() if section.similarity is not None else None
 
     def __len__(self) -> int:
@@ -96,8 +96,8 @@ class Evaluation:
     def _index_near(self) -> Any:
         from datasketch import MinHashLSH
 
-        # MinHash misses pairs near its threshold. Candidates are cheap, since each is counted out: a lower threshold,
-        # and bands that are chosen for few misses.
+        # MinHash misses pairs near its threshold. Candidates are cheap, and each is checked: so the threshold is lower,
+        # and the bands are chosen for few misses.
         threshold = 0.75 * float(self.section.similarity or 1.0)
         index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS, weights=(0.1, 0.9))
         for position, shingles in enumerate(self._shingles):
@@ -108,7 +108,7 @@ class Evaluation:
     def _nearest(self, prompt: Prompt) -> int | None:
         if self._near is None:
             return None
-        shingles = _shingles(_words(_asked(prompt)))
+        shingles = _shingles(_words(_user_text(prompt)))
         if not shingles:
             return None
         for candidate in sorted(self._near.query(_sketch(shingles))):
@@ -118,14 +118,16 @@ class Evaluation:
         return None
 
 
-def clean(records: Iterable[K], evaluation: Evaluation, section: ContaminationSection, dropped: Dropped) -> Iterator[K]:
-    """The records that hold no evaluation prompt; the others are raised or counted, as the section says."""
+def clean(
+    records: Iterable[K], evaluation: Evaluation, section: ContaminationSection, dropped: DroppedRows
+) -> Iterator[K]:
+    """The records that hold no evaluation prompt. The others raise a DataError or are counted, as the section says."""
     for record in records:
-        found = evaluation.finding(record)
-        if found is None:
+        finding = evaluation.finding(record)
+        if finding is None:
             yield record
             continue
-        reason, where = found
+        reason, where = finding
         if section.on_contaminated_row == "error":
             raise DataError(
                 f"{prompt_of(record).origin}: {reason}: {where}. Remove the row, or leave such rows out with "
@@ -134,20 +136,14 @@ def clean(records: Iterable[K], evaluation: Evaluation, section: ContaminationSe
         dropped.add(reason, str(prompt_of(record).origin))
 
 
-def _asked(prompt: Prompt) -> str:
-    """What a prompt asks: its user messages. System messages and earlier answers are a template's."""
+def _user_text(prompt: Prompt) -> str:
+    """The user messages of a prompt. System messages and earlier answers belong to a template."""
     return "\n".join(message.content for message in prompt.messages if message.role == "user")
 
 
 def _texts(record: Record) -> Sequence[str]:
-    asked = "\n".join(message.content for message in prompt_of(record).messages)
-    match record:
-        case Demonstration():
-            return (asked, record.response)
-        case Ranking():
-            return (asked, *record.responses)
-        case _:
-            return (asked,)
+    conversation = "\n".join(message.content for message in prompt_of(record).messages)
+    return (conversation, *answers_of(record))
 
 
 # Chinese, Japanese and Korean leave no space between words: there, a character counts as one.
@@ -156,11 +152,11 @@ _WORD = re.compile(f"[{_CJK}]|[^\\W{_CJK}]+")
 
 
 def _questions(prompt: Prompt) -> list[str]:
-    """What is asked at each of a conversation's turns, all that was said before included, without a system message."""
-    said = [message for message in prompt.messages if message.role != "system"]
+    """The conversation up to each of its user messages, without the system message."""
+    turns = [message for message in prompt.messages if message.role != "system"]
     return [
-        normalised(replace(prompt, messages=tuple(said[: index + 1])))
-        for index, message in enumerate(said)
+        normalised(replace(prompt, messages=tuple(turns[: index + 1])))
+        for index, message in enumerate(turns)
         if message.role == "user"
     ]
 
@@ -170,7 +166,7 @@ def _words(text: str) -> list[str]:
 
 
 def _runs(words: Sequence[str], length: int) -> Iterator[int]:
-    """Hashes of all runs of `length` words. Of Python's own kind: they live no longer than the process."""
+    """Python's hashes of all runs of `length` words: they live no longer than the process."""
     for start in range(len(words) - length + 1):
         yield hash(tuple(words[start : start + length]))
 

@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter
+from dataclasses import dataclass, field
 
 from onebase.errors import DataError
 
 REASONS = 50
-"""Distinct reasons that are told apart; a file full of different ones must not fill the memory."""
+"""Distinct reasons that are counted; a file full of different ones must not fill the memory."""
 PLACES = 5
 """Places that are kept for each reason."""
 OTHER = "other reasons"
@@ -16,29 +17,29 @@ _PLACE = re.compile(r"^(?P<place>.*?:\d+(?::\d+)?): ")
 
 
 class TooManyError(Exception):
-    """More rows were left out than the one who counts wanted to see."""
+    """More rows were left out than the caller wanted to see."""
 
 
-class Dropped:
+@dataclass
+class DroppedRows:
     """Counts of what a source left out. Call it with the error of a row, or `add` a reason. TooManyError when there are
     `most` of them."""
 
-    def __init__(self, most: int | None = None) -> None:
-        self.most = most
-        self.counts: Counter[str] = Counter()
-        self.defects = 0
-        """Errors among what is counted; the rest is what formats and settings leave out by their rules."""
-        self.places: dict[str, list[str]] = {}
+    most: int | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+    defects: int = 0
+    """Errors among what is counted; the rest is what formats and settings leave out by their rules."""
+    places: dict[str, list[str]] = field(default_factory=dict)
 
     def __call__(self, error: DataError) -> None:
         self.defects += 1
         message = str(error)
-        found = _PLACE.match(message)
-        if found is None:
+        match = _PLACE.match(message)
+        if match is None:
             self.add(message.split(": ", 1)[-1])
         else:
-            # The reason without its place, so that equal reasons are counted together.
-            self.add(message[found.end() :], found["place"])
+            # The reason without its place: equal reasons are counted together.
+            self.add(message[match.end() :], match["place"])
 
     def add(self, reason: str, place: str = "") -> None:
         if reason not in self.counts and len(self.counts) >= REASONS:
@@ -53,3 +54,11 @@ class Dropped:
     @property
     def total(self) -> int:
         return self.counts.total()
+
+    def summary(self) -> str:
+        """` (3 rows dropped; 2: the most frequent reason and 1 more reasons)`, for an error; "" where none was."""
+        if not self.total:
+            return ""
+        (reason, count), *others = self.counts.most_common()
+        more = f" and {len(others)} more reasons" if others else ""
+        return f" ({self.total} rows dropped; {count}: {reason.rstrip('.')}{more})"

@@ -1,4 +1,4 @@
-"""Who ranked: labelers in folds, so that a reward model can be judged by people it has not learned from.
+"""Labelers in folds: a reward model is judged by people that it has not learned from.
 
 InstructGPT split its labelers into five groups, trained on four and measured on the fifth (Ouyang et al. 2022,
 https://arxiv.org/abs/2203.02155, section 4.1: 72.4 % of the pairs of labelers trained on, 69.6 % of held-out ones).
@@ -12,21 +12,21 @@ from pydantic import Field, model_validator
 
 from data.records import Ranking
 from onebase.errors import DataError
-from onebase.recipe.recipes import Section
+from onebase.recipe.sections import Section
 
 
 class LabelersSection(Section):
-    """Whose rankings are not trained on."""
+    """Which labelers' rankings are not trained on."""
 
     folds: int | None = Field(default=None, ge=2)
-    """Groups that labelers fall into, by a stable hash of their name; InstructGPT: 5. None: everybody is trained on."""
+    """Groups of labelers, by a stable hash of their name; InstructGPT: 5. None: everybody is trained on."""
     held_out: int = Field(default=0, ge=0)
     """The group that is left out, from 0 to folds - 1."""
 
     @model_validator(mode="after")
-    def _a_fold_there_is(self) -> "LabelersSection":
+    def _held_out_is_a_fold(self) -> "LabelersSection":
         if self.held_out and self.folds is None:
-            raise ValueError("'held_out' says nothing without 'folds'; give both, or remove it")
+            raise ValueError("'held_out' has no effect without 'folds'; give both, or remove it")
         if self.folds is not None and self.held_out >= self.folds:
             raise ValueError(f"'held_out' must be below folds={self.folds}: groups count from 0")
         return self
@@ -36,15 +36,15 @@ class LabelersSection(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Divided:
-    """Rankings to train on, and those of labelers who are held out."""
+class RankingSplit:
+    """Rankings to train on, and those of held-out labelers."""
 
     training: list[Ranking]
     held_out: list[Ranking]
 
 
 def labeler_of(ranking: Ranking) -> str | None:
-    """Who ranked it, where the row says so (`labeler`, `worker` ...); numbers count as names."""
+    """Who ranked it, where the row has a key for it (`labeler`, `worker` ...); numbers count as names."""
     name = ranking.prompt.meta.get("labeler")
     return None if name is None or isinstance(name, bool) or str(name).strip() == "" else str(name)
 
@@ -54,18 +54,18 @@ def fold_of(labeler: str, folds: int) -> int:
     return int.from_bytes(hashlib.sha256(labeler.encode()).digest()[:8], "big") % folds
 
 
-def divide(rankings: Sequence[Ranking], section: LabelersSection) -> Divided:
-    """Rankings that name nobody are trained on. DataError when that leaves nothing on one of the sides."""
+def divide(rankings: Sequence[Ranking], section: LabelersSection) -> RankingSplit:
+    """Rankings without a labeler are trained on. DataError when one of the sides is empty."""
     if section.folds is None:
-        return Divided(training=list(rankings), held_out=[])
-    names = sorted({name for one in rankings if (name := labeler_of(one)) is not None})
+        return RankingSplit(training=list(rankings), held_out=[])
+    names = sorted({name for name in map(labeler_of, rankings) if name is not None})
     if not names:
         raise DataError(
             f"{rankings[0].prompt.origin}: labelers.folds={section.folds} needs to know who ranked, and no row has a "
             "'labeler'. Add it to the rows, or remove labelers.folds."
         )
-    held_out = [one for one in rankings if section.holds_out(labeler_of(one))]
-    training = [one for one in rankings if not section.holds_out(labeler_of(one))]
+    held_out = [ranking for ranking in rankings if section.holds_out(labeler_of(ranking))]
+    training = [ranking for ranking in rankings if not section.holds_out(labeler_of(ranking))]
     if not held_out or not training:
         sizes = [sum(fold_of(name, section.folds) == fold for name in names) for fold in range(section.folds)]
         side = "nobody is left to train on" if held_out else "it holds nobody out"
@@ -73,4 +73,4 @@ def divide(rankings: Sequence[Ranking], section: LabelersSection) -> Divided:
             f"data: labelers.held_out={section.held_out}: {side}. The {len(names)} labelers fall into groups of "
             f"{', '.join(map(str, sizes))}. Choose another group, or fewer folds."
         )
-    return Divided(training=training, held_out=held_out)
+    return RankingSplit(training=training, held_out=held_out)

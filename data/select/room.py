@@ -1,4 +1,4 @@
-"""Whether what goes through the model in one forward fits into it: checked before a weight is loaded."""
+"""Whether the longest sequence of one forward fits into the model: checked before a weight is loaded."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,12 +6,12 @@ from data.chat.conversations import EncodedPrompt
 from data.select.texts import Piece
 from onebase.errors import DataError, RecipeError
 from onebase.model.architecture import Reach
-from onebase.recipe.recipes import LimitsSection
+from onebase.recipe.sections import LimitsSection
 
 
 def require_limits(limits: LimitsSection, reach: Reach | None, *, multiple: int = 1) -> None:
-    """RecipeError where a row within the limits may be longer than the model can take. multiple: of which padded rows
-    are."""
+    """RecipeError where a row within the limits may be longer than the model can take. multiple: rows are padded to a
+    multiple of it."""
     longest = limits.prompt_tokens + limits.response_tokens
     padded = -(-longest // multiple) * multiple
     if reach is not None and padded > reach.tokens:
@@ -31,16 +31,16 @@ def require_room(
         return
     if new_tokens >= reach.tokens:
         raise DataError(f"{key} {new_tokens} leaves no room for a prompt: {reach.reason}. Lower {key}.")
-    for one in prompts:
-        if len(one.ids) + new_tokens > reach.tokens:
+    for encoded in prompts:
+        if len(encoded.ids) + new_tokens > reach.tokens:
             raise DataError(
-                f"{one.prompt.origin}: the prompt is {len(one.ids)} tokens; with {key} {new_tokens} it may be "
-                f"{reach.tokens - new_tokens}, for {reach.reason}. Shorten or remove it, or lower {key}."
+                f"{encoded.prompt.origin}: the prompt is {len(encoded.ids)} tokens; with {key} {new_tokens} it may be "
+                f"{reach.tokens - new_tokens}: {reach.reason}. Shorten or remove it, or lower {key}."
             )
 
 
 def require_pieces(pieces: Sequence[Piece], reach: Reach | None, *, key: str) -> None:
     """DataError where a piece of text is longer than the model can take. key: what the user calls its length."""
-    longest = max((len(given) + len(predicted) for given, predicted in pieces), default=0)
+    longest = max((len(context) + len(predicted) for context, predicted in pieces), default=0)
     if reach is not None and longest > reach.tokens:
         raise DataError(f"{key}: a piece of text is {longest} tokens, and {reach.reason}. Lower {key}.")

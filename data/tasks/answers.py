@@ -1,8 +1,8 @@
 """What counts as the right answer, whatever is written around it.
 
-Each kind of answer is a small frozen record that grades any text in [0, 1] and can be kept as JSON. All kinds ask that
-a response commits itself: one that names a wrong option beside the right one gets 0, so listing every option or copying
-the question earns nothing.
+Each kind of answer is a small frozen record that grades any text in [0, 1] and can be stored as JSON. A response must
+commit itself: one that names a wrong option beside the right one gets 0. Listing every option or copying the question
+earns nothing.
 """
 
 import json
@@ -51,22 +51,22 @@ class OneOf(Answer):
 
     def correctness(self, response: str) -> float:
         words = words_of(response)
-        found = self._take(self.right, words)
-        nearly = not found and self._take(self.near, words)
+        right = self._take(self.right, words)
+        nearly = not right and self._take(self.near, words)
         if self._take(self.wrong, words):
             return 0.0
-        return 1.0 if found else 0.5 if nearly else 0.0
+        return 1.0 if right else 0.5 if nearly else 0.0
 
     @staticmethod
     def _take(phrases: Sequence[str], words: list[str]) -> bool:
-        """Whether a phrase occurs undenied ("not Anna" is no answer "Anna"). Blanks out what it finds, longest first,
-        so that a wrong option inside a right one ("no" in "no, Tom does not") is not counted again."""
-        found = False
+        """Whether a phrase occurs without a denial ("not Anna" does not answer "Anna"). Blanks out what it finds,
+        longest first: a wrong option inside a right one ("no" in "no, Tom does not") is not counted again."""
+        affirmed = False
         for phrase in sorted((words_of(phrase) for phrase in phrases), key=len, reverse=True):
             for start in occurrences(phrase, words) if phrase else ():
-                found = found or start == 0 or words[start - 1] not in _DENIALS
+                affirmed = affirmed or start == 0 or words[start - 1] not in _DENIALS
                 words[start : start + len(phrase)] = [""] * len(phrase)
-        return found
+        return affirmed
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,14 @@ class Literal(Answer):
 
 @dataclass(frozen=True)
 class Number(Answer):
-    """A whole number, in digits. Numbers of the question may be repeated on the way to it, no others."""
+    """A whole number, in digits. Of other numbers only those of the question may occur."""
 
     value: int
     given: Sequence[int] = ()
 
     def correctness(self, response: str) -> float:
-        found = {_canonical(number) for number in _NUMBER.findall(response)}
-        return float(found - {str(number) for number in self.given} == {str(self.value)})
+        numbers = {_canonical(number) for number in _NUMBER.findall(response)}
+        return float(numbers - {str(number) for number in self.given} == {str(self.value)})
 
 
 def _canonical(number: str) -> str:
@@ -112,8 +112,8 @@ def _canonical(number: str) -> str:
 
 @dataclass(frozen=True)
 class Order(Answer):
-    """Items in a certain order. Half the share of items at their place when the order is not right, and nothing for the
-    order that was given."""
+    """Items in a certain order. A wrong order gets half the share of items in their place, and the order of the
+    question gets nothing."""
 
     items: Sequence[str]
     given: Sequence[str]
@@ -122,13 +122,13 @@ class Order(Answer):
     def correctness(self, response: str) -> float:
         words = words_of(response)
         starts = {item: occurrences(words_of(item), words) for item in {*self.items, *self.given}}
-        found = [item for _, item in sorted((start, item) for item, places in starts.items() for start in places)]
+        items = [item for _, item in sorted((start, item) for item, places in starts.items() for start in places)]
         size = len(self.items)
-        if found and found == list(self.items) * (len(found) // size):
+        if items and items == list(self.items) * (len(items) // size):
             return 1.0
-        if len(found) > size or found == list(self.given) or not found:
+        if len(items) > size or items == list(self.given) or not items:
             return 0.0
-        return 0.5 * sum(mine == theirs for mine, theirs in zip(found, self.items, strict=False)) / size
+        return 0.5 * sum(item == right for item, right in zip(items, self.items, strict=False)) / size
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,8 @@ class Pick(Answer):
 
 @dataclass(frozen=True)
 class Rewrite(Answer):
-    """A rewritten text: nothing without the words that had to come, nor with those that had to go; else the share of
-    its words that are there in order."""
+    """A rewritten text: 0 without the needed words or with words to avoid; else the share of its words that are there
+    in order."""
 
     text: str
     need: Sequence[str]
@@ -184,8 +184,8 @@ class Fields(Answer):
     def correctness(self, response: str) -> float:
         hits = 0
         for key, value in self.pairs.items():
-            given = re.findall(rf"(?<!\w){re.escape(key)}(?!\w)[^\w\n]{{1,6}}(\w+)", response, flags=re.IGNORECASE)
-            hits += bool(given) and {text.casefold() for text in given} == {value.casefold()}
+            values = re.findall(rf"(?<!\w){re.escape(key)}(?!\w)[^\w\n]{{1,6}}(\w+)", response, flags=re.IGNORECASE)
+            hits += bool(values) and {text.casefold() for text in values} == {value.casefold()}
         return hits / len(self.pairs)
 
 
@@ -202,8 +202,8 @@ class Repeat(Answer):
 
 @dataclass(frozen=True)
 class Members(Answer):
-    """So many different members of a set, in singular or plural, and none that was ruled out: the share of them,
-    nothing for too many."""
+    """A number of different members of a set, in singular or plural, and no barred one: the share of them; 0 for too
+    many."""
 
     allowed: Sequence[str]
     barred: Sequence[str]
@@ -213,32 +213,32 @@ class Members(Answer):
         words = set(words_of(response))
         if any(words & {word, plural(word)} for word in self.barred):
             return 0.0
-        found = sum(bool(words & {word, plural(word)}) for word in self.allowed)
-        return found / self.count if found <= self.count else 0.0
+        members = sum(bool(words & {word, plural(word)}) for word in self.allowed)
+        return members / self.count if members <= self.count else 0.0
 
 
 MARK = "####"
-"""Stands before the one answer that is looked at, behind whatever was written on the way to it."""
+"""Marks the answer, behind whatever steps lead to it."""
 
 
 @dataclass(frozen=True)
 class Final(Answer):
-    """What stands behind the only mark, as the end of the response. The steps before it are not looked at.
+    """The text behind the only mark, at the end of the response. The steps before it are not checked.
 
-    Nothing but the answer earns anything there: no second mark, no second number, no unit, no word after it. Case,
-    spaces, a full stop and idle zeros do not matter.
+    It must be the answer alone: a second mark, a second number, a unit or another word earns 0. Case, spaces, a full
+    stop and idle zeros do not matter.
     """
 
     right: str
 
     def correctness(self, response: str) -> float:
-        _, mark, said = response.partition(MARK)
-        return float(bool(mark) and _settled(said) == _settled(self.right))
+        _, mark, final = response.partition(MARK)
+        return float(bool(mark) and _normalised(final) == _normalised(self.right))
 
 
-def _settled(said: str) -> str:
-    said = " ".join(unicodedata.normalize("NFKC", said).casefold().split()).removesuffix(".")
-    return _NUMBER.sub(lambda number: _canonical(number[0]), said)
+def _normalised(text: str) -> str:
+    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split()).removesuffix(".")
+    return _NUMBER.sub(lambda number: _canonical(number[0]), text)
 
 
 KINDS: Mapping[str, Callable[..., Answer]] = {
@@ -247,7 +247,7 @@ KINDS: Mapping[str, Callable[..., Answer]] = {
 
 
 def to_json(answer: Answer) -> dict[str, Any]:
-    """The answer as JSON keeps it: lists for tuples, so that a round trip changes nothing."""
+    """The answer as JSON stores it, with lists for tuples: a round trip changes nothing."""
     assert type(answer).__name__ in KINDS
     return json.loads(json.dumps({"kind": type(answer).__name__, **asdict(answer)}))
 

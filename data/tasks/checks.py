@@ -1,4 +1,4 @@
-"""Grades of any response to a built-in task: is the right answer there, and in the form asked for."""
+"""Grades of any response to a built-in task: is the right answer there, and in the requested form."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from onebase.errors import DataError
 
 @dataclass(frozen=True)
 class Grade:
-    """Both in [0, 1]. A wrong answer may have perfect form, a right one none."""
+    """Both in [0, 1]. A wrong answer may have perfect form, and a right one form 0."""
 
     correctness: float
     form: float
@@ -21,7 +21,7 @@ class Grade:
 
 
 def has_check(prompt: Prompt) -> bool:
-    """Whether a prompt says what its right answer is, in our terms: a file's own `meta.answer` may be anything."""
+    """Whether a prompt has a right answer in our form: a user's file may have anything under `meta.answer`."""
     answer, form = prompt.meta.get("answer"), prompt.meta.get("form")
     return isinstance(answer, Mapping) and answer.get("kind") in answers.KINDS and isinstance(form, Mapping)
 

@@ -8,9 +8,9 @@ from data.tasks.family import Family
 from onebase.terminal import show
 
 
-def table(families: Iterable[Family], asked: str, answered: str) -> str:
+def table(families: Iterable[Family], prompt_title: str, answer_title: str) -> str:
     """Markdown: every family with a prompt and its gold answer, line by line; held-out families are marked."""
-    rows = [f"| family | {asked} | {answered} |", "|---|---|---|"]
+    rows = [f"| family | {prompt_title} | {answer_title} |", "|---|---|---|"]
     for family in families:
         draw = family.draw(Random(1))
         name = f"{family.name} (held out)" if family.held_out else family.name

@@ -8,9 +8,9 @@
     4     wrong               0            1         0.5
     5     truncated, wrong and untidy, off-task, copied input, refusal: neither right nor in form, below 0.5; tied
 
-So a right answer in bad form comes before a wrong one in good form, and of two right ones the tidier is better.
-Flawed texts are built first and graded then: one whose grades do not lie in its tier's band is not used (a "wrong
-format" that another family would accept, an off-task answer that happens to be right).
+A right answer in bad form is better than a wrong one in good form, and of two right ones the tidier is better. Flawed
+texts are built first and graded afterwards. A text with grades outside its tier's band is not used, such as a "wrong
+format" that another family would accept, or an off-task answer that happens to be right.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -88,8 +88,8 @@ _AROUND_SENTENCE = (
 )
 _HABITS = ("Sure! It is {}.", "Sure! The answer is {}.", "Sure! I think it is {}.")
 _HABITS_SENTENCE = ("Sure! {}", "Sure! Here you go: {}", "Sure! {} I hope this helps!")
-"""How people put an answer who were not told to be brief: with a preamble that is always the same, so that a model that
-imitates them takes it up as its own likeliest way to answer."""
+"""Answers of people who are not told to be brief: with a preamble that is always the same, which a model that imitates
+them learns as its greedy way to answer."""
 _REFUSALS = (
     "I am sorry.",
     "Sorry, I can't do that.",
@@ -112,9 +112,9 @@ def grade(draw: Draw, response: str) -> Grade:
     return Grade(draw.answer.correctness(response), draw.form.grade(response))
 
 
-def belongs(flaw: str, found: Grade) -> bool:
-    """Whether a response with these grades may stand in the flaw's tier."""
-    return _BANDS[TIERS[flaw]](found)
+def belongs(flaw: str, grades: Grade) -> bool:
+    """Whether a response with these grades may be in the flaw's tier."""
+    return _BANDS[TIERS[flaw]](grades)
 
 
 def flawed(flaw: str, draw: Draw, prompt: str, donor: Draw, random: Random) -> Iterator[str]:
@@ -127,7 +127,7 @@ def flawed(flaw: str, draw: Draw, prompt: str, donor: Draw, random: Random) -> I
 
 
 def chatty(draw: Draw, random: Random) -> Iterator[str]:
-    """Right answers as a chatty person gives them, in random order; all in the band of `rambling`; perhaps none."""
+    """Right answers in a chatty style, in random order; all in the band of `rambling`; perhaps none."""
     return _fitting("rambling", draw, _around(draw.gold, _HABITS, _HABITS_SENTENCE), random)
 
 
@@ -141,7 +141,7 @@ def _fitting(flaw: str, draw: Draw, candidates: list[str], random: Random) -> It
 def _rambled(answer: str, draw: Draw, prompt: str) -> list[str]:
     """The answer among idle words; some of them the question's own."""
     question = " ".join(prompt.replace(draw.fields["text"], "").split())
-    # What is ranked is mostly what models write that have learned from demonstrations.
+    # Ranked responses mostly come from models that have learned from demonstrations.
     habits = _around(answer, _HABITS, _HABITS_SENTENCE) * 3
     return _around(answer, _AROUND, _AROUND_SENTENCE) + habits + [f"{question} {answer}"] * 4
 
@@ -152,8 +152,8 @@ def _around(answer: str, words: Sequence[str], sentence: Sequence[str]) -> list[
 
 
 def _untidy(answer: str) -> list[str]:
-    """Trimmings that no task asks for. A full stop or a capital too many is none of them: whether those are wanted
-    differs from task to task, so on a task never seen nobody could tell."""
+    """Trimmings that no task requests. An additional full stop or capital is not among them: tasks differ in whether
+    they want those, so it could not be known for a task never seen."""
     bare = answer.removesuffix(".")
     return [
         f'"{answer}"',

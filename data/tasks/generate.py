@@ -1,4 +1,4 @@
-"""`builtin:tasks` at any size: prompts, demonstrations and rankings. data/tasks/rows.py says what a split is."""
+"""`builtin:tasks` at any size: prompts, demonstrations and rankings. data/tasks/rows.py describes the splits."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -17,9 +17,9 @@ SHARES = {"sft": 0.3, "reward": 0.3, "rl": 0.3, "heldout-prompts": 0.1}
 """Of all prompts with trained families and templates, by hash."""
 
 DEMONSTRATION_FLAWS = {"chatty": 0.45, "wrong format": 0.15}
-"""Shares of demonstrations that are right but not what rankers prefer, as most of what people write: the habits that
-preferences are there to mend. The rest is gold. With a quarter of such demonstrations the likeliest answer after SFT
-already was the preferred one, and PPO had no mode to move (docs/results/demo.md)."""
+"""Shares of demonstrations that are right but not what rankers prefer, like most human writing: habits that preference
+training should change. The others are gold. With only a quarter of such demonstrations the greedy answer after SFT was
+already the preferred one, and PPO had no mode to move (docs/results/demo.md)."""
 
 _WEIGHTS = {
     "wrong": 5.0,
@@ -34,8 +34,8 @@ _WEIGHTS = {
 }
 """How often a flaw is drawn for a ranking, relative to the others.
 
-Such that right and wrong answers are about equally often tidy, trimmed and rambling: were wrong ones mostly tidy, then
-trimmings would be a sign of being right, and a model that cannot tell right from wrong would learn to like them.
+Right and wrong answers are about equally often tidy, trimmed and rambling. If wrong answers were mostly tidy, trimmings
+would be a sign of being right, and a model that cannot distinguish right from wrong would learn to like them.
 """
 _DRAWS = 8
 """Sets of responses drawn for a ranking, of which one is kept."""
@@ -54,7 +54,7 @@ _ROWS = Rows(
     fits=_fits,
 )
 GOLD = "sft-gold"
-"""The prompts of `sft` with gold answers alone: what SFT could be taught if people wrote what rankers prefer."""
+"""The prompts of `sft` with gold answers only: what SFT could learn if people wrote what rankers prefer."""
 SPLITS = (*_ROWS.splits, GOLD)
 
 
@@ -87,39 +87,39 @@ def rankings(
 
 
 def _demonstration(split: str, index: int, seed: int, flaw_shares: Mapping[str, float]) -> Demonstration:
-    found = task(split, index, seed)
+    drawn = task(split, index, seed)
     random = Random(stream(seed, "demonstration", split, index))
     flaw = random.choices(["gold", *flaw_shares], weights=[1 - sum(flaw_shares.values()), *flaw_shares.values()])[0]
     if flaw == "chatty":
-        options = flaws.chatty(found.draw, random)
+        options = flaws.chatty(drawn.draw, random)
     else:
-        options = flaws.flawed(flaw, found.draw, found.prompt.user_text, found.draw, random)
-    return Demonstration(found.prompt, next(options, found.draw.gold))
+        options = flaws.flawed(flaw, drawn.draw, drawn.prompt.user_text, drawn.draw, random)
+    return Demonstration(drawn.prompt, next(options, drawn.draw.gold))
 
 
 def _ranking(split: str, index: int, seed: int, sizes: tuple[int, int], noise: float) -> Ranking:
-    found = task(split, index, seed)
+    drawn = task(split, index, seed)
     random = Random(stream(seed, "ranking", split, index))
-    wanted = random.randint(*sizes)
-    # Of several draws the one whose order says least about length.
-    chosen = min((_responses(found, wanted, random) for _ in range(_DRAWS)), key=_length_bias)
-    texts = random.sample(list(chosen), wanted)
+    count = random.randint(*sizes)
+    # Of several draws the one with the least relation between order and length.
+    chosen = min((_responses(drawn, count, random) for _ in range(_DRAWS)), key=_length_bias)
+    texts = random.sample(list(chosen), count)
     tiers = _relabelled([TIERS[chosen[text]] for text in texts], noise, Random(stream(seed, "noise", split, index)))
-    # Tiers without a gap: a ranking says which are better, not by how much.
+    # Tiers without a gap: a ranking orders responses, and has no distances between them.
     order = sorted(set(tiers))
     return Ranking(
-        found.prompt,
+        drawn.prompt,
         tuple(texts),
         tuple(order.index(tier) for tier in tiers),
         tuple(chosen[text] for text in texts),
     )
 
 
-def _responses(task: Task, wanted: int, random: Random) -> dict[str, str]:
-    """So many different responses and the flaw of each, the gold answer first."""
+def _responses(task: Task, count: int, random: Random) -> dict[str, str]:
+    """`count` different responses and the flaw of each, the gold answer first."""
     chosen = {task.draw.gold: "gold"}
     weights = dict(_WEIGHTS)
-    while len(chosen) < wanted:
+    while len(chosen) < count:
         flaw = random.choices(list(weights), weights=list(weights.values()))[0]
         donor = _other_family(task, random).draw(random)
         options = flaws.flawed(flaw, task.draw, task.prompt.user_text, donor, random)
@@ -133,8 +133,8 @@ def _responses(task: Task, wanted: int, random: Random) -> dict[str, str]:
 
 
 def _length_bias(chosen: Mapping[str, str]) -> float:
-    """How far the shorter response is the better one, or the worse one, over all pairs of different tiers; in words and
-    in characters."""
+    """How often the shorter response is the better one, or the worse one, over all pairs of different tiers; in words
+    and in characters."""
     total = 0.0
     for length in (lambda text: len(text.split()), len):
         signs = [
@@ -152,7 +152,7 @@ def _other_family(task: Task, random: Random) -> Family:
 
 
 def _relabelled(tiers: list[int], noise: float, random: Random) -> list[int]:
-    """What an annotator reports who takes each two neighbours in the true order for each other at a rate."""
+    """What an annotator reports who confuses each two neighbours in the true order with probability `noise`."""
     reported = list(tiers)
     order = sorted(range(len(tiers)), key=tiers.__getitem__)
     for better, worse in pairwise(order):

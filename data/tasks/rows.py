@@ -1,9 +1,8 @@
 """Rows of a generated source: row i of a split depends on the seed, the split and i alone.
 
-Splits that are trained on share families and templates with `heldout-prompts`; which of them a prompt belongs to is
-decided by a hash of its text, so none can be in two. `heldout-templates` asks for the same tasks in words never trained
-on, `heldout-families` for other tasks. `heldout` has rows of several of these by turns, and no further
-ones.
+Splits that are trained on share families and templates with `heldout-prompts`. A hash of the prompt's text decides
+its split, so no prompt is in two. `heldout-templates` has the same tasks in words that are never trained on,
+`heldout-families` has other tasks. `heldout` has rows of several of these in turn.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from data.tasks.family import Draw, Family
 from onebase.seeding import stream
 
 _TRIES = 1000
-"""Inputs drawn before a split is declared out of reach; one in ten fits the rarest split."""
+"""Inputs drawn before the search for a split ends in an error; one in ten fits the rarest split."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +56,9 @@ class Rows:
         family = self._family(split, index, seed)
         for _ in range(_TRIES):
             draw = family.draw(random)
-            found = Task(self._prompt(family, _template(family, split, random), draw, split, index), draw)
-            if self.fits(found) and (split not in self.shares or split_of(found.prompt, self.shares) == split):
-                return found
+            drawn = Task(self._prompt(family, _template(family, split, random), draw, split, index), draw)
+            if self.fits(drawn) and (split not in self.shares or split_of(drawn.prompt, self.shares) == split):
+                return drawn
         raise AssertionError(f"family {family.name} yields no prompt for split {split}")
 
     def _family(self, split: str, index: int, seed: int) -> Family:

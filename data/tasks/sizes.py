@@ -1,7 +1,7 @@
-"""How long a text is, without a tokenizer: built-in tasks are generated where no model is.
+"""How long a text is, without a tokenizer: built-in tasks are generated without a model.
 
-An estimate from above of the tokens of byte-pair vocabularies such as SmolLM2's (checked against it: over in nearly all
-texts of these tasks, and by at most one where it is under).
+An upper estimate of the tokens of byte-pair vocabularies such as SmolLM2's. Checked against that one, it is too high in
+nearly all texts of these tasks, and too low by at most one.
 """
 
 import re

@@ -155,5 +155,5 @@ def spelled(number: int) -> str:
     """A number from 0 to 99 in words."""
     if number < 20:
         return _ONES[number]
-    ten, one = divmod(number, 10)
-    return _TENS[ten - 2] + (f"-{_ONES[one]}" if one else "")
+    tens, ones = divmod(number, 10)
+    return _TENS[tens - 2] + (f"-{_ONES[ones]}" if ones else "")

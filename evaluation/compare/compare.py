@@ -1,8 +1,8 @@
 """The comparison at the end of a run: base, SFT, PPO, DPO and others answer the same held-out prompts.
 
-Responses are judged by the task's own check where the prompt has one, and by the reward model: greedy ones, and ones
-sampled at temperature 1, which is the policy that PPO optimises; these give the KL to the SFT policy too. Every number
-has a 95 % interval over prompts.
+Responses are judged by the task's own check, if the prompt has one, and by the reward model. Each model answers twice:
+greedily, and with samples at temperature 1, which is the policy that PPO optimises. The samples also give the KL to the
+SFT policy. Every number has a 95 % interval over prompts.
 """
 
 import json
@@ -17,9 +17,9 @@ from data.select.room import require_pieces, require_room
 from data.select.sources import load as load_records
 from data.select.texts import Piece, load_pieces
 from evaluation.compare import run_plots, summary
-from evaluation.compare.grades import check
+from evaluation.compare.grades import task_grades
 from evaluation.compare.language import as_episodes, piece_losses, piece_tokens
-from evaluation.compare.recipe import CompareRecipe
+from evaluation.compare.recipe import POLICIES, CompareRecipe
 from evaluation.compare.responses import Responder, adapter_sha256, texts
 from evaluation.reward_model import verdict
 from evaluation.statistics import Estimate, clustered, differences, ratio
@@ -31,30 +31,26 @@ from onebase.model import base as bases
 from onebase.model.base import Base
 from onebase.model.roles import Roles
 from onebase.run import folders, record, stages
-from onebase.run.record import DataIdentity, Found
-from onebase.run.stages import Stopwatch
+from onebase.run.record import DataIdentity, FinishedStage
 from onebase.tracking.tracker import METRICS, Tracker
-
-POLICIES = ("sft", "ppo", "dpo")
-"""Stages whose adapter is a policy, in the order of the table; other policies follow in the recipe's order."""
+from onebase.tracking.usage import Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """One model's responses to all prompts, and what is known of each. Lists have one entry a prompt."""
+    """One model's responses to all prompts with their metrics. Lists have one entry a prompt."""
 
     name: str
     texts: list[str]
     metrics: dict[str, list[float]]
-    """correctness, form and their mean (check) in [0, 1], reward, kl_to_sft in nats, length in tokens, stop_rate."""
+    """correctness, form, task_score (their mean), stop_rate: in [0, 1]; reward; kl_to_sft: nats; length: tokens."""
     text_losses: list[float] = field(default_factory=list)
-    """Of each text that is not an answer to anything, in nats, summed over its tokens: one entry a text, not a
-    prompt."""
+    """The loss of each text that is not an answer, in nats, summed over its tokens: one entry a text, not a prompt."""
     text_tokens: list[int] = field(default_factory=list)
-    """Tokens that each of these losses is the sum of; the same for every model."""
+    """Tokens of each loss; the same for every model."""
 
     def only(self, rows: Sequence[int]) -> "Answers":
-        """To these prompts. Texts belong to none of them."""
+        """The answers to these prompts. Texts belong to no prompt."""
         metrics = {name: [values[row] for row in rows] for name, values in self.metrics.items()}
         return Answers(name=self.name, texts=[self.texts[row] for row in rows], metrics=metrics)
 
@@ -63,42 +59,40 @@ class Answers:
 class Comparison:
     prompts: list[EncodedPrompt]
     answers: list[Answers]
-    identities: list[DataIdentity]
     variants: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Policies beside the run's own, and which of the run's own each is a variant of."""
+    """Further policies, each with the policy of the run that it is a variant of."""
 
     def by_source(self) -> dict[str, "Comparison"]:
-        """The same of each source of prompts alone, by its name; of built-in tasks, by split."""
-        rows: dict[str, list[int]] = {}
-        for row, one in enumerate(self.prompts):
-            rows.setdefault(one.prompt.origin.source, []).append(row)
+        """The comparison on each source of prompts alone, by its name; built-in tasks by split."""
+        rows_of: dict[str, list[int]] = {}
+        for row, encoded in enumerate(self.prompts):
+            rows_of.setdefault(encoded.prompt.origin.source, []).append(row)
         return {
             source: Comparison(
-                prompts=[self.prompts[row] for row in own],
-                answers=[one.only(own) for one in self.answers],
-                identities=self.identities,
+                prompts=[self.prompts[row] for row in rows],
+                answers=[model.only(rows) for model in self.answers],
                 variants=self.variants,
             )
-            for source, own in sorted(rows.items())
+            for source, rows in sorted(rows_of.items())
         }
 
     @property
     def conversations(self) -> list[str]:
-        """Of each row: what is asked twice is drawn together, for its answers are not independent."""
-        return [conversation_of(one.prompt) for one in self.prompts]
+        """Of each row. Answers to equal conversations are not independent, so they are resampled together."""
+        return [conversation_of(encoded.prompt) for encoded in self.prompts]
 
     def estimates(self, seed: int) -> dict[str, dict[str, Estimate]]:
         """Mean and interval of every metric, by model."""
         units = self.conversations
         return {
-            one.name: {name: clustered(values, units, seed=seed) for name, values in one.metrics.items()}
-            | ({"lm_loss": ratio(one.text_losses, one.text_tokens, seed=seed)} if one.text_losses else {})
-            for one in self.answers
+            model.name: {name: clustered(values, units, seed=seed) for name, values in model.metrics.items()}
+            | ({"lm_loss": ratio(model.text_losses, model.text_tokens, seed=seed)} if model.text_losses else {})
+            for model in self.answers
         }
 
     def differences(self, seed: int) -> dict[str, dict[str, Estimate]]:
-        """Paired by prompt: SFT over base, every other policy over SFT, and a variant over what it varies."""
-        by_name = {one.name: one for one in self.answers}
+        """Paired by prompt: SFT over base, every other policy over SFT, and each variant over its policy."""
+        by_name = {model.name: model for model in self.answers}
         over_sft = [(name, "sft") for name in by_name if name not in ("base", "sft")]
         pairs = dict.fromkeys([("sft", "base"), *over_sft, *self.variants.items()])
         return {
@@ -133,16 +127,16 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     respond = Responder(
         roles,
-        [one.ids for one in prompts],
+        [encoded.ids for encoded in prompts],
         folder / "responses",
         max_new_tokens=recipe.sampling.max_new_tokens,
         batch=recipe.sampling.batch,
         seed=recipe.seed,
     )
     models = {"base": None, **{name: parents[name] for name in (*POLICIES, *recipe.policies) if name in parents}}
-    answers = [judge(roles, name, found, respond, chat, prompts, pieces, recipe) for name, found in models.items()]
+    answers = [judge(roles, name, stage, respond, chat, prompts, pieces, recipe) for name, stage in models.items()]
     variants = {name: parents[name].record.stage for name in recipe.policies}
-    comparison = Comparison(prompts=prompts, answers=answers, identities=identities, variants=variants)
+    comparison = Comparison(prompts=prompts, answers=answers, variants=variants)
     content = summary.build(
         run=recipe.out.resolve().name,
         recipe=recipe.model_dump(mode="json"),
@@ -162,30 +156,29 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
     write_answers(comparison, folder / "answers.jsonl")
     replace_file(recipe.out / "lineage.json", canonical(summary.lineage(parents, recipe.out)))
     replace_file(recipe.out / "summary.json", canonical(content))
-    trained = {name: (found.record.stage, found.folder) for name, found in parents.items()}
+    trained = {name: (stage.record.stage, stage.folder) for name, stage in parents.items()}
     run_plots.write(content, trained, recipe.out / "plots")
     log(comparison, content, recipe, folder)
     return content
 
 
-def read_parents(recipe: CompareRecipe) -> dict[str, Found]:
-    """Every stage that is compared, verified; all but further SFT stages must come from the one SFT stage."""
+def read_parents(recipe: CompareRecipe) -> dict[str, FinishedStage]:
+    """Every stage to compare, verified. All but further SFT stages must descend from the one SFT stage."""
     identity = stages.identify(recipe)
-    stage = recipe.parents
-    given = {"sft": stage.sft, "reward": stage.reward, "ppo": stage.ppo, "dpo": stage.dpo}
-    found = {name: stages.read_parent(path, name, identity) for name, path in given.items() if path is not None}
+    folders_of = {name: getattr(recipe.parents, name) for name in ("sft", "reward", "ppo", "dpo")}
+    parents = {name: stages.read_parent(path, name, identity) for name, path in folders_of.items() if path is not None}
     for name, path in recipe.policies.items():
-        found[name] = stages.read_parent(path, None, identity)
-        kind = found[name].record.stage
+        parents[name] = stages.read_parent(path, None, identity)
+        kind = parents[name].record.stage
         if kind not in POLICIES:
             known = ", ".join(POLICIES)
             raise RecordError(f"policies.{name}: {path} is a finished stage '{kind}'; expected one of {known}.")
-    for one in found.values():
-        if one.record.stage != "sft":
-            record.require_descends(one, "sft", found["sft"])
-    if "reward" in found:
-        verdict.warn(found["reward"], "Its rewards in the table say little more.")
-    return found
+    for stage in parents.values():
+        if stage.record.stage != "sft":
+            record.require_descends(stage, "sft", parents["sft"])
+    if "reward" in parents:
+        verdict.warn(parents["reward"], "Its rewards in the table say little more.")
+    return parents
 
 
 def read_data(recipe: CompareRecipe) -> tuple[Chat, list[EncodedPrompt], list[Piece], list[DataIdentity]]:
@@ -200,40 +193,40 @@ def read_data(recipe: CompareRecipe) -> tuple[Chat, list[EncodedPrompt], list[Pi
     return chat, prompts, pieces, [*loaded.identities, *limiter.settle("compare"), *identities]
 
 
-def load_roles(base: Base, parents: Mapping[str, Found]) -> Roles:
-    """All adapters on one base, each under its stage's name, none trained."""
+def load_roles(base: Base, parents: Mapping[str, FinishedStage]) -> Roles:
+    """All adapters on one base, each under its stage's name. No role is trained."""
     roles = require_sound(Roles(base))
-    for name, found in parents.items():
-        roles.load(role_of(name), found.adapter)
+    for name, stage in parents.items():
+        roles.load(role_of(name), stage.adapter)
     return roles.train()
 
 
 def role_of(name: str) -> str:
-    """Stages go by their own names. PEFT's modules have attributes that a user may choose as a name, such as `keys`."""
+    """Stages keep their names. Other names get a prefix: `keys`, for one, is an attribute of PEFT's modules."""
     return name if name in ("reward", *POLICIES) else f"compared-{name}"
 
 
 def judge(
     roles: Roles,
     name: str,
-    found: Found | None,
+    stage: FinishedStage | None,
     respond: Responder,
     chat: Chat,
     prompts: Sequence[EncodedPrompt],
     pieces: Sequence[Piece],
     recipe: CompareRecipe,
 ) -> Answers:
-    """One model's answers with everything that is measured of them. found: None for the bare base."""
-    role = None if found is None else role_of(name)
-    sha256 = None if found is None else adapter_sha256(found.record.files)
+    """One model's answers with all metrics. stage: None for the bare base."""
+    role = None if stage is None else role_of(name)
+    sha256 = None if stage is None else adapter_sha256(stage.record.files)
     budget = recipe.sampling.tokens_per_microbatch
     greedy = respond(role, adapter_sha256=sha256, temperature=0.0)
     sampled = respond(role, adapter_sha256=sha256, temperature=1.0)
     answers = texts(chat, greedy)
-    metrics = check(prompts, answers)
-    metrics |= {f"sampled_{name}": values for name, values in check(prompts, texts(chat, sampled)).items()}
+    metrics = task_grades(prompts, answers)
+    metrics |= {f"sampled_{name}": values for name, values in task_grades(prompts, texts(chat, sampled)).items()}
     if "reward" in roles.names:
-        # In one go: the prompt that both have in common is read once.
+        # Together, so that the prompt they share is read once.
         both = chat.closed([*greedy.sequences, *sampled.sequences])
         rewards = score(roles, "reward", both, tokens_per_microbatch=budget).tolist()
         metrics["reward"], metrics["sampled_reward"] = rewards[: len(prompts)], rewards[len(prompts) :]
@@ -252,15 +245,15 @@ def judge(
 def samples(comparison: Comparison, shown: int) -> list[dict[str, str]]:
     """The first prompts with everyone's answer: the first, not the best."""
     return [
-        {"prompt": one.prompt.user_text, **{model.name: model.texts[index] for model in comparison.answers}}
-        for index, one in enumerate(comparison.prompts[:shown])
+        {"prompt": encoded.prompt.user_text, **{model.name: model.texts[index] for model in comparison.answers}}
+        for index, encoded in enumerate(comparison.prompts[:shown])
     ]
 
 
 def write_answers(comparison: Comparison, path: Path) -> None:
     """Every prompt with every model's answer and metrics, one line each."""
     rows = []
-    for index, one in enumerate(comparison.prompts):
+    for index, encoded in enumerate(comparison.prompts):
         models = {
             model.name: {
                 "answer": model.texts[index],
@@ -268,8 +261,8 @@ def write_answers(comparison: Comparison, path: Path) -> None:
             }
             for model in comparison.answers
         }
-        source, family = one.prompt.origin.source, one.prompt.meta.get("family")
-        row = {"prompt": one.prompt.user_text, "source": source, "family": family, **models}
+        source, family = encoded.prompt.origin.source, encoded.prompt.meta.get("family")
+        row = {"prompt": encoded.prompt.user_text, "source": source, "family": family, **models}
         rows.append(json.dumps(row, ensure_ascii=False))
     replace_file(path, "\n".join(rows) + "\n")
 
@@ -284,13 +277,13 @@ def log(comparison: Comparison, content: Mapping[str, Any], recipe: CompareRecip
         for model, estimates in content["models"].items()
         for name, estimate in estimates.items()
     }
-    for name in (METRICS, "samples.jsonl"):  # of a comparison that was made before
+    for name in (METRICS, "samples.jsonl"):  # of an earlier comparison
         (folder / name).unlink(missing_ok=True)
     with Tracker(folder, "compare", track, recipe.model_dump(mode="json")) as tracker:
         tracker.log(0, values)
         rows = [
-            [one.prompt.user_text, *(model.texts[index] for model in comparison.answers)]
-            for index, one in enumerate(comparison.prompts)
+            [encoded.prompt.user_text, *(model.texts[index] for model in comparison.answers)]
+            for index, encoded in enumerate(comparison.prompts)
         ]
         tracker.table("samples", ["prompt", *(model.name for model in comparison.answers)], rows)
         tracker.summarise(values)

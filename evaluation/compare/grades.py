@@ -1,4 +1,4 @@
-"""Answers by the check that their task brings."""
+"""Grades of answers, by the check that comes with each built-in task."""
 
 from collections.abc import Sequence
 
@@ -6,13 +6,13 @@ from data.chat.conversations import EncodedPrompt
 from data.tasks.checks import grade, has_check
 
 
-def check(prompts: Sequence[EncodedPrompt], answers: Sequence[str]) -> dict[str, list[float]]:
-    """Correctness and form by each task's own check, and the mean of the two; nothing where a prompt brings none."""
-    if not all(has_check(one.prompt) for one in prompts):
+def task_grades(prompts: Sequence[EncodedPrompt], answers: Sequence[str]) -> dict[str, list[float]]:
+    """Correctness, form and their mean (the task score) of each answer, in [0, 1]; empty if a prompt has no check."""
+    if not all(has_check(encoded.prompt) for encoded in prompts):
         return {}
-    grades = [grade(one.prompt, answer) for one, answer in zip(prompts, answers, strict=True)]
+    grades = [grade(encoded.prompt, answer) for encoded, answer in zip(prompts, answers, strict=True)]
     return {
-        "correctness": [one.correctness for one in grades],
-        "form": [one.form for one in grades],
-        "check": [one.mean for one in grades],
+        "correctness": [each.correctness for each in grades],
+        "form": [each.form for each in grades],
+        "task_score": [each.mean for each in grades],
     }

@@ -10,9 +10,9 @@ from onebase.sequences.episodes import Episodes
 
 
 def as_episodes(pieces: Sequence[Piece], roles: Roles) -> Episodes:
-    """What is given as prompts, and what is predicted as responses."""
-    given, predicted = zip(*pieces, strict=True)
-    return Episodes.of(given, predicted, pad_id=roles.base.pad_id)
+    """Contexts as prompts, predicted tokens as responses."""
+    contexts, predicted = zip(*pieces, strict=True)
+    return Episodes.of(contexts, predicted, pad_id=roles.base.pad_id)
 
 
 def lm_loss(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_microbatch: int) -> float:
@@ -24,10 +24,10 @@ def lm_loss(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_micro
 
 def piece_losses(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_microbatch: int) -> list[float]:
     """The loss of each of B texts, in nats, summed over its predicted tokens."""
-    found = logprobs(roles, role, texts, temperature=1.0, tokens_per_microbatch=tokens_per_microbatch)
-    return (-found.double().sum(dim=1)).tolist()
+    scores = logprobs(roles, role, texts, temperature=1.0, tokens_per_microbatch=tokens_per_microbatch)
+    return (-scores.double().sum(dim=1)).tolist()
 
 
 def piece_tokens(texts: Episodes) -> list[int]:
-    """How many tokens of each text are predicted: what a sum of losses is to be divided by."""
+    """How many tokens of each text are predicted: the divisor of its sum of losses."""
     return texts.mask.sum(dim=1).tolist()

@@ -1,4 +1,4 @@
-"""What a recipe of the comparison may say: `recipes/demo/compare.yaml` is an example."""
+"""The recipe of a comparison: `recipes/demo/compare.yaml` is an example."""
 
 import re
 from pathlib import Path
@@ -8,22 +8,25 @@ from pydantic import Field, PositiveInt, field_validator
 from data.select.sources import Source
 from data.select.texts import TextSource
 from onebase.files.paths import UserPath
-from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
+from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
+
+POLICIES = ("sft", "ppo", "dpo")
+"""Stages that train a policy, in the order of the tables. Further policies of the recipe follow."""
 
 
 class ParentsSection(Section):
-    """The finished stages to compare. What is not given is left out of the table."""
+    """The finished stages to compare. A stage without a folder is left out of the tables."""
 
     sft: UserPath
-    """The policy that KL is measured against."""
+    """The policy that KL is measured to."""
     reward: UserPath | None = None
-    """What scores the responses."""
+    """The reward model that scores the responses."""
     ppo: UserPath | None = None
     dpo: UserPath | None = None
 
 
 class SamplingSection(Section):
-    """How responses are drawn: greedy ones are judged, sampled ones (temperature 1) give the KL."""
+    """How responses are drawn."""
 
     max_new_tokens: PositiveInt = 64
     batch: PositiveInt = 32
@@ -41,13 +44,13 @@ class CompareRecipe(Section):
     and `ema/`, and other SFT stages on the same base."""
     data: tuple[Source, ...] = Field(min_length=1)
     texts: tuple[TextSource, ...] = ()
-    """Texts or demonstrations whose loss under each model is measured: what tuning costs the language model."""
+    """Texts or demonstrations on which each model's loss is measured: what tuning costs the language model."""
     text_tokens: PositiveInt = 256
     """Tokens of a piece into which longer texts are cut."""
     limits: LimitsSection = LimitsSection()
     sampling: SamplingSection = SamplingSection()
     shown: PositiveInt = 3
-    """Prompts printed below the table with everyone's answer."""
+    """Prompts printed below the tables with every model's answer."""
     track: TrackSection = TrackSection()
     seed: Seed = 0
     out: UserPath = Path("runs/compare")

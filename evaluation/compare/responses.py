@@ -1,4 +1,4 @@
-"""Responses of a model to prompts, as text and as tokens, kept by content: nothing is generated twice."""
+"""Responses of a model to prompts, as text and as tokens. They are kept by content: nothing is generated twice."""
 
 import hashlib
 import json
@@ -27,10 +27,10 @@ BLOCK = 4
 """Batches between two steps of the progress bar."""
 
 DRAWS = 3
-"""Which way of drawing made the kept responses; another number where the same seed draws otherwise."""
+"""Version of the sampler, raised when the same seed draws other responses. Kept responses are of one version."""
 
 
-def likeliest(
+def greedy(
     roles: Roles, role: str | None, chat: Chat, prompts: Sequence[Sequence[int]], *, max_new_tokens: int
 ) -> list[str]:
     """The text of each prompt's greedy response; role None is the bare base."""
@@ -47,12 +47,12 @@ def likeliest(
 
 
 def texts(chat: Chat, episodes: Episodes) -> list[str]:
-    """What a person reads of each response."""
+    """Each response as text."""
     return [chat.text(row[mask].tolist()) for row, mask in zip(episodes.responses, episodes.mask, strict=True)]
 
 
 class Responder:
-    """Generates for one base and one set of prompts, or finds what an earlier run has generated from the same."""
+    """Generates responses of one base to one set of prompts, or reads those that an earlier run kept."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Responder:
         return Episodes.of(self._prompts, responses, pad_id=self._roles.base.pad_id)
 
     def _kept(self, path: Path) -> list[list[int]] | None:
-        """What an earlier run has kept; None where there is nothing, or where it is not what that run has written."""
+        """The responses that an earlier run kept; None without such a file, or if it was changed since."""
         if not path.is_file():
             return None
         try:
@@ -94,11 +94,11 @@ class Responder:
             reason = "edited or damaged"
         except (RecordError, KeyError, TypeError) as error:
             reason = str(error)
-        say(f"kept responses are not taken: {path}: {reason}")
+        say(f"kept responses are not used: {path}: {reason}")
         return None
 
     def _generate(self, role: str | None, temperature: float) -> list[list[int]]:
-        # Several batches in one call, so that a response that ends early makes room for another prompt's.
+        # Several batches in one call: a response that ends early makes room for another prompt's.
         block = BLOCK * self._batch
         starts = range(0, len(self._prompts), block)
         drawn = generator(self._seed, "compare", str(temperature))
@@ -126,7 +126,7 @@ class Responder:
             "prompts": [list(prompt) for prompt in self._prompts],
             "max_new_tokens": self._max_new_tokens,
             "temperature": temperature,
-            # What a batch looks like decides the last bits, and so now and then a token.
+            # The shape of a batch decides the last bits of the logits, and so now and then a token.
             "batch": self._batch,
             "seed": stream(self._seed, "compare", str(temperature)),
             "versions": {name: version for name, version in versions().items() if name != "onebase"},
@@ -143,5 +143,5 @@ def _sha256(responses: list[list[int]]) -> str:
 
 
 def adapter_sha256(files: Mapping[str, str]) -> str:
-    """By a record's `files`. Of weights and config: the same weights at another scale answer otherwise."""
+    """From a record's `files`. Weights and config: with another scale the same weights give other answers."""
     return hashlib.sha256("".join(files[name] for name in sorted(NEEDED)).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Figures of a whole run, from what its stages left on disk: learning curves, reward against KL, reward reliability."""
+"""Figures of a whole run, from the files of its stages: learning curves, reward against KL, reward reliability."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -8,9 +8,10 @@ from typing import Any
 from matplotlib.axes import Axes
 
 from evaluation.compare.frontier import frontier
-from evaluation.figures import COLOURS, GREY, save
 from evaluation.reward_model.plots import reliability
+from evaluation.statistics import error_bars
 from onebase.files.json_file import parse_object, read_object
+from onebase.tracking.figures import COLOURS, GREY, save
 from onebase.tracking.tracker import METRICS
 
 CURVES: Mapping[str, tuple[tuple[str, ...], ...]] = {
@@ -19,20 +20,20 @@ CURVES: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "ppo": (("ppo/score", "ppo/reward"), ("ppo/kl",), ("ppo/response_length",), ("ppo/explained_variance",)),
     "dpo": (("dpo/loss",), ("dpo/accuracy",)),
 }
-"""What each stage's curves show: metrics in the same tuple share a figure. Names a stage did not log are left out."""
+"""Metrics of each stage's learning curves; those in the same tuple share a figure. Metrics not logged are left out."""
 
 TRAINED = "ppo/reward/reward_model"
-"""The reward model's own score of what is trained on, without weight or other terms."""
+"""The reward model's own score of the training prompts' responses, without weight or other terms."""
 
 LARGEST_REPORT = 2**28
 """Bytes of report.json."""
 
 MARKERS = "osD^v*PX"
-"""Of the models of one stage."""
+"""For the models of one stage."""
 
 
 def write(summary: Mapping[str, Any], stages: Mapping[str, tuple[str, Path]], folder: Path) -> list[Path]:
-    """All figures that there are numbers for; returns the files.
+    """Draw every figure with data; returns the files.
 
     summary: the content of summary.json. stages: by name, which stage each finished one is a run of, and its folder.
     """
@@ -58,7 +59,7 @@ def write(summary: Mapping[str, Any], stages: Mapping[str, tuple[str, Path]], fo
 
 
 def read_metrics(stage: Path) -> list[dict[str, Any]]:
-    """What a stage logged, a dict a step; nothing where its file is missing."""
+    """The logged metrics, a dict a step; empty if the file is missing."""
     path = stage / METRICS
     if not path.is_file():
         return []
@@ -84,38 +85,30 @@ def reward_against_kl(
     kinds: Mapping[str, str],
     trajectory: list[dict[str, Any]],
 ) -> None:
-    """Where each model ended on held-out prompts, responses sampled at temperature 1, with 95 % intervals.
+    """The final models on held-out prompts, responses sampled at temperature 1, with 95 % intervals.
 
-    Of several models of one stage (kinds: the stage of each) a line joins those that no other of them beats in both:
-    the stage's frontier, which begins at the SFT policy; the bare base is then left out, for it is so far from all of
-    them that they would lie in a corner. In grey PPO's way there, on training prompts, where the reward model was a
-    term of its reward.
+    If a stage has several models (kinds: the stage of each), a line joins its frontier, starting at the SFT policy. The
+    bare base is then left out: it is so far away that all others would lie in a corner. The grey line is PPO in
+    training, on training prompts, if the reward model was a term of its reward.
     """
     stages = _by_stage(kinds)
     if any(len(names) > 1 for names in stages.values()):
         stages.pop("base", None)
         models = {name: row for name, row in models.items() if name != "base"}
-    way = [(row["ppo/kl"], row[TRAINED]) for row in trajectory if "ppo/kl" in row and TRAINED in row]
-    if way:
-        axes.plot([kl for kl, _ in way], [score for _, score in way], color=GREY, linewidth=1, label="ppo in training")
+    path = [(row["ppo/kl"], row[TRAINED]) for row in trajectory if "ppo/kl" in row and TRAINED in row]
+    if path:
+        axes.plot(*zip(*path, strict=True), color=GREY, linewidth=1, label="ppo in training")
     reward = "sampled_reward" if all("sampled_reward" in row for row in models.values()) else "reward"
     points = {name: (row["kl_to_sft"]["mean"], row[reward]["mean"]) for name, row in models.items()}
     for place, (stage, names) in enumerate(stages.items()):
         colour = COLOURS[place % len(COLOURS)]
         for number, name in enumerate(names):
-            axes.errorbar(
-                *points[name],
-                xerr=bars(models[name]["kl_to_sft"]),
-                yerr=bars(models[name][reward]),
-                color=colour,
-                marker=MARKERS[number % len(MARKERS)],
-                linestyle="none",
-                label=name,
-            )
+            kl, marker = models[name]["kl_to_sft"], MARKERS[number % len(MARKERS)]
+            point(axes, kl["mean"], models[name][reward], x_estimate=kl, color=colour, marker=marker, label=name)
         if len(names) > 1 and stage != "sft":  # SFT stages do not come from each other
             reached = [points[name] for name in (*names, "sft") if name in points]
-            kl, rewards = zip(*frontier(reached, lambda point: point), strict=True)
-            axes.plot(kl, rewards, color=colour, linewidth=1, linestyle="--", label=f"{stage}, frontier")
+            kls, rewards = zip(*frontier(reached, lambda point: point), strict=True)
+            axes.plot(kls, rewards, color=colour, linewidth=1, linestyle="--", label=f"{stage}, frontier")
     axes.set(xlabel="KL to SFT, nats a response", ylabel="reward")
     # Many names would cover what they name.
     beside = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if len(models) > 5 else {}
@@ -123,12 +116,16 @@ def reward_against_kl(
 
 
 def _by_stage(kinds: Mapping[str, str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    stages: dict[str, list[str]] = {}
     for name, stage in kinds.items():
-        found.setdefault(stage, []).append(name)
-    return found
+        stages.setdefault(stage, []).append(name)
+    return stages
 
 
-def bars(estimate: Mapping[str, float]) -> list[list[float]]:
-    """Lengths of both halves of an error bar; a mean may lie outside its percentile interval by a rounding."""
-    return [[max(0.0, estimate["mean"] - estimate["low"])], [max(0.0, estimate["high"] - estimate["mean"])]]
+def point(
+    axes: Axes, x: float, y: Mapping[str, float], *, x_estimate: Mapping[str, float] | None = None, **style: Any
+) -> None:
+    """One model's estimate with its error bars; the legend shows the marker alone. style: color, marker and label."""
+    xerr = None if x_estimate is None else error_bars([x_estimate])
+    axes.errorbar(x, y["mean"], xerr=xerr, yerr=error_bars([y]), color=style["color"], linestyle="none")
+    axes.plot([x], [y["mean"]], linestyle="none", **style)

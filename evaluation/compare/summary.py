@@ -1,4 +1,4 @@
-"""summary.json and lineage.json: what a run came to and where everything in it came from; and the table of it."""
+"""summary.json and lineage.json: the results of a run and the origin of everything in it; and its tables."""
 
 import os
 import platform
@@ -6,17 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.statistics import Estimate
+from evaluation.statistics import Estimate, interval_text
 from onebase.errors import RecordError
-from onebase.run import record, stages
-from onebase.run.record import DataIdentity, Found, Resources
+from onebase.run import record
+from onebase.run.checkout import git_state
+from onebase.run.record import DataIdentity, FinishedStage, Resources
 from onebase.terminal import console
-from onebase.tracking.tracker import peak_rss_bytes
+from onebase.tracking import usage
+from onebase.tracking.usage import peak_rss_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SCHEMA = 1
+SCHEMA = 2
 
 Tables = Mapping[str, Mapping[str, Estimate]]
 """Estimates by model or comparison, then by metric."""
@@ -24,7 +26,7 @@ Tables = Mapping[str, Mapping[str, Estimate]]
 GREEDY = {
     "correctness": "correctness",
     "form": "form",
-    "check": "check",
+    "task_score": "task score",
     "reward": "reward",
     "length": "length",
     "stop_rate": "stopped",
@@ -32,11 +34,11 @@ GREEDY = {
 SAMPLED = {
     "sampled_correctness": "correctness",
     "sampled_form": "form",
-    "sampled_check": "check",
+    "sampled_task_score": "task score",
     "sampled_reward": "reward",
     "kl_to_sft": "KL to SFT",
 }
-"""Metrics in the order of the tables, and their headings; LM loss is there where the recipe names texts."""
+"""Metrics in the order of the tables, and their headings."""
 LANGUAGE = {"lm_loss": "LM loss, nats a token"}
 COLUMNS = GREEDY | SAMPLED
 
@@ -51,76 +53,74 @@ def build(
     samples: Sequence[Mapping[str, str]],
     prompts: int,
     data: Iterable[DataIdentity],
-    parents: Mapping[str, Found],
+    parents: Mapping[str, FinishedStage],
     seconds: float,
     device: str,
 ) -> dict[str, Any]:
     """The content of summary.json. by_source: number of prompts, estimates and differences of each source alone."""
 
     def plain(tables: Tables) -> dict[str, dict[str, dict[str, float]]]:
-        return {key: {name: one.as_dict() for name, one in row.items()} for key, row in tables.items()}
+        return {key: {name: estimate.as_dict() for name, estimate in row.items()} for key, row in tables.items()}
 
     content: dict[str, Any] = {
         "schema_version": SCHEMA,
         "run": run,
-        "git": record.git_state().model_dump(),
+        "git": git_state().model_dump(),
         "machine": {"device": device, "cores": os.cpu_count(), "system": platform.platform()},
         "recipe": dict(recipe),
-        "data": [one.model_dump() for one in data],
+        "data": [identity.model_dump() for identity in data],
         "prompts": prompts,
         "models": plain(estimates),
         "differences": plain(differences),
         "by_source": {
-            source: {"prompts": count, "models": plain(own), "differences": plain(changes)}
-            for source, (count, own, changes) in by_source.items()
+            source: {"prompts": count, "models": plain(models), "differences": plain(changes)}
+            for source, (count, models, changes) in by_source.items()
         },
-        "samples": [dict(one) for one in samples],
+        "samples": [dict(sample) for sample in samples],
         "stages": {
-            **{name: found.record.resources.model_dump() for name, found in parents.items()},
+            **{name: stage.record.resources.model_dump() for name, stage in parents.items()},
             "compare": Resources(
-                seconds=round(seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=stages.peak_gpu_bytes()
+                seconds=round(seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=usage.peak_gpu_bytes()
             ).model_dump(),
         },
     }
     if "reward" in parents:
-        content["reward_model"] = {
-            "pair_accuracy": {
-                "mean": _metric(parents["reward"], "reward/eval_accuracy"),
-                "low": _metric(parents["reward"], "reward/eval_accuracy_low"),
-                "high": _metric(parents["reward"], "reward/eval_accuracy_high"),
-            }
+        suffixes = {"mean": "", "low": "_low", "high": "_high"}
+        accuracy = {
+            edge: _metric(parents["reward"], f"reward/eval_accuracy{suffix}") for edge, suffix in suffixes.items()
         }
+        content["reward_model"] = {"pair_accuracy": accuracy}
     return content
 
 
-def _metric(found: Found, name: str) -> float:
-    if name not in found.record.metrics:
-        raise RecordError(f"{found.folder / record.FILE}: metrics: there is no {name}. It was edited.")
-    return found.record.metrics[name]
+def _metric(stage: FinishedStage, name: str) -> float:
+    if name not in stage.record.metrics:
+        raise RecordError(f"{stage.folder / record.FILE}: metrics: there is no {name}. It was edited.")
+    return stage.record.metrics[name]
 
 
-def lineage(parents: Mapping[str, Found], home: Path) -> dict[str, Any]:
-    """Which record came from which, with the hashes of data and adapters: what W&B's lineage shows, offline."""
+def lineage(parents: Mapping[str, FinishedStage], home: Path) -> dict[str, Any]:
+    """Which record came from which, with the hashes of data and adapters: W&B's lineage, offline."""
     nodes: dict[str, Any] = {}
 
-    def visit(found: Found) -> None:
-        if found.sha256 in nodes:
-            return  # many ways may lead to one ancestor
-        nodes[found.sha256] = {
-            "stage": found.record.stage,
-            "path": os.path.relpath(found.folder.resolve(), home.resolve()),
-            "base": found.record.base.model_dump(),
-            "files": {name: sha for name, sha in found.record.files.items() if name.startswith("adapter/")},
-            "data": [one.model_dump() for one in found.record.data],
-            "parents": {name: link.sha256 for name, link in found.record.parents.items()},
-            "git": found.record.git.model_dump(),
+    def visit(stage: FinishedStage) -> None:
+        if stage.sha256 in nodes:
+            return  # several stages may have one ancestor
+        nodes[stage.sha256] = {
+            "stage": stage.record.stage,
+            "path": os.path.relpath(stage.folder.resolve(), home.resolve()),
+            "base": stage.record.base.model_dump(),
+            "files": {name: sha for name, sha in stage.record.files.items() if name.startswith("adapter/")},
+            "data": [identity.model_dump() for identity in stage.record.data],
+            "parents": {name: link.sha256 for name, link in stage.record.parents.items()},
+            "git": stage.record.git.model_dump(),
         }
-        for parent in found.parents.values():
+        for parent in stage.parents.values():
             visit(parent)
 
-    for found in parents.values():
-        visit(found)
-    return {"schema_version": SCHEMA, "records": nodes}
+    for stage in parents.values():
+        visit(stage)
+    return {"schema_version": 1, "records": nodes}
 
 
 def show(content: Mapping[str, Any]) -> None:
@@ -129,9 +129,9 @@ def show(content: Mapping[str, Any]) -> None:
 
     screen = console()
     title = f"{content['run']}: {content['prompts']} held-out prompts, mean [95 % interval]"
-    _show_table(screen, f"{title}; likeliest responses", content["models"], GREEDY)
+    _show_table(screen, f"{title}; greedy responses", content["models"], GREEDY)
     _show_table(screen, "responses sampled at temperature 1", content["models"], SAMPLED)
-    _show_table(screen, "texts that are no tasks", content["models"], LANGUAGE)
+    _show_table(screen, "loss of general texts", content["models"], LANGUAGE)
     if "reward_model" in content:
         screen.print(f"reward model: held-out pair accuracy {_cell('', content['reward_model']['pair_accuracy'])}")
     _show_differences(screen, content["differences"])
@@ -171,11 +171,11 @@ def _show_table(
 
 def _show_differences(screen: "Console", differences: Mapping[str, Any]) -> None:
     for comparison, row in differences.items():
-        for manner, columns in (("likeliest", GREEDY), ("sampled", SAMPLED), ("texts", LANGUAGE)):
+        for manner, columns in (("greedy", GREEDY), ("sampled", SAMPLED), ("texts", LANGUAGE)):
             shown = [
                 f"{heading} {_cell(name, row[name], sign=True)}"
                 for name, heading in columns.items()
-                if name in row and heading in ("correctness", "form", "check", "reward", *LANGUAGE.values())
+                if name in row and heading in ("correctness", "form", "task score", "reward", *LANGUAGE.values())
             ]
             if shown:
                 screen.print(f"{comparison}, {manner}, paired: {', '.join(shown)}")
@@ -184,6 +184,5 @@ def _show_differences(screen: "Console", differences: Mapping[str, Any]) -> None
 def _cell(name: str, estimate: Mapping[str, float] | None, *, sign: bool = False) -> str:
     if estimate is None:
         return ""
-    form = "{:+.{d}f} [{:+.{d}f}, {:+.{d}f}]" if sign else "{:.{d}f} [{:.{d}f}, {:.{d}f}]"
     digits = {"length": 1, "lm_loss": 3}.get(name, 2)
-    return form.format(estimate["mean"], estimate["low"], estimate["high"], d=digits)
+    return interval_text(estimate, f"{'+' if sign else ''}.{digits}f")

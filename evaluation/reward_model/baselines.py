@@ -1,15 +1,22 @@
-"""What a reward model must beat to be worth anything: scores that read nothing, or no more than single words."""
+"""What a reward model must beat to be useful: rules that read nothing, or no more than single words."""
 
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.sparse import csr_array
+from scipy.special import expit
 
 from data.records import Ranking
-from data.select.mixing import seeded_order
 from evaluation.reward_model.pairs import ScoredRanking
+from onebase.seeding import seeded_order
+
+Sparse = Any
+"""A csr_array: SciPy comes without types."""
 
 Scores = list[list[float]]
 """One score a response, a list for each ranking."""
@@ -17,22 +24,21 @@ Scores = list[list[float]]
 VOCABULARY = 2000
 """Most frequent words of the training responses that are counted."""
 TRAINING = 1000
-"""Rankings that the bag of words learns from at most: enough for single words, and seconds of work."""
+"""The bag of words learns from at most so many rankings: enough for single words, and seconds of work."""
 RIDGE = 0.01
-STEPS = 500
 
 
 def longer_wins(rankings: Sequence[ScoredRanking]) -> Scores:
-    return [[float(length) for length in one.lengths] for one in rankings]
+    return [[float(length) for length in ranking.lengths] for ranking in rankings]
 
 
 def shorter_wins(rankings: Sequence[ScoredRanking]) -> Scores:
-    return [[-float(length) for length in one.lengths] for one in rankings]
+    return [[-float(length) for length in ranking.lengths] for ranking in rankings]
 
 
 def random_scores(rankings: Sequence[ScoredRanking], *, seed: int) -> Scores:
-    drawn = np.random.default_rng(seed)
-    return [drawn.standard_normal(len(one.tiers)).tolist() for one in rankings]
+    rng = np.random.default_rng(seed)
+    return [rng.standard_normal(len(ranking.tiers)).tolist() for ranking in rankings]
 
 
 def bag_of_words(training: Sequence[Ranking], rankings: Sequence[ScoredRanking]) -> Scores:
@@ -40,74 +46,56 @@ def bag_of_words(training: Sequence[Ranking], rankings: Sequence[ScoredRanking])
 
         minimise over w: mean over rankings of mean over pairs of -log sigmoid((x_w - x_l) . w) + RIDGE/2 |w|^2
 
-    with x the logarithms of 1 + counts. What it gets right needs no understanding of the prompt: it never sees it.
+    with x the logarithms of 1 + counts. It never sees the prompt: what it ranks right needs no understanding of it.
     """
     if len(training) > TRAINING:
-        # From all over, for the sources of a recipe stand one after the other.
+        # From all sources of the recipe, which follow one another.
         training = [training[index] for index in seeded_order(len(training), 0)[:TRAINING]]
-    words = vocabulary([response for one in training for response in one.responses])
-    features = counts([response for one in training for response in one.responses], words)
+    responses = [response for ranking in training for response in ranking.responses]
+    words = vocabulary(responses)
     better, worse, weights = [], [], []
     start = 0
-    for one in training:
-        for i, j in one.pairs:
+    for ranking in training:
+        for i, j in ranking.pairs:
             better.append(start + i)
             worse.append(start + j)
-            weights.append(1.0 / (len(one.pairs) * len(training)))
-        start += len(one.responses)
-    learned = fit(features, np.array(better), np.array(worse), np.array(weights))
-    return [(counts(one.responses, words) @ learned).tolist() for one in rankings]
+            weights.append(1.0 / (len(ranking.pairs) * len(training)))
+        start += len(ranking.responses)
+    features = counts(responses, words)
+    learned = fit(features[better] - features[worse], np.array(weights))
+    return [(counts(ranking.responses, words) @ learned).tolist() for ranking in rankings]
 
 
 def vocabulary(texts: Sequence[str]) -> dict[str, int]:
-    """The most frequent words and marks, each with its column; those that occur in one text only are left out."""
-    found = Counter(word for text in texts for word in set(_words(text)))
-    kept = sorted((word for word, times in found.items() if times > 1), key=lambda word: (-found[word], word))
+    """The most frequent words and marks, each with its column. Words of a single text are left out."""
+    texts_with = Counter(word for text in texts for word in set(_words(text)))
+    kept = sorted((word for word, times in texts_with.items() if times > 1), key=lambda word: (-texts_with[word], word))
     return {word: column for column, word in enumerate(kept[:VOCABULARY])}
 
 
-def counts(texts: Sequence[str], words: dict[str, int]) -> NDArray[np.float64]:
-    table = np.zeros((len(texts), len(words)))
-    for row, text in enumerate(texts):
-        for word, times in Counter(_words(text)).items():
-            if word in words:
-                table[row, words[word]] = np.log1p(times)
-    return table
+def counts(texts: Sequence[str], words: dict[str, int]) -> Sparse:
+    """Logarithms of 1 + how often a text has a word: a row a text, a column a word."""
+    cells = [
+        (row, words[word], np.log1p(times))
+        for row, text in enumerate(texts)
+        for word, times in Counter(_words(text)).items()
+        if word in words
+    ]
+    rows, columns, values = zip(*cells, strict=True) if cells else ((), (), ())
+    return csr_array((np.array(values, dtype=np.float64), (rows, columns)), shape=(len(texts), len(words)))
 
 
-def fit(
-    features: NDArray[np.float64],
-    better: NDArray[np.int64],
-    worse: NDArray[np.int64],
-    weights: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """The minimum by accelerated gradient descent (Nesterov 1983), with the step that the curvature allows."""
-    rows, columns = features.shape
+def fit(differences: Sparse, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The minimum, by L-BFGS. differences: x_w - x_l, a row a pair. weights: of the pairs, 1 in sum."""
 
-    def back(pulls: NDArray[np.float64]) -> NDArray[np.float64]:
-        return features.T @ (np.bincount(better, pulls, rows) - np.bincount(worse, pulls, rows))
+    def loss(learned: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        margins = differences @ learned
+        value = weights @ np.logaddexp(0.0, -margins) + RIDGE / 2 * (learned @ learned)
+        slope = differences.T @ (-weights * expit(-margins)) + RIDGE * learned
+        return value, slope
 
-    # The largest curvature, by power iteration; the logistic function's own is at most 1/4.
-    direction = np.random.default_rng(0).standard_normal(columns)
-    largest = 0.0
-    for _ in range(30):
-        scores = features @ direction
-        direction = back(weights * (scores[better] - scores[worse]))
-        largest = float(np.linalg.norm(direction))
-        if largest == 0.0:
-            break
-        direction /= largest
-    step = 1.0 / (0.3 * largest + RIDGE)
-    current = ahead = np.zeros(columns)
-    for number in range(STEPS):
-        scores = features @ ahead
-        # sigmoid(-margin), by tanh, which does not overflow.
-        wrong = 0.5 - 0.5 * np.tanh((scores[better] - scores[worse]) / 2)
-        slope = back(-weights * wrong) + RIDGE * ahead
-        following = ahead - step * slope
-        ahead = following + number / (number + 3) * (following - current)
-        current = following
-    return current
+    start = np.zeros(differences.shape[1])
+    return minimize(loss, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-7, "ftol": 1e-14}).x
 
 
 def _words(text: str) -> list[str]:

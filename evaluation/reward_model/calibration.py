@@ -1,7 +1,7 @@
-"""Whether a score difference means what it says: sigmoid(s_w - s_l) is the probability that w is the better one.
+"""Whether score differences are calibrated: sigmoid(s_w - s_l) is the probability that w is the better one.
 
-The model's guess of a pair is the response that scores higher, and its confidence sigmoid(|difference|), from 0.5 (it
-does not know) to 1. Calibrated means: of the guesses made with confidence 0.8, eight in ten are right.
+The model guesses that the response with the higher score is the better one. Its confidence is sigmoid(|difference|),
+from 0.5 (it does not know) to 1. Calibrated means: of the guesses made with confidence 0.8, eight in ten are right.
 """
 
 import math
@@ -26,7 +26,7 @@ def log_loss(pair: Pair) -> float:
 
 
 def calibration(pairs: Sequence[Pair], *, seed: int) -> dict[str, Any]:
-    """Reliability bins, expected calibration error and log loss; a prompt counts as one, shared by its pairs.
+    """Reliability bins, expected calibration error and log loss. Each prompt counts once, shared by its pairs.
 
         ECE = sum over bins of share * |accuracy - mean confidence|
 
@@ -36,10 +36,11 @@ def calibration(pairs: Sequence[Pair], *, seed: int) -> dict[str, Any]:
     sizes = Counter(pair.prompt for pair in pairs)
     weights = [1.0 / (sizes[pair.prompt] * len(sizes)) for pair in pairs]
     bins = [_bin(pairs, weights, number) for number in range(BINS)]
-    error = math.fsum(one["share"] * abs(one["accuracy"] - one["confidence"]) for one in bins if one["pairs"])
-    over = math.fsum(one["share"] * (one["confidence"] - one["accuracy"]) for one in bins if one["pairs"])
+    filled = [interval for interval in bins if interval["pairs"]]
+    error = math.fsum(known["share"] * abs(known["accuracy"] - known["confidence"]) for known in filled)
+    over = math.fsum(known["share"] * (known["confidence"] - known["accuracy"]) for known in filled)
     return {
-        "bins": [{name: _rounded(value) for name, value in one.items()} for one in bins],
+        "bins": [{name: _rounded(value) for name, value in interval.items()} for interval in bins],
         "ece": round(error, 6),
         "overconfidence": round(over, 6),
         "log_loss": bootstrap(list(by_prompt(pairs, log_loss).values()), seed=seed).as_dict(),
@@ -47,7 +48,7 @@ def calibration(pairs: Sequence[Pair], *, seed: int) -> dict[str, Any]:
 
 
 def _bin(pairs: Sequence[Pair], weights: Sequence[float], number: int) -> dict[str, Any]:
-    """The pairs whose confidence lies in [low, high); 1 belongs to the last bin."""
+    """The pairs with a confidence in [low, high); 1 belongs to the last bin."""
     low, high = 0.5 + number / (2 * BINS), 0.5 + (number + 1) / (2 * BINS)
     inside = [
         (pair, weight)

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from onebase.inference.ensemble import Ensemble, spread_of
-from onebase.inference.rankings import Candidates, batches_of_rankings, candidate_scores
+from onebase.inference.scoring import batches_of_rankings, candidate_scores
 from onebase.model.roles import Roles
+from onebase.sequences.episodes import Candidates
 from onebase.tracking.progress import track
 
 SINGLE = Ensemble()
@@ -16,7 +17,7 @@ SINGLE = Ensemble()
 
 @dataclass(frozen=True, kw_only=True)
 class GroupScores:
-    """What is said of one prompt's responses; lists have an entry a response."""
+    """Scores of one prompt's responses; lists have an entry a response."""
 
     scores: list[float]
     """The combined score."""
@@ -25,30 +26,31 @@ class GroupScores:
     spread: list[float]
 
 
-ScoresOf = Callable[[Sequence[Candidates], str], list[GroupScores]]
-"""(prompts with their responses, what they are) -> their scores, in the given order."""
+ScoresOf = Callable[..., list[GroupScores]]
+"""`score_groups` of one reward model: (prompts with their responses, description=what they are) -> their scores."""
 
 
 def score_groups(
     roles: Roles,
-    groups: Sequence[Candidates],
+    candidates: Sequence[Candidates],
     *,
     tokens_per_microbatch: int,
     description: str,
     ensemble: Ensemble = SINGLE,
 ) -> list[GroupScores]:
     """The score of every response of every prompt, in micro-batches by token budget, in the given order."""
-    scores: dict[int, GroupScores] = {}
-    batches = batches_of_rankings(roles, groups, tokens=tokens_per_microbatch)
+    groups: dict[int, GroupScores] = {}
+    batches = batches_of_rankings(roles, candidates, tokens=tokens_per_microbatch)
     for rows in track(batches, total=len(batches), description=f"scoring {description}"):
-        chosen = [groups[row] for row in rows]
+        chosen = [candidates[row] for row in rows]
         with torch.no_grad():
-            said = {name: candidate_scores(roles, name, chosen) for name in ensemble.members}
+            by_member = {name: candidate_scores(roles, name, chosen) for name in ensemble.members}
         for place, row in enumerate(rows):
-            own = torch.stack([said[name][place] for name in ensemble.members])
-            scores[row] = GroupScores(
-                scores=ensemble.combine(own).tolist(),
-                members={name: one.tolist() for name, one in zip(ensemble.members, own, strict=True)},
-                spread=spread_of(own).tolist(),
+            members = {name: scores[place] for name, scores in by_member.items()}
+            stacked = torch.stack(list(members.values()))
+            groups[row] = GroupScores(
+                scores=ensemble.combine(stacked).tolist(),
+                members={name: scores.tolist() for name, scores in members.items()},
+                spread=spread_of(stacked).tolist(),
             )
-    return [scores[row] for row in range(len(groups))]
+    return [groups[row] for row in range(len(candidates))]

@@ -12,31 +12,32 @@ from evaluation.statistics import bootstrap
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeftOut:
-    """What the held-out labelers are judged on besides the report's own rankings."""
+class HeldOutLabelers:
+    """What the model's agreement with held-out labelers is measured on, besides the report's own rankings."""
 
     section: LabelersSection = field(default_factory=LabelersSection)
     rankings: Sequence[ScoredRanking] = ()
-    """Of held-out labelers, out of the data that the others' rankings were trained on."""
+    """Of held-out labelers, from the data of which the other labelers' rankings were trained on."""
     trained_prompts: Collection[str] = frozenset()
-    """Prompts that were trained on, as `ScoredRanking.asked` has them."""
+    """Prompts that were trained on, by `ScoredRanking.key`."""
 
 
-def held_out_labelers(rankings: Sequence[ScoredRanking], left_out: LeftOut, *, seed: int) -> Mapping[str, Any]:
+def held_out_labelers(rankings: Sequence[ScoredRanking], labelers: HeldOutLabelers, *, seed: int) -> Mapping[str, Any]:
     """Accuracy on rankings of labelers who were trained on, and of those who were not. Prompts that were trained on
     (with somebody else's ranking) do not count, for either side."""
-    section = left_out.section
+    section = labelers.section
     if section.folds is None:
-        return no_data("the recipe holds no labelers out (labelers.folds)")
-    everything = [*rankings, *left_out.rankings]
-    fresh = [one for one in everything if one.asked not in left_out.trained_prompts]
-    theirs = [one for one in fresh if section.holds_out(one.labeler)]
-    others = [one for one in fresh if one.labeler is not None and not section.holds_out(one.labeler)]
+        return no_data("the recipe holds out no labelers (labelers.folds)")
+    everything = [*rankings, *labelers.rankings]
+    fresh = [ranking for ranking in everything if ranking.key not in labelers.trained_prompts]
+    theirs = [ranking for ranking in fresh if section.holds_out(ranking.labeler)]
+    others = [ranking for ranking in fresh if ranking.labeler is not None and not section.holds_out(ranking.labeler)]
+    names = {ranking.labeler for ranking in everything if ranking.labeler and section.holds_out(ranking.labeler)}
     pairs = pairs_of(theirs)
     return {
         "folds": section.folds,
         "held_out": section.held_out,
-        "labelers": sorted({one.labeler for one in everything if one.labeler and section.holds_out(one.labeler)}),
+        "labelers": sorted(names),
         "not_trained_on": cell(pairs, seed=seed)
         if pairs
         else no_data("no ranking of a held-out labeler has a prompt that was not trained on"),
@@ -48,36 +49,36 @@ def held_out_labelers(rankings: Sequence[ScoredRanking], left_out: LeftOut, *, s
 
 
 def between_labelers(rankings: Sequence[ScoredRanking], *, seed: int) -> Mapping[str, Any]:
-    """How often two labelers order a pair of responses alike, where both order it: what no model can much exceed.
+    """How often two labelers who both order a pair of responses order it alike: a model can hardly do better.
 
-    Over prompts of the mean over their pairs of labelers (InstructGPT, section 3.4: 72.6 %); a prompt of which several
-    sets of responses were ranked is one.
+    The mean over prompts of the mean over a prompt's pairs of labelers (InstructGPT, section 3.4: 72.6 %). A prompt
+    counts once, even if several sets of responses to it were ranked.
     """
     groups: dict[tuple[str, frozenset[str]], list[ScoredRanking]] = {}
-    for one in rankings:
-        if one.labeler is not None:
-            groups.setdefault((one.asked, frozenset(one.responses)), []).append(one)
+    for ranking in rankings:
+        if ranking.labeler is not None:
+            groups.setdefault((ranking.key, frozenset(ranking.responses)), []).append(ranking)
     by_prompt: dict[str, list[float]] = {}
     for (prompt, _), group in groups.items():
-        found = [
+        shares = [
             share
-            for one, other in combinations(group, 2)
-            if one.labeler != other.labeler and (share := _agreement(one, other)) is not None
+            for first, second in combinations(group, 2)
+            if first.labeler != second.labeler and (share := _agreement(first, second)) is not None
         ]
-        if found:
-            by_prompt.setdefault(prompt, []).append(statistics.fmean(found))
+        if shares:
+            by_prompt.setdefault(prompt, []).append(statistics.fmean(shares))
     if not by_prompt:
         return no_data("no two labelers ranked the same responses to a prompt")
-    shares = [statistics.fmean(some) for some in by_prompt.values()]
-    return {**bootstrap(shares, seed=seed).as_dict(), "prompts": len(shares)}
+    means = [statistics.fmean(shares) for shares in by_prompt.values()]
+    return {**bootstrap(means, seed=seed).as_dict(), "prompts": len(means)}
 
 
-def _agreement(one: ScoredRanking, other: ScoredRanking) -> float | None:
-    """Share of the pairs that both order, and order alike; None where there is no such pair."""
-    theirs = dict(zip(other.responses, other.tiers, strict=True))
+def _agreement(first: ScoredRanking, second: ScoredRanking) -> float | None:
+    """Of the pairs that both order, the share that they order alike; None if both order none."""
+    tiers = dict(zip(second.responses, second.tiers, strict=True))
     alike = []
-    for i, j in combinations(range(len(one.tiers)), 2):
-        mine, yours = one.tiers[i] - one.tiers[j], theirs[one.responses[i]] - theirs[one.responses[j]]
-        if mine and yours:
-            alike.append(float((mine > 0) == (yours > 0)))
+    for i, j in combinations(range(len(first.tiers)), 2):
+        gap, other_gap = first.tiers[i] - first.tiers[j], tiers[first.responses[i]] - tiers[first.responses[j]]
+        if gap and other_gap:
+            alike.append(float((gap > 0) == (other_gap > 0)))
     return statistics.fmean(alike) if alike else None

@@ -1,14 +1,17 @@
 """Rankings with a score for each response, and the pairs they are made of.
 
 A pair is two responses of one prompt in different tiers. Numbers are means over prompts of the mean over a prompt's
-pairs: a prompt with nine responses counts as much as one with two, and so does one that several people ranked.
-Intervals are over prompts.
+pairs: each prompt counts once, however many responses it has and however many people ranked it. Intervals are over
+prompts.
 """
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from typing import Any, TypeVar
+
+import numpy as np
 
 from evaluation.statistics import Estimate, bootstrap
 
@@ -28,7 +31,7 @@ class ScoredRanking:
     lengths: tuple[int, ...]
     """Tokens."""
     labels: tuple[str, ...] = ()
-    """What is wrong with each response, where the data says so; else empty."""
+    """The flaw of each response, if the data names it; else empty."""
     source: str = ""
     task: str | None = None
     labeler: str | None = None
@@ -36,11 +39,11 @@ class ScoredRanking:
     members: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Each reward model's own scores, by role, where several were combined."""
     conversation: str = ""
-    """Everything that the responses answer, where that is more than `prompt`."""
+    """Everything that the responses answer, if that is more than `prompt`."""
 
     @property
-    def asked(self) -> str:
-        """What makes two rankings those of one prompt."""
+    def key(self) -> str:
+        """The same for all rankings of one prompt."""
         return self.conversation or self.prompt
 
     def __post_init__(self) -> None:
@@ -75,54 +78,53 @@ class Pair:
 def pairs_of(rankings: Sequence[ScoredRanking], scores: Sequence[Sequence[float]] | None = None) -> list[Pair]:
     """All pairs of all rankings. scores: in place of the rankings' own, such as those of a baseline."""
     first: dict[str, int] = {}
+    if scores is None:
+        scores = [ranking.scores for ranking in rankings]
     return [
         Pair(
             ranking=index,
-            prompt=first.setdefault(one.asked, index),
+            prompt=first.setdefault(ranking.key, index),
             better=i,
             worse=j,
-            gap=one.tiers[j] - one.tiers[i],
-            margin=own[i] - own[j],
-            longer=one.lengths[i] - one.lengths[j],
+            gap=ranking.tiers[j] - ranking.tiers[i],
+            margin=values[i] - values[j],
+            longer=ranking.lengths[i] - ranking.lengths[j],
         )
-        for index, (one, own) in enumerate(
-            zip(rankings, [one.scores for one in rankings] if scores is None else scores, strict=True)
-        )
-        for i in range(len(one.tiers))
-        for j in range(len(one.tiers))
-        if one.tiers[i] < one.tiers[j]
+        for index, (ranking, values) in enumerate(zip(rankings, scores, strict=True))
+        for i, j in permutations(range(len(ranking.tiers)), 2)
+        if ranking.tiers[i] < ranking.tiers[j]
     ]
 
 
 def by_prompt(pairs: Iterable[Pair], value: Callable[[Pair], float]) -> dict[int, float]:
     """The mean of `value` over the pairs of each prompt that has any, by the index of its first ranking."""
-    found: dict[int, list[float]] = {}
+    groups: dict[int, list[float]] = {}
     for pair in pairs:
-        found.setdefault(pair.prompt, []).append(value(pair))
-    return {index: math.fsum(values) / len(values) for index, values in sorted(found.items())}
+        groups.setdefault(pair.prompt, []).append(value(pair))
+    return {index: math.fsum(values) / len(values) for index, values in sorted(groups.items())}
 
 
 def of_each_prompt(rankings: Iterable[ScoredRanking], value: Callable[[ScoredRanking], float]) -> list[float]:
     """The mean of `value` over the rankings of each prompt."""
-    found: dict[str, list[float]] = {}
-    for one in rankings:
-        found.setdefault(one.asked, []).append(value(one))
-    return [math.fsum(values) / len(values) for values in found.values()]
+    groups: dict[str, list[float]] = {}
+    for ranking in rankings:
+        groups.setdefault(ranking.key, []).append(value(ranking))
+    return [math.fsum(values) / len(values) for values in groups.values()]
 
 
 def accuracy(pairs: Sequence[Pair], *, seed: int) -> Estimate:
-    """Share of pairs whose better response scores higher (there must be one pair at least)."""
+    """Share of pairs in which the better response scores higher. There must be a pair."""
     return bootstrap(list(by_prompt(pairs, lambda pair: pair.right).values()), seed=seed)
 
 
 def cell(pairs: Sequence[Pair], *, seed: int) -> dict[str, Any]:
-    """Accuracy of some of the pairs with what it rests on."""
+    """Accuracy of these pairs, and how many prompts and pairs it rests on."""
     prompts = len({pair.prompt for pair in pairs})
     return {**accuracy(pairs, seed=seed).as_dict(), "prompts": prompts, "pairs": len(pairs)}
 
 
 def cells_by(pairs: Iterable[Pair], group: Callable[[Pair], G | None], *, seed: int) -> dict[str, dict[str, Any]]:
-    """Accuracy of each group of pairs, in the groups' order; pairs whose group is None are left out."""
+    """Accuracy of each group of pairs, in the groups' order. Pairs with the group None are left out."""
     groups: dict[G, list[Pair]] = {}
     for pair in pairs:
         key = group(pair)
@@ -131,6 +133,19 @@ def cells_by(pairs: Iterable[Pair], group: Callable[[Pair], G | None], *, seed: 
     return {str(key): cell(groups[key], seed=seed) for key in sorted(groups)}
 
 
+def by_quartile(pairs: Sequence[Pair], values: Sequence[float] | Sequence[int], *, seed: int) -> list[dict[str, Any]]:
+    """Accuracy by quartiles of `values`, one a pair; each quartile with its least and greatest value."""
+    edges = np.quantile(values, [0.25, 0.5, 0.75])
+    rows = []
+    for quartile in range(4):
+        inside = [place for place, value in enumerate(values) if (value > edges).sum() == quartile]
+        if inside:
+            known = [values[place] for place in inside]
+            ends = {"least": round(min(known), 6), "most": round(max(known), 6)}
+            rows.append({"quartile": quartile + 1, **ends, **cell([pairs[place] for place in inside], seed=seed)})
+    return rows
+
+
 def no_data(why: str) -> Mapping[str, str]:
-    """What stands in the place of a section that nothing is known for."""
+    """In place of a section of the report that has no data."""
     return {"no_data": why}

@@ -7,7 +7,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from evaluation.figures import BLUE, GREY, ORANGE, save
+from evaluation.statistics import error_bars
+from onebase.tracking.figures import BLUE, GREY, ORANGE, save
 
 
 def write(report: Mapping[str, Any], folder: Path) -> list[Path]:
@@ -18,11 +19,12 @@ def write(report: Mapping[str, Any], folder: Path) -> list[Path]:
 def reliability(axes: Axes, report: Mapping[str, Any]) -> None:
     """Share right against confidence; the grey bars say how many of the pairs lie where."""
     bins = report["calibration"]["bins"]
-    known = [one for one in bins if one["pairs"]]
+    known = [interval for interval in bins if interval["pairs"]]
     width = bins[0]["high"] - bins[0]["low"]
-    axes.bar([one["low"] for one in bins], [one["share"] for one in bins], width, align="edge", color=GREY, alpha=0.3)
+    edges, shares = [interval["low"] for interval in bins], [interval["share"] for interval in bins]
+    axes.bar(edges, shares, width, align="edge", color=GREY, alpha=0.3)
     axes.plot([0.5, 1], [0.5, 1], color=GREY, linestyle="--", linewidth=1, label="calibrated")
-    points = [one["confidence"] for one in known], [one["accuracy"] for one in known]
+    points = [interval["confidence"] for interval in known], [interval["accuracy"] for interval in known]
     axes.plot(*points, marker="o", color=BLUE, label=f"model, ECE {report['calibration']['ece']:.3f}")
     axes.set(xlim=(0.5, 1), ylim=(0, 1), xlabel="confidence (grey: share of the pairs)", ylabel="share right")
     axes.legend(loc="lower right", frameon=False)
@@ -48,11 +50,8 @@ def best_of_n(axes: Axes, report: Mapping[str, Any]) -> None:
 
 
 def _intervals(axes: Axes, at: list[int], cells: list[Mapping[str, Any]], color: str, label: str | None) -> None:
-    means = [one["mean"] for one in cells]
-    # A mean may lie outside its percentile interval by a rounding; an error bar may not.
-    below = [max(0.0, one["mean"] - one["low"]) for one in cells]
-    above = [max(0.0, one["high"] - one["mean"]) for one in cells]
-    axes.errorbar(at, means, yerr=[below, above], marker="o", capsize=3, color=color, label=label)
+    means = [cell["mean"] for cell in cells]
+    axes.errorbar(at, means, yerr=error_bars(cells), marker="o", capsize=3, color=color, label=label)
 
 
 FIGURES: dict[str, Callable[..., None]] = {

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from evaluation.reward_model.verdict import verdict_of
+from evaluation.statistics import interval_text
 from onebase.terminal import console
 
 
@@ -20,7 +21,7 @@ def show(report: Mapping[str, Any], title: str) -> None:
         if "no_data" in cell:
             table.add_row(name, f"no data: {cell['no_data']}", style="dim")
         else:
-            table.add_row(name, interval(cell), str(cell.get("prompts", "")), str(cell.get("pairs", "")))
+            table.add_row(name, interval_text(cell), str(cell.get("prompts", "")), str(cell.get("pairs", "")))
     screen.print(table)
     for line in _lines(report):
         screen.print(line)
@@ -29,35 +30,31 @@ def show(report: Mapping[str, Any], title: str) -> None:
     screen.print(f"verdict: {verdict_of(report).text}")
 
 
-def interval(cell: Mapping[str, Any]) -> str:
-    return f"{cell['mean']:.2f} [{cell['low']:.2f}, {cell['high']:.2f}]"
-
-
 def _cells(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     yield "all pairs", report["accuracy"]
     for heading, section in (("gap", "by_gap"), ("source", "by_source"), ("task", "by_task")):
         yield from _section(heading, report[section])
     labels = report["by_label"]
-    below = labels if "no_data" in labels else {name: one["put_below_a_better_one"] for name, one in labels.items()}
+    below = labels if "no_data" in labels else {name: row["put_below_a_better_one"] for name, row in labels.items()}
     yield from _section("worse is", below)
-    for one in report["length"]["by_tokens_better_has_more"]:
-        yield f"better has {one['least']} to {one['most']} tokens more", one
+    for row in report["length"]["by_tokens_better_has_more"]:
+        yield f"better has {row['least']} to {row['most']} tokens more", row
     for name in ("better_is_shorter", "equally_long", "better_is_longer"):
         yield name.replace("_", " "), report["length"][name]
     yield from _section("labeler", report["agreement"]["by_labeler"])
-    found = report["held_out_labelers"]
-    if "no_data" in found:
-        yield "held-out labelers", found
+    labelers = report["held_out_labelers"]
+    if "no_data" in labelers:
+        yield "held-out labelers", labelers
     else:
-        yield "labelers trained on", found["trained_on"]
-        yield "labelers not trained on", found["not_trained_on"]
+        yield "labelers trained on", labelers["trained_on"]
+        yield "labelers not trained on", labelers["not_trained_on"]
     if "members" in report["ensemble"]:
-        for name, one in report["ensemble"]["members"].items():
-            yield f"{name} alone", one["accuracy"]
-        for one in report["ensemble"]["by_spread_of_margin"]:
-            yield f"models are {one['least']:.2f} to {one['most']:.2f} apart", one
-    for name, one in report["baselines"].items():
-        yield f"baseline: {name}", one.get("accuracy", one)
+        for name, row in report["ensemble"]["members"].items():
+            yield f"{name} alone", row["accuracy"]
+        for row in report["ensemble"]["by_spread_of_margin"]:
+            yield f"models are {row['least']:.2f} to {row['most']:.2f} apart", row
+    for name, row in report["baselines"].items():
+        yield f"baseline: {name}", row.get("accuracy", row)
 
 
 def _section(heading: str, section: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -70,22 +67,24 @@ def _section(heading: str, section: Mapping[str, Any]) -> Iterator[tuple[str, Ma
 
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:
     calibration, agreement = report["calibration"], report["agreement"]
-    yield (f"calibration: log loss {interval(calibration['log_loss'])} (of no use: 0.69), ECE {calibration['ece']:.3f}")
+    loss = interval_text(calibration["log_loss"])
+    yield f"calibration: log loss {loss} (equal scores: 0.69), ECE {calibration['ece']:.3f}"
     correlation = report["length"]["correlation_with_score"]
     yield "correlation of score and length: " + ", ".join(
         f"{name.replace('_', ' ')} {value['no_data'] if isinstance(value, Mapping) else format(value, '+.2f')}"
         for name, value in correlation.items()
     )
-    yield f"Kendall's tau-b {interval(agreement['kendall_tau_b'])}, best response first {interval(agreement['top_1'])}"
+    tau, first = (interval_text(agreement[name]) for name in ("kendall_tau_b", "top_1"))
+    yield f"Kendall's tau-b {tau}, best response first {first}"
     yield "best of n (0.5: random): " + ", ".join(f"{row['n']}: {row['mean']:.2f}" for row in report["best_of_n"])
-    found = report["demonstrations"]
-    if "no_data" in found:
-        yield f"demonstrations: no data: {found['no_data']}"
+    shown = report["demonstrations"]
+    if "no_data" in shown:
+        yield f"demonstrations: no data: {shown['no_data']}"
         return
-    beaten = found["beats_ranked_responses_of_its_prompt"]
+    beaten = shown["beats_ranked_responses_of_its_prompt"]
     yield (
-        f"{found['count']} demonstrations: mean score {found['mean_score']:+.2f}; of the responses to their prompt "
-        f"they beat {beaten['no_data'] if 'no_data' in beaten else interval(beaten)}"
+        f"{shown['count']} demonstrations: mean score {shown['mean_score']:+.2f}; of the responses to their prompt "
+        f"they beat {beaten['no_data'] if 'no_data' in beaten else interval_text(beaten)}"
     )
 
 

@@ -1,26 +1,27 @@
-"""Whether a reward model knows more than a rule that reads nothing: the one line to read before PPO.
+"""Whether a reward model is better than a rule that reads nothing: the line to read before PPO.
 
 It is compared with the best of three baselines on the same held-out rankings: the longer response wins, the shorter one
-wins, a bag of words. One of the first two ranks half of the pairs right at least, so a coin is beaten as well. The
-difference is paired by prompt, with its 95 % interval over prompts:
+wins, a bag of words. One of the first two ranks at least half of the pairs right, as a coin does. The difference is
+paired by prompt, with its 95 % interval over prompts:
 
     better            the interval lies above 0
     not better        it does not reach above 0
-    cannot be told    it holds 0 and more, or there are too few prompts
+    cannot be told    the interval holds 0, or there are too few prompts
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from evaluation.statistics import interval_text
 from onebase.errors import RecordError
-from onebase.run.record import Found
+from onebase.run.record import FinishedStage
 from onebase.terminal import say
 
 BASELINES = ("longer wins", "shorter wins", "bag of words")
-"""Their places are what a record, which holds numbers, names them by. Random scores may be lucky, and are none."""
+"""A record holds numbers, so it names a baseline by its place. Random scores can be lucky and are not among them."""
 LEAST = 6
-"""Prompts. Of five, even five that all point one way come up once in 16 tosses of a coin (two-sided sign test)."""
+"""Prompts. Five that all point one way have a probability of 1/16 by chance (two-sided sign test)."""
 
 BETTER, NOT_BETTER, UNTOLD = "better", "not better", "cannot be told"
 
@@ -35,12 +36,16 @@ class Verdict:
 
     prompts: int
     baseline: str
-    """The one that ranks most pairs right."""
+    """The one that ranks the most pairs right."""
     baseline_accuracy: float
     over: float
     """The model's accuracy less the baseline's, paired by prompt; below, its interval."""
     low: float
     high: float
+
+    @property
+    def interval(self) -> dict[str, float]:
+        return {"mean": self.over, "low": self.low, "high": self.high}
 
     @property
     def says(self) -> str:
@@ -56,7 +61,7 @@ class Verdict:
             NOT_BETTER: "not better than",
             UNTOLD: "it cannot be told whether it is better than",
         }
-        figures = f"{self.over:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+        figures = interval_text(self.interval, "+.2f")
         return (
             f"{words[self.says]} '{self.baseline}', which ranks {self.baseline_accuracy:.2f} of the held-out pairs "
             f"right: {figures} over {self.prompts} prompts"
@@ -64,8 +69,8 @@ class Verdict:
 
     def as_dict(self) -> dict[str, Any]:
         """For the report."""
-        interval = {"mean": self.over, "low": self.low, "high": self.high}
-        return {"says": self.says, "baseline": self.baseline, "model_is_better_by": interval, "prompts": self.prompts}
+        over = {"model_is_better_by": self.interval, "prompts": self.prompts}
+        return {"says": self.says, "baseline": self.baseline, **over}
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -76,9 +81,9 @@ class Verdict:
 
 
 def verdict_of(report: Mapping[str, Any]) -> Verdict:
-    """Of a reward report (`evaluation.reward_model.report.build`). Of equally good baselines the one harder to beat."""
+    """From a reward report (`evaluation.reward_model.report.build`). Of equal baselines the harder one to beat."""
     known = {name: report["baselines"][name] for name in BASELINES if "accuracy" in report["baselines"][name]}
-    name = max(known, key=lambda one: (known[one]["accuracy"]["mean"], -known[one]["model_is_better_by"]["low"]))
+    name = max(known, key=lambda key: (known[key]["accuracy"]["mean"], -known[key]["model_is_better_by"]["low"]))
     over = known[name]["model_is_better_by"]
     return Verdict(
         prompts=report["accuracy"]["prompts"],
@@ -91,13 +96,14 @@ def verdict_of(report: Mapping[str, Any]) -> Verdict:
 
 
 def recorded(metrics: Mapping[str, float]) -> Verdict | None:
-    """From a finished stage's metrics; None where an older Onebase has not measured it. RecordError where there is no
-    such baseline."""
+    """From a finished stage's metrics; None if an older Onebase did not measure it. RecordError if it was edited."""
     if not metrics.keys() >= set(NAMES):
         return None
     prompts, place, accuracy, over, low, high = (metrics[name] for name in NAMES)
     if place not in range(len(BASELINES)):
-        raise RecordError(f"metrics: {BASELINE} is {place:g}, and there are {len(BASELINES)}. The record was edited.")
+        raise RecordError(
+            f"metrics: {BASELINE} is {place:g}, expected 0 to {len(BASELINES) - 1}. The record was edited."
+        )
     return Verdict(
         prompts=int(prompts),
         baseline=BASELINES[int(place)],
@@ -108,20 +114,20 @@ def recorded(metrics: Mapping[str, float]) -> Verdict | None:
     )
 
 
-def warn(found: Found, so: str) -> None:
-    """Say of a reward stage that it is not known to beat its best baseline. so: what follows for who uses it."""
-    verdict = recorded(found.record.metrics)
+def warn(stage: FinishedStage, consequence: str) -> None:
+    """Warn if a reward stage is not known to beat its best baseline. consequence: for what it is used for."""
+    verdict = recorded(stage.record.metrics)
     if verdict is not None and verdict.says != BETTER:
-        say(f"warning: the reward model {found.folder}: {verdict.text}. {so}")
+        say(f"warning: the reward model {stage.folder}: {verdict.text}. {consequence}")
 
 
-def require_better(found: Found, key: str) -> None:
-    """RecordError unless a reward stage beats its best baseline. key: of the recipe, that asks for it."""
-    verdict = recorded(found.record.metrics)
+def require_better(stage: FinishedStage, key: str) -> None:
+    """RecordError unless a reward stage beats its best baseline. key: of the recipe that requires it."""
+    verdict = recorded(stage.record.metrics)
     if verdict is not None and verdict.says == BETTER:
         return
-    text = "not measured against baselines, for an older Onebase trained it" if verdict is None else verdict.text
+    text = "not measured against baselines, because an older Onebase trained it" if verdict is None else verdict.text
     raise RecordError(
-        f"{key}: the reward model {found.folder}: {text}. Train a better one (more rankings, more steps), give "
-        "evaluation.rankings more prompts where it cannot be told, or leave this key out."
+        f"{key}: the reward model {stage.folder}: {text}. Train a better one (more rankings, more steps), give "
+        "evaluation.rankings more prompts if it cannot be told, or leave this key out."
     )

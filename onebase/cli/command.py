@@ -1,10 +1,9 @@
-"""The command of a stage: `python -m sft RECIPE.yaml [key=value ...]`, which is also `onebase sft`.
+"""Runs the command of a stage, and turns errors into exit codes.
 
 Exit codes: 0 done, 1 failed, 2 bad input, 129, 130 or 143 stopped by a signal with a checkpoint written, 141 stopped
 for nobody reads what is printed.
 """
 
-import argparse
 import contextlib
 import errno
 import logging
@@ -13,22 +12,21 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn, cast
+from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
-from onebase.cli import threads
 from onebase.errors import CodeError, InputError, RecordError
 from onebase.files.disk import DiskError, as_disk_error
 from onebase.files.writing import move_aside
-from onebase.recipe import recipes
-from onebase.recipe.differences import differences, told
-from onebase.recipe.recipes import Section
+from onebase.recipe import reader, sections
+from onebase.recipe.differences import differences, summary
+from onebase.recipe.sections import Section
 from onebase.run import folders, record
 from onebase.run.interruption import Interrupted
-from onebase.terminal import NobodyReadsError, printable, say, settle, show
+from onebase.terminal import NobodyReadsError, release_streams, say, show
 
 
 class Stage(NamedTuple):
@@ -40,41 +38,6 @@ class Stage(NamedTuple):
 
 Loader = Callable[[], Stage]
 """Imports a stage when it is needed: its recipe's class and its `run`. torch and trl take seconds; --help must not."""
-
-
-def main(
-    stage: str,
-    load: Loader,
-    reads: str,
-    writes: str,
-    argv: Sequence[str] | None = None,
-    *,
-    flags: Mapping[str, str] | None = None,
-) -> int:
-    """Parse the command line of one stage and run it; returns the exit code.
-
-    flags: switches of this stage alone, each with its line of help; its `run` takes each as an argument of that name.
-    """
-    threads.settle()
-    parser = _Parser(
-        prog=f"python -m {stage}",
-        description=f"Run stage '{stage}'. Reads {reads}. Writes {writes}.",
-        epilog=f"example: python -m {stage} recipes/smoke/{stage}.yaml seed=1 track.wandb=offline",
-    )
-    parser.add_argument("recipe", type=Path, help=f"YAML recipe, such as recipes/smoke/{stage}.yaml")
-    parser.add_argument("overrides", nargs="*", help="key.sub=value: change the recipe for this run")
-    parser.add_argument("--print-config", action="store_true", help="print the resolved recipe and stop")
-    parser.add_argument("--restart", action="store_true", help="move what is in the stage folder aside and start anew")
-    for flag, text in (flags or {}).items():
-        parser.add_argument(f"--{flag}", action="store_true", help=text)
-    given = parser.parse_intermixed_args(argv)
-    switched = {flag: getattr(given, flag) for flag in flags or {}}
-    return run_stage(stage, load, given.recipe, given.overrides, given.print_config, given.restart, **switched)
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        super().error(printable(message))  # it repeats what was typed
 
 
 def run_stage(
@@ -90,9 +53,9 @@ def run_stage(
 
     def work() -> None:
         recipe_class, run, identify = load()
-        recipe = recipes.read(recipe_path, recipe_class, overrides)
+        recipe = reader.read(recipe_path, recipe_class, overrides)
         if print_config:
-            show(recipes.dump(recipe).rstrip("\n"))
+            show(reader.dump(recipe).rstrip("\n"))
             return
         out = cast(Path, recipe.out)  # type: ignore[attr-defined]  # every stage's recipe has it
         folders.require_own(out, stage)
@@ -108,10 +71,10 @@ def run_stage(
             end.add_note(folders.what_follows(out, restart=restart))
             raise
         except Exception as error:
-            told = as_disk_error(error, out)
-            if told is not None:
-                told.add_note(folders.what_follows(out, restart=restart))
-                raise told from error
+            failure = as_disk_error(error, out)
+            if failure is not None:
+                failure.add_note(folders.what_follows(out, restart=restart))
+                raise failure from error
             raise
         finally:
             if "onebase.run.session" in sys.modules:
@@ -134,7 +97,7 @@ def quieten() -> None:
 
 
 @contextlib.contextmanager
-def unasked() -> Iterator[None]:
+def without_input() -> Iterator[None]:
     """Nothing may ask: a library that would (run this code? log in?) finds no terminal and the end of its input."""
     before = sys.stdin
     with open(os.devnull, encoding="utf-8") as nothing:
@@ -151,12 +114,12 @@ def guarded(work: Callable[[], None]) -> int:
     try:
         return _guarded(work)
     finally:
-        settle()
+        release_streams()
 
 
 def _guarded(work: Callable[[], None]) -> int:
     try:
-        with unasked():
+        with without_input():
             work()
     except InputError as error:
         say(_sentences(f"error: {error}", *_notes_of(error)))
@@ -174,15 +137,15 @@ def _guarded(work: Callable[[], None]) -> int:
     except NobodyReadsError:
         return 128 + signal.SIGPIPE  # as of any program whose reader has what it wanted
     except DiskError as error:
-        say(_sentences(f"error: {error}.", MENDS.get(error.errno or 0, "Mend that"), *_notes_of(error)))
+        say(_sentences(f"error: {error}.", REMEDIES.get(error.errno or 0, "Fix that"), *_notes_of(error)))
         return 1
     except OSError as error:
-        mend = MENDS.get(error.errno or 0)
-        if error.errno is None or (error.filename is None and mend is None):
+        remedy = REMEDIES.get(error.errno or 0)
+        if error.errno is None or (error.filename is None and remedy is None):
             say(traceback.format_exc().rstrip("\n"))
         else:
             where = "" if error.filename is None else f"{error.filename}: "
-            say(f"error: {where}{os.strerror(error.errno)}.{'' if mend is None else f' {mend}.'}")
+            say(f"error: {where}{os.strerror(error.errno)}.{'' if remedy is None else f' {remedy}.'}")
         return 1
     except Exception:
         say(traceback.format_exc().rstrip("\n"))
@@ -190,7 +153,7 @@ def _guarded(work: Callable[[], None]) -> int:
     return 0
 
 
-MENDS = {
+REMEDIES = {
     errno.ENOSPC: "Make room",
     errno.EDQUOT: "Make room",
     errno.EIO: "Look at the disk",
@@ -210,7 +173,7 @@ def _sentences(first: str, *notes: str) -> str:
 
 
 def _make_way(stage: str, out: Path, restart: bool) -> None:
-    """Leave an unfinished run with checkpoints to go on; move anything else aside."""
+    """Keep an unfinished run with checkpoints, to resume it; move anything else aside."""
     from onebase.run import session
 
     session.hold(out)
@@ -218,15 +181,15 @@ def _make_way(stage: str, out: Path, restart: bool) -> None:
         return
     aside = move_aside(out)
     if not restart:
-        say(f"{out} held an unfinished run without a checkpoint, now in {aside}; stage {stage} starts anew.")
+        say(f"{out} held an unfinished run without a checkpoint, now in {aside}; stage {stage} starts again.")
 
 
 def _verify_finished(stage: str, recipe: Section, out: Path, identify: Callable[..., Any]) -> None:
-    found = record.read(out, stage=stage)
-    given, had = recipe.model_dump(mode="json"), _with_defaults(recipe, found.record.recipe)
-    differing = [key for key in given if key not in recipes.UNCOUNTED and given[key] != had.get(key)]
-    which = told(differences({key: had.get(key) for key in differing}, {key: given[key] for key in differing}))
-    if set(differing) - {recipes.PARENTS}:
+    finished = record.read(out, stage=stage)
+    now, before = recipe.model_dump(mode="json"), _with_defaults(recipe, finished.record.recipe)
+    differing = [key for key in now if key not in sections.UNCOUNTED and now[key] != before.get(key)]
+    which = summary(differences({key: before.get(key) for key in differing}, {key: now[key] for key in differing}))
+    if set(differing) - {sections.PARENTS}:
         raise RecordError(
             f"{out}: stage '{stage}' is finished with another recipe: {which}. "
             "Pass --restart to move it aside and train again, or another out=FOLDER."
@@ -239,7 +202,7 @@ def _verify_finished(stage: str, recipe: Section, out: Path, identify: Callable[
             f"compared with what is there now: {error} Put that back, or use the stage as it is, without this command: "
             f"parents.{stage}={out}."
         ) from error
-    today.require_of(found.record, where=f"{out}: stage '{stage}'{f' ({which})' if which else ''}")
+    today.require_of(finished.record, where=f"{out}: stage '{stage}'{f' ({which})' if which else ''}")
     say(f"{out}: stage '{stage}' is finished and verified; nothing to do.")
 
 

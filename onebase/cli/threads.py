@@ -10,7 +10,7 @@ import os
 SPINS = "1000"
 
 
-def settle() -> None:
+def limit_spinning() -> None:
     """Set it for this process and its children, unless the user has said how threads wait."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)

@@ -1,7 +1,7 @@
-"""Signals while code of a user's own runs: a time limit, and a stop that cannot be swallowed.
+"""Signals while a custom function runs: a time limit, and a stop that cannot be swallowed.
 
 A thread of its own watches the time, and not SIGALRM, which such code may well use itself. When the time is over it
-sends SIGVTALRM to the main thread, whose handler raises within the call, once a second until the call has ended. Code
+sends SIGVTALRM to the main thread. The handler raises within the call, once a second until the call has ended. Code
 that never comes back to Python (a product of huge numbers, an extension in C) sees no signal: it is ended some time
 later by faulthandler, which prints where it hangs and leaves with exit code 1.
 
@@ -37,9 +37,9 @@ class OverdueError(BaseException):
 class CallSignals:
     """Use as a context manager around one call and all that is put right before and after it; `heard` is for the call.
 
-    A handler that stands (a session's, of SIGTERM) goes on to do its work: at once during the call, else at the end of
-    all, so that nothing is left half put back. What it raises is kept in `stop`, so that the caller can raise it again
-    where the function has swallowed it. Handlers that the function leaves behind are taken away.
+    A handler that is installed (a session's, of SIGTERM) still works: at once during the call, else at the end of all,
+    when everything is put back. What it raises is kept in `stop`: the caller raises it again if the function has
+    swallowed it. Handlers that the function leaves behind are taken away.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -143,7 +143,7 @@ class CallSignals:
             for number, before in self._handlers.items():
                 now = signal.getsignal(number)
                 # A handler that has stopped the call may have changed how further signals are taken: that stands.
-                own = now in (self._pass_on, self._end)
-                if before is not None and now is not before and (own or self.stop is None):
+                ours = now in (self._pass_on, self._end)
+                if before is not None and now is not before and (ours or self.stop is None):
                     signal.signal(number, before)
             self._blocked.__exit__(None, None, None)

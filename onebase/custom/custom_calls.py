@@ -1,10 +1,10 @@
-"""The one door to code of a user's own: reward functions, judges, engines, and the modules that hold them.
+"""The one door to custom code: reward functions, judges, engines, and the modules that hold them.
 
-Whatever it does, the run ends with an error that says so, or goes on unharmed:
+Whatever it does, the run ends with an error that says so, or continues unharmed:
 
 - it raises (SystemExit, KeyboardInterrupt and the like too), or a thread that it started does: CallError
 - it takes too long: CallError (`onebase.custom.call_signals`)
-- a process that it forked comes back out of it: that process ends, this one goes on
+- a process that it forked comes back out of it: that process ends, this one continues
 - it changes what all code of the process shares (`onebase.custom.process_state`): put back, or CallError
 - it draws from, or seeds, the global generators: they begin at a seed of the call's own, and are put back
 
@@ -49,8 +49,8 @@ def call(
 ) -> T:
     """`work()`, behind the door; CallError as above.
 
-    function: whose lines are looked for in a traceback. seconds: how long it may take; None: any time. seed: where the
-    global generators begin. settings: what is put back. passes: whether an error of the work is the caller's own.
+    function: its lines are looked for in a traceback. seconds: how long it may take; None: any time. seed: where the
+    global generators begin. settings: what is put back. passes: whether an error of the work is the caller's.
     """
     signals, dead = CallSignals(seconds), list[str]()
     try:
@@ -95,9 +95,11 @@ def place_of(error: BaseException, function: Callable[..., Any] | None) -> str |
     than that of a library which it calls. None where nothing but libraries was on the way."""
     frames = traceback.extract_tb(error.__traceback__)
     code = None if function is None else _code_of(function)
-    own = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
-    others = [one for one in frames if not one.filename.startswith(OURS) and "site-packages" not in one.filename]
-    place = (own or others)[-1:]
+    inside = [frame for frame in frames if code is not None and frame.filename == code.co_filename]
+    others = [
+        frame for frame in frames if not frame.filename.startswith(OURS) and "site-packages" not in frame.filename
+    ]
+    place = (inside or others)[-1:]
     return f"{place[0].filename}:{place[0].lineno}" if place else None
 
 
@@ -140,7 +142,7 @@ def _own_threads(dead: list[str], function: Callable[..., Any] | None) -> Iterat
 
 @contextlib.contextmanager
 def _own_process() -> Iterator[None]:
-    """Ends a process that was forked in here and comes out: it would go on as a second run in the same folder."""
+    """Ends a process that was forked in here and comes out: it would continue as a second run in the same folder."""
     owner = os.getpid()
     try:
         yield

@@ -1,8 +1,8 @@
-"""The source of a Python function that a recipe names: a run that goes on must go on with the same one.
+"""The source of a Python function that a recipe names: a resumed run needs the same one.
 
 What counts is the file that holds the function and the files that it imports, and they import, as far as they are the
-user's own: not Python's, not an installed package's, not Onebase's. Imports are read from the source, so that one
-inside a function counts as well. Not seen are modules whose name is computed, and files that are read as data.
+user's own: not Python's, not an installed package's, not Onebase's. Imports are read from the source: one
+inside a function counts as well. Not seen are modules with a computed name, and files that are read as data.
 """
 
 import ast
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from onebase.files.writing import hash_file
 
-_HOME = Path(__file__).resolve().parent.parent
+_HOME = Path(__file__).resolve().parents[2]
 _OURS = ("onebase", "data", "evaluation", "sft", "reward", "ppo", "dpo", "pipeline")
 _LIBRARIES = (
     *(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib")),
@@ -46,7 +46,7 @@ def source_sha256(dotted: str) -> str:
     start = {module_name, getattr(inspect.unwrap(function), "__module__", None) or module_name}
     root = module_name.partition(".")[0]
     hashes: dict[str, str] = {}
-    waiting, seen = [module for one in start for module in _chain(one)], set[str]()
+    waiting, seen = [module for name in start for module in _chain(name)], set[str]()
     while waiting:
         module = waiting.pop()
         if module.name in seen:
@@ -55,7 +55,7 @@ def source_sha256(dotted: str) -> str:
         if not _counts(module, root) and module.name != module_name:
             continue
         hashes[module.name] = hash_file(module.file)
-        waiting += [one for imported in _imports(module) for one in _chain(imported)]
+        waiting += [other for imported in _imports(module) for other in _chain(imported)]
     lines = "".join(f"{name}:{sha256}\n" for name, sha256 in sorted(hashes.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -93,14 +93,14 @@ def _imports(module: _Module) -> Iterator[str]:
     for node in ast.walk(tree):
         match node:
             case ast.Import(names=names):
-                yield from (one.name for one in names)
+                yield from (alias.name for alias in names)
             case ast.ImportFrom(module=source, names=names, level=level):
                 around = module.package.split(".")
                 above = around[: len(around) - level + 1] if level else []
                 start = ".".join([*above, *([source] if source else [])])
                 if start:
                     yield start
-                yield from (f"{start}.{one.name}" if start else one.name for one in names)
+                yield from (f"{start}.{alias.name}" if start else alias.name for alias in names)
             case ast.Call(args=[ast.Constant(value=str(name)), *_], func=function):
                 if ast.unparse(function).rpartition(".")[2] in ("import_module", "__import__"):
                     yield name.lstrip(".")

@@ -17,8 +17,11 @@ DOTTED = r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$"
 
 
 def load_function(dotted: str, key: str, *, takes: Sequence[str] = ()) -> Callable[..., Any]:
-    """The function of that name, from an installed package or the folder that the command runs in; RecipeError where
-    there is none. key: of the recipe, where the name stands. takes: what it is called with, by position."""
+    """The function of that name, from an installed package or the folder that the command runs in; RecipeError if it
+    does not exist.
+
+    key: of the recipe, with the name. takes: what it is called with, by position.
+    """
     module_name, _, name = dotted.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -35,11 +38,11 @@ def load_function(dotted: str, key: str, *, takes: Sequence[str] = ()) -> Callab
             "folder that the command runs in and among installed packages."
         ) from error
     if not callable(function):
-        found = "has nothing of that name" if function is None else f"has a {type(function).__name__} there"
+        mistake = "has nothing of that name" if function is None else f"has a {type(function).__name__} there"
         place = getattr(module, "__file__", None) or "no file"
         raise RecipeError(
-            f"{key}: '{dotted}' should name a function, and {module_name} ({place}) {found}. A file of one's own that "
-            "is called like an installed package is not found: give it another name."
+            f"{key}: '{dotted}' should name a function, and {module_name} ({place}) {mistake}. "
+            "A file with the name of an installed package is not found: give it another name."
         )
     _require_answer(function, f"{key}: '{dotted}'")
     if takes:

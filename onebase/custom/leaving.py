@@ -20,7 +20,8 @@ GRACE = 30.0
 
 def leave(code: str | int | None) -> NoReturn:
     """`sys.exit(code)`; where that does not come to its end, the process ends all the same, with the same code."""
-    others = [one for one in threading.enumerate() if not one.daemon and one is not threading.current_thread()]
+    current = threading.current_thread()
+    others = [thread for thread in threading.enumerate() if not thread.daemon and thread is not current]
     if others or multiprocessing.active_children():
         threading.Thread(target=_give_up, args=(code,), name="end of the process", daemon=True).start()
     sys.exit(code)

@@ -37,7 +37,7 @@ class Setting:
 @contextlib.contextmanager
 def kept(settings: Sequence[Setting]) -> Iterator[None]:
     """Puts back at its end what has changed; StateError, after everything else is put back, where that cannot be."""
-    before = [one.read() for one in settings]
+    before = [setting.read() for setting in settings]
     try:
         yield
     finally:

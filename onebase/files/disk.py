@@ -29,9 +29,9 @@ def as_disk_error(error: BaseException, folder: Path, *, needed: int | None = No
     if isinstance(error, OSError) and isinstance(error.filename, str):
         place = Path(error.filename)  # when that is known: it may lie in a cache
         folder = place.parent
-    said = f"{os.strerror(number)}: the disk at {mount_point(folder)} has {free_bytes(folder)} bytes free"
+    what = f"{os.strerror(number)}: the disk at {mount_point(folder)} has {free_bytes(folder)} bytes free"
     needs = "" if needed is None else f", and {needed} bytes were to be written"
-    return DiskError(number, f"{said}{needs}: {place}")
+    return DiskError(number, f"{what}{needs}: {place}")
 
 
 def _as_path_error(error: BaseException, folder: Path) -> DiskError | None:
@@ -50,8 +50,8 @@ def _number(error: BaseException) -> int | None:
         return error.errno
     # safetensors and tokenizers tell what the system said in words only, the latter in a bare Exception.
     in_words = isinstance(error, SafetensorError) or type(error) is Exception
-    found = re.search(r"os error (\d+)", str(error)) if in_words else None
-    return int(found[1]) if found else None
+    match = re.search(r"os error (\d+)", str(error)) if in_words else None
+    return int(match[1]) if match else None
 
 
 def mount_point(folder: Path) -> Path:
@@ -67,5 +67,5 @@ def mount_point(folder: Path) -> Path:
 
 def free_bytes(folder: Path) -> int:
     """Bytes that the disk of `folder` has left for this user."""
-    found = os.statvfs(mount_point(folder))
-    return found.f_bavail * found.f_frsize
+    state = os.statvfs(mount_point(folder))
+    return state.f_bavail * state.f_frsize

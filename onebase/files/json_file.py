@@ -20,7 +20,7 @@ def read_object(path: Path, *, largest: int = LARGEST, deepest: int = DEEPEST) -
     """The one JSON object of a file, and the file's bytes.
 
     RecordError, with the file's name first, for a link, too many bytes, keys given twice, NaN, broken text, deep
-    nesting, and whatever else is no JSON object.
+    nesting, and anything else but a JSON object.
     """
     raw = read_bytes(path, largest=largest)
     return parse_object(raw, path, deepest=deepest), raw
@@ -29,17 +29,17 @@ def read_object(path: Path, *, largest: int = LARGEST, deepest: int = DEEPEST) -
 def read_bytes(path: Path, *, largest: int = LARGEST) -> bytes:
     """All of a plain file; RecordError for a link, a device and the like, and for a file that is too large."""
     try:
-        found = path.lstat()
-        if not stat.S_ISREG(found.st_mode):
-            kind = "a link" if stat.S_ISLNK(found.st_mode) else "no plain file"
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a link" if stat.S_ISLNK(status.st_mode) else "not a plain file"
             raise RecordError(f"{path}: is {kind}. Put the file itself there.")
-        if found.st_size > largest:
-            raise RecordError(f"{path}: has {found.st_size:,} bytes, and at most {largest:,} are read. It was edited.")
+        if status.st_size > largest:
+            raise RecordError(f"{path}: has {status.st_size:,} bytes, and at most {largest:,} are read. It was edited.")
         with path.open("rb") as stream:
-            raw = stream.read(found.st_size + 1)  # no more: room for all of it is taken first
+            raw = stream.read(status.st_size + 1)  # no more: room for all of it is taken first
     except OSError as error:
         raise RecordError(f"{short_path(path)}: cannot be read ({error.strerror}).") from None
-    if len(raw) > found.st_size:
+    if len(raw) > status.st_size:
         raise RecordError(f"{path}: grows while it is read. Wait until nobody writes to it.")
     return raw
 

@@ -9,7 +9,7 @@ from onebase.errors import InputError
 
 
 def _expanded(path: Path) -> Path:
-    """The path with `~` and `~user` as home folders; ValueError where there is no such user, or it can be no path."""
+    """The path with `~` and `~user` as home folders; ValueError for an unknown user or an impossible path."""
     text = str(path)
     try:
         text.encode()
@@ -28,7 +28,7 @@ UserPath = Annotated[Path, AfterValidator(_expanded)]
 
 
 def expanded(path: Path | str) -> Path:
-    """A path from the command line, with `~` as the home folder; InputError where it can be no path."""
+    """A path from the command line, with `~` as the home folder; InputError where it cannot be one."""
     try:
         return _expanded(Path(path))
     except ValueError as error:

@@ -1,10 +1,12 @@
-"""Files written whole or not at all, what identifies them, and old ones moved out of the way."""
+"""Files and folders written whole or not at all, their hashes, and old ones moved out of the way."""
 
 import contextlib
 import errno
 import hashlib
 import json
 import os
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from onebase.files.disk import as_disk_error
 from onebase.terminal import say
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-"""No fault of the folder that was given."""
+"""Errors of the disk. Another folder on it would not help."""
 
 
 def hash_file(path: Path) -> str:
@@ -22,11 +24,17 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def create_file(path: Path) -> int:
-    """A descriptor to write a new file of this name, never through a link: somebody who may write into the folder can
-    guess the names of our temporary files. What a process that was killed has left under this name is removed.
+def short_hash(value: object) -> str:
+    """A value as an error names it: of a sha256 the first digits, anything else whole."""
+    text = str(value)
+    return f"{text[:12]}..." if len(text) == 64 else text
 
-    FileExistsError where something is put there at this very moment.
+
+def create_file(path: Path) -> int:
+    """Create a file and return its descriptor. A link or an old file of that name is removed first: others who may
+    write to the folder can guess the names of our temporary files.
+
+    FileExistsError if something appears under the name at that moment.
     """
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
@@ -34,7 +42,7 @@ def create_file(path: Path) -> int:
 
 
 def sync(path: Path) -> None:
-    """Make sure that a file or folder is on the disk and not only on its way there."""
+    """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -42,27 +50,61 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
-def replace_file(target: Path, text: str) -> None:
-    """Write through a temporary sibling, so that a reader (or a power cut) sees the old file or the whole new one."""
+@contextlib.contextmanager
+def atomic_file(target: Path) -> Iterator[Path]:
+    """A new file beside `target` to write to. At the end of the block it is synced and takes the place of `target`: a
+    reader (or a power cut) finds the old file or the whole new one. After an error it is removed.
+
+    DiskError if the disk is full or fails.
+    """
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with os.fdopen(create_file(temporary), "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
+        os.close(create_file(temporary))
+        yield temporary
+        sync(temporary)
         os.replace(temporary, target)
         sync(target.parent)
     except OSError as error:
-        told = as_disk_error(error, target.parent)  # while what was written still takes its room
+        failure = as_disk_error(error, target.parent)  # before the file is removed: it counts the free bytes
+        if failure is None:
+            raise
+        raise failure from error
+    finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        if told is None:
-            raise
-        raise told from error
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """A new folder beside `target` to write to. At the end of the block all of it is synced and it is renamed to
+    `target`, which must be free by then. After an error it is removed.
+
+    FileExistsError if its temporary name is taken by a file, or by a link that somebody has put there.
+    """
+    for half in target.parent.glob(f".{target.name}.*"):  # left behind by processes that were killed
+        if half.suffix[1:].isdecimal() and not half.is_symlink():
+            shutil.rmtree(half, ignore_errors=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in temporary.rglob("*"):
+            sync(path)
+        sync(temporary)
+        os.rename(temporary, target)
+        sync(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def replace_file(target: Path, text: str) -> None:
+    """Write a text file whole or not at all; DiskError if the disk is full or fails."""
+    with atomic_file(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def canonical(content: Any) -> str:
-    """JSON with sorted keys, so that equal content has equal bytes."""
+    """JSON with sorted keys: equal content has equal bytes."""
     return json.dumps(content, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 

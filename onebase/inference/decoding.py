@@ -15,7 +15,7 @@ from transformers import Cache
 
 from onebase.model.roles import Roles
 from onebase.sequences.tree import pack
-from onebase.tracking.clock import Clock
+from onebase.tracking.usage import Clock
 
 
 class Slots(Cache):
@@ -31,7 +31,7 @@ class Slots(Cache):
         self._rows, self._reach = torch.arange(0), 0
 
     def fill(self, columns: Sequence[tuple[int, Tensor]]) -> None:
-        """The next forward is a packed row of prompts: (slot, where its tokens stand in the row), for each."""
+        """The next forward is a packed row of prompts: (slot, columns of its tokens in the row), for each."""
         self._filling, self._positions = list(columns), None
 
     def step(self, positions: Int[Tensor, " N"], reach: int) -> None:
@@ -69,9 +69,9 @@ class Slots(Cache):
 class Decoder:
     """Responses to prompts under the active role. N = prompts, L = `uniforms.shape[1]`, the longest response.
 
-    uniforms: [N, L] numbers in [0, 1) that decide every draw, so that the responses do not depend on what shares a
-    forward with what. head: a role's head to read at every state that a token is predicted from. clock: told how long
-    prefills and decoding steps take.
+    uniforms: [N, L] numbers in [0, 1) that decide every draw. Responses therefore do not depend on the grouping of
+    forwards. head: the role with a head to read at every state that a token is predicted from. clock: measures prefills
+    and decoding steps.
     """
 
     def __init__(
@@ -105,20 +105,16 @@ class Decoder:
         while self._waiting or self._active:
             if self._fills:
                 with self._clock.part("rollout_prefill"):
-                    self._fill(min(self._free_slots, len(self._waiting)))
+                    self._fill(min(self._count - len(self._active), len(self._waiting)))
             with self._clock.part("rollout_decode"):
                 while self._active and not self._fills:
                     self._step()
         return self
 
     @property
-    def _free_slots(self) -> int:
-        return self._count - len(self._active)
-
-    @property
     def _fills(self) -> bool:
         """Whether prompts are next. A prefill for every slot that falls free would be many small ones."""
-        return bool(self._waiting) and (not self._active or 4 * self._free_slots >= self._count)
+        return bool(self._waiting) and (not self._active or 4 * (self._count - len(self._active)) >= self._count)
 
     def _fill(self, count: int) -> None:
         first = len(self._active)
@@ -127,28 +123,28 @@ class Decoder:
         packed = pack([self._prompts[episode] for episode in new], device=self._roles.base.device)
         columns = [packed.columns(row, range(len(self._prompts[episode]))) for row, episode in enumerate(new)]
         device = self._roles.base.device
-        self._cache.fill([(first + row, torch.tensor(one, device=device)) for row, one in enumerate(columns)])
-        states = self._roles.packed_states(packed, cache=self._cache)
-        self._emit(range(first, first + count), states[torch.tensor([one[-1] for one in columns], device=device)])
+        self._cache.fill([(first + row, torch.tensor(places, device=device)) for row, places in enumerate(columns)])
+        states = self._roles.forwards.packed_states(packed, cache=self._cache)
+        self._emit(range(first, first + count), states[torch.tensor([places[-1] for places in columns], device=device)])
 
     def _step(self) -> None:
         last = [self.lengths[episode] - 1 for episode in self._active]
-        places = [len(self._prompts[episode]) + own for episode, own in zip(self._active, last, strict=True)]
+        places = [len(self._prompts[episode]) + place for episode, place in zip(self._active, last, strict=True)]
         # One copy to the device, and nothing read back from it before the tokens that were drawn.
         episodes, newest, positions = torch.tensor([self._active, last, places], device=self._roles.base.device)
         reach = max(places) + 1
         self._cache.step(positions, reach)
         tokens = self.tokens[episodes, newest].unsqueeze(1)
-        states = self._roles.decoding_states(tokens, positions, self._cache, reach=reach)
+        states = self._roles.forwards.decoding_states(tokens, positions, self._cache, reach=reach)
         self._emit(range(len(self._active)), states)
 
     def _emit(self, slots: range, states: Float[Tensor, "N H"]) -> None:
-        """Draw the next token of these slots; slots whose response ends are freed."""
+        """Draw the next token of these slots; a slot is freed when its response ends."""
         episodes = [self._active[slot] for slot in slots]
         places = [episodes, [self.lengths[episode] for episode in episodes]]
         at = tuple(torch.tensor(places, device=states.device))
         token, logprob = draw(
-            self._roles.lm_head(states).float(), temperature=self._temperature, uniform=self._uniforms[at]
+            self._roles.forwards.lm_head(states).float(), temperature=self._temperature, uniform=self._uniforms[at]
         )
         self.tokens[at], self.logprobs[at] = token, logprob
         if self._head is not None:
@@ -162,7 +158,7 @@ class Decoder:
                 self._free(slot)
 
     def _free(self, slot: int) -> None:
-        """The last slot in use moves here, so that those in use stay the first ones."""
+        """The last slot in use moves here: those in use stay the first ones."""
         moved = self._active.pop()
         if slot < len(self._active):
             # Its newest token has no keys and values yet: the next step writes them.
@@ -176,8 +172,8 @@ def draw(
     """One token a row, and its log-probability in nats.
 
     By inversion: token = the first v with F(v) > u F(V), F the cumulated probabilities and u uniform in [0, 1). First
-    the block of tokens that it lies in, then the token, so that only the blocks' sums and one block are cumulated: in
-    double, or rare tokens would never be drawn.
+    the block of tokens that it lies in, then the token: only the blocks' sums and one block are cumulated. That is done
+    in double, or rare tokens would never be drawn.
     """
     logits = logits if temperature in (0, 1) else logits / temperature
     token = logits.argmax(dim=-1) if temperature == 0 else _invert(torch.softmax(logits, dim=-1), uniform)

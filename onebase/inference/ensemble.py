@@ -1,7 +1,7 @@
-"""Several reward models on the one base, asked together: where they disagree, none of them should be trusted.
+"""Several reward models on the one base: where they disagree, none of them should be trusted.
 
 A policy that optimises one reward model finds what that one gets wrong. Models trained from other seeds get other
-things wrong, so that their lowest score, or their mean less their disagreement, is harder to deceive.
+things wrong. Their lowest score, or their mean less their disagreement, is therefore harder to deceive.
 
 A member is one adapter and one head; the base is there once. The first member's role is `reward`, the others' are
 `reward_2`, `reward_3` ...: a single reward model is an ensemble of one, with the same scores bit for bit.
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from onebase.inference.scoring import score
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import Section
+from onebase.recipe.sections import Section
 
 FIRST = "reward"
 
@@ -100,12 +100,12 @@ class Ensemble:
 
 def member_names(count: int) -> tuple[str, ...]:
     """reward, reward_2, reward_3 ..."""
-    return (FIRST, *(f"{FIRST}_{number}" for number in range(2, count + 1)))
+    return (FIRST, *(f"{FIRST}_{number}" for number in range(2, count + 1)))[:count]
 
 
 def member_scores(
     roles: Roles, members: Sequence[str], sequences: Sequence[Sequence[int]], *, tokens_per_microbatch: int
 ) -> Float[Tensor, "M B"]:
-    """What each member says of each sequence, by the function that scores for one."""
+    """The score of each sequence by each member, by the function that scores for one."""
     rows = [score(roles, name, sequences, tokens_per_microbatch=tokens_per_microbatch) for name in members]
     return torch.stack(rows)

@@ -1,8 +1,8 @@
 """Sampling responses with the log-probabilities of the sampled tokens kept.
 
-In slots (`onebase.inference.decoding`), or in padded batches for models that take no packed rows. No top-k, no
-top-p: the log-probability of a token is that of the distribution it was drawn from, else the KL to the reference would
-come out wrong, and often negative.
+It decodes in slots (`onebase.inference.decoding`), or in padded batches for models that take no packed rows. There is
+no top-k and no top-p: the log-probability of a token is that of the distribution it was drawn from. Else the KL to the
+reference would come out wrong, and often negative.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from onebase.inference.decoding import Decoder, draw
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Episodes
 from onebase.sequences.packing import pad_left
-from onebase.tracking.clock import Clock
+from onebase.tracking.usage import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +72,24 @@ def sample(
 ) -> Sample:
     """One response for each prompt, at most `batch` of them at a time, in the given order.
 
-    temperature: 1 samples the model's own distribution; 0 takes the likeliest token (log-probs are then those at 1).
-    generator: a CPU generator. It gives every token of every response a number of its own, so that the same one gives
-    the same responses on the same machine whatever `batch` is, but for ties that rounding decides.
-    value_head: the role whose head is read on this same trunk, at the state that each token is drawn from.
-    clock: told how long `rollout_prefill` and `rollout_decode` take.
+    temperature: 1 samples the model's own distribution; 0 is greedy (log-probs are then those at 1).
+    generator: a CPU generator. It draws one number for every token of every response. Equal generators therefore give
+    equal responses on a machine, whatever `batch` is, except for ties that rounding decides.
+    value_head: the role with a head to read on this same trunk, at the state that each token is drawn from.
+    clock: measures `rollout_prefill` and `rollout_decode`.
     """
-    roles.require_reach(max(map(len, prompts)) + max_new_tokens)
+    roles.forwards.require_reach(max(map(len, prompts)) + max_new_tokens)
     uniforms = torch.rand(len(prompts), max_new_tokens, generator=generator, dtype=torch.float64)
-    decode = _in_slots if roles.packs else _padded
-    with roles.active(role), roles.base.autocast():
-        tokens, lengths, logprobs, values = decode(
-            roles, prompts, uniforms, temperature, batch, value_head, clock or Clock()
-        )
+    clock = clock or Clock()
+    with roles.active(role), roles.forwards.autocast():
+        if roles.forwards.can_pack:
+            slots = Decoder(
+                roles, prompts, uniforms, temperature=temperature, slots=batch, head=value_head, clock=clock
+            ).run()
+            tokens, lengths, logprobs, values = slots.tokens, slots.lengths, slots.logprobs, slots.values
+        else:
+            decoded = _padded(roles, prompts, uniforms, temperature, batch, value_head, clock)
+            tokens, lengths, logprobs, values = decoded
     lengths = torch.tensor(lengths)
     width = int(lengths.max())
     tokens, mask = tokens[:, :width].cpu(), torch.arange(width) < lengths.unsqueeze(1)
@@ -102,19 +107,6 @@ Decoded = tuple[Int[Tensor, "N L"], list[int], Float[Tensor, "N L"], Float[Tenso
 """Tokens, how many each response has, log-probabilities, values."""
 
 
-def _in_slots(
-    roles: Roles,
-    prompts: Sequence[Sequence[int]],
-    uniforms: Tensor,
-    temperature: float,
-    batch: int,
-    head: str | None,
-    clock: Clock,
-) -> Decoded:
-    done = Decoder(roles, prompts, uniforms, temperature=temperature, slots=batch, head=head, clock=clock).run()
-    return done.tokens, done.lengths, done.logprobs, done.values
-
-
 def _padded(
     roles: Roles,
     prompts: Sequence[Sequence[int]],
@@ -124,7 +116,7 @@ def _padded(
     head: str | None,
     clock: Clock,
 ) -> Decoded:
-    """For models whose attention takes no packed rows: `batch` prompts at a time, padded on the left."""
+    """For models with attention that takes no packed rows: `batch` prompts at a time, padded on the left."""
     tokens = torch.full(uniforms.shape, roles.base.pad_id)
     logprobs, values = torch.zeros(uniforms.shape), torch.zeros(uniforms.shape)
     lengths: list[int] = []
@@ -151,7 +143,7 @@ def _padded_batch(
     tokens, masks, logprobs, values = [], [], [], []
     for step in range(uniforms.shape[1]):
         with clock.part("rollout_decode" if step else "rollout_prefill"):
-            output = roles.trunk(
+            output = roles.forwards.trunk(
                 input_ids=inputs,
                 attention_mask=attended.long(),
                 position_ids=positions,
@@ -159,7 +151,7 @@ def _padded_batch(
                 use_cache=True,
             )
             states = output.last_hidden_state[:, -1]
-            logits = roles.lm_head(states).float()
+            logits = roles.forwards.lm_head(states).float()
             token, logprob = draw(logits, temperature=temperature, uniform=uniforms[:, step].to(device))
             tokens.append(token.masked_fill(~running, pad_id))
             masks.append(running)

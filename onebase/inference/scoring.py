@@ -1,9 +1,8 @@
-"""What a role says about given episodes: log-probabilities, values, scores.
+"""What a role computes for given episodes: log-probabilities, values, scores.
 
 One function each, used by every stage: the score inside PPO is the stand-alone score, bit for bit in the same
-micro-batches (to rounding where lower layers are shared, `onebase.model.lower`). All of them run the trunk over prompt
-and response, in one row without padding where the model's attention allows it (`onebase.sequences.tree`), else padded
-on the right, and look at the positions that matter:
+micro-batches. All of them run the trunk over prompt and response, in one row without padding where the model's
+attention allows it (`onebase.sequences.tree`), else padded on the right, and read the positions that matter:
 
     prompt      p_1 ... p_P        response     r_1 ... r_L
     log p(r_t)  and V_t            from the hidden state at the token before r_t (the last of the prompt for t = 1)
@@ -19,19 +18,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from onebase.inference.logprobs import token_kl, token_logprobs
 from onebase.model.roles import Roles
-from onebase.sequences.episodes import Episodes
+from onebase.sequences.episodes import Candidates, Episodes
 from onebase.sequences.packing import microbatches, pad_right
-from onebase.sequences.tree import pack, packs
-from onebase.tokens import token_kl, token_logprobs
+from onebase.sequences.tree import fill, pack, pack_by_tokens, pack_size
 
 LOGIT_CHUNK = 256
-"""Response tokens whose logits exist at once: 256 x 49,152 floats are 50 MB, 256 x 128,256 are 131 MB."""
+"""Response tokens with logits in memory at once: 256 x 49,152 floats are 50 MB, 256 x 128,256 are 131 MB."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenScores:
-    """What one forward of a policy says about each response token; 0 outside the mask."""
+    """What one forward of a policy computes for each response token; 0 outside the mask."""
 
     logprobs: Float[Tensor, "B T"]
     entropies: Float[Tensor, "B T"]
@@ -44,26 +43,25 @@ def states_at(
 ) -> Float[Tensor, "N H"]:
     """A role's last hidden states at these tokens of each sequence, sequence after sequence, in one forward."""
     device = roles.base.device
-    roles.require_reach(max(map(len, sequences)))
-    if roles.packs:
+    roles.forwards.require_reach(max(map(len, sequences)))
+    if roles.forwards.can_pack:
         packed = pack(sequences, device=device)
         places = [column for row, wanted in enumerate(tokens) for column in packed.columns(row, wanted)]
-        below = roles.lower and roles.lower.of(sequences, packed)
         with roles.active(role):
-            hidden = roles.packed_states(packed, below=below)
+            hidden = roles.forwards.packed_states(packed)
     else:
         input_ids = pad_right(sequences, pad_id=roles.base.pad_id, device=device)
         width = input_ids.shape[1]
         places = [row * width + column for row, wanted in enumerate(tokens) for column in wanted]
         with roles.active(role):
-            hidden = roles.hidden_states(input_ids).flatten(0, 1)
+            hidden = roles.forwards.hidden_states(input_ids).flatten(0, 1)
     return hidden[torch.tensor(places, device=device)]
 
 
 def batches_of(roles: Roles, sequences: Sequence[Sequence[int]], *, tokens: int) -> list[list[int]]:
     """Micro-batches by token budget: of the tokens that go through the model, padding included where there is any."""
-    if roles.packs:
-        return packs(sequences, tokens=tokens)
+    if roles.forwards.can_pack:
+        return pack_by_tokens(sequences, tokens=tokens)
     return microbatches([len(sequence) for sequence in sequences], tokens=tokens)
 
 
@@ -86,16 +84,16 @@ def token_scores(
 ) -> TokenScores:
     """Log-probabilities and entropies of a role in one forward, with gradients where they are enabled.
 
-    value_head: the role whose head reads this same trunk (a shared value function). entropy_gradient: False where no
+    value_head: the role with a head on this same trunk (a shared value function). entropy_gradient: False where no
     loss holds the entropies, which is cheaper.
     """
     states = predicting_states(roles, role, episodes)
     targets = episodes.responses[episodes.mask].to(states.device)
-    with roles.base.autocast():
+    with roles.forwards.autocast():
         logprobs, entropies = token_logprobs(
             states,
             targets,
-            roles.lm_head,
+            roles.forwards.lm_head,
             temperature=temperature,
             chunk=LOGIT_CHUNK,
             entropy_gradient=entropy_gradient,
@@ -124,6 +122,19 @@ def last_token_scores(roles: Roles, role: str, sequences: Sequence[Sequence[int]
     """The same in one forward and with gradients where they are enabled: what the reward model trains on."""
     last = [range(len(sequence) - 1, len(sequence)) for sequence in sequences]
     return roles.heads[role](states_at(roles, role, sequences, last))
+
+
+def candidate_scores(roles: Roles, role: str, groups: Sequence[Candidates]) -> list[Float[Tensor, " K"]]:
+    """The role's score of each response, for each ranking, in one forward; with gradients where they are enabled."""
+    scores = last_token_scores(roles, role, [ids for group in groups for ids in group.sequences])
+    return list(scores.split([len(group.responses) for group in groups]))
+
+
+def batches_of_rankings(roles: Roles, groups: Sequence[Candidates], *, tokens: int) -> list[list[int]]:
+    """Micro-batches of whole rankings by token budget, largest first. Every index occurs once."""
+    if roles.forwards.can_pack:
+        return fill([pack_size(group.sequences) for group in groups], tokens=tokens)
+    return microbatches([group.separate_length for group in groups], tokens=tokens)
 
 
 def in_microbatches(
@@ -163,12 +174,14 @@ def kl_between(
     Summed over responses sampled from `role` and averaged, it is an unbiased estimate of the KL of whole responses.
     """
 
-    def one(part: Episodes) -> Tensor:
+    def kl_of(part: Episodes) -> Tensor:
         states = predicting_states(roles, role, part), predicting_states(roles, reference, part)
-        with roles.base.autocast():
-            return _spread(token_kl(*states, roles.lm_head, temperature=temperature, chunk=LOGIT_CHUNK // 2), part)
+        with roles.forwards.autocast():
+            return _spread(
+                token_kl(*states, roles.forwards.lm_head, temperature=temperature, chunk=LOGIT_CHUNK // 2), part
+            )
 
-    return in_microbatches(roles, one, episodes, tokens=tokens_per_microbatch)
+    return in_microbatches(roles, kl_of, episodes, tokens=tokens_per_microbatch)
 
 
 def _spread(flat: Float[Tensor, " N"], episodes: Episodes) -> Float[Tensor, "B T"]:

@@ -1,7 +1,8 @@
 """Tried on a loaded base before a stage begins: that a sequence gets the same whatever shares its forward.
 
-Configurations do not say it all. Models that look ahead (an encoder loaded as a decoder), that let padding into their
-state, or whose cache is another than the one they are given, would train and sample without a word.
+Configurations do not say it all. A model may look ahead (an encoder
+loaded as a decoder), let padding into its state, or use another cache than the given one. It would train and sample
+silently.
 """
 
 import contextlib
@@ -47,26 +48,26 @@ def require_sound(roles: Roles) -> Roles:
 
 @contextlib.contextmanager
 def _leaving_no_trace(roles: Roles) -> Iterator[None]:
-    """`packs` exchanges the attention where it finds that it can: a stage that has not asked keeps its own."""
-    model, asked = roles.base.model, "packs" in vars(roles)
+    """`can_pack` exchanges the attention where it finds that it can: a stage that has not read it keeps its own."""
+    model, known = roles.base.model, "can_pack" in vars(roles.forwards)
     before = model.config._attn_implementation or "eager"
     try:
         yield
     finally:
-        if not asked and vars(roles).pop("packs", False):
+        if not known and vars(roles.forwards).pop("can_pack", False):
             model.set_attn_implementation(before)
 
 
 def _require_rows_apart(roles: Roles, name: str) -> None:
-    """No real token looks at what stands behind it or in another row."""
+    """No real token looks at later tokens or other rows."""
     device = roles.base.device
     sequences = trial_sequences(roles.base.model)
     with roles.active(None):
-        rows = roles.hidden_states(pad_right(sequences, pad_id=roles.base.pad_id, device=device))
-        for row, one in zip(rows, sequences, strict=True):
-            alone = roles.hidden_states(torch.tensor([one], device=device))[0].float()
+        rows = roles.forwards.hidden_states(pad_right(sequences, pad_id=roles.base.pad_id, device=device))
+        for row, ids in zip(rows, sequences, strict=True):
+            alone = roles.forwards.hidden_states(torch.tensor([ids], device=device))[0].float()
             # The median: rounding may send a token to another expert; what depends on the batch does so in all tokens.
-            apart = (row[: len(one)].float() - alone).abs().amax(dim=1).median() / alone.abs().max()
+            apart = (row[: len(ids)].float() - alone).abs().amax(dim=1).median() / alone.abs().max()
             if not bool(apart <= PACKING_TOLERANCE[row.dtype]):
                 raise BaseError(
                     f"base.model: {name} gives a sequence other states when padding follows it or another one "

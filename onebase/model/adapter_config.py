@@ -26,13 +26,11 @@ IGNORED = frozenset({"base_model_name_or_path", "revision", "peft_version", "inf
 NAME = re.compile(r"[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*")
 """Of a module, or of the last parts of its path."""
 _LITERAL = r"\w+(\\\.\w+)*"
-_LITERALS = rf"{_LITERAL}(\|{_LITERAL})*"
-_LOWER = r"\(\.\*\\\.\)\?\w+\\\.\(\d+(\|\d+)*\)\\\.\.\*"
-EXCLUDED = re.compile(rf"{_LOWER}|{_LITERALS}|\({_LOWER}\)\|\({_LITERALS}\)", re.ASCII)
-"""`exclude_modules` as we write it: lower layers (`onebase.model.lower`), names with their dots escaped, or both."""
+EXCLUDED = re.compile(rf"{_LITERAL}(\|{_LITERAL})*", re.ASCII)
+"""`exclude_modules` as we write it: names with their dots escaped."""
 FUSED_EXPECTED = "nothing, or numbers by the names of fused experts"
 FUSED = re.compile(rf"(\.\*\\\.)?{_LITERAL}", re.ASCII)
-"""A key of `rank_pattern`, as PEFT writes it for experts whose weights are fused into one."""
+"""A key of `rank_pattern`, as PEFT writes it for experts that are fused into one weight."""
 
 
 def read_config(folder: Path) -> LoraConfig:
@@ -47,9 +45,9 @@ def read_config(folder: Path) -> LoraConfig:
     if fields.get("peft_type") != "LORA":
         raise RecordError(f"{path}: expected peft_type LORA, found {str(fields.get('peft_type'))[:100]!r}.")
     shapes = read_shapes(folder / WEIGHTS)
-    own = _own(fields, path, shapes)
+    known = _known_fields(fields, path, shapes)
     harmless = LoraConfig().to_dict()
-    for key in sorted(fields.keys() - own.keys() - IGNORED - {"peft_type"}):
+    for key in sorted(fields.keys() - known.keys() - IGNORED - {"peft_type"}):
         value, default = fields[key], harmless.get(key)
         # A key of another PEFT's, where nothing is switched on.
         idle = value in (None, False, [], {}) if key not in harmless else _same(value, default)
@@ -58,10 +56,10 @@ def read_config(folder: Path) -> LoraConfig:
                 f"{path}: {key[:100]}: found {str(value)[:100]!r}, expected {default!r}: only plain LoRA is read. "
                 "Train the adapter without it."
             )
-    return LoraConfig(**own)
+    return LoraConfig(**known)
 
 
-def _own(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+def _known_fields(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """The keys that are read, each of the kind that it must be."""
 
     def require(key: str, fits: bool, expected: str) -> None:
@@ -72,7 +70,7 @@ def _own(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]])
     require("r", type(rank) is int and rank > 0, "a whole number above 0")
     ranks = {shape[0] for name, shape in shapes.items() if name.endswith("lora_A.weight") and shape}
     # Memory is taken by what is said here, before a shape is compared. Fused experts have the rank once for each.
-    fits = any(type(rank) is int and rank <= one and one % rank == 0 for one in ranks)
+    fits = any(type(rank) is int and rank <= rows and rows % rank == 0 for rows in ranks)
     require("r", fits, f"the rank of the tensors in {WEIGHTS}, which have {sorted(ranks)[:3]} rows")
     require("lora_alpha", _is_alpha(alpha), "a number above 0")
     require("use_rslora", isinstance(scaled, bool), "true or false")
@@ -81,7 +79,7 @@ def _own(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]])
     task, excluded = fields.get("task_type"), fields.get("exclude_modules")
     require("task_type", task in (None, "CAUSAL_LM"), "CAUSAL_LM")
     ours = isinstance(excluded, str) and EXCLUDED.fullmatch(excluded) is not None
-    require("exclude_modules", excluded is None or ours, "nothing, or layers and modules as Onebase leaves them out")
+    require("exclude_modules", excluded is None or ours, "nothing, or modules as Onebase leaves them out")
     targets, parameters = fields.get("target_modules"), fields.get("target_parameters") or []
     if isinstance(targets, str) and targets != ALL_LINEAR:
         targets = _targets_of(shapes)  # a pattern, which is not tried: the tensors say where they belong
@@ -89,8 +87,10 @@ def _own(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]])
     some = _are_names(targets) and bool(targets or parameters)
     require("target_modules", targets == ALL_LINEAR or some, f"names of modules, or '{ALL_LINEAR}'")
     ranks_of, alphas_of = (fields.get(key) or {} for key in ("rank_pattern", "alpha_pattern"))
-    require("rank_pattern", _are_fused(ranks_of) and all(type(one) is int for one in ranks_of.values()), FUSED_EXPECTED)
-    multiples = [any(0 < own <= one and one % own == 0 for one in ranks) for own in ranks_of.values()]
+    require(
+        "rank_pattern", _are_fused(ranks_of) and all(type(part) is int for part in ranks_of.values()), FUSED_EXPECTED
+    )
+    multiples = [any(0 < part <= rows and rows % part == 0 for rows in ranks) for part in ranks_of.values()]
     require("rank_pattern", all(multiples), f"ranks of the tensors in {WEIGHTS}")
     require("alpha_pattern", _are_fused(alphas_of) and all(map(_is_alpha, alphas_of.values())), FUSED_EXPECTED)
     return {
@@ -108,7 +108,7 @@ def _own(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]])
 
 
 def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) and NAME.fullmatch(one) for one in value)
+    return isinstance(value, list) and all(isinstance(name, str) and NAME.fullmatch(name) for name in value)
 
 
 def _are_fused(value: Any) -> bool:

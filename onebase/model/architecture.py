@@ -27,7 +27,7 @@ class Reach:
 def reach_of(config: PretrainedConfig) -> Reach | None:
     """The smallest of a model's limits; None where its config has none.
 
-    Besides the positions that it was made for there are lengths at which a forward changes for all of its tokens: a
+    Besides the positions that it was made for there are lengths at which a forward changes for all of its tokens. A
     score would then depend on what shares the forward, and sampling would cross the line in the middle of a response.
     """
     text = config.get_text_config()
@@ -48,14 +48,14 @@ def _rope_switches(text: Any) -> Iterator[Reach]:
         kind = str(rope.get("rope_type") or rope.get("type") or "default")
         longest = getattr(text, "max_position_embeddings", None)
         if kind in ("longrope", "su"):
-            own = getattr(text, "original_max_position_embeddings", None)
-            longest = rope.get("original_max_position_embeddings") or own or longest
+            original = getattr(text, "original_max_position_embeddings", None)
+            longest = rope.get("original_max_position_embeddings") or original or longest
         elif "dynamic" not in kind:
             continue
         if longest is None:
             raise BaseError(
                 f"base.model: its config has rope_type '{kind}', which changes all positions of a forward at some "
-                "length, and does not say at which one. Use a model whose config.json has max_position_embeddings."
+                "length, and does not say at which one. Use a model with max_position_embeddings in its config.json."
             )
         yield Reach(
             int(longest),
@@ -70,7 +70,7 @@ def _ropes(text: Any) -> Iterator[Mapping[str, Any]]:
         settings = getattr(text, name, None)
         if isinstance(settings, Mapping):
             yield settings
-            yield from (one for one in settings.values() if isinstance(one, Mapping))
+            yield from (rope for rope in settings.values() if isinstance(rope, Mapping))
 
 
 def _temperature_steps(text: Any) -> Iterator[Reach]:
@@ -91,14 +91,14 @@ def attention_of(config: PretrainedConfig) -> str:
         )
     known: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     classes = known if isinstance(known, tuple) else (known,)
-    return "sdpa" if all(one._supports_sdpa for one in classes) else "eager"
+    return "sdpa" if all(kind._supports_sdpa for kind in classes) else "eager"
 
 
 SSM_PARTS = ("in_proj", "x_proj", "dt_proj", "out_proj")
 
 
 def bypassed_layers(model: PreTrainedModel) -> list[str]:
-    """Linear layers of state-space mixers whose weights are read by the code around them, past any adapter on them.
+    """Linear layers of state-space mixers: the code around them reads their weights, past any adapter on them.
 
     transformers hands the weights to fused kernels, or multiplies with them itself: an adapter would be trained by
     halves or not at all, and used in one path and not in the other.

@@ -4,10 +4,8 @@ Every role of every stage is a small adapter on it (see `onebase.model.roles`). 
 check that another stage used the same one is its identity, which is computed without loading a weight.
 """
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +13,8 @@ from typing import Any
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
-    PretrainedConfig,
     PreTrainedModel,
 )
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
@@ -28,24 +23,13 @@ from transformers.utils import logging as transformers_logging
 from onebase.errors import BaseError
 from onebase.files.writing import hash_file
 from onebase.memory import is_out_of_memory
-from onebase.model import loaded, model_folder, template_files, vocabulary, weights, wheels
+from onebase.model import loaded, model_folder, vocabulary, weights
 from onebase.model.architecture import Reach, attention_of, reach_of, trunk_of
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
-from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.model.location import hub_revision, read_config, resolve
+from onebase.model.tokenizers import find_stop_ids, fitting_tokenizer, identify_tokenizer
+from onebase.recipe.sections import BaseSection, ChatSection
 from onebase.terminal import say
-
-PAD_TOKENS = (
-    "<|endoftext|>",
-    "<|finetune_right_pad_id|>",
-    "<pad>",
-    "[PAD]",
-    "<|pad|>",
-    "<|vision_pad|>",
-    "<|fim_pad|>",
-    "<unk>",
-    "<|reserved_special_token_0|>",
-)
-"""Tokens that may stand in for a missing pad token: none of them is ever an answer, none may be a stop token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +56,6 @@ class Base:
         """Where the base is bf16 or nf4 on a GPU that has bf16; plain fp32 elsewhere."""
         return self.device.type == "cuda" and self.identity.quantization != "fp32" and has_fast_bf16(self.device)
 
-    @contextlib.contextmanager
-    def autocast(self) -> Iterator[None]:
-        """bf16 arithmetic where the base computes in it. Adapters stay fp32 masters."""
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.computes_in_bf16):
-            yield
-
 
 def default_device() -> torch.device:
     """CUDA when there is one, else the CPU."""
@@ -91,83 +69,36 @@ def has_fast_bf16(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def resolve(model: str, revision: str | None) -> Path:
-    """The local folder of a base: `pypi:NAME` from the cache, a folder as it is, anything else as a hub id.
-
-    BaseError where the folder says that it is not one plain model of transformers' own kinds.
-    """
-    folder = _locate(model, revision)
-    model_folder.require_usable(folder)
-    return folder
-
-
-def _locate(model: str, revision: str | None) -> Path:
-    folder = Path(model).expanduser()
-    is_local = model.startswith(wheels.PREFIX) or folder.is_dir()
-    if is_local and revision is not None and revision != _hub_revision(folder):
-        raise BaseError(
-            f"base.revision: '{revision}' says nothing for {model}, which is taken as it is: it would be recorded, "
-            "and nothing would have heeded it. Leave it out, or pass a hub id."
-        )
-    if model.startswith(wheels.PREFIX):
-        return wheels.fetch(model)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise BaseError(
-                f"base.model: the folder {model} holds no config.json. Pass the folder of a saved transformers model."
-            )
-        return folder
-    if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise BaseError(f"base.model: there is no folder {model}. Check the path, or pass a hub id such as 'org/name'.")
-    return _download_from_hub(model, revision)
-
-
-def _download_from_hub(model: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    # Weights as safetensors only: the other formats are pickles, which run code on loading.
-    wanted = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.txt"]
-    try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=wanted))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise BaseError(
-            f"base.model: '{model}' is no folder here and could not be fetched from the hub "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}). Check the "
-            "name, log in with `hf auth login` if it is gated, or pass a folder."
-        ) from error
-
-
 def identify(section: BaseSection, chat: ChatSection) -> tuple[BaseIdentity, TokenizerIdentity]:
     """What the recipe's base and tokenizer are, without loading a weight into memory (the files are hashed)."""
     folder = resolve(section.model, section.revision)
-    return _identify_base(section, folder), _identify_tokenizer(_fitting_tokenizer(folder, chat), folder, chat)
+    return _identify_base(section, folder), identify_tokenizer(fitting_tokenizer(folder, chat), folder, chat)
 
 
 def load_tokenizer(section: BaseSection, chat: ChatSection) -> tuple[PreTrainedTokenizerBase, frozenset[int]]:
     """The base's tokenizer and its stop tokens, without the model: data is checked before a weight is loaded."""
     folder = resolve(section.model, section.revision)
-    tokenizer = _fitting_tokenizer(folder, chat)
-    return tokenizer, frozenset(_find_stop_ids(tokenizer, folder))
+    tokenizer = fitting_tokenizer(folder, chat)
+    return tokenizer, frozenset(find_stop_ids(tokenizer, folder))
 
 
 def reach(section: BaseSection) -> Reach | None:
     """How many tokens, prompt and response, the base can take; None where its config has no limit."""
     folder = resolve(section.model, section.revision)
     weights.files_of(folder)
-    return reach_of(_read_config(folder))
+    return reach_of(read_config(folder))
 
 
 def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None = None) -> Base:
-    """Load the base frozen, in eval mode. BaseError when the hardware or the folder cannot give what is asked."""
+    """Load the base frozen, in eval mode. BaseError if hardware or folder do not allow what the recipe says."""
     device = device or default_device()
     if section.quantization == "bf16" and not has_fast_bf16(device):
         raise BaseError(
-            f"base.quantization: bf16 on this {device.type} would run 25 to 100 times slower than fp32, for it has no "
+            f"base.quantization: bf16 on this {device.type} would run 25 to 100 times slower than fp32: it has no "
             "bf16 in hardware. Use base.quantization=fp32 or nf4."
         )
     folder = resolve(section.model, section.revision)
-    tokenizer = _fitting_tokenizer(folder, chat)
+    tokenizer = fitting_tokenizer(folder, chat)
     files = weights.files_of(folder)
     transformers_logging.disable_progress_bar()
     model, report = _load_model(folder, _loading_options(section, device, folder))
@@ -191,7 +122,7 @@ def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None
         model=model,
         tokenizer=tokenizer,
         identity=_identify_base(section, folder),
-        tokenizer_identity=_identify_tokenizer(tokenizer, folder, chat),
+        tokenizer_identity=identify_tokenizer(tokenizer, folder, chat),
         device=device,
     )
 
@@ -217,7 +148,7 @@ def _load_model(folder: Path, options: dict[str, Any]) -> tuple[PreTrainedModel,
 def _loading_options(section: BaseSection, device: torch.device, folder: Path) -> dict[str, Any]:
     # fp32 on every CPU, also on those with bf16: only so do decoding and training give the same log-probabilities.
     half = torch.bfloat16 if device.type == "cuda" and has_fast_bf16(device) else torch.float32
-    attention = attention_of(_read_config(folder))
+    attention = attention_of(read_config(folder))
     options: dict[str, Any] = {"use_safetensors": True, "attn_implementation": attention, "device_map": {"": device}}
     if section.quantization == "nf4":
         options["dtype"] = half
@@ -232,87 +163,8 @@ def _loading_options(section: BaseSection, device: torch.device, folder: Path) -
     return options
 
 
-def _read_config(folder: Path) -> PretrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # a wrong value in it may raise anything
-        raise BaseError(
-            f"base.model: transformers cannot read {folder / 'config.json'} ({type(error).__name__}: "
-            f"{' '.join(str(error).split()) or 'no reason given'}). Download the folder again."
-        ) from error
-
-
-def _fitting_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBase:
-    """The folder's tokenizer; BaseError where it has tokens that the folder's model does not know."""
-    rows = _read_config(folder).get_text_config().vocab_size
-    tokenizer = _load_tokenizer(folder, chat)
-    vocabulary.require_rows(tokenizer, _find_stop_ids(tokenizer, folder), rows, folder)
-    return tokenizer
-
-
-def _load_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBase:
-    template_files.require_readable_templates(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # a wrong value in one of its files may raise anything
-        raise BaseError(
-            f"base.model: {folder} holds no tokenizer that transformers can read ({type(error).__name__}: {error}). "
-            "Download the folder again."
-        ) from error
-    if chat.template is not None:
-        tokenizer.chat_template = template_files.read_template(chat.template)
-    if not tokenizer.chat_template:
-        raise BaseError(
-            f"base.model: the tokenizer of {folder} has no chat template. Pass one with chat.template=FILE.jinja."
-        )
-    tokenizer.chat_template = template_files.settled(tokenizer.chat_template)
-    stop_ids = _find_stop_ids(tokenizer, folder)
-    pad_id = _find_pad_id(tokenizer, stop_ids)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)
-    tokenizer.padding_side = "right"
-    return tokenizer
-
-
-def _find_stop_ids(tokenizer: PreTrainedTokenizerBase, folder: Path) -> list[int]:
-    """EOS of the tokenizer and every EOS of the publisher's generation settings."""
-    found: set[int] = set()
-    if tokenizer.eos_token_id is not None:
-        found.add(_only_id(tokenizer.eos_token_id))
-    settings = folder / "generation_config.json"
-    if settings.is_file():
-        found.update(_declared_stop_ids(settings))
-    if not found:
-        raise BaseError(
-            f"base.model: neither the tokenizer nor generation_config.json of {folder} names an end-of-text token."
-        )
-    return sorted(found)
-
-
-def _declared_stop_ids(settings: Path) -> list[int]:
-    """What generation_config.json says of the ends of a response; an editor may have put a byte order mark first."""
-    content = weights.read_json(settings, encoding="utf-8-sig")
-    declared = content.get("eos_token_id")
-    listed = declared if isinstance(declared, list) else [] if declared is None else [declared]
-    if not all(type(one) is int for one in listed):
-        raise BaseError(f"base.model: {settings}: eos_token_id is {declared!r}; expected a token's number, or a list.")
-    return listed
-
-
-def _find_pad_id(tokenizer: PreTrainedTokenizerBase, stop_ids: list[int]) -> int:
-    """A pad token that is no stop token: where pad is EOS, masking the padding hides EOS and the model never stops."""
-    vocabulary = tokenizer.get_vocab()
-    candidates = [tokenizer.pad_token, *PAD_TOKENS]
-    for token in candidates:
-        if isinstance(token, str) and token in vocabulary and vocabulary[token] not in stop_ids:
-            return vocabulary[token]
-    raise BaseError(
-        "base.model: the tokenizer has no pad token apart from its stop tokens. Give its tokenizer_config.json a "
-        f"'pad_token' that is in the vocabulary; tried {', '.join(PAD_TOKENS)}."
-    )
-
-
 def _identify_base(section: BaseSection, folder: Path) -> BaseIdentity:
-    config = _read_config(folder)
+    config = read_config(folder)
     files = weights.files_of(folder)
     # Fields that say where or by which library a config was saved differ between equal models.
     config_fields = {k: v for k, v in config.to_dict().items() if k not in {"_name_or_path", "transformers_version"}}
@@ -320,37 +172,13 @@ def _identify_base(section: BaseSection, folder: Path) -> BaseIdentity:
     text = config.get_text_config()
     return BaseIdentity(
         model=section.model,
-        revision=_hub_revision(folder) or section.revision,
+        revision=hub_revision(folder) or section.revision,
         quantization=section.quantization,
         config_sha256=hashlib.sha256(json.dumps(config_fields, sort_keys=True, default=str).encode()).hexdigest(),
         weights_sha256=weights_hash.hexdigest(),
         vocabulary=text.vocab_size,
         hidden_layers=text.num_hidden_layers,
     )
-
-
-def _hub_revision(folder: Path) -> str | None:
-    """The commit of a hub snapshot, which is the name of its folder (`.../snapshots/<commit>`)."""
-    return folder.name if folder.parent.name == "snapshots" else None
-
-
-def _identify_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, chat: ChatSection) -> TokenizerIdentity:
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()), ensure_ascii=True)
-    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    rules = vocabulary if backend is None else backend.to_str()
-    template = json.dumps([tokenizer.chat_template, chat.system], ensure_ascii=True)
-    return TokenizerIdentity(
-        tokenizer_sha256=hashlib.sha256(rules.encode()).hexdigest(),
-        template_sha256=hashlib.sha256(template.encode()).hexdigest(),
-        pad_id=_only_id(tokenizer.pad_token_id),
-        stop_ids=_find_stop_ids(tokenizer, folder),
-    )
-
-
-def _only_id(value: Any) -> int:
-    """A special token's id. transformers types it as whatever any tokenizer may return."""
-    assert isinstance(value, int), f"expected one token id, found {value!r}"
-    return value
 
 
 @torch.no_grad()

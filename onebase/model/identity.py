@@ -1,6 +1,6 @@
-"""What two stages must have in common to stand on one base: its weights and its tokenizer."""
+"""What two stages must have in common to share a base: its weights and its tokenizer."""
 
-from onebase.recipe.recipes import Section
+from onebase.recipe.sections import Section
 
 
 class BaseIdentity(Section):

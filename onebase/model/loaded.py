@@ -69,7 +69,7 @@ def _few(names: list[str]) -> str:
 
 
 def _prefix(missing: list[str], unexpected: list[str]) -> str:
-    """Where every name would fit without what all of them begin with, that is said."""
+    """A note for the error if every name would fit without its beginning, which all of them share."""
     first = unexpected[0]
     for end in [place + 1 for place, letter in enumerate(first) if letter == "."]:
         fitting = {name[end:] for name in unexpected if name.startswith(first[:end])}
@@ -128,8 +128,8 @@ def _require_four_bits(model: PreTrainedModel) -> None:
         every = sum(parameter.numel() for parameter in model.parameters() if not isinstance(parameter, Params4bit))
         raise BaseError(
             f"base.quantization: nf4 leaves {share:.0%} of the weights in the layers of {type(model).__name__} as they "
-            f"are: {_few(list(plain))}. bitsandbytes packs linear layers alone, and experts that are fused into one "
-            f"tensor are none. Use base.quantization=bf16 (or fp32 on a CPU; {2e-9 * (every + packed):.1f} GB of "
+            f"are: {_few(list(plain))}. bitsandbytes packs linear layers alone, not experts that are "
+            f"fused into one tensor. Use base.quantization=bf16 (or fp32 on a CPU; {2e-9 * (every + packed):.1f} GB of "
             "memory in bf16, twice that in fp32), or a model without them."
         )
 

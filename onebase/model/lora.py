@@ -1,25 +1,92 @@
-"""LoRA's linear layer in fewer passes over memory: what PEFT's layer computes, to rounding.
+"""What we compute otherwise than torch and PEFT do, to rounding: products with frozen weights, and LoRA's linear layer.
 
-    y = W x + s B A x
+**Products.** torch multiplies fp32 matrices with MKL, which uses AVX-512 on Intel's processors only. On an AMD one with
+the same instructions oneDNN, which comes with torch as well, is about twice as fast, and 1.4 to 1.6 times on a decoding
+step's few rows (benchmarks/products.py). Both compute in fp32 throughout. torch has no switch for it (`torch.compile`
+replaces linear layers by the same operator); `torch.backends.mkldnn.flags(enabled=False)` turns it off here as well.
+Shapes and machine alone decide which of the two is used, so a resumed run computes the same bits. Only where oneDNN
+fails, because memory is all but used up, does torch's own product take over.
 
-PEFT adds the branch in passes of their own over tensors as large as the activations (scale, add, and an add for the
-gradient). Here scale and sums are part of a matrix product (`addmm`), and products with frozen weights are those of
-`onebase.model.products`. It is used where everything is fp32 and nothing is cast or dropped; anything else takes PEFT's
-own forward.
+**LoRA.** y = W x + s B A x in fewer passes over memory. PEFT adds the branch in passes of their own over tensors as
+large as the activations (scale, add, and an add for the gradient). Here scale and sums are part of a matrix product
+(`addmm`). It is used where everything is fp32 and nothing is cast or dropped; anything else takes PEFT's own forward.
 """
 
+import contextlib
+import platform
 from typing import Any, cast
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn.modules import Linear4bit as FourBits
 from bitsandbytes.nn.modules import Params4bit
+from jaxtyping import Float
 from peft.tuners.lora import layer as peft_layer
 from peft.tuners.lora.bnb import Linear4bit
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from onebase.model.products import FrozenLinear, product
+HAS_ONE_DNN = (
+    platform.machine() in ("x86_64", "AMD64")
+    and torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+)
+
+SMALLEST = 250_000
+"""Multiplications of a product below which calling oneDNN costs more than it saves: LoRA's of a few rows."""
+
+
+def product(x: Float[Tensor, "M K"], weight: Float[Tensor, "N K"]) -> Float[Tensor, "M N"]:
+    """x W', without gradients. Either may be transposed in memory."""
+    single = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+    large = x.shape[0] * weight.numel() >= SMALLEST
+    if HAS_ONE_DNN and single and large and torch.backends.mkldnn.enabled:
+        # oneDNN compiles for each shape and fails where that finds no memory ("could not create a primitive"), for a
+        # single row too: smaller micro-batches are no help. torch's own way fits, or says how many bytes it lacks.
+        with contextlib.suppress(RuntimeError):
+            return _by_one_dnn(x, weight)
+    return x @ weight.t()
+
+
+def _by_one_dnn(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(x, weight, None, "none", [], "")
+
+
+class FrozenLinear(nn.Linear):
+    """A linear layer that does not learn, such as the LM head of a base. Its input may have a gradient."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        learns = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
+        if learns or self.weight.dtype != torch.float32 or torch.is_autocast_enabled(input.device.type):
+            return super().forward(input)
+        return _FrozenLinear.apply(input, self.weight, self.bias)
+
+
+def freeze_linear(layer: nn.Module) -> None:
+    """Let a plain linear layer compute by `product`; layers of other kinds stay as they are."""
+    # The class is exchanged and not the method, so that a copied or pickled model keeps working.
+    if type(layer) is nn.Linear:
+        layer.__class__ = FrozenLinear
+
+
+class _FrozenLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight)
+        y = product(x.reshape(-1, x.shape[-1]), weight)
+        return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - wrapped
+        ctx: Any, *upstream: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        grad = upstream[0]
+        return product(grad.reshape(-1, grad.shape[-1]), weight.t()).view(*grad.shape[:-1], -1), None, None
+
+
+# --- LoRA's linear layer ---
 
 
 def fuse(layer: peft_layer.LoraLayer) -> None:

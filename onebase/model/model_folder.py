@@ -1,6 +1,6 @@
 """What a base's folder says of itself in JSON, checked before transformers reads any of it.
 
-Refused here is what transformers would ask about (code of the publisher), add without a word (an adapter), or load as
+Refused here is what transformers would ask about (code of the publisher), add silently (an adapter), or load as
 something else than the recipe says (weights that are stored quantised).
 """
 
@@ -46,7 +46,7 @@ def require_usable(folder: Path) -> None:
     if (folder / "adapter_config.json").exists():
         raise BaseError(
             f"base.model: {folder} holds an adapter beside the model (adapter_config.json), which transformers would "
-            "put on it without a word. Merge it into the weights, or move the adapter's files out."
+            "silently put on it. Merge it into the weights, or move the adapter's files out."
         )
 
 
@@ -92,7 +92,7 @@ def _require_known_tokenizer(folder: Path) -> None:
 
 
 def _named_code(entries: Any) -> str:
-    """The code that an `auto_map` names: a text, a list with gaps, or those by the class that they stand in for."""
+    """The code that an `auto_map` names: a text, a list with gaps, or those by the class that they replace."""
     if isinstance(entries, dict):
         entries = list(entries.values())
     if isinstance(entries, list):

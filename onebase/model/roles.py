@@ -1,8 +1,8 @@
 """Roles on one base: policy, reference, reward and value as LoRA adapters (and scalar heads) on frozen weights.
 
-A role is active inside `with roles.active("policy"):`. Activation only says whose adapter the next forward uses; what
-is trained is decided once with `roles.train(...)`, because PEFT's own `set_adapter` would freeze and thaw roles behind
-our back. Adapter weights and heads are fp32 masters whatever the base is stored in.
+A role is active inside `with roles.active("policy"):`. Activation only decides which adapter a forward uses.
+`roles.train(...)` decides once what learns, because PEFT's own `set_adapter` would freeze and thaw roles behind our
+back. Adapter weights and heads are fp32 masters whatever the base is stored in.
 
 On disk a role is a folder that PEFT can read, with the head beside it:
 
@@ -12,6 +12,7 @@ On disk a role is a folder that PEFT can read, with the head beside it:
 import json
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -30,9 +31,8 @@ from onebase.model.architecture import bypassed_layers
 from onebase.model.base import Base
 from onebase.model.forwards import Forwards
 from onebase.model.lora import fuse
-from onebase.model.lower import lower_half
 from onebase.model.tensor_file import read_tensors
-from onebase.recipe.recipes import AdapterSection
+from onebase.recipe.sections import AdapterSection
 
 HEAD = "head.safetensors"
 
@@ -53,28 +53,38 @@ class ScalarHead(nn.Module):
             return hidden.float() @ self.weight + self.bias
 
 
-class Roles(Forwards):
+class Roles:
     """The adapters and heads of one process, on one base."""
 
     def __init__(self, base: Base) -> None:
-        super().__init__(base)
+        self.base = base
+        self.forwards = Forwards(base)
+        self.peft: PeftModel | None = None
         self.heads: dict[str, ScalarHead] = {}
         self._trained: frozenset[str] = frozenset()
         self._bypassed = bypassed_layers(base.model)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.peft.peft_config) if self.peft is not None else ()
+
+    def active(self, role: str | None) -> AbstractContextManager[None]:
+        """Forwards inside use this role's adapter (None: the bare base). Never touches `requires_grad`."""
+        assert role is None or role in self.names, f"no role {role}; there are {self.names}"
+        return self.forwards.active(role)
 
     # --- which roles there are -------------------------------------------------------------------------------------
 
     def add(self, role: str, adapter: AdapterSection, *, generator: torch.Generator) -> "Roles":
         """A fresh adapter: A drawn from `generator` (Kaiming uniform, as Hu et al. 2021 in PEFT), B zero."""
         targets = adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
-        lower = lower_half(self.base.model, self.stack) if adapter.layers == "top-half" else None
         bypassed = "|".join(map(re.escape, self._bypassed)) if targets == "all-linear" else None
         config = LoraConfig(
             r=adapter.rank,
             lora_alpha=adapter.alpha,
             lora_dropout=adapter.dropout,
             target_modules=targets,
-            exclude_modules=f"({lower})|({bypassed})" if lower and bypassed else lower or bypassed or None,
+            exclude_modules=bypassed or None,
             task_type="CAUSAL_LM",
         )
         self._attach(role, config)
@@ -119,7 +129,7 @@ class Roles(Forwards):
 
     def _attach(self, role: str, config: LoraConfig) -> None:
         assert role not in self.names, f"role {role} exists already"
-        head = next(name for name, module in self.base.model.named_modules() if module is self.lm_head)
+        head = next(name for name, module in self.base.model.named_modules() if module is self.forwards.lm_head)
         if config.target_modules != "all-linear" and check_target_module_exists(config, head):
             raise BaseError(
                 f"role {role}: its adapter sits on the LM head, which all roles share. Leave the head out of "
@@ -137,16 +147,16 @@ class Roles(Forwards):
             self.peft.add_adapter(role, config)
         # The recipe's name of the base, not the cache folder it happened to be loaded from.
         config.base_model_name_or_path = self.base.identity.model
-        self._layers = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
+        adapted = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
         self._require_plain_layers(role)
-        self.lower = None  # the new adapter may sit below what was kept
-        for layer in self._layers:
+        for layer in adapted:
             fuse(layer)
         for weight in self._adapter_parameters(role).values():
             weight.data = weight.data.to(device=self.base.device, dtype=torch.float32)
         self.peft.eval()
         self.train(*self._trained)
-        self._activate(self._active)
+        self.forwards.adapted = adapted
+        self.forwards.activate(self.forwards.active_role)
 
     def _require_plain_layers(self, role: str) -> None:
         """BaseError where PEFT has put the adapter on anything but a linear layer of the decoder.
@@ -161,8 +171,8 @@ class Roles(Forwards):
             place = name.removeprefix("base_model.model.")
             if place in self._bypassed:
                 raise BaseError(
-                    f"role {role}: its adapter sits on {place}, whose weights the model hands to its kernels past any "
-                    "adapter. Leave it out of adapter.targets."
+                    f"role {role}: its adapter sits on {place}, and the model hands the weights of that layer to its "
+                    "kernels past any adapter. Leave it out of adapter.targets."
                 )
             # A parameter that is no module of its own (routers, fused experts) has PEFT's wrapper for it.
             if not isinstance(module, ParamWrapper) and not isinstance(module.get_base_layer(), nn.Linear | Conv1D):
@@ -222,21 +232,21 @@ class Roles(Forwards):
         }
 
 
-def _copy_exactly(found: dict[str, Tensor], parameters: dict[str, nn.Parameter], origin: Path) -> None:
+def _copy_exactly(tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], origin: Path) -> None:
     """Copy tensors into parameters of the same names and shapes; a missing or surplus key is an error, no warning."""
-    missing, surplus = sorted(parameters.keys() - found.keys()), sorted(found.keys() - parameters.keys())
+    missing, surplus = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
     if missing or surplus:
         raise RecordError(
             f"{origin}: does not fit this base: {_some('missing', missing)}{_some('surplus', surplus)}"
             "It was trained on another base or is damaged; train the stage again on this base."
         )
     for name, parameter in parameters.items():
-        if found[name].shape != parameter.shape:
+        if tensors[name].shape != parameter.shape:
             raise RecordError(
-                f"{origin}: {name}: expected shape {tuple(parameter.shape)}, found {tuple(found[name].shape)}. "
+                f"{origin}: {name}: expected shape {tuple(parameter.shape)}, found {tuple(tensors[name].shape)}. "
                 "It was trained on another base; train the stage again on this base."
             )
-        parameter.data.copy_(found[name].to(torch.float32))
+        parameter.data.copy_(tensors[name].to(torch.float32))
 
 
 def _some(label: str, names: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ BYTE_ORDER_MARK = "\ufeff"
 
 
 def read_template(path: Path) -> str:
-    """The template of `chat.template`; BaseError where there is none that is UTF-8. A byte order mark is left out: an
+    """The template of `chat.template`; BaseError if it is missing or not UTF-8. A byte order mark is left out: an
     editor wrote it, and every prompt would begin with it."""
     if not path.is_file():
         raise BaseError(f"chat.template: there is no file {path}. Pass a jinja file, or leave it out.")
@@ -39,7 +39,7 @@ def require_utf8(raw: bytes, what: str) -> None:
         raise BaseError(f"{what}:{line}: the file is {kind}. Save it as UTF-8.") from None
     if b"\0" in raw:
         line = raw[: raw.index(b"\0")].count(b"\n") + 1
-        raise BaseError(f"{what}:{line}: the file holds a zero byte, so it is no text. Save it as UTF-8.")
+        raise BaseError(f"{what}:{line}: the file holds a zero byte, so it is not text. Save it as UTF-8.")
 
 
 def require_readable_templates(folder: Path) -> None:
@@ -49,15 +49,15 @@ def require_readable_templates(folder: Path) -> None:
             require_utf8(path.read_bytes(), f"base.model: {path}")
 
 
-def settled(template: Any) -> Any:
+def normalised(template: Any) -> Any:
     """A tokenizer's template, or its templates by name, without a byte order mark and on one day."""
     if isinstance(template, dict):
-        return {name: settled(one) for name, one in template.items()}
+        return {name: normalised(inner) for name, inner in template.items()}
     return _on_one_day(template.removeprefix(BYTE_ORDER_MARK)) if isinstance(template, str) else template
 
 
 def _on_one_day(template: str) -> str:
-    """A template that writes today's date (Llama 3.2), with one day in its place: else a run that goes on tomorrow
-    would go on with other prompts. It is saved with the tokenizer: whoever serves the adapter asks as training did."""
+    """A template that writes today's date (Llama 3.2), with one day in its place: else a run that is resumed tomorrow
+    would see other prompts. It is saved with the tokenizer: whoever serves the adapter prompts as training did."""
     call = r"strftime_now\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)"
-    return re.sub(call, lambda found: repr(DAY.strftime(found["format"])), template)
+    return re.sub(call, lambda match: repr(DAY.strftime(match["format"])), template)

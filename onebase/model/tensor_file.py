@@ -29,7 +29,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         return RecordError(f"{path}: {reason}: damaged or edited. Put the original back, or train the stage again.")
 
     if path.is_symlink() or not path.is_file():
-        raise RecordError(f"{path}: is no plain file. Put the file itself there.")
+        raise RecordError(f"{path}: is not a plain file. Put the file itself there.")
     size = path.stat().st_size
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
@@ -85,4 +85,4 @@ def _entry(entry: Any) -> tuple[tuple[int, ...], int, int] | None:
 
 def _are_counts(value: Any) -> bool:
     plain = isinstance(value, list) and len(value) < 9
-    return plain and all(type(one) is int and 0 <= one < 2**62 for one in value)
+    return plain and all(type(count) is int and 0 <= count < 2**62 for count in value)

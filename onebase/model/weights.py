@@ -107,14 +107,14 @@ def _shards(index: Path) -> list[Path]:
 
 
 def _header(file: Path) -> dict[str, str]:
-    """Each tensor's number format by its name. BaseError where the file is no whole safetensors file."""
+    """Each tensor's number format by its name. BaseError for anything but a whole safetensors file."""
     require_content(file)
     try:
         with safe_open(file, framework="pt") as content:
             return {name: str(content.get_slice(name).get_dtype()) for name in content.offset_keys()}
     except (SafetensorError, OSError) as error:
         raise BaseError(
-            f"base.model: {file} is no whole safetensors file ({error}; it has {file.stat().st_size} bytes). "
+            f"base.model: {file} is not a whole safetensors file ({error}; it has {file.stat().st_size} bytes). "
             "It was cut short or damaged on its way here: download it again."
         ) from None
 

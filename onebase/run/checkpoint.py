@@ -15,7 +15,6 @@ import errno
 import hashlib
 import math
 import os
-import random
 import re
 import shutil
 import time
@@ -25,8 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy
-import torch
-from pydantic import Field, PositiveFloat, PositiveInt
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -34,9 +31,9 @@ from torch import Tensor
 from onebase.errors import InputError, RecordError
 from onebase.files.disk import as_disk_error
 from onebase.files.json_file import read_object
-from onebase.files.writing import canonical, create_file, free_name, hash_file, sync
-from onebase.recipe.differences import differences, told
-from onebase.recipe.recipes import UNCOUNTED, Section
+from onebase.files.writing import atomic_folder, canonical, create_file, free_name, hash_file
+from onebase.recipe.differences import differences, summary
+from onebase.recipe.sections import UNCOUNTED, CheckpointSection
 from onebase.run.folders import MANIFEST, step_folders
 from onebase.terminal import say
 
@@ -51,21 +48,8 @@ OWN_HALF = re.compile(r"\.step-\d{8,}\.(\d+|old)")
 """Name of a checkpoint that is being written, or being removed."""
 
 
-class CheckpointSection(Section):
-    """How often a stage's whole state is saved."""
-
-    every_minutes: PositiveFloat | None = 10.0
-    """Minutes between saves; None: by steps only."""
-    every_steps: PositiveInt | None = None
-    """Steps between saves; None: by minutes only."""
-    keep: int = Field(default=2, ge=1)
-    """Newest checkpoints that are kept."""
-    strikes: PositiveInt = 3
-    """Batches whose loss or gradient was not finite at which the run ends; before that they are skipped and kept."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Saved:
+class Checkpoint:
     """A checkpoint that verified."""
 
     folder: Path
@@ -99,36 +83,30 @@ class Checkpoints:
         target = self.folder / f"step-{step:08d}"
         if self._stands(target):
             return target  # the same step of the same run: to replace it would leave a moment with neither
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{target.name}.{os.getpid()}"
-        shutil.rmtree(temporary, ignore_errors=True)
-        tensors: dict[str, Tensor] = {}
-        try:
-            temporary.mkdir()
-            content = _pack(state, "", tensors)
-            save_file(tensors, temporary / TENSORS)
-            _write(temporary / STATE, canonical(content))
-            for name, text in (extra or {}).items():
-                _write(temporary / name, text)
-            sync(temporary / TENSORS)
-            files = {path.name: hash_file(path) for path in sorted(temporary.iterdir())}
-            of = {"recipe": self.recipe, "settings": self._settings}
-            manifest = {"schema_version": SCHEMA, "step": step, **of, "files": files}
-            _write(temporary / MANIFEST, canonical(manifest))
-            sync(temporary)
+        with atomic_folder(target) as temporary:
+            self._write(temporary, step, state, extra or {})
             if os.path.lexists(target):
                 self._set_aside([target])
-            os.rename(temporary, target)
-            sync(self.folder)
-        except (OSError, SafetensorError) as error:
-            needed = sum(tensor.nbytes for tensor in tensors.values())
-            told = as_disk_error(error, self.folder, needed=needed)  # while what was written still takes its room
-            shutil.rmtree(temporary, ignore_errors=True)
-            if told is None:
-                raise
-            raise told from error
         self._rotate()
         return target
+
+    def _write(self, folder: Path, step: int, state: Mapping[str, Any], extra: Mapping[str, str]) -> None:
+        """All files of a checkpoint; DiskError, with the bytes that it needs, if the disk is full or fails."""
+        tensors: dict[str, Tensor] = {}
+        try:
+            content = _pack(state, "", tensors)
+            save_file(tensors, folder / TENSORS)
+            for name, text in {STATE: canonical(content), **extra}.items():
+                (folder / name).write_text(text, encoding="utf-8")
+            files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
+            of = {"recipe": self.recipe, "settings": self._settings}
+            manifest = {"schema_version": SCHEMA, "step": step, **of, "files": files}
+            (folder / MANIFEST).write_text(canonical(manifest), encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            failure = as_disk_error(error, self.folder, needed=sum(tensor.nbytes for tensor in tensors.values()))
+            if failure is None:
+                raise
+            raise failure from error
 
     def _stands(self, folder: Path) -> bool:
         try:
@@ -162,10 +140,10 @@ class Checkpoints:
                 "out=FOLDER, or lower checkpoint.keep."
             ) from None
 
-    def newest(self) -> Saved | None:
-        """The newest checkpoint that verifies, or None where there is none at all.
+    def newest(self) -> Checkpoint | None:
+        """The newest checkpoint that verifies, or None if there is not any.
 
-        Says which were passed over and why. RecordError when there are some and none verifies, or when they are of
+        Says which were skipped and why. RecordError when there are some and none verifies, or when they are of
         another recipe: a silent fresh start would throw the work away.
         """
         if not self.folder.is_dir():
@@ -177,18 +155,18 @@ class Checkpoints:
         passed: list[Path] = []
         for folder in reversed([*step_folders(self.folder)]):
             try:
-                found = self._read(folder)
+                checkpoint = self._read(folder)
             except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
                 passed.append(folder)
                 problems.append(f"{folder}: {error}")
-                say(f"checkpoint passed over: {folder}: {error}")
+                say(f"checkpoint skipped: {folder}: {error}")
             else:
                 self._set_aside(passed)
-                return found
+                return checkpoint
         if problems:
             raise RecordError(
                 f"{self.folder}: there are {len(problems)} checkpoints and none verifies: {'; '.join(problems)}. "
-                "Put one back, or start anew with --restart."
+                "Put one back, or start again with --restart."
             )
         return None
 
@@ -210,30 +188,28 @@ class Checkpoints:
             raise ValueError(f"{MANIFEST} does not list {missing[0]}")
         for name, expected in manifest["files"].items():
             if Path(name).name != name or (folder / name).is_symlink():
-                raise ValueError(f"{name[:200]!r} is no file of this folder")
+                raise ValueError(f"{name[:200]!r} is not a file of this folder")
             if hash_file(folder / name) != expected:
                 raise ValueError(f"{name} is damaged: its sha256 is not the one in {MANIFEST}")
-        settings = manifest.get("settings")  # which older checkpoints do not have
-        if manifest.keys() - KEYS or (settings is not None and recipe_hash(settings) != manifest["recipe"]):
+        if manifest.keys() != KEYS or recipe_hash(manifest["settings"]) != manifest["recipe"]:
             raise ValueError(f"{MANIFEST} is damaged: its recipe is not the one that it has the hash of")
         if manifest["recipe"] != self.recipe:
-            rows = [] if settings is None else differences(settings, self._settings)
-            which = f": {told(rows)}" if rows else ". Or an older Onebase made it, and only that one goes on from it"
+            which = summary(differences(manifest["settings"], self._settings))
             raise RecordError(
-                f"{folder}: this checkpoint is of another recipe, so going on from it would mix two runs{which}. "
-                "Give the recipe it was started with, or start anew with --restart."
+                f"{folder}: this checkpoint is of another recipe, so resuming from it would mix two runs: {which}. "
+                "Give the recipe it was started with, or start again with --restart."
             )
         return manifest
 
-    def _read(self, folder: Path) -> Saved:
+    def _read(self, folder: Path) -> Checkpoint:
         manifest = self._verified(folder)
         tensors = load_file(folder / TENSORS)
         content = _read_json(folder / STATE)
-        return Saved(folder=folder, step=manifest["step"], state=_unpack(content, tensors))
+        return Checkpoint(folder=folder, step=manifest["step"], state=_unpack(content, tensors))
 
     def _rotate(self) -> None:
-        own = [one for one in step_folders(self.folder) if (one / MANIFEST).is_file()]
-        for old in own[: -self._section.keep]:
+        finished = [folder for folder in step_folders(self.folder) if (folder / MANIFEST).is_file()]
+        for old in finished[: -self._section.keep]:
             # Out of the namespace first: a deletion cut short must not leave half a checkpoint under a good name.
             aside = old.with_name(f".{old.name}.old")
             os.rename(old, aside)
@@ -248,27 +224,6 @@ def counted(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def recipe_hash(recipe: Mapping[str, Any]) -> str:
     """sha256 of what counts of the resolved recipe."""
     return hashlib.sha256(canonical(counted(recipe)).encode()).hexdigest()
-
-
-def random_state() -> dict[str, Any]:
-    """The global random number generators of python, numpy, torch and the GPU that computes, as a tree for `save`."""
-    kind, keys, position, has_gauss, gauss = numpy.random.get_state(legacy=True)
-    return {
-        "python": random.getstate(),
-        "numpy": (str(kind), torch.from_numpy(numpy.asarray(keys).astype(numpy.int64)), position, has_gauss, gauss),
-        "torch": torch.get_rng_state(),
-        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Put the generators back to what `random_state` has seen."""
-    random.setstate(state["python"])
-    kind, keys, position, has_gauss, gauss = state["numpy"]
-    numpy.random.set_state((kind, keys.numpy().astype(numpy.uint32), position, has_gauss, gauss))
-    torch.set_rng_state(state["torch"])
-    for own in state["cuda"][:1] if torch.cuda.is_available() else ():
-        torch.cuda.set_rng_state(own)
 
 
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
@@ -311,10 +266,3 @@ def _read_json(path: Path) -> dict[str, Any]:
         return read_object(path, largest=LARGEST, deepest=DEEPEST)[0]
     except RecordError as error:
         raise ValueError(str(error)) from None
-
-
-def _write(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())

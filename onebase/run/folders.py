@@ -1,11 +1,11 @@
-"""Whose folder this is: nothing is deleted, renamed or written over where somebody else's files are.
+"""The owner of a folder: nothing is deleted, renamed or written over where somebody else's files are.
 
 A stage takes a folder that is not there yet or is empty, and puts its mark into it before anything else:
 
     sft/.onebase.json      {"schema_version": 1, "stage": "sft", "recipe": sha256 of recipe, parents and data}
 
-A folder with other content is a run's only by that mark, by a stage record, or, as runs from before the mark have
-neither until they end, by a checkpoint whose files are those of its manifest. Every other folder is refused.
+A folder with other content is a run's only by that mark, by a stage record, or by a checkpoint with the files of its
+manifest: older runs have neither mark nor record until they end. Every other folder is refused.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ RUN_ENTRIES = ("evaluation", "plots", "summary.json", "lineage.json")
 """What a comparison writes into the run's folder, beside the stages."""
 
 COMPARISON = ("summary.json", "plots", "evaluation/metrics.jsonl", "evaluation/samples.jsonl")
-"""Of these what a comparison writes last, so that none is there without summary.json."""
+"""Of these what a comparison writes last: they exist only beside summary.json."""
 LOCK = re.compile(r"\..+\.lock")
 """Name of the lock beside a stage's folder."""
 
@@ -61,7 +61,7 @@ def require_writable(folder: Path) -> None:
     with writable(folder):
         place = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
         if not place.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, f"{place} is no folder")
+            raise NotADirectoryError(errno.ENOTDIR, f"{place} is not a folder")
         if not os.access(place, os.W_OK | os.X_OK):
             reason = errno.EROFS if os.statvfs(place).f_flag & os.ST_RDONLY else errno.EACCES
             raise OSError(reason, os.strerror(reason))
@@ -98,15 +98,15 @@ def require_own(out: Path, stage: str) -> None:
     with writable(out):
         if is_free(out):
             return
-        found = stage_of(out)
-        if found is None and not any(True for _ in standing(out)):
+        theirs = stage_of(out)
+        if theirs is None and not any(True for _ in verified_checkpoints(out)):
             raise InputError(
                 f"{out}: is not empty, and no run of Onebase: it holds {_some(out)}, and no {MARK}. Nothing in it was "
                 "touched. Give another out=FOLDER, or move it away."
             )
-        if found is not None and found != stage:
+        if theirs is not None and theirs != stage:
             raise InputError(
-                f"{out}: is the folder of a stage '{found}', and this is stage '{stage}'. Give another out=FOLDER."
+                f"{out}: is the folder of a stage '{theirs}', and this is stage '{stage}'. Give another out=FOLDER."
             )
         _require_no_links(out, ENTRIES)
 
@@ -133,12 +133,12 @@ def require_run(out: Path) -> None:
         # A lock is all that is left of a first stage that was refused before it had a folder.
         if is_free(out) or all(LOCK.fullmatch(name) for name in os.listdir(out)):
             return
-        own = _is_json_with(out / "summary.json", ("schema_version", "run", "models"))
-        if not own:
-            own = any(_holds_a_run(path) for path in out.iterdir() if path.is_dir())
+        ours = _is_json_with(out / "summary.json", ("schema_version", "run", "models"))
+        if not ours:
+            ours = any(_holds_a_run(path) for path in out.iterdir() if path.is_dir())
             taken = [name for name in COMPARISON if os.path.lexists(out / name)]
-            if not own or taken:
-                named = f"{taken[0]} in it is not a comparison's" if own else f"it holds {_some(out)}"
+            if not ours or taken:
+                named = f"{taken[0]} in it is not a comparison's" if ours else f"it holds {_some(out)}"
                 raise InputError(
                     f"{out}: is not the folder of a run of Onebase: {named}. Nothing in it was touched. "
                     "Give another out=FOLDER, or move that away."
@@ -176,11 +176,11 @@ def require_new(file: Path) -> None:
 
 def is_free(folder: Path) -> bool:
     """Whether there is no such folder, or nothing in it but what a mark cut short has left."""
-    return not folder.exists() or all(re.fullmatch(rf"\.{re.escape(MARK)}\.\d+", one) for one in os.listdir(folder))
+    return not folder.exists() or all(re.fullmatch(rf"\.{re.escape(MARK)}\.\d+", name) for name in os.listdir(folder))
 
 
 def stage_of(folder: Path) -> str | None:
-    """The stage whose folder this is, by its mark or its record (which may fail to verify); None for any other."""
+    """The stage of this folder, by its mark or its record (which may fail to verify); None for any other folder."""
     mark = _mark_of(folder)
     if mark is not None:
         return mark["stage"]
@@ -190,7 +190,7 @@ def stage_of(folder: Path) -> str | None:
 
 
 def _holds_a_run(folder: Path) -> bool:
-    return stage_of(folder) is not None or any(True for _ in standing(folder))
+    return stage_of(folder) is not None or any(True for _ in verified_checkpoints(folder))
 
 
 def _mark_of(folder: Path) -> dict[str, Any] | None:
@@ -201,7 +201,7 @@ def _mark_of(folder: Path) -> dict[str, Any] | None:
 
 
 def _json_of(path: Path) -> Any:
-    """What a file of ours holds; None where it is a link, is not there or is no JSON."""
+    """What a file of ours holds; None for a link, a missing file, or anything but JSON."""
     try:
         if path.is_symlink() or not path.is_file():
             return None
@@ -238,12 +238,12 @@ def step_folders(checkpoints: Path) -> Iterator[Path]:
     # state a checkpoint holds.
     if not checkpoints.is_dir():
         return iter(())
-    own = (path for path in checkpoints.iterdir() if STEP.fullmatch(path.name))
-    return iter(sorted(path for path in own if path.is_dir() and not path.is_symlink()))
+    named = (path for path in checkpoints.iterdir() if STEP.fullmatch(path.name))
+    return iter(sorted(path for path in named if path.is_dir() and not path.is_symlink()))
 
 
-def standing(out: Path) -> Iterator[Path]:
-    """The checkpoints of a stage folder whose files are those of their manifests, the newest first."""
+def verified_checkpoints(out: Path) -> Iterator[Path]:
+    """The checkpoints of a stage folder that have the files of their manifests, the newest first."""
     for folder in reversed([*step_folders(out / CHECKPOINTS)]):
         files = content.get("files") if isinstance(content := _json_of(folder / MANIFEST), dict) else None
         if not isinstance(files, dict) or not files or "recipe" not in content:
@@ -258,7 +258,7 @@ def what_follows(out: Path, *, restart: bool) -> str:
     command = "the same command without --restart" if restart else "the same command"
     if stage_of(out) is not None and (out / FILE).is_file():
         return f"the stage is finished: {command} verifies it"
-    found = next(standing(out), None)
-    if found is None:
-        return "no checkpoint was written yet, so the same command starts anew"
-    return f"{command} goes on from the last checkpoint, {found}"
+    checkpoint = next(verified_checkpoints(out), None)
+    if checkpoint is None:
+        return "no checkpoint was written yet, so the same command starts again"
+    return f"{command} resumes from the last checkpoint, {checkpoint}"

@@ -3,10 +3,10 @@
     base, tokenizer and chat template, parents, data, functions      must stay: another one would be another run
     versions, threads, device                                        may change: a warning, and the record holds both
 
-A checkpoint holds it, and a run that goes on is compared with it; a finished stage's record holds it, and the same
-command is compared with that.
+A checkpoint holds it, and a resumed run is compared with it. A finished stage's record holds it, and the same command
+is compared with that.
 
-A function that has ended the run by an error may be mended, which is a change that the record holds too.
+A function that has ended the run by an error may be fixed. The record holds that change too.
 """
 
 import contextlib
@@ -21,9 +21,10 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from onebase.errors import RecordError
-from onebase.files.writing import canonical, replace_file
+from onebase.files.writing import canonical, replace_file, short_hash
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
-from onebase.run.record import DataIdentity, RunPart, StageRecord, git_state
+from onebase.run.checkout import git_state
+from onebase.run.record import DataIdentity, RunPart, StageRecord
 from onebase.terminal import say
 
 COMPUTES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "tokenizers", "numpy")
@@ -49,7 +50,7 @@ class Change:
     now: str
 
     def __str__(self) -> str:
-        return f"{self.what}: it had {_short(self.before)}, and it is {_short(self.now)} now"
+        return f"{self.what}: it had {short_hash(self.before)}, and it is {short_hash(self.now)} now"
 
 
 @dataclass(kw_only=True)
@@ -64,54 +65,54 @@ class RunIdentity:
     functions: Mapping[str, str] = field(default_factory=dict[str, str])
     """sha256 of the source of each Python function that the recipe names (`onebase.custom.function_source`)."""
     parts: list[RunPart] = field(default_factory=list[RunPart])
-    """What the run computed with so far, from its first step on; begun by `begin` or `go_on`."""
+    """What the run computed with so far, from its first step on; from `begin` or `resume`."""
 
     def as_state(self) -> dict[str, Any]:
         """What a checkpoint holds: plain values."""
-        return {**self._fixed(), "parts": [one.model_dump(mode="json") for one in self.parts]}
+        return {**self._fixed(), "parts": [part.model_dump(mode="json") for part in self.parts]}
 
     def begin(self) -> None:
         """A run that starts at its first step."""
         self.parts = [self._part(1)]
 
-    def go_on(self, saved: Any, step: int, *, mended: bool, stage: str) -> None:
-        """A run that goes on behind `step` from a checkpoint's `as_state`; RecordError where it would be another run.
+    def resume(self, saved: Any, step: int, *, fixed: bool, stage: str) -> None:
+        """A run that resumes after `step` from a checkpoint's `as_state`; RecordError where it would be another run.
 
-        mended: whether the run ended by an error of one of its functions.
+        fixed: whether the run ended by an error of one of its functions.
         """
         part = self._part(step + 1)
         if not isinstance(saved, Mapping):
             raise RecordError(
                 f"{stage}: the checkpoint of step {step} does not say what it was made of: by another "
-                "Onebase, or edited. Start anew with --restart."
+                "Onebase, or edited. Start again with --restart."
             )
         changes = changes_between(saved, self._fixed())
-        refused = [one for one in changes if not (mended and one.what.startswith("function "))]
+        refused = [change for change in changes if not (fixed and change.what.startswith("function "))]
         if refused:
             raise RecordError(
-                f"{stage}: going on after step {step} would mix two runs: {_listed(refused)}. "
-                "Put back what it had, or start anew with --restart."
+                f"{stage}: resuming after step {step} would mix two runs: {_listed(refused)}. "
+                "Put back what it had, or start again with --restart."
             )
         try:
             self.parts = _PARTS.validate_python(saved["parts"])
         except (KeyError, ValidationError):
             self.parts = []
         if not self.parts:
-            raise RecordError(f"{stage}: the checkpoint's parts are damaged. Start anew with --restart.")
+            raise RecordError(f"{stage}: the checkpoint's parts are damaged. Start again with --restart.")
         moved = [*changes, *_moved(self.parts[-1], part)]
         if moved:
             say(
-                f"{stage}: goes on after step {step} with another environment, and the record will hold both: "
+                f"{stage}: resumes after step {step} with another environment, and the record will hold both: "
                 f"{_listed(moved)}. Last bits may differ."
             )
-            self.parts = [one for one in self.parts if one.first_step < part.first_step] + [part]
+            self.parts = [earlier for earlier in self.parts if earlier.first_step < part.first_step] + [part]
 
     def _fixed(self) -> dict[str, Any]:
         return {
             "base": self.base.model_dump(mode="json"),
             "tokenizer": self.tokenizer.model_dump(mode="json"),
             "parents": dict(self.parents),
-            "data": [[one.source, one.split, one.sha256] for one in self.data],
+            "data": [[rows.source, rows.split, rows.sha256] for rows in self.data],
             "functions": dict(self.functions),
         }
 
@@ -131,18 +132,18 @@ class RunIdentity:
             tokenizer=finished.tokenizer,
             parents={name: link.sha256 for name, link in finished.parents.items()},
             data=finished.data,
-            functions=self.functions if finished.functions is None else finished.functions,
+            functions=finished.functions,
         )
         changes = changes_between(record._fixed(), self._fixed())
         if changes:
             raise RecordError(
                 f"{where}: finished, and something else than now went in: {_listed(changes)}. Put back what it had, "
-                "or pass --restart to move it aside and train anew."
+                "or pass --restart to move it aside and train again."
             )
 
 
 def note_failure(folder: Path, step: int, error: Exception, functions: Mapping[str, str]) -> None:
-    """Remember that a step has ended by an error, so that the function at fault may be mended."""
+    """Remember that a step has ended by an error: the function at fault may then be fixed."""
     content = {"step": step, "error": f"{type(error).__name__}: {error}"[:2000], "functions": dict(functions)}
     with contextlib.suppress(OSError):  # the error itself is what the user must hear of
         replace_file(folder / FAILURE, canonical(content))
@@ -150,11 +151,11 @@ def note_failure(folder: Path, step: int, error: Exception, functions: Mapping[s
 
 def versions() -> dict[str, str]:
     """Of what computes."""
-    own = git_state().commit
-    if own is None:
+    commit = git_state().commit
+    if commit is None:
         with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder, not installed
-            own = metadata.version("onebase")
-    return {"python": platform.python_version(), "onebase": own or "unknown"} | {
+            commit = metadata.version("onebase")
+    return {"python": platform.python_version(), "onebase": commit or "unknown"} | {
         name: metadata.version(name) for name in COMPUTES
     }
 
@@ -185,11 +186,11 @@ def _differing(before: Any, now: Mapping[str, Any], names: Mapping[str, str]) ->
 
 
 def _data_changes(before: Any, now: Sequence[Sequence[Any]]) -> list[Change]:
-    had = [tuple(one) for one in before] if isinstance(before, list) else []
+    had = [tuple(row) for row in before] if isinstance(before, list) else []
     changes = [
-        Change(what=f"data {_source(one)}", before=str(old[-1]), now=str(one[-1]))
-        for old, one in zip(had, now, strict=False)
-        if old[-1] != one[-1]
+        Change(what=f"data {_source(new)}", before=str(old[-1]), now=str(new[-1]))
+        for old, new in zip(had, now, strict=False)
+        if old[-1] != new[-1]
     ]
     if len(had) != len(now):
         changes.append(Change(what="sources of data", before=str(len(had)), now=str(len(now))))
@@ -216,7 +217,3 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _listed(changes: Sequence[Change]) -> str:
     return "; ".join(map(str, changes))
-
-
-def _short(text: str) -> str:
-    return f"{text[:12]}..." if len(text) == 64 else text

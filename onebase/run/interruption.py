@@ -22,15 +22,15 @@ class Interrupted(KeyboardInterrupt):
 
 
 def answered() -> tuple[int, ...]:
-    """The signals that stop a run; without SIGHUP under `nohup`, whose meaning is that it is not heard."""
-    return tuple(one for one in NUMBERS if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN)
+    """The signals that stop a run; without SIGHUP under `nohup`, which means that it is ignored."""
+    return tuple(number for number in NUMBERS if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN)
 
 
 def leave_next(numbers: Iterable[int]) -> None:
-    """After the first signal: the second one ends the process at once. But a terminal that is closed sends SIGHUP, and
-    so does its shell, so that of SIGHUP a second one means nothing."""
-    for one in numbers:
-        signal.signal(one, signal.SIG_IGN if one == signal.SIGHUP else signal.SIG_DFL)
+    """After the first signal: the second one ends the process at once. A second SIGHUP is ignored: a terminal that is
+    closed sends one, and so does its shell."""
+    for number in numbers:
+        signal.signal(number, signal.SIG_IGN if number == signal.SIGHUP else signal.SIG_DFL)
 
 
 def say_stopping(number: int) -> None:

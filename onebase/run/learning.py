@@ -10,7 +10,7 @@ import torch
 from onebase.errors import RecordError
 from onebase.memory import is_out_of_memory
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import Schedule
+from onebase.recipe.sections import Schedule
 
 OTHER_BYTES = 1 << 20
 """Random number generators, names and numbers of a checkpoint, at most."""
@@ -19,8 +19,8 @@ OTHER_BYTES = 1 << 20
 def learning_rate_factor(step: int, total: int, warmup: int, schedule: Schedule) -> float:
     """What the learning rate is multiplied by at optimiser step `step` of `total`, the first being 0.
 
-    It rises linearly over `warmup` steps, none of which is wasted on a rate of 0, and then stays at 1, or falls to 0 as
-    a line or as half a cosine (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, eq. 5, one cycle).
+    It rises linearly over `warmup` steps, and wastes no step on a rate of 0. Then it stays at 1, or falls to 0 as a
+    line or as half a cosine (Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983, eq. 5, one cycle).
     """
     rising = min(1.0, (step + 1) / (warmup + 1))
     # A step is the last of `total` when nothing is left of the way after it.
@@ -72,8 +72,8 @@ def restore_learning(
 
 @contextlib.contextmanager
 def restoring(what: str) -> Iterator[None]:
-    """Inside, whatever a part of a checkpoint's state raises is a RecordError: its hashes are right, so that it was
-    written by another Onebase, or edited."""
+    """Inside, whatever a part of a checkpoint's state raises is a RecordError: its hashes are right, so another Onebase
+    wrote it, or it was edited."""
     try:
         yield
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -81,7 +81,7 @@ def restoring(what: str) -> Iterator[None]:
             raise
         raise RecordError(
             f"checkpoint: {what} cannot be put back ({type(error).__name__}: {error}): by another Onebase, or edited. "
-            "Use the Onebase that wrote it, or start anew with --restart."
+            "Use the Onebase that wrote it, or start again with --restart."
         ) from error
 
 
@@ -89,18 +89,18 @@ def restore_weights(weights: Mapping[str, Sequence[torch.Tensor]], roles: Roles,
     """The weights alone."""
     for name in names:
         parameters = roles.parameters(name)
-        found = weights.get(name)
-        shapes = None if found is None else [tensor.shape for tensor in found]
-        if found is None or shapes != [parameter.shape for parameter in parameters]:
+        saved = weights.get(name)
+        shapes = None if saved is None else [tensor.shape for tensor in saved]
+        if saved is None or shapes != [parameter.shape for parameter in parameters]:
             raise RecordError(
                 f"checkpoint: the weights of role '{name}' are missing or of other shapes. Use --restart."
             )
-        for parameter, tensor in zip(parameters, found, strict=True):
+        for parameter, tensor in zip(parameters, saved, strict=True):
             parameter.data.copy_(tensor)
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A scheduler's state without its functions, which the stage makes anew."""
+    """A scheduler's state without its functions, which the stage makes again."""
     return {key: value for key, value in state.items() if key != "lr_lambdas"} | {
         "lr_lambdas": [None for _ in state.get("lr_lambdas", ())]
     }

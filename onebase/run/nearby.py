@@ -12,19 +12,19 @@ from onebase.files.json_file import read_object
 FILE = "stage.json"
 ADAPTER = "adapter_config.json"
 """What PEFT, and many others, write beside an adapter's weights."""
-MOST = 3
+SHOWN = 3
 """Folders that are proposed."""
 
 
 def question(path: Path, stage: str | None) -> str:
-    """' Did you mean ...?' with the finished stages (of this kind, or of any) that `path` may have meant; '' where
-    there are none."""
-    folders = list(dict.fromkeys(map(str, _finished_near(path, stage))))[:MOST]
+    """' Did you mean ...?' with the finished stages (of this kind, or of any) that `path` may have meant; '' if
+    there are not any."""
+    folders = list(dict.fromkeys(map(str, _finished_near(path, stage))))[:SHOWN]
     return f" Did you mean {' or '.join(folders)}?" if folders else ""
 
 
 def describe(path: Path, stage: str | None) -> str:
-    """What to say of a path that is no finished stage: what it is instead, and what was meant."""
+    """What to say of a path without a finished stage: what it is instead, and what was meant."""
     meant = question(path, stage)
     if not path.exists():
         return f"there is no such stage folder.{meant or ' Run that stage first, or check the path.'}"
@@ -64,7 +64,7 @@ def _around(path: Path) -> Iterator[Path]:
 def _inside(run: Path, stage: str | None) -> Iterator[Path]:
     """A run's finished stages of this kind, its own first, then variants such as ppo-rloo."""
     if run.is_dir():
-        for folder in sorted(run.iterdir(), key=lambda one: (len(one.name), one.name)):
+        for folder in sorted(run.iterdir(), key=lambda path: (len(path.name), path.name)):
             kind = _stage_in(folder)
             if kind is not None and stage in (None, kind):
                 yield folder

@@ -7,7 +7,6 @@ loads a weight: files by hash, base and tokenizer by fingerprint, grandparents a
 import hashlib
 import math
 import os
-import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,15 +18,14 @@ from pydantic import Field, ValidationError
 
 from onebase.errors import RecordError
 from onebase.files.json_file import read_object, short_path
-from onebase.files.writing import canonical, hash_file, replace_file
+from onebase.files.writing import canonical, hash_file, replace_file, short_hash
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
-from onebase.recipe.recipes import Section
+from onebase.recipe.sections import Section
 from onebase.run import nearby
+from onebase.run.checkout import GitState, git_state
 from onebase.run.stage_files import require_unchanged
 
 SCHEMA = 2
-READABLE = (1, 2)
-"""Of a record of version 1 what it lists is verified: adapter and tokenizer, no metrics. It names no functions."""
 GENERATIONS = 100
 ANCESTORS = 1000
 FILE = "stage.json"
@@ -38,7 +36,7 @@ class ParentLink(Section):
     """A stage this one started from."""
 
     path: str
-    """Relative to the folder of the record that holds the link, so that a whole run can be moved."""
+    """Relative to the folder of the record that holds the link: a whole run can be moved."""
     sha256: str
     """Of the parent's stage.json."""
 
@@ -56,11 +54,6 @@ class DataIdentity(Section):
     """Of the kept records, in order; of source `limits`, which counts for all, of what it says."""
 
 
-class GitState(Section):
-    commit: str | None
-    dirty: bool | None
-
-
 class Resources(Section):
     """Of the process that finished the stage: those that a resumed run had before are not in it."""
 
@@ -70,7 +63,7 @@ class Resources(Section):
 
 
 class RunPart(Section):
-    """What a run computed with from one step on, until the next part: a run that goes on may find other versions."""
+    """What a run computed with from one step on, until the next part: a resumed run may find other versions."""
 
     first_step: int
     versions: dict[str, str]
@@ -100,22 +93,22 @@ class StageRecord(Section):
     metrics: dict[str, float]
     resources: Resources
     parts: list[RunPart] = Field(default_factory=list[RunPart])
-    """One, unless the run went on in another environment. Records of version 1 have none."""
+    """One, unless the run was resumed in another environment."""
 
     @property
-    def functions(self) -> dict[str, str] | None:
-        """sha256 of the source of each function that the run ended with; None where the record does not say."""
-        return self.parts[-1].functions if self.parts else None
+    def functions(self) -> dict[str, str]:
+        """sha256 of the source of each function that the run ended with."""
+        return self.parts[-1].functions if self.parts else {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FinishedStage:
     """A record that was read and verified."""
 
     folder: Path
     record: StageRecord
     sha256: str
-    parents: "dict[str, Found]"
+    parents: "dict[str, FinishedStage]"
 
     @property
     def adapter(self) -> Path:
@@ -154,8 +147,8 @@ def create(
     base: BaseIdentity,
     tokenizer: TokenizerIdentity,
     files: Iterable[Path],
-    parents: Mapping[str, Found],
-    recipe: Section,
+    parents: Mapping[str, FinishedStage],
+    recipe: Mapping[str, Any],
     data: Iterable[DataIdentity],
     metrics: Mapping[str, float],
     resources: Resources,
@@ -169,10 +162,10 @@ def create(
         tokenizer=tokenizer,
         files={file.relative_to(folder).as_posix(): hash_file(file) for file in sorted(files)},
         parents={
-            name: ParentLink(path=os.path.relpath(found.folder.resolve(), folder.resolve()), sha256=found.sha256)
-            for name, found in parents.items()
+            name: ParentLink(path=os.path.relpath(parent.folder.resolve(), folder.resolve()), sha256=parent.sha256)
+            for name, parent in parents.items()
         },
-        recipe=recipe.model_dump(mode="json"),
+        recipe=dict(recipe),
         data=list(data),
         git=git_state(),
         versions={name: metadata.version(name) for name in LIBRARIES},
@@ -187,7 +180,7 @@ def finite(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
-def read(folder: Path, *, stage: str | None = None) -> Found:
+def read(folder: Path, *, stage: str | None = None) -> FinishedStage:
     """The record in `folder`, with its files and all its ancestors verified; RecordError for anything that is off.
 
     stage: which stage it must be of; None takes any.
@@ -195,7 +188,9 @@ def read(folder: Path, *, stage: str | None = None) -> Found:
     return _read(Path(folder), stage, (), {})
 
 
-def _read(folder: Path, stage: str | None, descendants: tuple[Path, ...], verified: dict[Path, Found]) -> Found:
+def _read(
+    folder: Path, stage: str | None, descendants: tuple[Path, ...], verified: dict[Path, FinishedStage]
+) -> FinishedStage:
     """verified: the folders that were read already. Two ways may lead to one ancestor, and ten such ones to 2^10."""
     place = folder.resolve()
     if place in descendants:
@@ -214,7 +209,7 @@ def _read(folder: Path, stage: str | None, descendants: tuple[Path, ...], verifi
     parents = {
         name: _read_parent(folder, name, link, (*descendants, place), verified) for name, link in record.parents.items()
     }
-    verified[place] = Found(folder=folder, record=record, sha256=sha256, parents=parents)
+    verified[place] = FinishedStage(folder=folder, record=record, sha256=sha256, parents=parents)
     return verified[place]
 
 
@@ -224,12 +219,12 @@ def _parse(folder: Path, stage: str | None) -> tuple[StageRecord, str]:
         if not path.exists():
             raise RecordError(f"{folder}: {nearby.describe(folder, stage)}")
     except OSError as error:
-        raise RecordError(f"{short_path(folder)}: is no stage folder ({error.strerror}). Check the path.") from None
+        raise RecordError(f"{short_path(folder)}: is not a stage folder ({error.strerror}). Check the path.") from None
     content, raw = read_object(path)
     version = content.get("schema_version")
-    if version not in READABLE or isinstance(version, bool):
+    if version != SCHEMA:
         raise RecordError(
-            f"{path}: expected schema version {' or '.join(map(str, READABLE))}, found {str(version)[:40]}. "
+            f"{path}: expected schema version {SCHEMA}, found {str(version)[:40]}. "
             "It was written by another Onebase; use that one, or train the stage again."
         )
     try:
@@ -241,8 +236,8 @@ def _parse(folder: Path, stage: str | None) -> tuple[StageRecord, str]:
 
 
 def _read_parent(
-    folder: Path, name: str, link: ParentLink, descendants: tuple[Path, ...], verified: dict[Path, Found]
-) -> Found:
+    folder: Path, name: str, link: ParentLink, descendants: tuple[Path, ...], verified: dict[Path, FinishedStage]
+) -> FinishedStage:
     place = folder / link.path
     try:
         finished = is_finished(place)
@@ -256,19 +251,19 @@ def _read_parent(
         )
     # Where the path goes through a link, `..` behind it is not what it reads as.
     plain = Path(os.path.normpath(place))
-    found = _read(plain if plain.resolve() == resolved else resolved, None, descendants, verified)
-    if found.sha256 != link.sha256:
+    parent = _read(plain if plain.resolve() == resolved else resolved, None, descendants, verified)
+    if parent.sha256 != link.sha256:
         raise RecordError(
             f"{place / FILE}: is not the record that {folder / FILE} was made from "
-            f"(expected sha256 {link.sha256[:12]}..., found {found.sha256[:12]}...). "
+            f"(expected sha256 {link.sha256[:12]}..., found {parent.sha256[:12]}...). "
             f"Its {name} stage was trained again or edited; train this stage again."
         )
-    return found
+    return parent
 
 
-def require_same_base(found: Found, base: BaseIdentity) -> None:
+def require_same_base(finished: FinishedStage, base: BaseIdentity) -> None:
     """RecordError unless `found` was trained on this very base in this quantisation."""
-    theirs = found.record.base
+    theirs = finished.record.base
     checks = (
         ("hidden_layers", "layers", "base.model"),
         ("vocabulary", "vocabulary size", "base.model"),
@@ -277,38 +272,16 @@ def require_same_base(found: Found, base: BaseIdentity) -> None:
         ("quantization", "quantisation", "base.quantization"),
     )
     for field, words, key in checks:
-        expected, given = getattr(theirs, field), getattr(base, field)
-        if expected != given:
+        expected, actual = getattr(theirs, field), getattr(base, field)
+        if expected != actual:
             raise RecordError(
-                f"{key}: {found.folder} was trained on a base with other {words}: expected {_short(expected)} "
-                f"({theirs.model}), found {_short(given)} ({base.model}). "
+                f"{key}: {finished.folder} was trained on a base with other {words}: expected {short_hash(expected)} "
+                f"({theirs.model}), found {short_hash(actual)} ({base.model}). "
                 "An adapter only fits the base it was trained on."
             )
 
 
-def require_same_tokenizer(found: Found, tokenizer: TokenizerIdentity) -> None:
-    """RecordError unless prompts become the same tokens as in `found`."""
-    theirs = found.record.tokenizer
-    checks = (
-        ("tokenizer_sha256", "tokenizer", "Use the base's own tokenizer files."),
-        (
-            "template_sha256",
-            "chat template or system message",
-            "Give chat.template and chat.system as that stage had them.",
-        ),
-        ("pad_id", "pad token", "Use the base's own tokenizer files."),
-        ("stop_ids", "stop tokens", "Use the base's own generation_config.json."),
-    )
-    for field, words, advice in checks:
-        expected, given = getattr(theirs, field), getattr(tokenizer, field)
-        if expected != given:
-            raise RecordError(
-                f"chat: {found.folder} was trained with another {words}: expected {_short(expected)}, "
-                f"found {_short(given)}. {advice}"
-            )
-
-
-def require_descends(child: Found, name: str, parent: Found) -> None:
+def require_descends(child: FinishedStage, name: str, parent: FinishedStage) -> None:
     """RecordError unless `child` was trained from this very `parent` stage."""
     link = child.record.parents.get(name)
     if link is None or link.sha256 != parent.sha256:
@@ -317,27 +290,3 @@ def require_descends(child: Found, name: str, parent: Found) -> None:
             f"{'none' if link is None else link.path}. "
             f"Pass stages of one run, or train it again from this {name} stage."
         )
-
-
-def git_state() -> GitState:
-    """Commit and whether tracked files differ from it, of the code that is running; None outside a checkout."""
-    home = Path(__file__).resolve().parent.parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", str(home), *arguments], capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != home:
-            return GitState(commit=None, dirty=None)
-        return GitState(
-            commit=git("rev-parse", "HEAD"), dirty=bool(git("status", "--porcelain", "--untracked-files=no"))
-        )
-    except (OSError, subprocess.SubprocessError):
-        return GitState(commit=None, dirty=None)
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text[:12] + "..." if len(text) == 64 else text

@@ -1,4 +1,4 @@
-"""A stage at work: its folder, lock, metrics, checkpoints, and what happens when it is told to stop.
+"""A stage at work: its folder, lock, metrics, checkpoints, and what happens when it has to stop.
 
     with Session(recipe, "ppo") as session:
         if session.resumed: restore(session.resumed.state)
@@ -27,13 +27,14 @@ from filelock import FileLock, Timeout
 from onebase.errors import DivergedError, EndedError, InputError, RecordError
 from onebase.files.disk import as_disk_error
 from onebase.files.writing import replace_file
-from onebase.memory import Halving
-from onebase.recipe.recipes import PARENTS, TrackSection
+from onebase.memory import Budget
+from onebase.recipe.sections import PARENTS, CheckpointSection, TrackSection
 from onebase.run import folders
-from onebase.run.checkpoint import Checkpoints, CheckpointSection, Saved, random_state, set_random_state
+from onebase.run.checkpoint import Checkpoint, Checkpoints
 from onebase.run.identity import FAILURE, RunIdentity, note_failure
 from onebase.run.interruption import Interrupted, answered, leave_next, say_stopping
 from onebase.run.learning import restoring
+from onebase.seeding import random_state, set_random_state
 from onebase.terminal import say
 from onebase.tracking.tracker import Tracker
 
@@ -64,7 +65,7 @@ def hold(folder: Path) -> None:
 def _require_lock(file: Path) -> None:
     """InputError where the lock's file is not one: opening it would empty it."""
     if file.is_symlink() or (file.exists() and (not file.is_file() or file.stat().st_size)):
-        raise InputError(f"{file}: is where the lock of a run lies, and is no lock. Move it away.")
+        raise InputError(f"{file}: is where the lock of a run lies, and is not a lock. Move it away.")
 
 
 def release(folder: Path) -> None:
@@ -86,16 +87,21 @@ class Session:
         recipe: Mapping[str, Any],
         state_bytes: int,
         identity: RunIdentity | None = None,
+        budget: Budget | None = None,
     ) -> None:
-        """recipe: the resolved one, which tells whose checkpoints these are. state_bytes: of one save, for which there
-        must be room. identity: what else decides the result; a run that goes on is refused where that has changed."""
+        """recipe: the resolved one; checkpoints of another recipe are refused. state_bytes: of one save, which must fit
+        on the disk.
+
+        identity: what else decides the result; a run is not resumed where that has changed. budget: sizes that are
+        halved when memory runs out.
+        """
         folders.require_own(folder, stage)
         hold(folder)
         self.folder = folder
         # Where the identity has the parents' hashes, it does not matter where they lie: a run can be moved.
         counted = {key: value for key, value in recipe.items() if identity is None or key != PARENTS}
         self.checkpoints = Checkpoints(folder / folders.CHECKPOINTS, checkpoint, recipe=counted)
-        self.resumed: Saved | None = _whole(self.checkpoints.newest())
+        self.resumed: Checkpoint | None = _whole(self.checkpoints.newest())
         self.identity = identity
         self._identify(stage)
         self.checkpoints.probe(state_bytes)
@@ -103,23 +109,23 @@ class Session:
         kept = None if self.resumed is None else self.resumed.state["files"]
         self.tracker = Tracker(folder, stage, track, recipe, kept=kept)
         self.strikes = 0 if self.resumed is None else int(self.resumed.state["strikes"])
-        """Batches so far whose loss or gradient was not finite."""
-        self.halving = Halving(0 if self.resumed is None else int(self.resumed.state["halvings"]))
-        """What has not fitted into memory so far."""
+        """Batches so far with a loss or gradient that was not finite."""
+        self.budget = budget or Budget()
+        self.budget.halvings = 0 if self.resumed is None else int(self.resumed.state["halvings"])
         self._allowed = checkpoint.strikes
         self._changed = False
         self._saving = False
         self._pending: int | None = None
         self._previous: dict[int, Any] = {}
         if self.resumed is not None:
-            say(f"{stage}: going on after step {self.resumed.step} from {self.resumed.folder}")
+            say(f"{stage}: resuming after step {self.resumed.step} from {self.resumed.folder}")
 
     def _identify(self, stage: str) -> None:
         if self.identity is not None and self.resumed is None:
             self.identity.begin()
         elif self.identity is not None and self.resumed is not None:
-            mended = (self.folder / FAILURE).is_file()
-            self.identity.go_on(self.resumed.state.get("identity"), self.resumed.step, mended=mended, stage=stage)
+            fixed = (self.folder / FAILURE).is_file()
+            self.identity.resume(self.resumed.state.get("identity"), self.resumed.step, fixed=fixed, stage=stage)
 
     @property
     def first_step(self) -> int:
@@ -149,7 +155,7 @@ class Session:
             "random": random if random is not None else random_state(),
             "files": dict(files if files is not None else self.tracker.sizes()),
             "strikes": self.strikes,
-            "halvings": self.halving.count,
+            "halvings": self.budget.halvings,
             "identity": None if self.identity is None else self.identity.as_state(),
         }
         self._saving = True
@@ -183,7 +189,7 @@ class Session:
         except DivergedError:
             raise  # what stands is from before the strikes
         except (Interrupted, InputError) as error:
-            # Of a mistake in the first step there is nothing to save yet, and another recipe may mend it.
+            # Of a mistake in the first step there is nothing to save yet, and another recipe may fix it.
             if not self._changed and (isinstance(error, Interrupted) or number > self.first_step):
                 self.strikes = strikes  # the step that is repeated counts its own
                 self.save(number - 1, state(), random=random, files=before)
@@ -194,7 +200,7 @@ class Session:
             self.save(number, state())
 
     def _note(self, step: int, error: BaseException) -> None:
-        """What a function has done wrong is an InputError: nothing else lets it be mended."""
+        """A custom function's error is an InputError: only after one may the function be fixed."""
         if isinstance(error, InputError) and self.identity is not None and self.identity.functions:
             note_failure(self.folder, step, error, self.identity.functions)
 
@@ -212,7 +218,7 @@ class Session:
         what = f"step {step}: loss or gradient is not finite ({', '.join(map(str, values))}); its batch is in {place}"
         if self.strikes >= self._allowed:
             raise DivergedError(
-                f"{what}. That was strike {self.strikes} of {self._allowed}: training has come apart. Look at these "
+                f"{what}. That was strike {self.strikes} of {self._allowed}: training diverged. Look at these "
                 f"batches. checkpoint.strikes={2 * self._allowed} lets the same run skip more of them; a lower "
                 "learning rate makes it another run, which --restart begins."
             )
@@ -253,16 +259,16 @@ HOLDS: Mapping[str, type] = {"stage": dict, "random": dict, "files": dict, "stri
 """What a checkpoint's state holds for a session, beside the identity, which says itself what is wrong with it."""
 
 
-def _whole(saved: Saved | None) -> Saved | None:
-    """RecordError where a checkpoint whose hashes are right does not hold what `Session.save` writes."""
+def _whole(saved: Checkpoint | None) -> Checkpoint | None:
+    """RecordError where a checkpoint with the right hashes does not hold what `Session.save` writes."""
     for name, kind in HOLDS.items():
         value = None if saved is None else saved.state.get(name)
         counts = value.values() if isinstance(value, dict) and name == "files" else [value] if kind is int else []
-        whole = isinstance(value, kind) and all(isinstance(one, int) and one >= 0 for one in counts)
+        whole = isinstance(value, kind) and all(isinstance(number, int) and number >= 0 for number in counts)
         if saved is not None and not whole:
             raise RecordError(
                 f"{saved.folder}: its state has no '{name}' as this Onebase writes it: by another Onebase, or edited. "
-                "Use the Onebase that wrote it, or start anew with --restart."
+                "Use the Onebase that wrote it, or start again with --restart."
             )
     return saved
 

@@ -24,7 +24,7 @@ QUOTED_FOLDERS = ("data", "plots", "nonfinite")
 
 
 def quoted_files(folder: Path) -> list[Path]:
-    """What a stage has written for people to read; links, which may lead anywhere, are none of it."""
+    """What a stage has written for people to read; without links, which may lead anywhere."""
     files = [folder / name for name in QUOTED]
     for name in QUOTED_FOLDERS:
         files += (folder / name).rglob("*") if not (folder / name).is_symlink() else ()
@@ -32,7 +32,7 @@ def quoted_files(folder: Path) -> list[Path]:
 
 
 def require_unchanged(folder: Path, files: Mapping[str, str], *, record: Path) -> None:
-    """RecordError where a file is missing, changed, a link, or where one stands beside those that are handed on.
+    """RecordError where a file is missing, changed, a link, or beside those that are handed on.
 
     files: sha256 by path. record: where they are listed.
     """
@@ -86,10 +86,9 @@ def _beside(folder: Path) -> Iterator[str]:
     waiting = [folder / name for name in HANDED_ON if (folder / name).is_dir()]
     while waiting:
         with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
-                    waiting.append(Path(entry.path))
-                else:
-                    yield Path(entry.path).relative_to(folder).as_posix()
+            shown = [entry for entry in entries if not entry.name.startswith(".")]
+        for entry in shown:
+            if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
+                waiting.append(Path(entry.path))
+            else:
+                yield Path(entry.path).relative_to(folder).as_posix()

@@ -1,36 +1,33 @@
 """What every stage does at its start and end: verify its parents, load what it needs, write its record.
 
-A stage validates parents, data and limits before it loads a weight and before it creates its folder, so that a typo
-costs seconds and leaves nothing behind.
+A stage validates parents, data and limits before it loads a weight and before it creates its folder. A typo costs
+seconds and leaves nothing behind.
 """
 
 import os
-import shutil
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
-
-import torch
+from typing import Any, Protocol, runtime_checkable
 
 from onebase.custom.function_source import source_sha256
 from onebase.errors import InputError
-from onebase.files.writing import move_aside, sync
+from onebase.files.writing import atomic_folder, move_aside, sync
+from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.base import Base
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import BaseSection, ChatSection, Section, TrackSection
+from onebase.recipe.sections import BaseSection, ChatSection, CheckpointSection, TrackSection
 from onebase.run import record, same_chat
-from onebase.run.checkpoint import CheckpointSection
 from onebase.run.identity import RunIdentity
-from onebase.run.record import DataIdentity, Found, Resources, StageRecord
+from onebase.run.record import DataIdentity, FinishedStage, Resources, StageRecord
 from onebase.run.same_chat import ChatTexts
 from onebase.run.session import Session
 from onebase.run.stage_files import quoted_files
+from onebase.tracking import usage
 from onebase.tracking.dashboard import artifact_name, version_of
-from onebase.tracking.tracker import peak_rss_bytes
+from onebase.tracking.usage import Stopwatch
 
 
 @runtime_checkable
@@ -53,6 +50,7 @@ class StageRecipe(ModelRecipe, Protocol):
     def checkpoint(self) -> CheckpointSection: ...
     @property
     def out(self) -> Path: ...
+    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +76,7 @@ def loaded_identity(recipe: ModelRecipe, base: Base) -> Identity:
 
 def run_identity(
     identity: Identity,
-    parents: Mapping[str, Found],
+    parents: Mapping[str, FinishedStage],
     data: Iterable[DataIdentity],
     *,
     functions: Iterable[str] = (),
@@ -87,9 +85,9 @@ def run_identity(
     return RunIdentity(
         base=identity.base,
         tokenizer=identity.tokenizer,
-        parents={name: found.sha256 for name, found in parents.items()},
+        parents={name: parent.sha256 for name, parent in parents.items()},
         data=list(data),
-        functions={one: source_sha256(one) for one in sorted(set(functions))},
+        functions={name: source_sha256(name) for name in sorted(set(functions))},
     )
 
 
@@ -112,25 +110,25 @@ def identity_of(base: BaseSection, chat: ChatSection) -> Identity:
     return Identity(base=identities[0], tokenizer=identities[1], base_section=base, chat_section=chat)
 
 
-def read_parent(folder: Path, stage: str | None, identity: Identity) -> Found:
+def read_parent(folder: Path, stage: str | None, identity: Identity) -> FinishedStage:
     """A finished stage (None: any) that was trained on this very base with these very tokens; RecordError otherwise."""
-    found = record.read(folder, stage=stage)
-    record.require_same_base(found, identity.base)
-    same_chat.require(found, identity.tokenizer, lambda: identity.texts)
-    return found
+    parent = record.read(folder, stage=stage)
+    record.require_same_base(parent, identity.base)
+    same_chat.require(parent, identity.tokenizer, lambda: identity.texts)
+    return parent
 
 
 def open_session(
     recipe: StageRecipe,
     stage: str,
-    config: Section,
     *,
-    parents: Mapping[str, Found],
+    parents: Mapping[str, FinishedStage],
     data: Iterable[DataIdentity],
     state_bytes: int,
     identity: RunIdentity | None = None,
+    budget: Budget | None = None,
 ) -> Session:
-    """Creates the stage's folder, or goes on in it: from here on there is something to lose.
+    """Creates the stage's folder, or resumes in it: from here on there is something to lose.
 
     state_bytes: of a checkpoint, as `onebase.run.learning.state_bytes` estimates it. identity: what the run goes by,
     where the base is loaded already; else it is computed from the recipe, parents and data.
@@ -142,108 +140,102 @@ def open_session(
         stage,
         track=recipe.track,
         checkpoint=recipe.checkpoint,
-        recipe=config.model_dump(mode="json"),
+        recipe=recipe.model_dump(mode="json"),
         state_bytes=state_bytes,
         identity=identity,
+        budget=budget,
     )
 
 
-class Stopwatch:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self._started
+def save_stage(
+    folder: Path,
+    *,
+    stage: str,
+    recipe: StageRecipe,
+    base: Base,
+    roles: Roles,
+    role: str,
+    parents: Mapping[str, FinishedStage],
+    data: Iterable[DataIdentity],
+    metrics: Mapping[str, float],
+    watch: Stopwatch,
+    identity: RunIdentity | None,
+) -> StageRecord:
+    """Save the role as `adapter/`, and `tokenizer/`, each whole or not at all. Returns the record of the stage in
+    `folder`, which is not written yet: all files that it lists are on the disk."""
+    targets = [folder / name for name in ("adapter", "tokenizer")]
+    with atomic_folder(targets[0]) as adapter, atomic_folder(targets[1]) as tokenizer:
+        roles.save(role, adapter)
+        base.tokenizer.save_pretrained(tokenizer)
+        for target in targets:
+            if os.path.lexists(target):  # not of this run
+                move_aside(target)
+    files = [path for target in targets for path in sorted(target.rglob("*")) if path.is_file()]
+    # Nothing is written to these from here on: what follows only tells the dashboard.
+    quoted = quoted_files(folder)
+    for path in [*quoted, *{path.parent for path in quoted}]:
+        sync(path)
+    return record.create(
+        stage=stage,
+        folder=folder,
+        base=base.identity,
+        tokenizer=base.tokenizer_identity,
+        files=[*files, *quoted],
+        parents=parents,
+        recipe=recipe.model_dump(mode="json"),
+        data=data,
+        metrics=metrics,
+        resources=Resources(
+            seconds=round(watch.seconds, 1),
+            peak_rss_bytes=usage.peak_rss_bytes(),
+            peak_gpu_bytes=usage.peak_gpu_bytes(),
+        ),
+        parts=[] if identity is None else identity.parts,
+    )
 
 
 def finish(
     *,
     stage: str,
     recipe: StageRecipe,
-    config: Section,
     base: Base,
     roles: Roles,
     role: str,
-    parents: Mapping[str, Found],
+    parents: Mapping[str, FinishedStage],
     data: Iterable[DataIdentity],
     metrics: Mapping[str, float],
     watch: Stopwatch,
     session: Session,
 ) -> StageRecord:
     """Save the role and the tokenizer, tell the dashboard, and write the record last."""
-    files = _hand_over(roles, role, base, recipe.out)
-    # Nothing is written to these from here on: what follows only tells the dashboard.
-    files += quoted_files(recipe.out)
-    tracker, identity = session.tracker, session.identity
-    tracker.sync()
-    finished = record.create(
+    session.tracker.sync()
+    finished = save_stage(
+        recipe.out,
         stage=stage,
-        folder=recipe.out,
-        base=base.identity,
-        tokenizer=base.tokenizer_identity,
-        files=files,
+        recipe=recipe,
+        base=base,
+        roles=roles,
+        role=role,
         parents=parents,
-        recipe=config,
         data=data,
         metrics=metrics,
-        resources=Resources(
-            seconds=round(watch.seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=peak_gpu_bytes()
-        ),
-        parts=[] if identity is None else identity.parts,
+        watch=watch,
+        identity=session.identity,
     )
-    # The record says that these are there: so they must be, also after a power cut.
-    for path in files:
-        sync(path)
-    for folder in {path.parent for path in files}:
-        sync(folder)
-    tracker.summarise(metrics)
-    tracker.artifact(
+    session.tracker.summarise(metrics)
+    session.tracker.artifact(
         recipe.out / "adapter",
         version=version_of(record.sha256_of(finished)),
-        parents={role: _artifact_of(one) for role, one in parents.items()},
+        parents={name: _artifact_of(parent) for name, parent in parents.items()},
         details={"stage": stage, "base": base.identity.model},
     )
     record.write(recipe.out, finished)
     return finished
 
 
-def _hand_over(roles: Roles, role: str, base: Base, out: Path) -> list[Path]:
-    """Put `adapter/` and `tokenizer/` into a stage's folder, each whole or not at all; returns their files."""
-    for half in out.glob(".handing-over.*"):  # of processes that were killed in here
-        if half.suffix[1:].isdecimal() and not half.is_symlink():
-            shutil.rmtree(half, ignore_errors=True)
-    half = out / f".handing-over.{os.getpid()}"
-    half.mkdir()  # and no link that somebody has put there
-    try:
-        roles.save(role, half / "adapter")
-        base.tokenizer.save_pretrained(half / "tokenizer")
-        for name in ("adapter", "tokenizer"):
-            if os.path.lexists(out / name):  # no part of this run: it would be handed on as if it were
-                move_aside(out / name)
-            os.rename(half / name, out / name)
-        sync(out)
-    finally:
-        shutil.rmtree(half, ignore_errors=True)
-    return [path for name in ("adapter", "tokenizer") for path in sorted((out / name).rglob("*")) if path.is_file()]
-
-
-def _artifact_of(found: Found) -> str:
+def _artifact_of(parent: FinishedStage) -> str:
     """A parent's adapter, as its own run has told W&B of it."""
-    track = found.record.recipe.get("track")
+    track = parent.record.recipe.get("track")
     group = track.get("group") if isinstance(track, dict) else None
     group = group if isinstance(group, str) else None
-    return f"{artifact_name(found.folder, found.record.stage, group)}:{version_of(found.sha256)}"
-
-
-def peaks() -> dict[str, float]:
-    """What a step logs of memory, in bytes, at most so far: of the process, and of torch's allocator on a GPU."""
-    own = {"memory/peak": float(peak_rss_bytes())}
-    return own | ({"memory/cuda_peak": float(peak_gpu_bytes())} if torch.cuda.is_available() else {})
-
-
-def peak_gpu_bytes() -> int:
-    """The most memory that torch's allocator has held on the GPU so far; 0 without one."""
-    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return f"{artifact_name(parent.folder, parent.record.stage, group)}:{version_of(parent.sha256)}"

@@ -1,4 +1,4 @@
-"""Episodes: prompts with one sampled (or given) response each, as token ids.
+"""Prompts and their responses as token ids: one response each (`Episodes`), or K of them (`Candidates`).
 
 Scores, log-probabilities and values all take token ids, never text: a re-tokenised response is often another sequence.
 """
@@ -19,7 +19,7 @@ class Episodes:
 
     prompts: tuple[TokenIds, ...]
     responses: Int[Tensor, "B T"]
-    """Response tokens, end token included where the model emitted one; whatever stands outside the mask is padding."""
+    """Response tokens, end token included where the model emitted one; everything outside the mask is padding."""
     mask: Bool[Tensor, "B T"]
     """mask[b, t]: token t of response b was generated. Without gaps from the left; at least one in each row."""
 
@@ -52,8 +52,26 @@ class Episodes:
         return [prompt + tuple(response) for prompt, response in zip(self.prompts, kept, strict=True)]
 
     def select(self, rows: Sequence[int]) -> "Episodes":
-        """These rows, in this order. T stays as it is, so that per-token tensors of a selection fit each other."""
+        """These rows, in this order. T stays as it is: per-token tensors of a selection fit each other."""
         index = torch.as_tensor(list(rows), dtype=torch.long)
         return type(self)(
             prompts=tuple(self.prompts[row] for row in rows), responses=self.responses[index], mask=self.mask[index]
         )
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """One prompt and K responses, as token ids."""
+
+    prompt: TokenIds
+    responses: tuple[TokenIds, ...]
+
+    @property
+    def sequences(self) -> list[TokenIds]:
+        """Prompt and response joined, for each response."""
+        return [self.prompt + response for response in self.responses]
+
+    @property
+    def separate_length(self) -> int:
+        """Tokens of the K rows, padding included."""
+        return len(self.responses) * max(map(len, self.sequences))

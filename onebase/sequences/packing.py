@@ -1,7 +1,7 @@
 """Micro-batches by token budget, and padding on the right.
 
-How many sequences go through the model at once is decided by their tokens, not their number: memory then depends on
-the budget alone, and sequences of similar length share a micro-batch, so that little of it is padding.
+Tokens decide how many sequences go through the model at once. Memory then depends on the budget alone. Sequences of
+similar length share a micro-batch, so little of it is padding.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def microbatches(lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
-    """Indices grouped so that (longest x number) of a group stays within `tokens`; a longer single one stands alone.
+    """Indices in groups with (longest x number) within `tokens`; a longer sequence is alone.
 
-    Sorted by length, longest first (so that what does not fit in memory fails at once), ties by index: the grouping
-    depends on the lengths only. Every index occurs exactly once.
+    Sorted by length, longest first, ties by index: what does not fit in memory fails at once. The grouping depends on
+    the lengths only. Every index occurs exactly once.
     """
     order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
     groups: list[list[int]] = []

@@ -1,8 +1,8 @@
 """Sequences in one row, each prefix that several of them share once, and no padding.
 
-Responses to one prompt, prompts under one system text: what they have in common goes through the model once, and every
-token after it sees its own ancestors only, at the position that it would have in a row of its own. Every hidden state
-is therefore what that row would have given, up to rounding.
+Responses to one prompt, or prompts under one system text, share a prefix. It goes through the model once. Every token
+after it sees its own ancestors only, at the position that it would have in a row of its own. Its hidden state is
+therefore that of such a row, up to rounding.
 
     sequences    p1 p2 p3 a1 a2          row          p1 p2 p3 | a1 a2 | b1 b2 b3
                  p1 p2 p3 b1 b2 b3       positions     0  1  2 |  3  4 |  3  4  5
@@ -72,7 +72,7 @@ class Packed:
     """For each sequence, root first: (its first token, the token after its last, the column of the first)."""
 
     def columns(self, row: int, tokens: range) -> list[int]:
-        """Where these tokens of a sequence stand in the row."""
+        """Columns of these tokens of a sequence in the row."""
         return [
             first + index - start
             for start, stop, first in self.runs[row]
@@ -98,7 +98,7 @@ def pack(sequences: Sequence[Sequence[int]], *, device: torch.device) -> Packed:
     def grow(
         members: list[int], depth: int, start: int, parents: tuple[int, ...], path: tuple[tuple[int, int, int], ...]
     ) -> None:
-        """Place sorted sequences that agree up to `depth` and stand in the row up to `start`."""
+        """Place sorted sequences that agree up to `depth` and are in the row up to `start`."""
         depth += shared_prefix(rows[members[0]][depth:], rows[members[-1]][depth:])
         alike = len(rows[members[-1]]) == depth  # the longest of them ends here, so they are one sequence
         if depth > start and (alike or (depth - start) * (len(members) - 1) >= WORTH_SHARING):
@@ -110,9 +110,9 @@ def pack(sequences: Sequence[Sequence[int]], *, device: torch.device) -> Packed:
                     grow(list(branch), depth, start, parents, path)
                 continue
             ended = list(group)
-            own = path if start == depth else (*path, add(ended[0], start, depth, parents))
+            whole = path if start == depth else (*path, add(ended[0], start, depth, parents))
             for row in ended:
-                runs[row] = own
+                runs[row] = whole
 
     for _, members in groupby(sorted(range(len(rows)), key=rows.__getitem__), key=lambda row: rows[row][0]):
         grow(list(members), 0, 0, (), ())
@@ -135,10 +135,10 @@ def pack_size(sequences: Sequence[Sequence[int]]) -> int:
     return total
 
 
-def packs(sequences: Sequence[Sequence[int]], *, tokens: int) -> list[list[int]]:
-    """Indices grouped so that the row of each group holds about `tokens`; a longer sequence stands alone.
+def pack_by_tokens(sequences: Sequence[Sequence[int]], *, tokens: int) -> list[list[int]]:
+    """Indices in groups with rows of about `tokens`; a longer sequence is alone.
 
-    In the order of the tokens themselves, so that what shares a prefix goes together. Every index occurs exactly once.
+    In the order of the tokens themselves: sequences with a common prefix go together. Every index occurs exactly once.
     """
     rows = [tuple(sequence) for sequence in sequences]
     groups: list[list[int]] = []
@@ -155,9 +155,9 @@ def packs(sequences: Sequence[Sequence[int]], *, tokens: int) -> list[list[int]]
 
 
 def fill(sizes: Sequence[int], *, tokens: int) -> list[list[int]]:
-    """Indices grouped so that the sizes of a group add up to at most `tokens`; a larger single one stands alone.
+    """Indices in groups with sizes that add up to at most `tokens`; a larger size is alone.
 
-    Largest first, so that what does not fit in memory fails at once, ties by index. Every index occurs exactly once.
+    Largest first: what does not fit in memory fails at once. Ties by index. Every index occurs exactly once.
     """
     groups: list[list[int]] = []
     filled = 0
@@ -171,11 +171,11 @@ def fill(sizes: Sequence[int], *, tokens: int) -> list[list[int]]:
     return groups
 
 
-def shared_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+def shared_prefix(left: Sequence[int], right: Sequence[int]) -> int:
     """How many tokens two sequences have in common from their start."""
     count = 0
-    for mine, theirs in zip(one, other, strict=False):
-        if mine != theirs:
+    for first, second in zip(left, right, strict=False):
+        if first != second:
             break
         count += 1
     return count
@@ -211,11 +211,13 @@ def tree_attention(
     lengths = [segment.length for segment in tree.segments]
     queries, keys, values = (states.split(lengths, dim=2) for states in (query, key, value))
     heads, groups = query.shape[1], key.shape[1]
-    found = []
+    outputs = []
     for index, segment in enumerate(tree.segments):
         if not segment.ancestors:
-            own = queries[index], keys[index], values[index]
-            found.append(scaled_dot_product_attention(*own, is_causal=True, scale=scaling, enable_gqa=heads != groups))
+            alone = queries[index], keys[index], values[index]
+            outputs.append(
+                scaled_dot_product_attention(*alone, is_causal=True, scale=scaling, enable_gqa=heads != groups)
+            )
             continue
         path = (*segment.ancestors, index)
         seen, read = (torch.cat([states[step] for step in path], dim=2) for states in (keys, values))
@@ -223,5 +225,5 @@ def tree_attention(
         folded = queries[index].reshape(1, groups, -1, query.shape[3])
         allowed = tree.mask(segment, heads // groups, query.device)
         out = scaled_dot_product_attention(folded, seen, read, attn_mask=allowed, scale=scaling)
-        found.append(out.reshape(1, heads, segment.length, value.shape[3]))
-    return torch.cat(found, dim=2).transpose(1, 2), None
+        outputs.append(out.reshape(1, heads, segment.length, value.shape[3]))
+    return torch.cat(outputs, dim=2).transpose(1, 2), None

@@ -1,4 +1,4 @@
-"""Weights & Biases beside `metrics.jsonl`: whatever it does, or fails to do, the run goes on.
+"""Weights & Biases beside `metrics.jsonl`: whatever it does, or fails to do, the run continues.
 
 W&B's client retries for as long as it takes: its `finish` would wait for a lost server for days. Here it is waited for
 while the server answers and given up soon after it does not. Its process on this machine may be missing, end at once or
@@ -6,29 +6,24 @@ hang: starting it has a time limit of its own.
 """
 
 import contextlib
-import http.client
 import netrc
 import os
 import re
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import psutil
 
-from onebase.recipe.recipes import TrackSection
+from onebase.recipe.sections import TrackSection
 from onebase.terminal import say
+from onebase.tracking.watchdog import children, end_wandb, in_time, while_it_answers
 
 INIT_SECONDS = 8
 """How long the start of an online run may take before it goes offline."""
 START_SECONDS = 25.0
 """How long the start of a run may take with W&B's own process, which a slow machine loads for seconds."""
-LOOK_SECONDS = 2.0
-"""How often a slow request makes us look whether the server is still there; two looks in vain are enough."""
-ANSWER_SECONDS = 2.0
 OFFLINE_SECONDS = 300.0
 """How long W&B's own process may take to write the rest of an offline run to the disk."""
 
@@ -69,7 +64,7 @@ class Dashboard:
         self._try(send, waits=True)
 
     def artifact(self, adapter: Path, *, version: str, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
-        """The stage's adapter; online its parents are linked, so that W&B draws the lineage.
+        """The stage's adapter; online its parents are linked, and W&B draws the lineage.
 
         version: `version_of` the stage's record. parents: by role, `artifact_name:version` of each.
         """
@@ -116,16 +111,16 @@ class Dashboard:
 
 
 def _lost(error: BaseException, others: Collection[psutil.Process] = ()) -> DashboardLostError:
-    """What to raise for whatever W&B did. Its process is ended (see `_end_wandb`)."""
-    _end_wandb(others)
+    """What to raise for whatever W&B did. Its process is ended (see `end_wandb`)."""
+    end_wandb(others)
     reason = (str(error).splitlines() or ["no reason given"])[0]
     return DashboardLostError(f"{type(error).__name__}: {reason}")
 
 
 def run_name(folder: Path, stage: str) -> str:
     """A variant's runs and adapters go by the name of its folder (ppo-rloo), all others by their stage's."""
-    own = folder.resolve().name
-    return own if own.startswith(f"{stage}-") else stage
+    name = folder.resolve().name
+    return name if name.startswith(f"{stage}-") else stage
 
 
 def artifact_name(folder: Path, stage: str, group: str | None) -> str:
@@ -134,7 +129,7 @@ def artifact_name(folder: Path, stage: str, group: str | None) -> str:
 
 
 def version_of(sha256: str) -> str:
-    """The alias of an adapter's artifact: by the hash of its stage record, so that a link is to this very one."""
+    """The alias of an adapter's artifact: by the hash of its stage record: a link is to this very one."""
     return f"stage-{sha256[:12]}"
 
 
@@ -142,86 +137,10 @@ def group_of(folder: Path, group: str | None) -> str:
     return group or folder.resolve().parent.name
 
 
-def while_it_answers(work: Callable[[], object], url: str) -> None:
-    """Do `work`, which may take its time as long as the server at `url` answers; TimeoutError when it does not.
-
-    The work then goes on in a thread that nobody waits for.
-    """
-    thread, raised = _in_thread(work)
-    misses = 0
-    while thread.is_alive():
-        thread.join(LOOK_SECONDS)
-        if thread.is_alive():
-            misses = 0 if answers(url) else misses + 1
-            if misses == 2:
-                raise TimeoutError(f"{url} does not answer")
-    if raised:
-        raise raised[0]
-
-
-def in_time(work: Callable[[], object], seconds: float) -> None:
-    """Do `work`; TimeoutError when it takes longer. It then goes on in a thread that nobody waits for."""
-    thread, raised = _in_thread(work)
-    thread.join(seconds)
-    if thread.is_alive():
-        raise TimeoutError(f"not done after {seconds:g} s")
-    if raised:
-        raise raised[0]
-
-
-def _in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
-    """Start `work` in a thread that nobody has to wait for; what it raises is put into the list."""
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:  # also the SystemExit of a library: told to whoever waits
-            raised.append(error)
-
-    thread = threading.Thread(target=run, name="wandb", daemon=True)
-    thread.start()
-    return thread, raised
-
-
-def answers(url: str) -> bool:
-    """Whether anything at all comes back."""
-    try:
-        with urllib.request.urlopen(url, timeout=ANSWER_SECONDS):
-            return True
-    except urllib.error.HTTPError as error:
-        return error.code < 500  # a gateway says so of a server that is gone
-    except (OSError, ValueError, http.client.HTTPException):  # the last: something answers, and speaks no HTTP
-        return False
-
-
-def _end_wandb(others: Collection[psutil.Process] = ()) -> None:
-    """End W&B's process, and let the next run have a new one: at our exit its client would wait for it, and it for its
-    server. others: processes of ours that are certainly not it; with them, every child but these is ended."""
-    ended = []
-    for child in _children():
-        with contextlib.suppress(psutil.Error):  # it may have ended by itself
-            if (others and child not in others) or "wandb" in child.name():
-                child.kill()
-                ended.append(child)
-    psutil.wait_procs(ended, timeout=2)
-    with contextlib.suppress(Exception, SystemExit):  # it would like to say good-bye to the process
-        import wandb
-
-        wandb.teardown()
-
-
-def _children() -> list[psutil.Process]:
-    try:
-        return psutil.Process().children()
-    except (OSError, psutil.Error):  # a system that does not say
-        return []
-
-
 def _start_in_time(folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any], *, offline: bool) -> Any:
     """A W&B run; DashboardLostError where W&B cannot be imported, ends, or takes longer than START_SECONDS."""
     runs: list[Any] = []
-    others, given_up = [psutil.Process(), *_children()], threading.Event()
+    others, given_up = [psutil.Process(), *children()], threading.Event()
 
     def start() -> None:
         runs.append(_start_wandb(folder, stage, track, recipe, offline=offline, given_up=given_up))
@@ -298,7 +217,7 @@ def _start_wandb(
 
 
 def is_wanted(track: TrackSection) -> bool:
-    """Whether W&B is told anything: not with `track.wandb: off`, nor where the user has switched W&B off everywhere."""
+    """Whether W&B gets anything: not with `track.wandb: off`, nor where the user has switched W&B off everywhere."""
     return track.wandb != "off" and os.environ.get("WANDB_MODE") != "disabled"
 
 

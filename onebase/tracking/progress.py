@@ -13,8 +13,8 @@ SECONDS_BETWEEN_LINES = 15.0
 """In a log file, where a bar would be one endless line."""
 
 
-def track(items: Iterable[T], *, total: int, description: str) -> Iterator[T]:
-    """Yield the items and show on stderr how many of `total` are done."""
+def track(items: Iterable[T], *, total: int | None, description: str) -> Iterator[T]:
+    """Yield the items and show on stderr how many of `total` are done (None: how many there will be is not known)."""
     if sys.stderr.isatty():
         yield from _bar(items, total, description)
         return
@@ -24,10 +24,10 @@ def track(items: Iterable[T], *, total: int, description: str) -> Iterator[T]:
         now = time.monotonic()
         if now - shown > SECONDS_BETWEEN_LINES or (done == total and now - started > SECONDS_BETWEEN_LINES):
             shown = now
-            say(f"{description}: {done}/{total} after {now - started:.0f} s")
+            say(f"{description}: {done}{'' if total is None else f'/{total}'} after {now - started:.0f} s")
 
 
-def _bar(items: Iterable[T], total: int, description: str) -> Iterator[T]:
+def _bar(items: Iterable[T], total: int | None, description: str) -> Iterator[T]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

@@ -1,7 +1,7 @@
 """Metrics of a stage: `metrics.jsonl`, which is the truth, and Weights & Biases beside it.
 
 W&B runs online when the user is logged in, else offline (`wandb sync` sends it later). Whatever the network does, the
-run goes on. Nothing secret passes through: no console capture, no argv.
+run continues. Nothing secret passes through: no console capture, no argv.
 """
 
 import errno
@@ -9,8 +9,6 @@ import functools
 import json
 import math
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,8 +16,8 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from onebase.errors import RecordError
-from onebase.files.writing import create_file, move_aside, sync
-from onebase.recipe.recipes import TrackSection
+from onebase.files.writing import atomic_file, move_aside, sync
+from onebase.recipe.sections import TrackSection
 from onebase.terminal import say
 from onebase.tracking.dashboard import Dashboard, DashboardLostError, is_wanted
 
@@ -42,8 +40,8 @@ class Tracker:
     ) -> None:
         """folder: the stage's, which must exist. recipe: the resolved one, for the dashboard's config.
 
-        kept: of a run that goes on, the bytes of each file that its checkpoint knew (see `sizes`). What was written
-        after that is cut off, and the rest is told to the new W&B run, so that it holds every row once.
+        kept: of a resumed run, the bytes of each file that its checkpoint knew (see `sizes`). What was written after
+        that is cut off. The rest is sent to the new W&B run, which then holds every row once.
         """
         self.folder = folder
         self.stage = stage
@@ -86,7 +84,7 @@ class Tracker:
         try:
             return self._open()
         except Exception as error:  # what W&B may raise where it cannot start is not listed anywhere
-            say(f"W&B does not start ({error}). The run goes on without it; its numbers are in {METRICS}.")
+            say(f"W&B does not start ({error}). The run continues without it; its numbers are in {METRICS}.")
             return None
 
     def _tell(self, what: Callable[[Dashboard], None]) -> None:
@@ -99,8 +97,8 @@ class Tracker:
             self._dashboard = self._start_over(error)
 
     def _start_over(self, reason: Exception) -> Dashboard | None:
-        """An offline run that holds everything so far; what is told from now on goes there."""
-        say(f"W&B is lost ({reason}). The run goes on, and is kept offline: `wandb sync` sends it.")
+        """An offline run that holds everything so far, and everything from now on."""
+        say(f"W&B is lost ({reason}). The run continues, and is kept offline: `wandb sync` sends it.")
         try:
             dashboard = self._open(offline=True)
             self._replay(dashboard)
@@ -132,8 +130,8 @@ class Tracker:
 
     def artifact(self, adapter: Path, *, version: str, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
         """Show the stage's adapter, and where it comes from, on the dashboard (see `Dashboard.artifact`)."""
-        given: dict[str, Any] = {"version": version, "parents": parents, "details": details}
-        self._artifact = functools.partial(Dashboard.artifact, adapter=adapter, **given)
+        options: dict[str, Any] = {"version": version, "parents": parents, "details": details}
+        self._artifact = functools.partial(Dashboard.artifact, adapter=adapter, **options)
         self._tell(self._artifact)
 
     def alert(self, title: str, text: str, *, step: int) -> None:
@@ -166,11 +164,11 @@ def _cut_back(folder: Path, kept: Mapping[str, int]) -> None:
     rows are lost."""
     kept = {name: size for name, size in kept.items() if name in FILES}
     for name, size in kept.items():
-        found = (folder / name).stat().st_size if (folder / name).is_file() else 0
-        if found < size:
+        there = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if there < size:
             raise RecordError(
-                f"{folder / name}: has {found} bytes, and its checkpoint knows of {size}: rows are lost. "
-                "Put the file back, or start anew with --restart."
+                f"{folder / name}: has {there} bytes, and its checkpoint knows of {size}: rows are lost. "
+                "Put the file back, or start again with --restart."
             )
     for path in _own(folder):
         if path.name not in kept:
@@ -181,13 +179,8 @@ def _cut_back(folder: Path, kept: Mapping[str, int]) -> None:
 
 def _shorten(path: Path, size: int) -> None:
     """In a new file of that name: the old one may have another name elsewhere, which keeps all of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with path.open("rb") as whole, os.fdopen(create_file(temporary), "wb") as stream:
-        stream.write(whole.read(size))
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
-    sync(path.parent)
+    with path.open("rb") as whole, atomic_file(path) as temporary:
+        temporary.write_bytes(whole.read(size))
 
 
 def _own(folder: Path) -> Iterator[Path]:
@@ -215,12 +208,6 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return []
     # Not splitlines(): a sampled text may hold U+2028 and its like, which end no line here.
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-
-
-def peak_rss_bytes() -> int:
-    """The most memory this process has held so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _finite(value: float) -> float | None:

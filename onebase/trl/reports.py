@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from onebase.run import stages
+from onebase.tracking import usage
 from onebase.tracking.progress import track
 from onebase.tracking.tracker import Tracker
 
@@ -25,8 +25,8 @@ class Report(TrainerCallback):
         self.latest: dict[str, float] = {}
         """The last value of each metric, under its full name."""
 
-    def go_on(self, tokens: float, metrics: Mapping[str, float]) -> None:
-        """Go on from a checkpoint: the tokens seen and the metrics logged until then."""
+    def resume(self, tokens: float, metrics: Mapping[str, float]) -> None:
+        """Resume from a checkpoint: the tokens seen and the metrics logged until then."""
         self._tokens = float(tokens)
         self.latest.update(metrics)
 
@@ -65,7 +65,7 @@ class Report(TrainerCallback):
             values["tokens_per_second"] = (seen - self._tokens) / (now - self._last)
             self._tokens, self._last = seen, now
         rows = {f"{self._tracker.stage}/{name}": value for name, value in values.items()}
-        self._tracker.log(state.global_step, {**rows, **stages.peaks()})
+        self._tracker.log(state.global_step, {**rows, **usage.peaks()})
         self.latest.update(rows)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -80,4 +80,4 @@ def latest(trainer: Trainer) -> dict[str, float]:
 
 def report_of(trainer: Trainer) -> Report:
     """The report among a trainer's callbacks."""
-    return next(one for one in trainer.callback_handler.callbacks if isinstance(one, Report))
+    return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, Report))

@@ -9,11 +9,10 @@ from typing import Any, ClassVar
 import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from onebase.memory import halved
 from onebase.model.roles import Roles
-from onebase.run.checkpoint import random_state
 from onebase.run.learning import learning_state, restore_learning, restore_weights, restoring
 from onebase.run.session import Session
+from onebase.seeding import random_state
 from onebase.trl.reports import latest, report_of
 
 ROLE = "default"
@@ -27,14 +26,14 @@ class _BeforeStep:
     gradients: dict[torch.nn.Parameter, torch.Tensor | None]
     tokens: int
     counts: dict[str, int]
-    """Entries of each of TRL's lists of metrics."""
+    """How long each of TRL's lists of metrics was."""
 
 
 class Resumable(Trainer):
     """Puts a trainer's checkpoints through our mechanism: one state, verified whole, no pickle.
 
-    Mixed into TRL's trainers. Trainer's own files of that kind are replaced at its four hooks; a micro-batch that does
-    not fit into memory goes through in pieces.
+    Mixed into TRL's trainers. It replaces Trainer's own files at four hooks, and cuts a micro-batch that does not fit
+    into memory into pieces. `onebase.trl.overrides` lists all that it overrides.
     """
 
     roles: Roles
@@ -49,16 +48,18 @@ class Resumable(Trainer):
     """Of the same micro-batches."""
     measured: list[tuple[float, float]]
     """Weight and loss of each batch of the evaluation that is being made."""
+    _metrics: Any
+    _total_train_tokens: Any
+    """These two are TRL's (`onebase.trl.overrides.ATTRIBUTES`)."""
     _share = 1.0
     _boundary: tuple[int, dict[str, Any], dict[str, int], str, dict[str, Any]] | None = None
 
     def note_boundary(self) -> None:
-        """Remember what the last finished step left behind, for a signal may come within the next one."""
-        own: Any = self
-        # What a step adds to while it computes, so that a step cut short leaves nothing behind.
-        counted = {"tokens": own._total_train_tokens, "metrics": latest(self)}
+        """Remember what the last finished step left behind, because a signal may come within the next one."""
+        # What a step adds to while it computes: a step cut short must leave nothing behind.
+        counted = {"tokens": self._total_train_tokens, "metrics": latest(self)}
         # Without its log of every step: nothing reads it, and each save would cost more than the one before.
-        kept = [one.name for one in dataclasses.fields(self.state) if one.name != "log_history"]
+        kept = [field.name for field in dataclasses.fields(self.state) if field.name != "log_history"]
         state = json.dumps({name: getattr(self.state, name) for name in kept})
         self._boundary = (self.state.global_step, random_state(), self.session.tracker.sizes(), state, counted)
         self.changed = False
@@ -69,8 +70,8 @@ class Resumable(Trainer):
         if self._boundary is None:
             return
         step, random, files, trainer_state, counted = self._boundary
-        own: Any = self
-        content = {**learning_state(self.roles, (ROLE,), own.optimizer, own.lr_scheduler), **counted}
+        trainer: Any = self
+        content = {**learning_state(self.roles, (ROLE,), trainer.optimizer, trainer.lr_scheduler), **counted}
         self.session.save(step, content, random=random, files=files, extra={"trainer_state.json": trainer_state})
 
     # --- memory -----------------------------------------------------------------------------------------------------
@@ -81,11 +82,11 @@ class Resumable(Trainer):
         self.batch.append(inputs["input_ids"].tolist())
         attempts: list[int] = []
 
-        def attempt(count: int) -> Any:
+        def attempt() -> Any:
             if attempts:
                 self._undo(before)
-            attempts.append(count)
-            rows = halved(size, count)
+            attempts.append(1)
+            rows = self.session.budget.halved(size)
             if rows == size:
                 return super(Resumable, self).training_step(model, dict(inputs), num_items_in_batch)
             loss, weights = 0.0, list[float]()
@@ -101,25 +102,24 @@ class Resumable(Trainer):
             self._join_metrics(before, weights)
             return loss
 
-        loss = self.session.halving.fit(attempt, size=size)
+        loss = self.session.budget.fit(attempt, size=size)
         self.losses.append(float(loss))
         return loss
 
     def evaluate(self, *arguments: Any, **options: Any) -> Any:
         """Measure on the held-out rows, in smaller batches where memory does not suffice for the recipe's."""
-        own: Any = self
-        size = own.args.per_device_eval_batch_size
+        size = self.args.per_device_eval_batch_size
 
-        def attempt(count: int) -> Any:
-            own._metrics["eval"].clear()
+        def attempt() -> Any:
+            self._metrics["eval"].clear()
             self.measured = []
-            own.args.per_device_eval_batch_size = halved(size, count)
+            self.args.per_device_eval_batch_size = self.session.budget.halved(size)
             try:
                 return super(Resumable, self).evaluate(*arguments, **options)
             finally:
-                own.args.per_device_eval_batch_size = size
+                self.args.per_device_eval_batch_size = size
 
-        return self.session.halving.fit(attempt, size=size)
+        return self.session.budget.fit(attempt, size=size)
 
     def prediction_step(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
         result: Any = super().prediction_step(model, inputs, *arguments, **options)
@@ -128,11 +128,10 @@ class Resumable(Trainer):
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """An evaluation's means are over its rows (SFT: tokens); TRL's are over batches, of which the last is small."""
-        own: Any = self
-        if not own.model.training and "eval_loss" in logs:
+        if not self.model.training and "eval_loss" in logs:
             weights, losses = zip(*self.measured, strict=True)
             logs["eval_loss"] = _mean(weights, losses)
-            for values in own._metrics["eval"].values():
+            for values in self._metrics["eval"].values():
                 if len(values) == len(weights):
                     values[:] = [_mean(weights, values)]
         super().log(logs, *arguments, **options)
@@ -154,24 +153,23 @@ class Resumable(Trainer):
         return loss if self._share == 1.0 else loss * self._share
 
     def _before_step(self) -> "_BeforeStep":
-        own: Any = self
-        gradients = {one: None if one.grad is None else one.grad.clone() for one in self.roles.parameters(ROLE)}
-        counts = {name: len(values) for name, values in own._metrics["train"].items()}
-        return _BeforeStep(gradients=gradients, tokens=own._total_train_tokens, counts=counts)
+        gradients = {
+            weight: None if weight.grad is None else weight.grad.clone() for weight in self.roles.parameters(ROLE)
+        }
+        counts = {name: len(values) for name, values in self._metrics["train"].items()}
+        return _BeforeStep(gradients=gradients, tokens=self._total_train_tokens, counts=counts)
 
     def _undo(self, before: "_BeforeStep") -> None:
         """Take back what an attempt has added before memory ran out."""
-        own: Any = self
-        own._total_train_tokens = before.tokens
-        for name, values in own._metrics["train"].items():
+        self._total_train_tokens = before.tokens
+        for name, values in self._metrics["train"].items():
             del values[before.counts.get(name, 0) :]
         for parameter, gradient in before.gradients.items():
             parameter.grad = None if gradient is None else gradient.clone()
 
     def _join_metrics(self, before: "_BeforeStep", weights: Sequence[float]) -> None:
         """One entry for the micro-batch, their weighted mean, in place of one for each piece."""
-        own: Any = self
-        for name, values in own._metrics["train"].items():
+        for name, values in self._metrics["train"].items():
             kept = before.counts.get(name, 0)
             if len(values) == kept + len(weights):
                 values[kept:] = [_mean(weights, values[kept:])]
@@ -185,9 +183,6 @@ class Resumable(Trainer):
         if self.session.checkpoints.due(step) or step == self.state.max_steps:
             self.save_boundary()
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        raise AssertionError("checkpoints are saved at step boundaries, by save_boundary")
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         assert self.session.resumed is not None
         with restoring("what learns"):
@@ -196,12 +191,12 @@ class Resumable(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.session.resumed is None:
             return
-        own: Any = self
+        trainer: Any = self
         content = self.session.resumed.state["stage"]
-        restore_learning(content, self.roles, (ROLE,), own.optimizer, own.lr_scheduler)
+        restore_learning(content, self.roles, (ROLE,), trainer.optimizer, trainer.lr_scheduler)
         with restoring("what was counted"):
-            report_of(self).go_on(content["tokens"], content["metrics"])
-            own._total_train_tokens = content["tokens"]
+            report_of(self).resume(content["tokens"], content["metrics"])
+            trainer._total_train_tokens = content["tokens"]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

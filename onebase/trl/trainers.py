@@ -1,191 +1,26 @@
-"""What SFT and DPO share: TRL's trainers on our roles, with fp32 masters, our metrics and no silent surprises.
+"""What SFT and DPO share: TRL's trainers on our roles, with fp32 masters, our metrics and our checkpoints."""
 
-TRL does the loop. Its knobs are not declared again: a recipe's `trl:` block goes to SFTConfig or DPOConfig as it is,
-and keys that they do not know are refused.
-"""
-
-import dataclasses
-import math
-import typing
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import torch
-from pydantic import TypeAdapter, create_model, field_validator, model_serializer, model_validator
-from pydantic.errors import PydanticSchemaGenerationError
 from torch.utils.data import DataLoader
-from transformers import (
-    PrinterCallback,
-    ProgressCallback,
-    Trainer,
-    get_scheduler,
-)
+from transformers import PrinterCallback, ProgressCallback, Trainer, get_scheduler
 from transformers.utils.logging import log_levels
 
 from onebase.errors import RecipeError
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import Section, unknown_key
+from onebase.recipe.reader import unknown_key
 from onebase.run.interruption import Interrupted
 from onebase.run.session import Session
+from onebase.trl.arguments import CHECKPOINTING, TrlSection
 from onebase.trl.reports import Report
 from onebase.trl.resumable import ROLE, Guard, Resumable
 
-MANAGED: Mapping[str, str] = {
-    "output_dir": "the recipe's `out` says where",
-    "seed": "the recipe's `seed` is used",
-    "data_seed": "the recipe's `seed` is used",
-    "bf16": "it follows from the hardware and base.quantization",
-    "fp16": "it follows from the hardware and base.quantization",
-    "report_to": "the recipe's `track` says where metrics go",
-    "logging_steps": "every step is logged",
-    "logging_strategy": "every step is logged",
-    "logging_nan_inf_filter": "a loss that is not finite ends the run",
-    "save_strategy": "the stage record holds the finished adapter",
-    "save_steps": "the recipe's `checkpoint` says when a run is saved",
-    "save_total_limit": "the recipe's `checkpoint` says how many are kept",
-    "save_only_model": "the recipe's `checkpoint` saves all that a run needs to go on",
-    "load_best_model_at_end": "the adapter of the last step is the stage's",
-    "metric_for_best_model": "the adapter of the last step is the stage's",
-    "model_init_kwargs": "`base` says which model, and how it is loaded",
-    "trust_remote_code": "code of a model's publisher is never run",
-    "chat_template_path": "`chat.template` is used",
-    "eos_token": "the tokenizer's stop tokens are used",
-    "pad_token": "the tokenizer's pad token is used",
-    "assistant_only_loss": "only responses are ever learned",
-    "completion_only_loss": "only responses are ever learned",
-    "dataset_kwargs": "data comes as tokens",
-    "dataset_text_field": "data comes as tokens",
-    "remove_unused_columns": "data comes as tokens",
-    "push_to_hub": "a stage writes to its folder only",
-    "hub_token": "a token in a recipe would end up in the stage record; log in with `hf auth login`",
-    "use_cpu": "it follows from the hardware",
-    "resume_from_checkpoint": "a stage is started again with the same command",
-    "auto_find_batch_size": "it would change the batch, and with it the result",
-}
-"""Keys of TRL's configs that Onebase sets by itself, and why."""
-
-_ONE_PROCESS = "SFT and DPO run in one process on one device"
-_COMPILED = "the layers of the base are exchanged while roles take turns, and a compiled model keeps the first ones"
-_OWN_CHECKPOINTS = "checkpoints are Onebase's own: see the recipe's `checkpoint`"
-_NO_HUB = "a stage writes to its folder only"
-_TRACK = "the recipe's `track` says where metrics go"
-_NO_METRICS = "only losses and TRL's own metrics are measured"
-
-REFUSED: Mapping[str, str] = {
-    **dict.fromkeys(("deepspeed", "fsdp", "fsdp_config", "parallelism_config", "accelerator_config"), _ONE_PROCESS),
-    **dict.fromkeys(("ddp_backend", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph"), _ONE_PROCESS),
-    "ddp_find_unused_parameters": _ONE_PROCESS,
-    **dict.fromkeys(("torch_compile", "torch_compile_backend", "torch_compile_mode"), _COMPILED),
-    **dict.fromkeys(("use_liger_kernel", "liger_kernel_config"), "it exchanges the layers that adapters sit on"),
-    **dict.fromkeys(("bf16_full_eval", "fp16_full_eval"), "it would round the adapter's fp32 weights for good"),
-    "ignore_data_skip": "a run that goes on would learn from the first rows again",
-    "restore_callback_states_from_checkpoint": _OWN_CHECKPOINTS,
-    **dict.fromkeys(("enable_jit_checkpoint", "save_on_each_node", "greater_is_better"), _OWN_CHECKPOINTS),
-    **dict.fromkeys(("hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"), _NO_HUB),
-    **dict.fromkeys(("run_name", "project"), _TRACK),
-    **dict.fromkeys(("trackio_space_id", "trackio_bucket_id", "trackio_static_space_id"), _TRACK),
-    **dict.fromkeys(("do_train", "do_eval", "do_predict"), "a stage always trains and evaluates"),
-    **dict.fromkeys(("include_for_metrics", "batch_eval_metrics", "eval_use_gather_object"), _NO_METRICS),
-    **dict.fromkeys(("label_names", "length_column_name"), "data comes as tokens"),
-    "activation_offloading": "activations stay on the device; trl.gradient_checkpointing=true saves memory",
-    "optim_target_modules": "the optimisers that read it train whole weights; here adapters are trained",
-    **dict.fromkeys(("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"), "the reference stays fixed"),
-}
-"""Keys of TRL's configs that do nothing here, or cannot work, and why. What switches them off is let through."""
-
-CHECKPOINTING = {"use_reentrant", "preserve_rng_state", "determinism_check", "debug", "early_stop", "every_n_layers"}
-"""Keys of `trl.gradient_checkpointing_kwargs`, as torch's `checkpoint` has them; the last one is transformers'."""
-
-POSITIVE = (
-    *("learning_rate", "num_train_epochs", "beta", "max_length", "pad_to_multiple_of", "precompute_ref_batch_size"),
-    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
-    "eval_accumulation_steps",
-)
-"""Numbers of TRL's configs that must be above 0: TRL divides by some, and takes others without a word."""
-
-NOT_NEGATIVE = ("weight_decay", "max_grad_norm", "warmup_steps", "warmup_ratio")
-
-LARGEST: Mapping[str, float] = {"num_train_epochs": 1e6, "beta": 1e6}
-"""Beyond these a number of steps, or a loss, overflows."""
-
 REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError, KeyError)
-"""How libraries say that they cannot do what they were told."""
+"""How libraries refuse a setting."""
 
-T = TypeVar("T", bound="Resumable")
-
-
-class TrlSection(Section):
-    """The `trl:` block. What is not given has TRL's default, or the stage's where that differs."""
-
-    defaults: ClassVar[dict[str, Any]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_defaults(cls, given: Any) -> Any:
-        return {**cls.defaults, **given} if isinstance(given, dict) else given
-
-    def arguments(self) -> dict[str, Any]:
-        """What was given, and the stage's defaults."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
-
-    @model_serializer(mode="plain")
-    def _only_given(self) -> dict[str, Any]:
-        return self.arguments()
-
-
-def trl_section(config: type, *, defaults: Mapping[str, Any]) -> type[TrlSection]:
-    """The `trl:` block for one of TRL's config dataclasses: its fields and types, without those we set ourselves."""
-    hints = typing.get_type_hints(config)
-    fields: dict[str, Any] = {
-        one.name: (_validatable(hints[one.name]), None) for one in dataclasses.fields(config) if one.init
-    }
-
-    def refuse(cls: type, value: Any, info: Any) -> Any:
-        raise ValueError(f"is set by Onebase itself ({MANAGED[info.field_name]}); remove the key")
-
-    def bound(cls: type, value: Any, info: Any) -> Any:
-        if isinstance(value, int | float) and (value < 0 or (value == 0 and info.field_name in POSITIVE)):
-            least = "greater than 0" if info.field_name in POSITIVE else "0 or greater"
-            raise ValueError(f"Input should be {least}")
-        if isinstance(value, int | float) and value > LARGEST.get(info.field_name, math.inf):
-            raise ValueError(f"Input should be {LARGEST[info.field_name]:g} at most")
-        return value
-
-    def refuse_where_on(cls: type, value: Any, info: Any) -> Any:
-        if value:
-            raise ValueError(f"cannot be used here ({REFUSED[info.field_name]}); remove the key")
-        return value
-
-    managed: Any = field_validator(*(MANAGED.keys() & fields.keys()), mode="before")(classmethod(refuse))
-    refused: Any = field_validator(*(REFUSED.keys() & fields.keys()), mode="before")(classmethod(refuse_where_on))
-    bounded: Any = field_validator(*({*POSITIVE, *NOT_NEGATIVE} & fields.keys()), mode="after")(classmethod(bound))
-    validators = {"_refuse": managed, "_refuse_where_on": refused, "_bound": bounded}
-    section = create_model(f"{config.__name__}Section", __base__=TrlSection, __validators__=validators, **fields)
-    section.defaults = dict(defaults)
-    return section
-
-
-def require_one_of(key: str, arguments: Mapping[str, Any], known: Sequence[str]) -> None:
-    """ValueError where a key of the `trl:` block (one value, or a list) has one that the trainer does not know."""
-    values = arguments.get(key)
-    for value in values if isinstance(values, list) else [values]:
-        if value is not None and value not in known:
-            raise ValueError(f"trl.{key}: expected one of {', '.join(known)}, found {value!r}")
-
-
-def padded_to(section: TrlSection) -> int:
-    """Of which number the lengths of TRL's rows are multiples."""
-    multiple = str(section.arguments().get("pad_to_multiple_of") or 1)
-    return int(multiple) if multiple.isdecimal() else 1
-
-
-def _validatable(hint: Any) -> Any:
-    """The type, or Any for those that only the library itself can check."""
-    try:
-        TypeAdapter(hint)
-    except PydanticSchemaGenerationError:
-        return Any
-    return hint
+T = TypeVar("T", bound=Resumable)
 
 
 def configure(
@@ -195,7 +30,7 @@ def configure(
 
     decided: what the stage has settled where the recipe leaves it open.
     """
-    own = {
+    settings = {
         "output_dir": str(folder),
         "seed": seed,
         "data_seed": seed,
@@ -215,7 +50,7 @@ def configure(
         **decided,
     }
     try:
-        made = config(**{**own, **section.arguments()})
+        made = config(**{**settings, **section.arguments()})
     except REFUSALS as error:
         raise RecipeError(f"trl: {config.__name__} refuses these settings: {error}") from error
     if made.n_gpu > 1:  # one process, one GPU: Trainer would spread the model over all that it sees, which TRL refuses
@@ -251,8 +86,8 @@ def _require_usable(config: Any, roles: Roles) -> None:
     _require_checkpointing(config, roles)
     if config.router_aux_loss_coef and not hasattr(roles.base.model.config.get_text_config(), "output_router_logits"):
         raise RecipeError(
-            f"trl.router_aux_loss_coef={config.router_aux_loss_coef}: {type(roles.base.model).__name__} is no mixture "
-            "of experts, so it has no such loss. Remove the key."
+            f"trl.router_aux_loss_coef={config.router_aux_loss_coef}: {type(roles.base.model).__name__} is not a "
+            "mixture of experts and has no such loss. Remove the key."
         )
     try:
         config.get_process_log_level()

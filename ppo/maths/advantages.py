@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from onebase.tokens import masked_sum_rows
+from onebase.masked import masked_sum_rows
 
 
 def gae(
@@ -22,12 +22,12 @@ def gae(
     mask: Bool[Tensor, "B T"],
     *,
     discount: float,
-    trace: float,
+    gae_lambda: float,
 ) -> tuple[Float[Tensor, "B T"], Float[Tensor, "B T"]]:
     """Generalised advantage estimates and returns of each response token.
 
         delta_t = r_t + discount * V_{t+1} - V_t
-        A_t     = delta_t + discount * trace * A_{t+1}
+        A_t     = delta_t + discount * gae_lambda * A_{t+1}
         R_t     = A_t + V_t
 
     with V and A zero past the last generated token: a response ends the episode, so there is nothing to bootstrap
@@ -42,7 +42,7 @@ def gae(
     following = torch.zeros_like(rewards[:, 0])
     for step in reversed(range(steps)):
         # Past the end deltas are 0, so nothing has accumulated when the last generated token is reached.
-        following = deltas[:, step] + discount * trace * following
+        following = deltas[:, step] + discount * gae_lambda * following
         advantages[:, step] = following
     return advantages.masked_fill(~mask, 0.0), (advantages + values).masked_fill(~mask, 0.0)
 
@@ -60,7 +60,7 @@ def rloo(returns: Float[Tensor, " B"], *, group: int) -> Float[Tensor, " B"]:
 
 
 def grpo(returns: Float[Tensor, " B"], *, group: int) -> Float[Tensor, " B"]:
-    """A response's return, standardised within its group; 0 in a group whose returns are all equal.
+    """A response's return, standardised within its group; 0 in a group of equal returns.
 
         A_i = (R_i - mean(R)) / std(R)
 
@@ -87,8 +87,10 @@ GROUPED: Mapping[str, Callable[..., Tensor]] = {"rloo": rloo, "grpo": grpo, "dr_
 def compare_groups(
     rewards: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, kind: str, group: int
 ) -> Float[Tensor, "B T"]:
-    """The advantage of each token by a grouped estimator, from the undiscounted return of its response; exactly 0 in a
-    group whose returns are all equal, and outside the mask."""
+    """The advantage of each token by a grouped estimator, from the undiscounted return of its response.
+
+    Exactly 0 in a group of equal returns, and outside the mask.
+    """
     returns = masked_sum_rows(rewards, mask)
     # A mean of equal numbers may be a rounding off: GRPO's division would make a signal of it.
     advantages = GROUPED[kind](returns, group=group).masked_fill(_all_equal(returns, group), 0.0)

@@ -1,15 +1,15 @@
 """PPO's losses and what tells whether an update was sane.
 
 Shapes: B = episodes, T = longest response, in tokens. mask[b, t]: token t of response b was generated. Losses are per
-token and 0 outside the mask; the caller sums them and divides by the tokens of the whole mini-batch, so that
-micro-batches of any size add up to the same gradient.
+token and 0 outside the mask. The caller sums them and divides by the tokens of the whole mini-batch: micro-batches of
+any size then add up to the same gradient.
 """
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from onebase.tokens import masked_variance
+from onebase.masked import masked_variance
 
 
 def policy_loss(
@@ -63,8 +63,8 @@ def token_weights(mask: Bool[Tensor, "B T"], *, aggregation: str, limit: int) ->
         sequence-mean    1 / (B * tokens of the response)   (GRPO)
         constant         1 / (B * limit)                    (Dr. GRPO: a token weighs the same in any response)
 
-    limit: the most tokens that a response can have. Computed once for a mini-batch, so that micro-batches of any size
-    add up to the same gradient.
+    limit: the most tokens that a response can have. Computed once for a mini-batch:
+    micro-batches of any size add up to the same gradient.
     """
     if aggregation == "token-mean":
         weights = torch.full(mask.shape, 1.0 / max(1, int(mask.sum())))
@@ -117,7 +117,7 @@ def importance_ratio(
 
 
 def outside_clip(ratio: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, clip: float) -> Float[Tensor, "B T"]:
-    """1 for each token whose ratio left [1 - clip, 1 + clip], whether or not the loss was cut there; else 0.
+    """1 for each token with a ratio outside [1 - clip, 1 + clip], whether or not the loss was cut there; else 0.
 
     Its mean over tokens is the clip fraction.
     """
@@ -129,7 +129,7 @@ def kl_from_old(
 ) -> Float[Tensor, "B T"]:
     """KL(old || new) a token in nats, by the estimator k3 = (ratio - 1) - log ratio, which is never negative.
 
-    http://joschu.net/blog/kl-approx.html. How far the inner epochs have moved the policy from the one that sampled.
+    http://joschu.net/blog/kl-approx.html. How far the epochs have moved the policy from the one that sampled.
     """
     log_ratio = (logprobs - old_logprobs).masked_fill(~mask, 0.0)
     # expm1: exp(x) - 1 loses all digits of a small x and may come out negative.

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from onebase.custom.functions import DOTTED
 from onebase.inference.ensemble import CombineSection
-from onebase.recipe.recipes import LossWeight, Section
+from onebase.recipe.sections import LossWeight, Section
 
 Bound = Annotated[PositiveFloat, Field(le=1e9)]
 """Of numbers that are clipped: fp32 has to hold it, and its square."""
@@ -25,8 +25,8 @@ class RewardTerm(Section):
     """What its own scores are logged as (ppo/reward/NAME); None: reward_model, or the function's name."""
 
     def named(self, index: int) -> str:
-        own = "reward_model" if self.function is None else self.function.rpartition(":")[2]
-        return self.name or (own if index == 0 else f"{own}_{index + 1}")
+        default = "reward_model" if self.function is None else self.function.rpartition(":")[2]
+        return self.name or (default if index == 0 else f"{default}_{index + 1}")
 
     @model_validator(mode="after")
     def _only_what_the_kind_reads(self) -> "RewardTerm":
@@ -60,19 +60,15 @@ class RewardSection(Section):
     """That is kept between minus this and this, before penalties."""
     overlong: OverlongSection | None = None
     require_better_than_baselines: bool = False
-    """Whether a run is refused whose reward models are not all known to beat "longer wins", "shorter wins" and a bag
-    of words on held-out rankings; else it is only said."""
+    """Whether a run is refused unless all reward models beat "longer wins", "shorter wins" and a bag of words on
+    held-out rankings; else there is only a warning."""
 
     @model_validator(mode="after")
     def _names_differ(self) -> "RewardSection":
         names = [term.named(index) for index, term in enumerate(self.terms)]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"terms: expected one at least, each with a name of its own, found {names}")
+            raise ValueError(f"terms: expected one at least, each with a unique name, found {names}")
         return self
-
-
-MOST = 0.2
-"""Relative error of the KL that an adaptive weight follows at most."""
 
 
 class AdaptiveKl(Section):

@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from data.select.sources import Source
 from data.select.texts import TextSource
 from onebase.custom.functions import DOTTED
-from onebase.recipe.recipes import Section, Temperature
+from onebase.recipe.sections import Section, Temperature
 
 
 class EvaluationSection(Section):
@@ -16,7 +16,7 @@ class EvaluationSection(Section):
     prompts: tuple[Source, ...] = Field(min_length=1)
     """Sources of prompts that are not trained on."""
     texts: tuple[TextSource, ...] = ()
-    """Texts or demonstrations whose loss under the policy is measured: what PPO costs the language model."""
+    """Texts or demonstrations to measure the loss of the policy on: what PPO costs the language model."""
     judge: Annotated[str, Field(pattern=DOTTED)] | None = None
     """package.module:name of a function of (Prompt, response text) that returns a number, as those of `reward.terms`:
     what the reward stands for, where prompts bring no check of their own. The alarm listens to it."""
@@ -47,7 +47,7 @@ class PretrainingSection(Section):
     """PPO-ptx: the third term of InstructGPT's objective."""
 
     data: tuple[TextSource, ...] = Field(min_length=1)
-    """Plain texts, or demonstrations, whose likelihood is kept up."""
+    """Plain texts, or demonstrations, to keep the likelihood of."""
     weight: Annotated[PositiveFloat, Field(le=1e6)] = 1.0
     """gamma: of the mean loss of these texts' tokens, beside the policy's loss as train.aggregation has it."""
     examples_per_episode: PositiveFloat = 1.0
@@ -82,30 +82,11 @@ class AlarmsSection(Section):
 
 
 SECONDS = 600.0
-"""What a call of a function of one's own may take by default."""
+"""What a call of a custom function may take by default."""
 
 
 class FunctionsSection(Section):
-    """What functions of one's own may do: those of `reward.terms`, the judge, and the sampling engine."""
+    """Limits of custom functions: those of `reward.terms`, the judge, and the sampling engine."""
 
     seconds: float = Field(default=SECONDS, gt=0, le=1e7)
     """Longest time of a call, which is one episode; an engine, which draws many at once, has it for each of them."""
-
-
-class Steered(Section):
-    """The steering half of a PPO recipe."""
-
-    evaluation: EvaluationSection | None = None
-    ema: EmaSection | None = None
-    pretraining: PretrainingSection | None = None
-    alarms: AlarmsSection = AlarmsSection()
-    functions: FunctionsSection = FunctionsSection()
-
-    @model_validator(mode="after")
-    def _average_is_used(self) -> "Steered":
-        if self.ema is not None and not self.ema.exported and not (self.evaluation and self.ema.evaluated):
-            raise ValueError(
-                "ema: the average is neither exported nor evaluated, so nothing would ever read it. "
-                "Set ema.exported or ema.evaluated with an `evaluation`, or remove `ema`"
-            )
-        return self

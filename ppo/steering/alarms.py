@@ -2,8 +2,8 @@
 
 Each is a pure function of the run's rows of metrics, oldest first, and says what is wrong, the likely cause and the
 knob to turn, or None. "Now" is the mean of the last `window` steps, "at the start" that of the first; an alarm that
-compares the two is silent before they are apart. Numbers that are missing or not finite (a step whose every mini-batch
-was skipped) are passed over.
+compares the two is silent before they are apart. Numbers that are missing or not finite (a step with every mini-batch
+skipped) are ignored.
 """
 
 import math
@@ -17,7 +17,7 @@ Alarm = Callable[[Rows, AlarmsSection], str | None]
 
 EVALUATED = "ppo/eval/reward"
 OPTIMISED = "ppo/eval/objective"
-CHECKED = "ppo/eval/check"
+CHECKED = "ppo/eval/task_score"
 JUDGED = "ppo/eval/judge"
 GRADIENT = "ppo/grad_norm/policy"
 WATCHED = (
@@ -107,7 +107,7 @@ def entropy_collapse(rows: Rows, section: AlarmsSection) -> str | None:
         return None
     return (
         f"the entropy is {now:.3g} nats a token, at the start it was {start:.3g}: the policy has stopped exploring. "
-        "Lower train.learning_rate or train.inner_epochs, or raise kl.weight."
+        "Lower train.learning_rate or train.epochs, or raise kl.weight."
     )
 
 
@@ -131,7 +131,7 @@ def ratio_too_large(rows: Rows, section: AlarmsSection) -> str | None:
     return (
         f"a token has become {ratios[-1]:.3g} times as likely within one update (alarms.ratio={section.ratio:g}): "
         "steps are too large, or the log-probabilities from decoding are not the model's. Lower train.learning_rate or "
-        "train.inner_epochs; look at ppo/decoding_error, and try train.old_logprobs=recomputed."
+        "train.epochs; look at ppo/decoding_error, and try train.old_logprobs=recomputed."
     )
 
 
@@ -164,9 +164,9 @@ def rewards_all_equal(rows: Rows, section: AlarmsSection) -> str | None:
     return (
         f"all rewards are equal: in {_each_of(recent)} every response scored the same (now {recent[-1][0]:.3g}). There "
         "is nothing to learn from: what is left of the advantages is the price of the KL and, with a value function, "
-        "its errors, which whitening makes as large as any signal, so that the policy drifts. Look at the samples and "
-        "at what reward.terms names: a function that always returns one number, a clip below every score, a check that "
-        "no response passes yet. Easier prompts, more of them (train.batch) or a higher sampling.temperature give "
+        "its errors, which standardising makes as large as any signal, so that the policy drifts. Look at the samples "
+        "and at what reward.terms names: a function that always returns one number, a clip below every score, a check "
+        "that no response passes yet. Easier prompts, more of them (train.batch) or a higher sampling.temperature give "
         "scores that differ."
     )
 
@@ -179,9 +179,9 @@ def policy_stands_still(rows: Rows, section: AlarmsSection) -> str | None:
         return None
     return (
         f"the policy's gradient was exactly 0 in {_each_of(norms)}: every advantage is 0, and nothing is learned. That "
-        "comes of rewards that are all equal within each group of responses, or of advantages that are whitened over a "
-        "single token. Look at reward.terms and ppo/score_std; raise train.batch, sampling.responses_per_prompt or "
-        "sampling.max_new_tokens, or set advantages.whiten=false."
+        "comes of rewards that are all equal within each group of responses, or of advantages that are standardised "
+        "over a single token. Look at reward.terms and ppo/score_std; raise train.batch, "
+        "sampling.responses_per_prompt or sampling.max_new_tokens, or set advantages.standardise=false."
     )
 
 
@@ -206,17 +206,17 @@ COMPARES = ("length drift", ENTROPY, "stop rate falling")
 
 
 class AlarmError(EndedError):
-    """An alarm rang, and the recipe says that the run ends then."""
+    """An alarm was raised, and the recipe says that the run ends then."""
 
 
-def ringing(rows: Rows, section: AlarmsSection) -> dict[str, str]:
-    """What every alarm that rings after the last of these rows says, by its name."""
-    said = {name: alarm(rows, section) for name, alarm in ALARMS.items()}
-    return {name: text for name, text in said.items() if text is not None}
+def raised(rows: Rows, section: AlarmsSection) -> dict[str, str]:
+    """The text of every alarm that these rows raise, by its name."""
+    texts = {name: alarm(rows, section) for name, alarm in ALARMS.items()}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def unable(section: AlarmsSection, *, steps: int, waiting: int, has_value: bool) -> str | None:
-    """What to say of the alarms that a run of so many steps is too short for; None where there are none.
+    """A warning about the alarms that a run of so many steps is too short for; None without any.
 
     waiting: steps of these in which the value function learns alone, and no entropy is logged.
     """
@@ -227,8 +227,9 @@ def unable(section: AlarmsSection, *, steps: int, waiting: int, has_value: bool)
     least = min(steps_of.values())
     do = f"alarms.window={least // 2} lets every alarm" if least > 1 else "It takes two steps"
     return (
-        f"These alarms cannot ring: {', '.join(names)}. They look at two windows of alarms.window={section.window} "
-        f"steps, and the run has {least}{' after value.warmup_steps' if waiting else ''}. {do}."
+        f"These alarms cannot be raised: {', '.join(names)}. They look at two windows of "
+        f"alarms.window={section.window} steps, and the run has "
+        f"{least}{' after value.warmup_steps' if waiting else ''}. {do}."
     )
 
 
@@ -239,7 +240,7 @@ def remember(rows: Rows, row: Mapping[str, float]) -> list[dict[str, float]]:
     """
     kept = [*map(dict, rows), {name: row[name] for name in WATCHED if name in row}]
     first, last = LONGEST_WINDOW, len(kept) - 2 * LONGEST_WINDOW
-    return [one for index, one in enumerate(kept) if index < first or index >= last or EVALUATED in one]
+    return [kept_row for index, kept_row in enumerate(kept) if index < first or index >= last or EVALUATED in kept_row]
 
 
 def _values(rows: Rows, name: str) -> list[float]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from evaluation import figures
 from evaluation.compare.frontier import frontier
-from evaluation.figures import BLUE, GREY, ORANGE
+from onebase.tracking import figures
+from onebase.tracking.figures import BLUE, GREY, ORANGE
 from ppo.steering.objective import JUDGE, OBJECTIVE
 
 COLORS = {"policy": BLUE, "ema": ORANGE}
@@ -18,7 +18,7 @@ CURVES = {
     "reward": "reward, held out",
     "objective": "objective, held out",
     "judge": "judge, held out",
-    "check": "check, held out",
+    "task_score": "task score, held out",
     "kl": "KL to SFT, nats",
     "lm_loss": "LM loss, nats",
 }
@@ -35,7 +35,7 @@ class Point:
 
     @property
     def chosen_by(self) -> str:
-        """The judge where the recipe has one, for it is what the reward stands for; else what the run optimises."""
+        """The judge where the recipe has one: it measures what the reward stands for. Else what the run optimises."""
         return JUDGE if JUDGE in self.metrics else OBJECTIVE
 
     @property
@@ -52,8 +52,8 @@ class Point:
 
 def best_of(points: Sequence[Point], *, kl_budget: float) -> Point | None:
     """The highest held-out judgement, or objective, within the budget; of equal ones the first."""
-    within = [one for one in points if one.kl <= kl_budget and math.isfinite(one.value)]
-    return max(within, key=lambda one: one.value, default=None)  # max takes the first of equal ones
+    within = [point for point in points if point.kl <= kl_budget and math.isfinite(point.value)]
+    return max(within, key=lambda point: point.value, default=None)  # max takes the first of equal ones
 
 
 def frontier_of(points: Sequence[Point]) -> list[Point]:
@@ -72,12 +72,12 @@ def draw_frontier(points: Sequence[Point], best: Point | None, *, kl_budget: flo
     figure = Figure(figsize=(4.8, 3.6), layout="constrained")
     axes = figure.add_subplot()
     for role, color in COLORS.items():
-        own = [one for one in points if one.role == role]
-        if own:
-            axes.plot([p.kl for p in own], [p.value for p in own], "o", color=color, alpha=0.6, label=role)
+        evaluated = [point for point in points if point.role == role]
+        if evaluated:
+            axes.plot([p.kl for p in evaluated], [p.value for p in evaluated], "o", color=color, alpha=0.6, label=role)
     edge = frontier_of(points)
     axes.step([p.kl for p in edge], [p.value for p in edge], where="post", color=GREY, linewidth=1, label="frontier")
-    if max((one.kl for one in points), default=0.0) > kl_budget / 2:
+    if max((point.kl for point in points), default=0.0) > kl_budget / 2:
         axes.axvline(kl_budget, color=GREY, linestyle="--", linewidth=1, label="budget")
     if best is not None:
         axes.plot([best.kl], [best.value], "o", markersize=11, fillstyle="none", color="black")
@@ -89,19 +89,19 @@ def draw_frontier(points: Sequence[Point], best: Point | None, *, kl_budget: flo
 
 def draw_learning(points: Sequence[Point], best: Point | None) -> Figure:
     """What was measured over the steps, one below the other."""
-    names = [name for name in CURVES if any(name in one.metrics for one in points)]
+    names = [name for name in CURVES if any(name in point.metrics for point in points)]
     figure = Figure(figsize=(4.8, 1.2 + 1.6 * len(names)), layout="constrained")
     rows = figure.subplots(max(1, len(names)), 1, sharex=True, squeeze=False)
     for name, axes in zip(names, rows[:, 0], strict=False):
         for role, color in COLORS.items():
-            own = [one for one in points if one.role == role and name in one.metrics]
-            if own:
-                xs, ys = [p.step for p in own], [p.metrics[name] for p in own]
+            evaluated = [point for point in points if point.role == role and name in point.metrics]
+            if evaluated:
+                xs, ys = [p.step for p in evaluated], [p.metrics[name] for p in evaluated]
                 axes.plot(xs, ys, marker="o", markersize=3, color=color, label=role)
         if best is not None:
             axes.axvline(best.step, color=GREY, linestyle="--", linewidth=1)
         axes.set_ylabel(CURVES[name])
-    if len({one.role for one in points}) > 1:
+    if len({point.role for point in points}) > 1:
         rows[0, 0].legend(loc="lower right", frameon=False)
     rows[-1, 0].set_xlabel("step (dashed: the best within the budget)")
     return figure

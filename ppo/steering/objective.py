@@ -12,9 +12,9 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ppo.maths.whitening import Seen
+from ppo.maths.rewards import ScoreMoments
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import shape_scores
+from ppo.scores import shape_scores
 
 OBJECTIVE, JUDGE = "objective", "judge"
 """Names of the metrics that `best/` is chosen by."""
@@ -37,7 +37,11 @@ class Answers:
     def of(cls, state: Mapping[str, Any]) -> "Answers":
         return cls(scores=state["scores"], stopped=state["stopped"], lengths=state["lengths"])
 
-    def objective(self, recipe: PpoRecipe, seen: Seen | None) -> float:
-        """seen: the scores of the run up to now, where they are whitened. Two answers compare on one scale only, so
-        what was measured earlier is measured again with the present one."""
-        return float(shape_scores(self, recipe, seen).mean())
+    def shaped(self, recipe: PpoRecipe, moments: ScoreMoments) -> Float[Tensor, " B"]:
+        """The scores as PPO rewards them. moments: of the scores of the run up to now."""
+        limit = recipe.sampling.max_new_tokens
+        return shape_scores(self.scores, self.stopped, self.lengths, recipe.reward, limit=limit, moments=moments)
+
+    def objective(self, recipe: PpoRecipe, moments: ScoreMoments) -> float:
+        """Two answers compare on one scale only: earlier ones are measured again by the moments of now."""
+        return float(self.shaped(recipe, moments).mean())

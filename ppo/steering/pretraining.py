@@ -16,20 +16,22 @@ from onebase.inference.scoring import batches_of, token_scores
 from onebase.model.roles import Roles
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
-from ppo.recipe.recipe import PpoRecipe
 from ppo.recipe.steering import PretrainingSection
+from ppo.recipe.training import TrainSection
 
 
 class Pretraining:
     """Texts that are mixed into the updates. Which ones a step takes depends on (seed, step, mini-batch) only."""
 
-    def __init__(self, roles: Roles, pieces: Sequence[Piece], recipe: PpoRecipe, section: PretrainingSection) -> None:
+    def __init__(
+        self, roles: Roles, pieces: Sequence[Piece], section: PretrainingSection, train: TrainSection, *, seed: int
+    ) -> None:
         self._roles = roles
         self._pieces = pieces
         self._section = section
-        self._seed = recipe.seed
-        self._count = max(1, round(section.examples_per_episode * recipe.train.minibatch))
-        self._minibatches = recipe.train.inner_epochs * (recipe.train.batch // recipe.train.minibatch)
+        self._seed = seed
+        self._count = max(1, round(section.examples_per_episode * train.minibatch))
+        self._minibatches = train.epochs * (train.batch // train.minibatch)
         self._step = 0
         self._losses: dict[int, float] = {}
 
@@ -41,20 +43,20 @@ class Pretraining:
     def chosen(self, minibatch: int) -> list[int]:
         """Which pieces a mini-batch of the step takes: all are seen before one comes again."""
         first = ((self._step - 1) * self._minibatches + minibatch) * self._count
-        total, orders, found = len(self._pieces), dict[int, list[int]](), list[int]()
+        total, orders, chosen = len(self._pieces), dict[int, list[int]](), list[int]()
         for position in range(first, first + self._count):
             turn, place = divmod(position, total)
             if turn not in orders:
                 draw = generator(self._seed, "pretraining", turn)
                 orders[turn] = torch.randperm(total, generator=draw).tolist()
-            found.append(orders[turn][place])
-        return found
+            chosen.append(orders[turn][place])
+        return chosen
 
-    def add_gradients(self, minibatch: int, recipe: PpoRecipe) -> None:
-        """Add gamma times the gradient of the mini-batch's texts to `.grad`. recipe: with micro-batches that fit."""
+    def add_gradients(self, minibatch: int, tokens_per_microbatch: int) -> None:
+        """Add gamma times the gradient of the mini-batch's texts to `.grad`."""
         episodes = as_episodes([self._pieces[index] for index in self.chosen(minibatch)], self._roles)
         self._losses[minibatch] = backward(
-            self._roles, episodes, weight=self._section.weight, tokens_per_microbatch=recipe.train.tokens_per_microbatch
+            self._roles, episodes, weight=self._section.weight, tokens_per_microbatch=tokens_per_microbatch
         )
 
     @property
@@ -67,7 +69,7 @@ def backward(roles: Roles, texts: Episodes, *, weight: float, tokens_per_microba
     """Add the gradient of `weight` times the policy's mean loss a token to `.grad`; returns the loss, unweighted."""
     tokens, total = int(texts.mask.sum()), 0.0
     for rows in batches_of(roles, texts.sequences, tokens=tokens_per_microbatch):
-        with roles.training_forward():
+        with roles.forwards.training():
             # At temperature 1: it is the model's own distribution that is to be kept, not the one that is sampled.
             now = token_scores(roles, "policy", texts.select(rows), temperature=1.0, entropy_gradient=False)
             loss = -now.logprobs.sum() / tokens

@@ -16,14 +16,13 @@ import torch
 from torch import Tensor
 
 from onebase.errors import RecordError
-from onebase.files.writing import move_aside, sync
+from onebase.files.writing import atomic_folder, move_aside
 from onebase.model.base import Base
 from onebase.model.roles import Roles
-from onebase.run import folders, record
+from onebase.run import folders, record, stages
 from onebase.run.identity import RunIdentity
-from onebase.run.record import DataIdentity, Found, Resources
-from onebase.run.stages import Stopwatch, peak_gpu_bytes
-from onebase.tracking.tracker import peak_rss_bytes
+from onebase.run.record import DataIdentity, FinishedStage
+from onebase.tracking.usage import Stopwatch
 from ppo.recipe.recipe import PpoRecipe
 
 
@@ -33,7 +32,7 @@ class Origin:
 
     recipe: PpoRecipe
     base: Base
-    parents: Mapping[str, Found]
+    parents: Mapping[str, FinishedStage]
     data: Sequence[DataIdentity]
     identity: RunIdentity
     watch: Stopwatch
@@ -41,53 +40,39 @@ class Origin:
 
 def write(name: str, roles: Roles, role: str, origin: Origin, metrics: Mapping[str, float]) -> Path:
     """Make `<stage>/<name>` the finished stage of this role as it is now, in place of an earlier one."""
-    target = origin.recipe.out / name
-    temporary, aside = target.with_name(f".{name}.{os.getpid()}"), target.with_name(f".{name}.old")
-    for half in target.parent.glob(f".{name}.*"):  # of processes that were killed in here
-        if half.suffix[1:].isdecimal() and not half.is_symlink():
-            shutil.rmtree(half, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    files = roles.save(role, temporary / "adapter")
-    origin.base.tokenizer.save_pretrained(temporary / "tokenizer")
-    files += [path for path in (temporary / "tokenizer").rglob("*") if path.is_file()]
-    seconds = round(origin.watch.seconds, 1)
+    target, aside = origin.recipe.out / name, origin.recipe.out / f".{name}.old"
     # A sibling of the target: its parents are as far away, so that the links hold after the renaming.
-    made = record.create(
-        stage="ppo",
-        folder=temporary,
-        base=origin.base.identity,
-        tokenizer=origin.base.tokenizer_identity,
-        files=files,
-        parents=origin.parents,
-        recipe=origin.recipe,
-        data=origin.data,
-        metrics=metrics,
-        resources=Resources(seconds=seconds, peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=peak_gpu_bytes()),
-        parts=origin.identity.parts,
-    )
-    for path in files:
-        sync(path)
-    for folder in {path.parent for path in files}:
-        sync(folder)
-    record.write(temporary, made)
-    _remove(aside)
-    if os.path.lexists(target):
-        os.rename(target, aside)
-    os.rename(temporary, target)
-    sync(origin.recipe.out)
+    with atomic_folder(target) as temporary:
+        made = stages.save_stage(
+            temporary,
+            stage="ppo",
+            recipe=origin.recipe,
+            base=origin.base,
+            roles=roles,
+            role=role,
+            parents=origin.parents,
+            data=origin.data,
+            metrics=metrics,
+            watch=origin.watch,
+            identity=origin.identity,
+        )
+        record.write(temporary, made)
+        _remove(aside)
+        if os.path.lexists(target):
+            os.rename(target, aside)
     _remove(aside)
     return target
 
 
 def _remove(aside: Path) -> None:
-    """An earlier stage of that name; what is no stage of ours is kept, under a name that is free."""
+    """Remove an earlier stage of that name. Anything else is kept, under a free name."""
     if folders.stage_of(aside) is not None and not aside.is_symlink():
         shutil.rmtree(aside, ignore_errors=True)
     elif os.path.lexists(aside):
         move_aside(aside)
 
 
-def stands(folder: Path, metrics: Mapping[str, float]) -> bool:
+def is_finished(folder: Path, metrics: Mapping[str, float]) -> bool:
     """Whether a finished stage with these very metrics is there, and verifies."""
     try:
         return record.read(folder, stage="ppo").record.metrics == record.finite(metrics)
@@ -102,13 +87,13 @@ def weights_of(roles: Roles, role: str) -> list[Tensor]:
 
 @contextlib.contextmanager
 def holding(roles: Roles, role: str, weights: Sequence[Tensor]) -> Iterator[None]:
-    """Inside, the role has other weights; behind it, its own again, bit for bit."""
-    own = weights_of(roles, role)
+    """Inside, the role has other weights; afterwards its former ones, bit for bit."""
+    before = weights_of(roles, role)
     try:
         _put(roles, role, weights)
         yield
     finally:
-        _put(roles, role, own)
+        _put(roles, role, before)
 
 
 @torch.no_grad()

@@ -78,7 +78,7 @@ TIDY = "docs/results/demo-tidy.md"
         (TIDY, "| sft | 0.42 [", "| sft | 0.43 [", "but demo-tidy.json has: | all | 0 | sft | 0.42 ["),
         (TIDY, "| seed | model |", "| seed | who |", "but demo-tidy.json has: | prompts | seed | model |"),
         (TIDY, "<!-- claims table demo-tidy/models all -->", "", "0.21 [0.16, 0.27] is a measured number without"),
-        (TIDY, "table demo-tidy/models all", "table demo-tidy/greedy", "it has no table 'greedy', only ["),
+        (TIDY, "table demo-tidy/models all", "table demo-tidy/mine", "it has no table 'mine', only ["),
         (TIDY, "demo-tidy/rewards/*/acc", "demo-tidy/rewards/9/acc", "there is nothing at rewards/9/accuracy"),
         ("docs/results/frontier.md", "| sft | 0.00", "| sft | 0.01", "but frontier.json has: | sft | 0.00 ["),
         ("docs/results/frontier.md", "| sft | 0.00", "It is 7.5.\n| sft | 0.00", "7.5 is a measured number without"),

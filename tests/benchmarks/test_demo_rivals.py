@@ -17,7 +17,7 @@ def rivals(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("demo_rivals")
 
 
-CHECKS = {"base": 0.1, "sft": 0.4, "ppo": 0.6, "sft-gold": 0.7, "sft-best": 0.5, "dpo": 0.55, "ppo-96": 0.45}
+TASK_SCORES = {"base": 0.1, "sft": 0.4, "ppo": 0.6, "sft-gold": 0.7, "sft-best": 0.5, "dpo": 0.55, "ppo-96": 0.45}
 SECONDS = {"sft": 100, "reward": 200, "ppo": 150, "sft-gold": 440, "sft-best": 90, "dpo": 80, "ppo-96": 40}
 
 
@@ -35,8 +35,8 @@ def put(runs: Path, seed: int, *, ppo: float) -> tuple[Path, Path]:
         for number, gain in enumerate((-0.2, 0.2, -0.1, 0.1)):
             source = f"builtin:tasks/heldout-{'families' if number < 2 else 'templates'}"
             row: dict[str, Any] = {"prompt": str(number), "source": source, "family": "f"}
-            for name, check in {**CHECKS, "ppo": ppo}.items():
-                row[name] = {"check": check + gain, "sampled_check": 0.5, "reward": 1.0, "kl_to_sft": 0.0}
+            for name, score in {**TASK_SCORES, "ppo": ppo}.items():
+                row[name] = {"task_score": score + gain, "sampled_task_score": 0.5, "reward": 1.0, "kl_to_sft": 0.0}
             written.write(json.dumps(row) + "\n")
     return demo, own
 
@@ -48,20 +48,20 @@ def means(rows: dict[str, Any], metric: str) -> dict[str, float]:
 def test_a_row_has_the_time_of_all_its_stages_and_is_paired_with_ppo(rivals: ModuleType, tmp_path: Path) -> None:
     found = rivals.collect({0: put(tmp_path, 0, ppo=0.6)})
     rows = found["rows"]
-    times = {"base": 0, "sft": 100, "ppo": 450, "gold": 440, "best": 100 + 200 + 60 + 90, "dpo": 180}
+    times = {"base": 0, "sft": 100, "ppo": 450, "sft-gold": 440, "sft-best": 100 + 200 + 60 + 90, "dpo": 180}
     assert {row: one["seconds"] for row, one in rows.items()} == times
-    assert means(rows, "over ppo") == {"base": -0.5, "sft": -0.2, "gold": 0.1, "best": -0.1, "dpo": -0.05}
-    assert means(rows, "over sft") == {"base": -0.3, "ppo": 0.2, "gold": 0.3, "best": 0.1, "dpo": 0.15}
+    assert means(rows, "over ppo") == {"base": -0.5, "sft": -0.2, "sft-gold": 0.1, "sft-best": -0.1, "dpo": -0.05}
+    assert means(rows, "over sft") == {"base": -0.3, "ppo": 0.2, "sft-gold": 0.3, "sft-best": 0.1, "dpo": 0.15}
     # Every prompt moved alike, so nothing is left open, however far the prompts lie apart.
-    assert rows["gold"]["over ppo"]["high"] - rows["gold"]["over ppo"]["low"] < 1e-5
-    assert rows["gold"]["check"]["high"] - rows["gold"]["check"]["low"] > 0.1
-    assert found["curve"]["96"]["seconds"] == 40 and round(found["curve"]["96"]["check"]["mean"], 6) == 0.45
+    assert rows["sft-gold"]["over ppo"]["high"] - rows["sft-gold"]["over ppo"]["low"] < 1e-5
+    assert rows["sft-gold"]["task_score"]["high"] - rows["sft-gold"]["task_score"]["low"] > 0.1
+    assert found["curve"]["96"]["seconds"] == 40 and round(found["curve"]["96"]["task_score"]["mean"], 6) == 0.45
 
 
 def test_seeds_together_have_the_prompts_of_all(rivals: ModuleType, tmp_path: Path) -> None:
     both = rivals.collect({0: put(tmp_path, 0, ppo=0.6), 2: put(tmp_path, 2, ppo=0.8)})["rows"]
     assert both["ppo"]["seconds"] == (450 + 456) / 2
-    assert means(both, "check")["ppo"] == 0.7 and means(both, "over sft")["ppo"] == 0.3
+    assert means(both, "task_score")["ppo"] == 0.7 and means(both, "over sft")["ppo"] == 0.3
     # The seeds differ in what PPO gained, and all prompts are drawn together.
     assert both["ppo"]["over sft"]["low"] < 0.26 and both["ppo"]["over sft"]["high"] > 0.34
     assert (means(both, "heldout-families")["sft"], means(both, "heldout-templates")["sft"]) == (0.4, 0.4)

@@ -53,7 +53,7 @@ def test_the_peer_stops_at_every_stop_token(load: Any) -> None:
         return torch.cat([queries, drawn], dim=1), None
 
     module = SimpleNamespace(batch_generation=batch_generation, truncate_response=None, get_reward=None, forward=None)
-    parts = load("ppo_sides").Parts()
+    parts = load("ppo_trl_side").Parts()
     parts.watch(module, [2, 3])
     module.batch_generation(None, queries, 3, 0, SimpleNamespace())
     assert parts.lengths == [2, 4, 1]

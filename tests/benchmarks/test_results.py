@@ -23,12 +23,12 @@ def part(gain: float) -> dict[str, Any]:
     """With names in the order of a summary's, which is the alphabet's."""
     models = {
         "base": {},
-        "ppo": {"check": estimate(0.5 + gain)},
+        "ppo": {"task_score": estimate(0.5 + gain)},
         "ppo-ptx": {"lm_loss": estimate(2.5)},
-        "sft": {"check": estimate(0.5), "lm_loss": estimate(3.0)},
+        "sft": {"task_score": estimate(0.5), "lm_loss": estimate(3.0)},
     }
     differences = {
-        "ppo over sft": {"check": estimate(gain), "kl_to_sft": estimate(2.0)},
+        "ppo over sft": {"task_score": estimate(gain), "kl_to_sft": estimate(2.0)},
         "ppo-ptx over sft": {"lm_loss": estimate(-0.5)},
         "ppo-ptx over ppo": {"lm_loss": estimate(-0.05)},
     }
@@ -98,6 +98,6 @@ def test_the_report_shows_every_seed_and_marks_intervals_without_zero(
     home = importlib.import_module("homes").Home.parse(written.read_text())
     assert home.command == ["python benchmarks/results.py recipes/demo --seeds 0 1 --override sft.seed=1"]
     assert [(run.seeds, run.commit) for run in home.runs] == [([0], "abcdef0"), ([1], "abcdef0, with local changes")]
-    assert float(home.values["models"]["all"]["0"]["ppo"]["check"]["mean"]) == 0.75
+    assert float(home.values["models"]["all"]["0"]["ppo"]["task_score"]["mean"]) == 0.75
     rows = [line for name in home.tables for line in results.markdown(home.render(name))]
     assert rows == [line for line in lines if line.startswith("|")][len(home.runs) + 2 :]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from data.records import Demonstration, Prompt, Ranking
 from data.select.sources import Source, load
 from onebase.errors import DataError, RecipeError
-from onebase.recipe import recipes
+from onebase.recipe import reader, sections
 
 LIMIT = 2**18
 
@@ -119,7 +119,7 @@ FILES: list[tuple[str, str, bytes, str]] = [
     ("single quotes", "a.jsonl", b"{'prompt': 'a'}", ":1:2: not valid JSON: Expecting property name"),
     ("no-break space", "a.jsonl", "\xa0{}".encode(), ":1:1: not valid JSON: Expecting value"),
     ("list named jsonl", "a.jsonl", b"[\n  {}\n]", ":1:2: the file is one JSON list"),
-    ("pretty-printed jsonl", "a.jsonl", b'{\n  "prompt": "a"\n}', ":1:2: a row goes over several lines"),
+    ("pretty-printed jsonl", "a.jsonl", b'{\n  "prompt": "a"\n}', ":1:2: a row spans several lines"),
     ("lone carriage returns", "a.jsonl", b"{}\r{}\r", ":1:4: lines end with lone carriage returns"),
     ("key given twice", "a.jsonl", b'{"prompt": "a", "prompt": "b"}', ":1: the key 'prompt' is given twice"),
     ("NaN", "a.jsonl", b'{"prompt": "a", "score": NaN}', ":1: NaN is not JSON"),
@@ -218,20 +218,20 @@ SETTINGS: list[tuple[str, dict[str, Any], str]] = [
     ("unknown built-in", {"source": "builtin:task"}, "data: 'builtin:task' is not known"),
     ("split of a file", {"source": "good.jsonl", "split": "test"}, "a file has no split 'test'"),
     ("split of built-in", {"source": "builtin:tasks", "split": "test", "rows": 1}, "has no split 'test'"),
-    ("built-in without rows", {"source": "builtin:tasks", "split": "sft"}, "say how many with `rows`"),
-    ("more rows than there are", {"source": "good.jsonl", "rows": 9}, "9 rows asked for, but there are only 1"),
+    ("built-in without rows", {"source": "builtin:tasks", "split": "sft"}, "give the number of records with `rows`"),
+    ("more rows than there are", {"source": "good.jsonl", "rows": 9}, "`rows` is 9, but there are only 1"),
     (
         "unknown format",
         {"source": "good.jsonl", "format": "alpaka"},
         "there is no format 'alpaka'; did you mean 'alpaca'?",
     ),
-    ("revision of a file", {"source": "good.jsonl", "revision": "main"}, "`revision` says nothing for a file"),
-    ("responses of a file", {"source": "good.jsonl", "responses": (4, 9)}, "`responses` says nothing for a file"),
-    ("noise of a file", {"source": "good.jsonl", "noise": 0.1}, "`noise` says nothing for a file"),
+    ("revision of a file", {"source": "good.jsonl", "revision": "main"}, "`revision` has no effect for a file"),
+    ("responses of a file", {"source": "good.jsonl", "responses": (4, 9)}, "`responses` has no effect for a file"),
+    ("noise of a file", {"source": "good.jsonl", "noise": 0.1}, "`noise` has no effect for a file"),
     (
         "cap of built-in tasks",
         {"source": "builtin:tasks", "split": "sft", "rows": 4, "per_task": 1},
-        "`per_task` says nothing for a built-in source",
+        "`per_task` has no effect for a built-in source",
     ),
     ("nothing to check against", {"source": "good.jsonl", "contamination": {}}, "contamination has nothing to check"),
     (
@@ -323,12 +323,12 @@ def test_weights_for_some_sources_only_are_refused():
 
 @pytest.mark.parametrize(("key", "message"), [case[1:] for case in KEYS], ids=[case[0] for case in KEYS])
 def test_a_bad_key_of_a_source_is_refused_with_the_recipes_line(key: str, message: str):
-    class Recipe(recipes.Section):
+    class Recipe(sections.Section):
         data: tuple[Source, ...]
 
     Path("recipe.yaml").write_text(f"data:\n- source: good.jsonl\n  {key}\n")
     with pytest.raises(RecipeError, match=r"recipe\.yaml:3") as caught:
-        recipes.read("recipe.yaml", Recipe)
+        reader.read("recipe.yaml", Recipe)
     assert message in str(caught.value)
 
 

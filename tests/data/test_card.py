@@ -10,8 +10,8 @@ import pytest
 
 from data.card import describe, independent_pairs, measure, proportion, proportion_of, quantiles, summary, write_card
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
-from data.select.sources import Loaded
-from onebase.recipe.recipes import LimitsSection
+from data.select.sources import LoadedRecords
+from onebase.recipe.sections import LimitsSection
 from onebase.run.record import DataIdentity
 
 ORIGIN = Origin("a.jsonl", 1)
@@ -149,7 +149,7 @@ def test_card_and_plots_are_written_and_equal_data_gives_equal_bytes(tmp_path: P
     card = {}
     for folder in ("a", "b"):
         card = write_card(
-            tmp_path / folder, Loaded(records=RANKINGS + odd, identities=[]), tokens=Words(), limits=limits
+            tmp_path / folder, LoadedRecords(records=RANKINGS + odd, identities=[]), tokens=Words(), limits=limits
         )
     names = {path.name for path in (tmp_path / "a").iterdir()}
     assert names == {"card.json", "lengths.svg", "tasks.svg", "rankings.svg"}
@@ -164,7 +164,7 @@ def test_card_and_plots_are_written_and_equal_data_gives_equal_bytes(tmp_path: P
 
 
 def test_prompts_have_no_plot_of_rankings(tmp_path: Path):
-    card = write_card(tmp_path, Loaded(records=[prompt("one two")], identities=[]))
+    card = write_card(tmp_path, LoadedRecords(records=[prompt("one two")], identities=[]))
     assert {path.name for path in tmp_path.iterdir()} == {"card.json", "lengths.svg", "tasks.svg"}
     assert card["lengths"]["unit"] == "characters"
     assert card["lengths"]["response"] == {}
@@ -182,7 +182,7 @@ def test_the_summary_names_what_a_person_should_see():
 def test_a_chat_counts_the_tokens_of_a_run(tiny_base_folder: Path):
     from data.chat.conversations import Chat
     from onebase.model import base as bases
-    from onebase.recipe.recipes import BaseSection, ChatSection
+    from onebase.recipe.sections import BaseSection, ChatSection
 
     chat = Chat(*bases.load_tokenizer(BaseSection(model=str(tiny_base_folder)), ChatSection()), ChatSection())
     one = Demonstration(prompt("Sort these words."), "fig")

@@ -10,7 +10,7 @@ import yaml
 from data.files.readers import reader_of
 from data.formats.table import FORMATS, build, build_all, candidates, parse, recognise
 from data.records import Demonstration, Message, Origin, Prompt, Ranking, prompt_of
-from data.select.dropped import Dropped
+from data.select.dropped import DroppedRows
 from onebase.errors import DataError
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -104,7 +104,7 @@ def test_a_fixture_becomes_what_is_written_beside_it(name: str, kind: str):
 def test_the_first_row_of_a_fixture_is_recognised(name: str, kind: str):
     found = FORMATS[recognise(rows_of(name)[0][1], KINDS[kind], ORIGIN)]
     # Formats that make the same of a row need no telling apart.
-    assert found.name == name or found.rows[KINDS[kind]] is FORMATS[name].rows[KINDS[kind]]
+    assert found.name == name or found.makers[KINDS[kind]] == FORMATS[name].makers[KINDS[kind]]
 
 
 @pytest.mark.parametrize(("name", "kind"), [case for case in CASES if "refused" in expected_of(case[0])[case[1]]])
@@ -118,14 +118,14 @@ def test_a_defect_is_raised_when_nobody_counts_them(name: str, kind: str):
     assert str(caught.value).startswith(tuple(f"f:{place}: " for place in refused))
 
 
-@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if KINDS[case[1]] in FORMATS[case[0]].rows])
+@pytest.mark.parametrize(("name", "kind"), [case for case in CASES if KINDS[case[1]] not in FORMATS[case[0]].files])
 def test_rows_that_stand_alone_are_read_the_same_in_any_order(name: str, kind: str):
     whole = expected_of(name)
     named = " ".join([name, whole.get("options", "")]).strip()
     rows = rows_of(name)
-    found = list(build_all(iter(rows), KINDS[kind], "f", format=named, report=Dropped()))
+    found = list(build_all(iter(rows), KINDS[kind], "f", format=named, report=DroppedRows()))
     random.Random(0).shuffle(rows)
-    shuffled = list(build_all(iter(rows), KINDS[kind], "f", format=named, report=Dropped()))
+    shuffled = list(build_all(iter(rows), KINDS[kind], "f", format=named, report=DroppedRows()))
     assert sorted(map(repr, shuffled)) == sorted(map(repr, found))
 
 
@@ -135,7 +135,7 @@ def test_a_row_that_fits_two_formats_is_refused_with_both():
         recognise(row, Demonstration, ORIGIN)
     assert str(caught.value) == (
         "a.jsonl:1: the row fits several formats: prompt-response {prompt, response}, prompt-completion "
-        "{completion, prompt}. Say which with `format`."
+        "{completion, prompt}. Name one with `format`."
     )
     assert recognise(row, Prompt, ORIGIN) == "prompt-response"  # the same prompt either way
     (record,) = build(row, Demonstration, ORIGIN, format="prompt-completion")
@@ -192,23 +192,38 @@ def test_a_format_of_joined_rows_is_not_read_row_by_row():
 
 def test_a_bad_first_row_does_not_hide_that_rows_are_joined():
     rows = [(1, ["no object"]), (2, {"x": 1}), *((line + 2, row) for line, row in rows_of("helpsteer"))]
-    dropped = Dropped()
+    dropped = DroppedRows()
     found = list(build_all(iter(rows), Ranking, "f", report=dropped))
     assert [at(one) for one in found] == ["3", "7", "18"]
     assert dropped.places["expected an object with keys, found list."] == ["f:1"]
 
 
+def test_a_row_that_lacks_a_key_is_refused_alone_where_rows_are_joined():
+    rows = [row for _, row in rows_of("thumbs")][:2]
+    dropped = DroppedRows()
+    assert list(build_all(enumerate([*rows, {"completion": "c", "label": True}]), Ranking, "f", report=dropped))
+    assert dropped.places == {"'prompt' must be text, found NoneType. Fix or remove the row.": ["f:2"]}
+
+
+def test_a_format_holds_for_the_keys_that_told_it():
+    alpaca = {"instruction": "Sort.", "input": "b, a", "output": "a, b"}
+    rows = [alpaca, {**alpaca, "input": None}, {"question": "2+2?", "answer": "4"}, {"x": 1}, alpaca]
+    dropped = DroppedRows()
+    records = list(build_all(enumerate(rows, start=1), Demonstration, "f", report=dropped))
+    assert [at(one) for one in records] == ["1", "2", "3", "5"]
+    assert dropped.defects == 1
+
+
 def test_formats_whose_rows_are_joined_say_so():
-    joining = {name for name, one in FORMATS.items() if one.whole}
+    joining = {name for name, one in FORMATS.items() if one.files}
     assert joining == {"helpsteer", "thumbs", "thumbs-response", "p3-choices", "reddit", "reddit-comments"}
 
 
 def test_a_format_recognises_by_keys_and_looks():
     row = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "c"}
-    assert FORMATS["hh-rlhf"].recognise(row)
-    assert not FORMATS["chosen-rejected"].recognise(row)
-    assert not FORMATS["hh-rlhf"].recognise({"chosen": "\n\nHuman: a"})
     assert [one.name for one in candidates(row, Ranking)] == ["hh-rlhf"]
+    assert [one.name for one in candidates({**row, "chosen": "b"}, Ranking)] == ["chosen-rejected"]
+    assert candidates({"chosen": row["chosen"]}, Ranking) == []
 
 
 def test_options_overlay_the_defaults_and_leave_the_table_alone():

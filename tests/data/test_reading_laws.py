@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.records import Demonstration, Message, Origin, Prompt, Ranking, Record, prompt_of
-from data.select.dropped import Dropped
+from data.select.dropped import DroppedRows
 from data.select.sources import Source, records_of
 from data.writing import row_of, write
 from onebase.errors import DataError
@@ -122,8 +122,8 @@ def put(records: Sequence[Record], path: Path) -> None:
     path.write_bytes(_pack(content.encode(), path.name))
 
 
-def read(path: Path, kind: Any, **settings: Any) -> tuple[list[Any], Dropped]:
-    dropped = Dropped()
+def read(path: Path, kind: Any, **settings: Any) -> tuple[list[Any], DroppedRows]:
+    dropped = DroppedRows()
     return list(records_of(Source(source=str(path), **settings), kind, dropped)), dropped
 
 
@@ -206,7 +206,7 @@ def test_marks_of_joined_files_are_taken_off(tmp_path: Path):
     assert len(read(tmp_path / "a.jsonl", Demonstration)[0]) == 2
 
 
-def test_a_list_on_one_line_is_read_in_windows(tmp_path: Path):
+def test_a_list_on_one_line_is_read(tmp_path: Path):
     rows = [{"prompt": f"é{number}" * 50, "response": "x" * (number % 301)} for number in range(1, 3000)]
     (tmp_path / "a.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     records, _ = read(tmp_path / "a.json", Prompt)
@@ -222,7 +222,14 @@ def test_a_row_of_a_list_that_is_broken_far_in_is_named_with_its_line(tmp_path: 
         read(tmp_path / "a.json", Demonstration)
 
 
-def test_numbers_are_not_cut_where_a_window_ends(tmp_path: Path):
+def test_a_list_that_is_too_large_to_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("data.files.readers.LARGEST_LIST", 100)
+    (tmp_path / "a.json").write_text("[" + ",\n".join(['{"prompt": "a"}'] * 10) + "]")
+    with pytest.raises(DataError, match=r"a JSON list is held as a whole.* > a\.jsonl"):
+        read(tmp_path / "a.json", Prompt)
+
+
+def test_a_long_list_of_numbers_is_read(tmp_path: Path):
     from data.files.readers import read_json
 
     numbers = list(range(1000, 60_000))
@@ -254,7 +261,7 @@ def test_an_over_long_line_is_skipped_and_the_next_one_has_its_own_number(tmp_pa
     }
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz", "a.csv", "a.parquet"])
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.csv", "a.parquet"])
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path, name: str):
     import tracemalloc
 
@@ -264,7 +271,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path, name: str):
         put([Demonstration(prompt, f"answer {number}") for number in range(rows)], path)
         tracemalloc.start()
         try:
-            count = sum(1 for _ in records_of(Source(source=str(path)), Demonstration, Dropped()))
+            count = sum(1 for _ in records_of(Source(source=str(path)), Demonstration, DroppedRows()))
             assert count == rows
             return tracemalloc.get_traced_memory()[1]
         finally:

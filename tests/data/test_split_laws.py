@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from data.records import Demonstration, normalised, prompt_of
-from data.select.dropped import Dropped
+from data.select.dropped import DroppedRows
 from data.select.sources import Source, load, records_of
 from data.splits import FILE_SPLITS
 from data.writing import write_splits
@@ -36,7 +36,7 @@ def splits_of(shards: list[list[str]], folder: Path) -> dict[str, set[str]]:
         path = folder / f"{number}.jsonl"
         path.write_text("".join(json.dumps({"prompt": text, "response": "yes"}) + "\n" for text in shard))
         for split in FILE_SPLITS:
-            records = records_of(Source(source=str(path), split=split), Demonstration, Dropped())
+            records = records_of(Source(source=str(path), split=split), Demonstration, DroppedRows())
             found.setdefault(split, set()).update(normalised(prompt_of(record)) for record in records)
     return found
 
@@ -93,7 +93,7 @@ def test_no_turn_of_a_conversation_crosses_splits(tmp_path: Path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     openings = {}
     for split in FILE_SPLITS:
-        records = list(records_of(Source(source=str(path), split=split), Demonstration, Dropped()))
+        records = list(records_of(Source(source=str(path), split=split), Demonstration, DroppedRows()))
         firsts = [next(one.content for one in record.prompt.messages if one.role == "user") for record in records]
         assert len(records) == 6 * len(set(firsts)), "every turn of both conversations"
         openings[split] = set(firsts)
@@ -106,7 +106,7 @@ def test_a_one_pass_cut_is_the_cut_that_sources_make(tmp_path: Path):
     rows = [{"prompt": f"question {number}", "response": "yes"} for number in range(400)]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    counts = write_splits(records_of(Source(source=str(path)), Demonstration, Dropped()), tmp_path / "out")
+    counts = write_splits(records_of(Source(source=str(path)), Demonstration, DroppedRows()), tmp_path / "out")
     assert sum(counts.values()) == 400
     assert 15 < counts["heldout"] < 70  # 40 expected, standard deviation 6
     for split in FILE_SPLITS:
@@ -121,6 +121,6 @@ def test_a_failing_cut_leaves_nothing_behind(tmp_path: Path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "train.jsonl").write_text("as it was\n")
     with pytest.raises(DataError, match=r"a\.jsonl:2:1: not valid JSON"):
-        write_splits(records_of(Source(source=str(path)), Demonstration, Dropped()), tmp_path / "out")
+        write_splits(records_of(Source(source=str(path)), Demonstration, DroppedRows()), tmp_path / "out")
     assert [one.name for one in (tmp_path / "out").iterdir()] == ["train.jsonl"]
     assert (tmp_path / "out" / "train.jsonl").read_text() == "as it was\n"

@@ -16,7 +16,7 @@ from dpo.train import build_trainer, read_data, require_log_two, to_pairs
 from onebase.errors import RecipeError
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run import stages
 from onebase.seeding import seed_everything
 from onebase.trl import trainers
@@ -33,7 +33,7 @@ def make_recipe(tiny_base_folder: Path, finished_run: Path, quantization: str, t
             *(f"base.model={tiny_base_folder}", f"base.quantization={quantization}", f"out={tmp_path / 'dpo'}"),
             *(f"parents.sft={finished_run / 'sft'}", "track.wandb=off"),
         ]
-        return recipes.read("recipes/smoke/dpo.yaml", DpoRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/dpo.yaml", DpoRecipe, [*given, *overrides])
 
     return make
 
@@ -44,7 +44,7 @@ def train(recipe: DpoRecipe) -> Roles:
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))
     roles = Roles(base).load(ROLE, recipe.parents.sft / "adapter")
-    with stages.open_session(recipe, "dpo", recipe, parents={}, data=[], state_bytes=1) as session:
+    with stages.open_session(recipe, "dpo", parents={}, data=[], state_bytes=1) as session:
         trainer = build_trainer(roles, read_data(recipe), recipe, session)
         with roles.active(ROLE):
             trainers.train(trainer)
@@ -56,7 +56,7 @@ def test_the_trainer_starts_from_the_sft_adapter_bit_for_bit_in_fp32(make_recipe
     recipe.out.mkdir(parents=True)
     roles = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
     roles.load(ROLE, recipe.parents.sft / "adapter")
-    with stages.open_session(recipe, "dpo", recipe, parents={}, data=[], state_bytes=1) as session:
+    with stages.open_session(recipe, "dpo", parents={}, data=[], state_bytes=1) as session:
         build_trainer(roles, read_data(recipe), recipe, session)
     in_file = load_file(recipe.parents.sft / "adapter" / WEIGHTS)
     for role in (ROLE, "ref"):
@@ -86,7 +86,7 @@ def test_an_evaluation_is_a_mean_over_pairs_whatever_its_batches(make_recipe: Ma
         recipe = recipe.model_copy(update={"out": recipe.out / str(size)})
         roles = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
         roles.load(ROLE, recipe.parents.sft / "adapter")
-        with stages.open_session(recipe, "dpo", recipe, parents={}, data=[], state_bytes=1) as session:
+        with stages.open_session(recipe, "dpo", parents={}, data=[], state_bytes=1) as session:
             trainer = build_trainer(roles, read_data(recipe), recipe, session)
             for parameter in roles.parameters(ROLE):  # else every margin is 0
                 parameter.data.mul_(1.5)

@@ -14,18 +14,19 @@ from evaluation import best_of_n
 from evaluation.compare import compare
 from evaluation.compare.recipe import CompareRecipe
 from evaluation.compare.responses import Responder
-from evaluation.reward_model.heldout import RewardModel
+from evaluation.reward_model.loading import RewardModel
 from onebase.inference.ensemble import Ensemble
 from onebase.inference.sampling import sample
 from onebase.inference.scoring import score
+from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe import recipes
-from onebase.recipe.recipes import AdapterSection, BaseSection, ChatSection
+from onebase.recipe import reader
+from onebase.recipe.sections import AdapterSection, BaseSection, ChatSection
 from onebase.seeding import generator
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import collect
-from ppo.scores import Asked, score_episodes
+from ppo.rollout import PpoState, collect
+from ppo.scores import PromptBatch, score_episodes
 
 END = 2
 OTHERS = tuple(range(40, 240))
@@ -65,9 +66,11 @@ def test_responses_that_end_with_another_stop_token_score_as_those_of_rankings_d
     assert chat.end_id == END and len(chat.stop_ids) == 1 + len(OTHERS)
     encoded = [EncodedPrompt(one, chat.prompt_ids(one)) for one in PROMPTS for _ in range(4)]
     ids = [one.ids for one in encoded]
-    recipe = recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [f"base.model={roles.base.identity.model}"])
-    asked = Asked(chat=chat, prompts=encoded)
-    rollout = collect(roles, ids, recipe, generator(0, "test"), asked, with_values=False)
+    overrides = [f"base.model={roles.base.identity.model}", "advantages.kind=rloo", "sampling.responses_per_prompt=4"]
+    recipe = reader.read("recipes/smoke/ppo.yaml", PpoRecipe, overrides)
+    batch, tokens = PromptBatch(chat=chat, prompts=encoded), recipe.train.tokens_per_microbatch
+    budget, state = Budget(tokens=tokens, episodes=recipe.sampling.batch), PpoState(kl_weight=0.0)
+    rollout, _ = collect(roles, batch, recipe, generator(0, "test"), budget, state)
     responses = [
         row[mask].tolist() for row, mask in zip(rollout.episodes.responses, rollout.episodes.mask, strict=True)
     ]
@@ -79,11 +82,9 @@ def test_responses_that_end_with_another_stop_token_score_as_those_of_rankings_d
     assert max(abs(one - other) for one, other in zip(plain, expected, strict=True)) > 0.05
     # The function that scores is the stand-alone one, bit for bit in the same micro-batches.
     closed = chat.closed(rollout.episodes.sequences)
-    budget = recipe.train.tokens_per_microbatch
-    assert torch.equal(
-        score_episodes(roles, rollout.episodes, recipe, asked).total,
-        score(roles, "reward", closed, tokens_per_microbatch=budget),
-    )
+    models = recipe.reward_models
+    scores = score_episodes(roles, rollout.episodes, batch, recipe.reward, models=models, tokens_per_microbatch=tokens)
+    assert torch.equal(scores.total, score(roles, "reward", closed, tokens_per_microbatch=tokens))
     # What the policy said keeps its tokens.
     assert rollout.episodes.sequences != closed
 
@@ -103,7 +104,7 @@ def test_best_of_n_and_compare_score_closed_responses(roles: Roles, tmp_path: Pa
 
     encoded = [EncodedPrompt(one, chat.prompt_ids(one)) for one in PROMPTS]
     respond = Responder(roles, [one.ids for one in encoded], tmp_path, max_new_tokens=8, batch=8, seed=1)
-    recipe = recipes.read("recipes/smoke/compare.yaml", CompareRecipe, [f"base.model={roles.base.identity.model}"])
+    recipe = reader.read("recipes/smoke/compare.yaml", CompareRecipe, [f"base.model={roles.base.identity.model}"])
     answers = compare.judge(roles, "base", None, respond, chat, encoded, [], recipe)
     for name, temperature in (("reward", 0.0), ("sampled_reward", 1.0)):
         episodes = respond(None, adapter_sha256=None, temperature=temperature)

@@ -52,7 +52,7 @@ POINTS: dict[str, dict[str, Place]] = {
         "reference": ("ppo.rollout:logprobs", "before", 2),
         "reward": ("ppo.scores:member_scores", "before", 2),
         "value": ("ppo.rollout:token_values", "before", 2),
-        "mid-epoch": ("ppo.train:compute_targets", "before", 3),
+        "mid-epoch": ("ppo.rollout:make_experience", "before", 3),
         "epoch end": ("onebase.run.checkpoint:Checkpoints.due", "before", 2),
         "last step": ("ppo.train:update", "before", 4),
         **TRAINING,

@@ -64,31 +64,31 @@ def run(stage: str, arguments: Sequence[str], log: Path, allowed: int | None) ->
 
 
 def run_stage(stage: str, arguments: Sequence[str]) -> int:
-    from onebase.cli.command import main
+    from onebase.cli.parser import main
     from pipeline import stages
 
     return main(stage, stages.loader(stage), "", "", [str(ROOT / f"recipes/smoke/{stage}.yaml"), *arguments])
 
 
 def limit_at_first_fit(allowed: int | None) -> Callable[[], int]:
-    """From the first work that may be halved on, `allowed` bytes more; returns what there was then."""
-    from onebase.memory import Halving
-    from onebase.model import products
+    """From the first work on whose sizes may be halved, `allowed` bytes more; returns what there was then."""
+    from onebase.memory import Budget
+    from onebase.model import lora
 
     # It compiles for each shape, in address space of its own, and is not needed where that is short: what would run
     # out with it might fit without it.
-    products.HAS_ONE_DNN = False
-    fit = Halving.fit
+    lora.HAS_ONE_DNN = False
+    fit = Budget.fit
     sizes: list[int] = []
 
-    def limited(self: Any, work: Any, *, size: int) -> Any:
+    def limited(self: Any, work: Any, *, size: int | None = None) -> Any:
         if not sizes:
             sizes.append(address_space())
             if allowed is not None:
                 resource.setrlimit(resource.RLIMIT_AS, (sizes[0] + allowed, resource.RLIM_INFINITY))
         return fit(self, work, size=size)
 
-    Halving.fit = limited  # type: ignore[method-assign]  # the limit counts from here, not from the imports
+    Budget.fit = limited  # type: ignore[method-assign]  # the limit counts from here, not from the imports
     return lambda: sizes[0] if sizes else address_space("VmPeak")
 
 

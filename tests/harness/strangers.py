@@ -161,7 +161,7 @@ def replace_core(program: Path) -> None:
     """From now on, in this process, W&B's own process is this program, and has not long to start."""
     import wandb.sdk.lib.service.service_process as service
 
-    from onebase.tracking.tracker import dashboard
+    from onebase.tracking import dashboard
 
     service.get_core_path = lambda: str(program)
     dashboard.START_SECONDS = 4.0

@@ -92,7 +92,7 @@ def run_forked(work: Callable[[], int]) -> int:
 
 def run_stage(stage: str, command: Sequence[str], log: Path, *prepare: Callable[[], None]) -> int:
     """The stage's command, its output in `log`; `prepare` is called before it."""
-    from onebase.cli.command import main
+    from onebase.cli.parser import main
     from pipeline import stages
 
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

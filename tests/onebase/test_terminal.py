@@ -11,8 +11,8 @@ from typing import IO
 import pytest
 
 from onebase import terminal
-from onebase.cli import command
-from onebase.recipe import recipes
+from onebase.cli import command, parser
+from onebase.recipe import reader, sections
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("onebase", "data", "evaluation", "sft", "reward", "ppo", "dpo", "pipeline")
@@ -81,13 +81,12 @@ def test_a_bar_shows_the_name_of_a_file_as_it_is(
     text: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from onebase.tracking.progress import track
-    from pipeline.data_commands import _counted
 
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     monkeypatch.setenv("COLUMNS", "200")
     assert list(track([1, 2], total=2, description=text)) == [1, 2]
     assert text in capsys.readouterr().err
-    assert list(_counted([1, 2], text)) == [1, 2]
+    assert list(track([1, 2], total=None, description=text)) == [1, 2]
     capsys.readouterr()
 
 
@@ -100,7 +99,7 @@ def test_bars_take_no_markup() -> None:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "TextColumn"
     ]
-    assert len(columns) > 1
+    assert columns
     assert all("markup" in [one.arg for one in node.keywords] for _, node in columns)
 
 
@@ -136,26 +135,24 @@ def test_a_command_line_that_is_wrong_is_shown_and_not_obeyed(
 def test_a_command_line_of_a_stage_alone_is_shown_and_not_obeyed(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     from sft.__main__ import READS, WRITES, load
 
-    with pytest.raises(SystemExit) as end:
-        command.main("sft", load, READS, WRITES, ["recipe.yaml", f"--{text}"])
-    assert end.value.code == 2
+    assert parser.main("sft", load, READS, WRITES, ["recipe.yaml", f"--{text}"]) == 2
     printed = capsys.readouterr().err
     assert printed.replace("\n", "").isprintable()
-    assert "unrecognized arguments" in printed and terminal.printable(text) in printed
+    assert "No such option" in printed and terminal.printable(text) in printed
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_a_recipe_that_is_printed_is_read_back(text: str, tmp_path: Path) -> None:
-    class Names(recipes.Section):
+    class Names(sections.Section):
         names: dict[str, str]
 
     key = "lone" if text == HOSTILE["surrogate"] else text  # pydantic does not write that one as a key
     values = {key: "key", "value": text, "long": f"{text} word " * 30, "lines": f"one\n{text}\ntwo", "plain": "Grüße"}
-    printed = recipes.dump(Names(names=values))
+    printed = reader.dump(Names(names=values))
     assert printed.replace("\n", "").isprintable()
     assert "Grüße" in printed
     (tmp_path / "recipe.yaml").write_text(printed, encoding="utf-8")
-    assert recipes.read(tmp_path / "recipe.yaml", Names).names == values
+    assert reader.read(tmp_path / "recipe.yaml", Names).names == values
 
 
 def test_a_traceback_is_shown_and_not_obeyed(capsys: pytest.CaptureFixture[str]) -> None:

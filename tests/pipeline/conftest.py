@@ -13,7 +13,7 @@ Stage = Callable[..., tuple[int, str]]
 def run_stage(tiny_base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Stage:
     """Run a stage of the smoke recipes through its command; exit code and what it said."""
 
-    from onebase.cli.command import main as stage_main
+    from onebase.cli.parser import main as stage_main
     from pipeline import stages
 
     def run(stage: str, *overrides: str, recipe: Path | None = None) -> tuple[int, str]:

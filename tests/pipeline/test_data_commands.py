@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from data.records import Demonstration, Ranking, fingerprint
-from data.select.dropped import Dropped
+from data.select.dropped import DroppedRows
 from data.select.sources import Source, records_of
 from pipeline.data_commands import app
 
@@ -39,7 +39,7 @@ def data(*arguments: str) -> Any:
 
 
 def sha(name: str, kind: Any = Demonstration) -> str:
-    return fingerprint(records_of(Source(source=name), kind, Dropped()))
+    return fingerprint(records_of(Source(source=name), kind, DroppedRows()))
 
 
 def test_check_says_what_sound_files_hold():
@@ -54,8 +54,8 @@ def test_check_names_defects_with_their_places_and_goes_on_to_the_next_file():
     done = data("check", "bad.jsonl", "nowhere.jsonl", "good.jsonl")
     assert done.exit_code == 2
     assert "bad.jsonl: 1 sound demonstrations, 2 with a defect" in done.output
-    assert "1: 'prompt' must be text, found int. Mend the row, or drop it.\n      bad.jsonl:2" in done.output
-    assert "1: not valid JSON: Expecting value. Mend or remove the line.\n      bad.jsonl:3:11" in done.output
+    assert "1: 'prompt' must be text, found int. Fix or remove the row.\n      bad.jsonl:2" in done.output
+    assert "1: not valid JSON: Expecting value. Fix or remove the line.\n      bad.jsonl:3:11" in done.output
     assert "there is no file nowhere.jsonl" in done.output
     assert "good.jsonl: 3 sound demonstrations" in done.output
     assert "error: 2 of 3 files have defects" in done.output
@@ -150,7 +150,7 @@ def test_card_writes_its_folder_and_prints_the_summary(tiny_base_folder: Path):
 def test_card_of_files_with_different_rows_wants_a_kind():
     done = data("card", "good.jsonl", "ranked.jsonl", "--out", "card")
     assert done.exit_code == 2
-    assert "the files hold different kinds of rows: demonstration, ranking. Say one with --kind." in done.output
+    assert "the files hold different kinds of rows: demonstration, ranking. Choose one with --kind." in done.output
     assert data("card", "good.jsonl", "ranked.jsonl", "--out", "card", "--kind", "prompt").exit_code == 0
 
 
@@ -219,7 +219,7 @@ def test_a_kind_that_fails_is_named_where_a_lesser_one_is_read():
     put("texts.jsonl", [{**row, "response": answer} for answer in ("Hello.", "Hm.")])
     done = data("check", "texts.jsonl")
     assert "2 sound demonstrations" in done.output
-    assert "no ranking of it is sound, the first because: 'helpfulness' must be a number" in done.output
+    assert "there is no sound ranking; the first reason: 'helpfulness' must be a number" in done.output
 
 
 def test_check_names_the_keys_of_which_nothing_was_made():

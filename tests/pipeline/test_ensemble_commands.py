@@ -14,7 +14,7 @@ from data.select.sources import Source, load
 from data.tasks import generate
 from data.writing import row_of
 from evaluation import best_of_n
-from evaluation.reward_model import heldout
+from evaluation.reward_model import heldout, loading
 from onebase.inference.ensemble import CombineSection
 from onebase.inference.sampling import sample
 from onebase.inference.scoring import score
@@ -172,7 +172,7 @@ def test_every_prompt_gets_the_best_of_its_own_responses(
 
 
 def test_scores_are_those_of_the_sampled_tokens_by_separate_roles(other_rewards: list[Path]) -> None:
-    model = heldout.load(other_rewards, CombineSection(rule="min"))
+    model = loading.load(other_rewards, CombineSection(rule="min"))
     best_of_n.add_policy(model, other_rewards[0].parent / "sft")
     asked = [Prompt((Message("user", text),), Origin("here", 1)) for text in ("Name a city.", "Say yes.")]
     sampling = best_of_n.Sampling(n=4, max_new_tokens=6, temperature=0.7, batch=8, seed=5)
@@ -188,7 +188,7 @@ def test_scores_are_those_of_the_sampled_tokens_by_separate_roles(other_rewards:
         batch=8,
     )
     for place, folder in enumerate(other_rewards):
-        single = heldout.load([folder])
+        single = loading.load([folder])
         said = score(single.roles, "reward", drawn.episodes.sequences, tokens_per_microbatch=1).tolist()
         name = ["reward", "reward_2", "reward_3"][place]
         found = [value for row in rows for value in row["members"][name]]
@@ -198,7 +198,7 @@ def test_scores_are_those_of_the_sampled_tokens_by_separate_roles(other_rewards:
 
 
 def test_rows_come_out_before_later_prompts_are_read(other_rewards: list[Path]) -> None:
-    model = heldout.load(other_rewards[:1])
+    model = loading.load(other_rewards[:1])
     best_of_n.add_policy(model, other_rewards[0].parent / "sft")
     read = []
 
@@ -246,7 +246,7 @@ def test_what_cannot_be_answered_is_refused(
         ((sft, reward, long), f"{long}:2: the prompt is"),
         ((sft, reward, empty), "there are no prompts"),
         ((sft, reward, prompts, "--max-new-tokens", 512), "the model has 512 positions"),
-        ((sft, reward, prompts, "--out", sft / "best.jsonl"), "lies in the stage folder"),
+        ((sft, reward, prompts, "--out", sft / "best.jsonl"), "lies in"),
         ((sft, reward, prompts, "--combine", "min"), "Name more with --with"),
     ]
     for arguments, said in cases:
@@ -265,7 +265,7 @@ def test_a_policy_on_another_base_is_refused(
     assert code == 2 and out == "" and "trained on a base with other weights" in err
 
 
-def test_a_temperature_near_zero_draws_the_likeliest_response_nearly_every_time(
+def test_a_temperature_near_zero_draws_the_greedy_response_nearly_every_time(
     onebase: Command, other_rewards: list[Path], prompts: Path
 ) -> None:
     agreeing: dict[float, list[Any]] = {}
@@ -283,11 +283,11 @@ def test_a_temperature_near_zero_draws_the_likeliest_response_nearly_every_time(
 def test_prompts_that_a_further_member_was_trained_on_are_not_in_the_report(
     onebase: Command, other_rewards: list[Path], tmp_path: Path
 ) -> None:
-    (trained, *_) = heldout.training_of(record.read(other_rewards[1]).record.recipe).training
+    (trained, *_) = heldout.training_of(loading.recipe_of(record.read(other_rewards[1]))).training
     path = put(tmp_path / "rankings.jsonl", *map(row_of, [*generate.rankings("heldout", 3, 7), trained]))
     options = ["--with", other_rewards[1], "--data", path, "--out", tmp_path / "out"]
     code, _, err = onebase("eval", "reward", other_rewards[0], *options)
-    assert code == 0 and "rankings left out, for their prompts were trained on: 1." in err, err
+    assert code == 0 and "1 rankings are left out, because their prompts were trained on." in err, err
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (report["rankings_of_trained_prompts"], report["rankings"]) == (1, 3)
     alone = put(tmp_path / "trained.jsonl", row_of(trained))

@@ -81,7 +81,7 @@ def test_what_went_in_and_is_another_today_is_said(
     code, said = start_again(run_stage, parents, "sft")
     assert code == 2, said
     assert what in said
-    assert "pass --restart to move it aside and train anew" in said
+    assert "pass --restart to move it aside and train again" in said
 
 
 def test_a_finished_stage_lists_every_file_but_checkpoints_and_wandb(finish_run: Callable[[str], Path]) -> None:

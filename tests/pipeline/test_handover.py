@@ -136,7 +136,7 @@ def test_a_record_of_a_newer_schema(run_stage: Stage, parents: Path, tmp_path: P
 
     edit(parents / "sft", newer)
     result = run_stage("reward", f"parents.sft={parents / 'sft'}")
-    refused(result, "expected schema version 1 or 2, found 3", out=tmp_path / "out")
+    refused(result, "expected schema version 2, found 3", out=tmp_path / "out")
 
 
 def test_a_record_with_an_unknown_key(run_stage: Stage, parents: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_numbers_that_stand_alone_are_seeds() -> None:
     assert many_seeds.split(["name=n"], []) == ([], ["name=n"])
     with pytest.raises(RecipeError, match="--seeds: 0 is given twice"):
         many_seeds.split(["1", "0"], [0])
-    with pytest.raises(RecipeError, match=r"override '1': a number alone is a seed. Write: --seeds 1 2"):
+    with pytest.raises(RecipeError, match=r"override '1': a plain number is a seed. Write: --seeds 1 2"):
         many_seeds.split(["1", "2"], [])
 
 
@@ -55,11 +55,13 @@ def estimate(mean: float) -> dict[str, float]:
 
 
 def summary(gain: float) -> dict[str, Any]:
-    differences = {"ppo over sft": {"check": estimate(gain), "sampled_reward": estimate(2 * gain)}}
+    differences = {"ppo over sft": {"task_score": estimate(gain), "sampled_reward": estimate(2 * gain)}}
     return {
         "models": {"sft": {"kl_to_sft": estimate(0.0)}, "ppo": {"kl_to_sft": estimate(1.5)}},
-        "differences": {**differences, "sft over base": {"check": estimate(0.3)}},
-        "by_source": {"builtin:tasks/heldout-families": {"differences": {"ppo over sft": {"check": estimate(-gain)}}}},
+        "differences": {**differences, "sft over base": {"task_score": estimate(0.3)}},
+        "by_source": {
+            "builtin:tasks/heldout-families": {"differences": {"ppo over sft": {"task_score": estimate(-gain)}}}
+        },
     }
 
 

@@ -15,7 +15,7 @@ from data.chat.conversations import Chat
 from data.records import Message, Origin, Prompt
 from onebase.model.base import load as load_base
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.recipe.sections import BaseSection, ChatSection
 from onebase.run import record
 
 Command = Callable[..., tuple[int, str, str]]
@@ -231,7 +231,7 @@ def test_a_report_never_goes_into_the_stage_folder(onebase: Command, stage: Path
     before = sorted(path for path in stage.rglob("*") if path.is_file())
     for out in (stage, stage / "adapter" / "report"):
         code, _, err = onebase("eval", "reward", stage, "--out", out)
-        assert code == 2 and "is verified" in err
+        assert code == 2 and "lies in" in err
     assert sorted(path for path in stage.rglob("*") if path.is_file()) == before
 
 
@@ -257,7 +257,7 @@ def test_another_loss_trains_another_reward_model(
 ) -> None:
     """One step under each loss: another loss and another gradient than Bradley-Terry's. Weights are not compared:
     Adam's first step hardly depends on how long a gradient is, and some of these point the same way."""
-    from onebase.recipe import recipes
+    from onebase.recipe import reader
     from reward.recipe import RewardRecipe
     from reward.train import run
 
@@ -266,9 +266,7 @@ def test_another_loss_trains_another_reward_model(
         given = [f"base.model={tiny_base_folder}", f"parents.sft={stage.parent / 'sft'}", "track.wandb=off"]
         small = ["data.0.rows=4", "evaluation.rankings.0.rows=2", "evaluation.demonstrations.0.rows=2"]
         out = tmp_path / name
-        run(
-            recipes.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *small, f"loss.kind={loss}", f"out={out}"])
-        )
+        run(reader.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *small, f"loss.kind={loss}", f"out={out}"]))
         rows = map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         seen.append(next(row for row in rows if "reward/loss" in row))
     for metric in ("reward/loss", "reward/grad_norm"):
@@ -298,9 +296,9 @@ def test_a_centring_penalty_adds_its_weight_times_the_squared_sum() -> None:
 )
 def test_a_loss_section_that_would_not_be_read_or_makes_no_sense_is_refused(overrides: list[str], said: str) -> None:
     from onebase.errors import RecipeError
-    from onebase.recipe import recipes
+    from onebase.recipe import reader
     from reward.recipe import RewardRecipe
 
     with pytest.raises(RecipeError) as caught:
-        recipes.read("recipes/smoke/reward.yaml", RewardRecipe, overrides)
+        reader.read("recipes/smoke/reward.yaml", RewardRecipe, overrides)
     assert said in str(caught.value)

@@ -14,12 +14,12 @@ from evaluation.compare import compare
 from evaluation.compare.compare import run as run_comparison
 from evaluation.compare.recipe import CompareRecipe
 from evaluation.compare.responses import Responder, adapter_sha256
-from onebase.cli.command import main as stage_main
+from onebase.cli.parser import main as stage_main
 from onebase.errors import RecipeError, RecordError
 from onebase.files.writing import hash_file
 from onebase.inference.scoring import score
 from onebase.model import base as bases
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run import record
 from pipeline import chain
 
@@ -128,7 +128,7 @@ def test_each_source_of_prompts_has_a_table_of_its_own(finished_run: Path) -> No
             halves = [part["models"][model][name]["mean"] for part in parts.values()]
             assert estimate["mean"] == pytest.approx(sum(halves) / 2, abs=2e-6)
         both = (row["correctness"]["mean"] + row["form"]["mean"]) / 2
-        assert row["check"]["mean"] == pytest.approx(both, abs=2e-6)
+        assert row["task_score"]["mean"] == pytest.approx(both, abs=2e-6)
 
 
 def test_the_figures_of_a_run_show_every_stage(finished_run: Path) -> None:
@@ -200,7 +200,7 @@ def test_a_variant_of_a_stage_is_run_after_it_with_its_parents_and_compared_by_i
     with pytest.raises(RecipeError, match=r"dpo-x\.yaml:1: unknown key 'bse'"):
         chain.plan(folder, [])
     (folder / "dpo-x.yaml").rename(folder / "dpo-0.05.yaml")
-    with pytest.raises(RecipeError, match=r"dpo-0\.05\.yaml: the name of a variant is made of letters"):
+    with pytest.raises(RecipeError, match=r"dpo-0\.05\.yaml: a variant's name consists of letters"):
         chain.plan(folder, [])
 
 
@@ -223,22 +223,22 @@ def test_a_run_fills_in_the_parents_that_are_left_to_it(tmp_path: Path) -> None:
     for gone in ("ppo", "dpo"):
         (folder / f"{gone}.yaml").unlink()
     last = {step.name: step for step in chain.plan(folder, ["name=n", "runs_dir=r"])}["compare"]
-    recipe = recipes.read(last.recipe, CompareRecipe, last.overrides)
+    recipe = reader.read(last.recipe, CompareRecipe, last.overrides)
     assert (recipe.parents.ppo, recipe.parents.dpo) == (None, None)
     assert recipe.policies == {"ppo-function": Path("r/n/ppo-function")}
     for gone in ("ppo-function", "reward"):
         (folder / f"{gone}.yaml").unlink()
     shutil.copy("recipes/smoke/dpo.yaml", folder)
     last = {step.name: step for step in chain.plan(folder, ["name=n", "runs_dir=r"])}["compare"]
-    parents = recipes.read(last.recipe, CompareRecipe, last.overrides).parents
+    parents = reader.read(last.recipe, CompareRecipe, last.overrides).parents
     assert (parents.sft, parents.reward, parents.dpo) == (Path("r/n/sft"), None, Path("r/n/dpo"))
 
 
-def test_likeliest_and_sampled_answers_are_scored_as_if_each_stood_alone(finish_run: Callable[[str], Path]) -> None:
+def test_greedy_and_sampled_answers_are_scored_as_if_each_stood_alone(finish_run: Callable[[str], Path]) -> None:
     home = finish_run("fp32")
     given = [f"base.model={record.read(home / 'sft').record.base.model}", f"out={home}"]
     parents = [f"parents.{stage}={home / stage}" for stage in STAGES]
-    recipe = recipes.read(Path("recipes/smoke/compare.yaml"), CompareRecipe, [*given, *parents])
+    recipe = reader.read(Path("recipes/smoke/compare.yaml"), CompareRecipe, [*given, *parents])
     found = compare.read_parents(recipe)
     chat, prompts, _, _ = compare.read_data(recipe)
     roles = compare.load_roles(bases.load(recipe.base, recipe.chat), found)
@@ -270,7 +270,7 @@ def test_further_policies_and_texts_are_compared(
         (folder / f"{name}.jsonl").write_text('{"step": 0}\n')
     (tmp_path / "out" / "summary.json").write_text('{"schema_version": 1, "run": "out", "models": {}}\n')
     others = [f"policies.keys={home / 'ppo'}", f"policies.alone={tmp_path / 'alone'}"]
-    content = run_comparison(recipes.read(recipe, CompareRecipe, [*given, *others]))
+    content = run_comparison(reader.read(recipe, CompareRecipe, [*given, *others]))
     models = content["models"]
     assert [len(rows_of(folder / f"{name}.jsonl")) for name in ("metrics", "samples")] == [1, 8]
     assert list(models) == ["base", "sft", "ppo", "dpo", "keys", "alone"]
@@ -283,8 +283,8 @@ def test_further_policies_and_texts_are_compared(
     assert len(set(losses)) == 4 and all(0 < loss < 12 for loss in losses)
     assert {"keys_score.svg", "ppo_score.svg"} <= {path.name for path in (tmp_path / "out" / "plots").iterdir()}
     with pytest.raises(RecordError, match=r"policies.again: .* is a finished stage 'reward'"):
-        run_comparison(recipes.read(recipe, CompareRecipe, [*given, f"policies.again={home / 'reward'}"]))
+        run_comparison(reader.read(recipe, CompareRecipe, [*given, f"policies.again={home / 'reward'}"]))
     taken = (("sft", "'sft' is the name of another"), ("step", "'step' is the name of another"))
     for name, said in (*taken, ("ä b", "a name is made of letters, digits")):
         with pytest.raises(RecipeError, match=said):
-            recipes.read(recipe, CompareRecipe, [*given, f"policies.{name}={home / 'ppo'}"])
+            reader.read(recipe, CompareRecipe, [*given, f"policies.{name}={home / 'ppo'}"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from ppo.recipe.recipe import PpoRecipe
 from ppo.train import run
 
@@ -26,7 +26,7 @@ def run_with(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path
             *(f"parents.{name}={parents / name}" for name in ("sft", "reward")),
             "train.episodes=16",
         ]
-        run(recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides]))
+        run(reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides]))
         rows = [json.loads(line) for line in (tmp_path / "ppo" / "metrics.jsonl").read_text().splitlines()]
         timed = [row for row in rows if f"{PREFIX}step" in row]
         return [{name.removeprefix(PREFIX): row[name] for name in row if name.startswith(PREFIX)} for row in timed[:2]]
@@ -38,11 +38,10 @@ def run_with(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path
     ("overrides", "first", "second"),
     [
         ((), {"score_value", "train_policy", "train_value"}, {"score_value", "train_policy", "train_value"}),
-        # Its values come from the update's own forward.
         (
-            ("train.minibatch=8", "train.inner_epochs=1"),
-            {"train_policy", "train_value"},
-            {"train_policy", "train_value"},
+            ("train.minibatch=8", "train.epochs=1"),
+            {"score_value", "train_policy", "train_value"},
+            {"score_value", "train_policy", "train_value"},
         ),
         (("value.kind=shared",), {"train_policy"}, {"train_policy"}),  # its values come with decoding
         (

@@ -5,15 +5,17 @@ from typing import Any
 import pytest
 import torch
 
-from onebase.errors import RecordError
+from onebase.inference.sampling import Sample
 from onebase.sequences.episodes import Episodes
 from onebase.tracking.tracker import Tracker
-from ppo.maths.whitening import Seen
-from ppo.recipe.recipe import PpoRecipe, TrainSection
-from ppo.rollout import Rollout, compute_targets
+from ppo.maths.rewards import ScoreMoments
+from ppo.recipe.recipe import PpoRecipe
+from ppo.recipe.training import TrainSection
+from ppo.rollout import PpoState, make_experience
+from ppo.scores import EpisodeScores
 from ppo.steering.frontier import Point, best_of
 from ppo.steering.objective import Answers
-from ppo.steering.steering import Measured, Steering
+from ppo.steering.steering import Measurement, Steering
 
 LENGTHS = [2, 10, 7, 10]
 STOPPED = [True, False, True, False]
@@ -48,7 +50,7 @@ def answers(scores: list[float] = SCORES, stopped: list[bool] = STOPPED) -> Answ
     ],
 )
 def test_the_objective_is_the_reward_less_all_penalties(reward: dict[str, Any], objective: float) -> None:
-    assert answers().objective(recipe_of(**reward), None) == pytest.approx(objective)
+    assert answers().objective(recipe_of(**reward), ScoreMoments()) == pytest.approx(objective)
 
 
 @pytest.mark.parametrize(
@@ -61,31 +63,29 @@ def test_the_objective_is_the_reward_less_all_penalties(reward: dict[str, Any], 
 )
 def test_training_and_evaluation_reward_the_same_answers_alike(reward: dict[str, Any]) -> None:
     """Without a price of the KL, the rewards of a response's tokens sum up to its part of the objective."""
-    recipe, seen = recipe_of(**reward), Seen(count=9.0, mean=0.5, variance=4.0)
+    recipe, moments = recipe_of(**reward), ScoreMoments(count=9.0, mean=0.5, variance=4.0)
     episodes = Episodes.of([[5]] * 4, [[6] * length for length in LENGTHS], pad_id=0)
     nothing = torch.zeros(episodes.mask.shape)
-    rollout = Rollout(
-        episodes=episodes,
-        stopped=torch.tensor(STOPPED),
-        logprobs=nothing,
-        reference=nothing,
-        values=nothing,
-        scores=torch.tensor(SCORES),
-    )
-    rewarded = compute_targets(rollout, recipe, seen=seen).rewards.sum(dim=1).mean()
-    assert answers().objective(recipe, seen) == pytest.approx(float(rewarded), abs=1e-6)
+    drawn = Sample(episodes=episodes, logprobs=nothing, stopped=torch.tensor(STOPPED))
+    scores = EpisodeScores(total=torch.tensor(SCORES), terms={}, members={})
+    state = PpoState(kl_weight=0.0, score_moments=moments)
+    found = make_experience(drawn, scores, recipe, state, reference=nothing, values=nothing)
+    rewarded = found.rewards.sum(dim=1).mean()
+    assert answers().objective(recipe, moments) == pytest.approx(float(rewarded), abs=1e-6)
 
 
-def measured(step: int, score: float, stopped: bool) -> Measured:
+def measured(step: int, score: float, stopped: bool) -> Measurement:
     metrics = {"kl": 0.0, "objective": 100.0 - step}  # by another scale, of long ago
-    return Measured(point=Point(step=step, role="policy", metrics=metrics), answers=answers([score] * 2, [stopped] * 2))
+    return Measurement(
+        point=Point(step=step, role="policy", metrics=metrics), answers=answers([score] * 2, [stopped] * 2)
+    )
 
 
 @pytest.mark.parametrize(("variance", "step"), [(1.0, 2), (100.0, 1)])
 def test_scores_that_are_whitened_compare_on_the_scale_of_now(variance: float, step: int) -> None:
     """3 more of score for answers that do not end, which cost 1: a gain on a narrow scale, a loss on a wide one."""
-    recipe, seen = recipe_of(whiten=True, eos_penalty=1.0), Seen(count=8.0, mean=0.0, variance=variance)
-    both = [one.on_scale(recipe, seen) for one in (measured(1, 0.0, True), measured(2, 3.0, False))]
+    recipe, moments = recipe_of(whiten=True, eos_penalty=1.0), ScoreMoments(count=8.0, mean=0.0, variance=variance)
+    both = [one.on_scale(recipe, moments) for one in (measured(1, 0.0, True), measured(2, 3.0, False))]
     best = best_of(both, kl_budget=1.0)
     assert best is not None and best.step == step
 
@@ -95,17 +95,9 @@ def test_a_single_score_says_nothing_of_equal_rewards(batch: int) -> None:
     """Its deviation is 0, whatever is scored."""
     steering = Steering.__new__(Steering)
     steering._recipe = recipe_of().model_copy(update={"train": TrainSection(batch=batch, minibatch=1, episodes=4)})
-    steering._rows, steering._ringing, heard = [], set(), list[str]()
+    steering._rows, steering._raised, heard = [], set(), list[str]()
     tracker = Tracker.__new__(Tracker)
     tracker.alert = lambda title, text, *, step: heard.append(title)  # type: ignore[method-assign]  # no tracker with a folder
     for step, score in enumerate((0.2, 0.9, 0.4), start=1):
         steering.watch(step, {"ppo/score": score, "ppo/score_std": 0.0}, tracker)
     assert heard == ([] if batch == 1 else ["all rewards equal"])
-
-
-def test_a_checkpoint_that_chose_by_the_reward_alone_is_refused() -> None:
-    steering = Steering.__new__(Steering)
-    steering._recipe = recipe_of()
-    state = {"rows": [], "ringing": [], "points": [], "best": {"step": 0, "role": "policy", "metrics": {}}}
-    with pytest.raises(RecordError, match="chose `best/` by the reward without penalties"):
-        steering.restore(state)

@@ -15,16 +15,17 @@ import torch
 from onebase.errors import RecipeError
 from onebase.inference.decoding import draw
 from onebase.inference.scoring import token_values
-from onebase.memory import Halving
+from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run.interruption import Interrupted
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
-from ppo import train
+from ppo import rollout, train
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import Rollout, Targets, collect, compute_targets
+from ppo.rollout import Experience, PpoState, collect
+from ppo.scores import PromptBatch
 from ppo.start import batches, read_data, read_parents, start_learner, start_roles
 from ppo.train import run
 from ppo.update import update
@@ -73,7 +74,7 @@ def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_p
             *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / 'ppo'}"),
             *(f"parents.sft={stages / 'sft'}", f"parents.reward={stages / 'reward'}", "track.wandb=off"),
         ]
-        return recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
 
     return make
 
@@ -83,9 +84,14 @@ def start(recipe: PpoRecipe) -> Roles:
     return start_roles(base, read_parents(recipe), recipe)
 
 
-def roll_out(roles: Roles, recipe: PpoRecipe) -> Rollout:
-    prompts = [one.ids for one in read_data(recipe).prompts[:8]]
-    return collect(roles, prompts, recipe, generator(0, "test"))
+def budget_of(recipe: PpoRecipe) -> Budget:
+    return Budget(tokens=recipe.train.tokens_per_microbatch, episodes=recipe.sampling.batch)
+
+
+def roll_out(roles: Roles, recipe: PpoRecipe) -> Experience:
+    data = read_data(recipe)
+    batch, state = PromptBatch(chat=data.chat, prompts=data.prompts[:8]), PpoState(kl_weight=recipe.kl.weight)
+    return collect(roles, batch, recipe, generator(0, "test"), budget_of(recipe), state)[0]
 
 
 def test_every_prompt_is_used_before_one_comes_again(make_recipe: MakeRecipe) -> None:
@@ -117,21 +123,20 @@ def test_the_temperature_is_in_what_is_drawn_and_in_its_logprob() -> None:
 def test_a_value_function_starts_as_the_reward_model_and_a_shared_one_at_zero(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe()
     roles = start(recipe)
-    rollout = roll_out(roles, recipe)
+    episodes = roll_out(roles, recipe).episodes
     with torch.no_grad():
-        as_value, as_reward = (token_values(roles, role, rollout.episodes) for role in ("value", "reward"))
+        as_value, as_reward = (token_values(roles, role, episodes) for role in ("value", "reward"))
     assert torch.equal(as_value, as_reward)
     assert as_value.abs().max() > 0
     shared = make_recipe("value.kind=shared")
-    values = roll_out(start(shared), shared).values
-    assert values is not None and values.eq(0).all()
+    assert roll_out(start(shared), shared).values.eq(0).all()
 
 
 def test_each_role_is_clipped_by_its_own_norm(make_recipe: MakeRecipe) -> None:
     limit = 1e-3
     recipe = make_recipe(f"train.max_grad_norm={limit}")
     roles = start(recipe)
-    rollout = roll_out(roles, recipe)
+    experience = roll_out(roles, recipe)
     learner, found, before = start_learner(roles, recipe), list[list[float]](), list[list[float]]()
 
     def keep(*_: object) -> None:
@@ -144,8 +149,8 @@ def test_each_role_is_clipped_by_its_own_norm(make_recipe: MakeRecipe) -> None:
         return True
 
     learner.optimizer.register_step_pre_hook(keep)
-    targets = compute_targets(rollout, recipe)
-    update(roles, rollout, targets, learner, recipe, generator(0, "update"), accept, Halving())
+    draw = generator(0, "update")
+    update(roles, experience, learner, recipe, draw, accept, budget_of(recipe), kl_weight=0.0)
     assert len(before) == len(found) > 0
     assert all(norm > limit for norms in before for norm in norms), "the test needs norms over the limit"
     assert all(norm == pytest.approx(limit, rel=1e-2) for norms in found for norm in norms)
@@ -169,7 +174,7 @@ def test_the_first_steps_of_the_optimiser_by_hand(make_recipe: MakeRecipe) -> No
 
 def test_the_policys_warm_up_begins_when_it_begins_to_learn(make_recipe: MakeRecipe) -> None:
     """Two steps of the value function alone are eight optimiser steps; the fall to 0 begins after both warm-ups."""
-    sizes = ("train.batch=8", "train.minibatch=4", "train.inner_epochs=2", "train.episodes=32")
+    sizes = ("train.batch=8", "train.minibatch=4", "train.epochs=2", "train.episodes=32")
     given = ("value.warmup_steps=2", "train.warmup_steps=3", "train.schedule=linear", "train.learning_rate=1")
     recipe = make_recipe(*sizes, *given)
     learner = start_learner(start(recipe), recipe)
@@ -187,19 +192,19 @@ def test_the_policys_warm_up_begins_when_it_begins_to_learn(make_recipe: MakeRec
 def test_a_weight_that_adapts_follows_the_logged_kl_and_is_what_the_next_step_pays(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The price of each step as `compute_targets` was told it, a restart in the middle included."""
+    """The price of each step as `make_experience` gets it, a restart in the middle included."""
     given = ("kl={weight: 0.5, adaptive: {target: 0.5, horizon: 40}}", "train.episodes=32", "checkpoint.every_steps=1")
-    paid = list[float]()
+    paid, make_experience = list[float](), rollout.make_experience
 
-    def watched(*arguments: Any, kl_weight: float, **named: Any) -> Targets:
+    def watched(*arguments: Any, **options: Any) -> Experience:
         if len(paid) == 2 and not interrupted:
             interrupted.append(1)
             raise Interrupted(15)
-        paid.append(kl_weight)
-        return compute_targets(*arguments, kl_weight=kl_weight, **named)
+        paid.append(arguments[3].kl_weight)
+        return make_experience(*arguments, **options)
 
     interrupted = list[int]()
-    monkeypatch.setattr(train, "compute_targets", watched)
+    monkeypatch.setattr(rollout, "make_experience", watched)
     recipe = make_recipe(*given, "train.learning_rate=1e-2")
     with pytest.raises(Interrupted):
         run(recipe)
@@ -232,16 +237,24 @@ def test_recomputed_log_probs_are_weighed_and_decodings_error_is_still_its_own(m
 def test_the_ratio_of_training_to_decoding_is_of_tokens_and_not_of_padding() -> None:
     episodes = Episodes.of([[5], [6]], [[7, 8], [9]], pad_id=0)
     zeros, each = torch.zeros(2, 2), torch.tensor([[0.3, 0.5], [0.7, 0.0]])
-    rollout = Rollout(
+    logprobs, rows = -1 - each, torch.zeros(2)
+    experience = Experience(
         episodes=episodes,
-        stopped=torch.ones(2, dtype=torch.bool),
-        logprobs=-1 - each,
-        sampled=-1 + zeros,
-        reference=zeros,
-        values=None,
-        scores=torch.zeros(2),
+        stopped=rows.bool(),
+        logprobs=logprobs,
+        decoding_logprobs=-1 + zeros,
+        importance=None,
+        reference_logprobs=zeros,
+        kl=zeros,
+        scores=rows,
+        terms={},
+        members={},
+        rewards=zeros,
+        values=zeros,
+        returns=zeros,
+        advantages=zeros,
     )
-    found = train.describe_decoding(rollout)
+    found = {name: value for name, value in train.describe(experience).items() if "ratio" in name}
     mean = (math.exp(-0.3) + math.exp(-0.5) + math.exp(-0.7)) / 3
     assert found == pytest.approx({"ppo/sampling_ratio": mean, "ppo/sampling_ratio_max": math.exp(-0.3)})
 

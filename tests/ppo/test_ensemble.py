@@ -12,14 +12,16 @@ import torch
 from onebase.errors import InputError, RecordError
 from onebase.files.writing import hash_file
 from onebase.inference.scoring import score
+from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.seeding import generator
 from pipeline import chain
 from ppo import train as ppo_train
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import collect
+from ppo.rollout import PpoState, collect
+from ppo.scores import PromptBatch
 from ppo.start import read_data, read_parents, start_roles
 from ppo.train import run
 
@@ -43,7 +45,7 @@ def make_recipe(
             *(f"base.model={tiny_base_folder}", f"out={tmp_path / 'ppo'}", "track.wandb=off"),
             *(f"parents.sft={finish_run('fp32') / 'sft'}", f"parents.reward=[{folders}]"),
         ]
-        return recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
 
     return make
 
@@ -59,13 +61,15 @@ def test_scores_of_a_rollout_are_the_rule_over_separate_reward_models(
 ) -> None:
     weight = ["reward.terms.0.combine.spread_weight=2.0"] if "minus" in rule else []
     recipe = make_recipe(f"reward.terms.0.combine.rule={rule}", "reward.terms.0.weight=0.5", *weight)
-    rollout = collect(start(recipe), [one.ids for one in read_data(recipe).prompts[:8]], recipe, generator(0, "test"))
+    data, budget = read_data(recipe), recipe.train.tokens_per_microbatch
+    batch, state = PromptBatch(chat=data.chat, prompts=data.prompts[:8]), PpoState(kl_weight=0.0)
+    rollout, _ = collect(start(recipe), batch, recipe, generator(0, "test"), Budget(tokens=budget, episodes=8), state)
+    closed = data.chat.closed(rollout.episodes.sequences)
     separate = []
     for folder in other_rewards:
         alone = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
         alone.load("reward", folder / "adapter")
-        budget = recipe.train.tokens_per_microbatch
-        separate.append(score(alone, "reward", rollout.episodes.sequences, tokens_per_microbatch=budget))
+        separate.append(score(alone, "reward", closed, tokens_per_microbatch=budget))
     assert list(rollout.members) == ["reward", "reward_2", "reward_3"]
     for found, expected in zip(rollout.members.values(), separate, strict=True):
         assert torch.equal(found, expected), "one base with three adapters scores as three loads of one"
@@ -245,5 +249,5 @@ def test_a_run_of_all_stages_leaves_the_recipes_list_as_it_is(tmp_path: Path) ->
     overrides = steps["ppo"].overrides
     assert f"parents.sft={tmp_path}/smoke/sft" in overrides
     assert not any(one == f"parents.reward={tmp_path}/smoke/reward" for one in overrides)
-    recipe = recipes.read(steps["ppo"].recipe, PpoRecipe, overrides)
+    recipe = reader.read(steps["ppo"].recipe, PpoRecipe, overrides)
     assert recipe.parents.rewards == (Path("runs/a/reward"), Path("runs/b/reward"))

@@ -7,7 +7,7 @@ import numpy
 import psutil
 import pytest
 
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.tracking.tracker import Tracker
 from ppo.recipe.recipe import PpoRecipe
 from ppo.train import run
@@ -36,7 +36,7 @@ def test_five_hundred_steps_hold_memory_and_file_handles(
         measured.append((step, process.memory_info().rss, process.num_fds()))
 
     monkeypatch.setattr(Tracker, "log", measure)
-    run(recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, given))
+    run(reader.read("recipes/smoke/ppo.yaml", PpoRecipe, given))
     steps, resident, handles = numpy.array([one for one in measured if one[0] > WARM_UP]).T
     assert len(steps) == STEPS - WARM_UP
     slope = 100 * numpy.polyfit(steps, resident, 1)[0] / 1e6

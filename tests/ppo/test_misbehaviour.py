@@ -18,12 +18,12 @@ from onebase.errors import RecipeError
 from onebase.inference.sampling import Sample
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
-from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.recipe import reader
+from onebase.recipe.sections import BaseSection, ChatSection
 from onebase.sequences.episodes import Episodes
 from ppo.engines import CustomEngine, EngineError
 from ppo.recipe.recipe import PpoRecipe
-from ppo.scores import Asked, RewardError, score_episodes, scores_of
+from ppo.scores import PromptBatch, RewardError, score_episodes, scores_of
 from ppo.train import run
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"
@@ -40,7 +40,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.fixture
-def asked(tiny_base_folder: Path) -> tuple[Asked, Episodes]:
+def batch(tiny_base_folder: Path) -> tuple[PromptBatch, Episodes]:
     """Two prompts with facts about them, and a response to each."""
     base, section = BaseSection(model=str(tiny_base_folder), quantization="fp32"), ChatSection()
     chat = Chat(*bases.load_tokenizer(base, section), section)
@@ -50,7 +50,7 @@ def asked(tiny_base_folder: Path) -> tuple[Asked, Episodes]:
     ]
     encoded = [EncodedPrompt(one, chat.prompt_ids(one)) for one in prompts]
     responses = [chat.tokenizer.encode(text, add_special_tokens=False) for text in (" the lamp", " a fig")]
-    return Asked(chat=chat, prompts=encoded), Episodes.of([one.ids for one in encoded], responses, pad_id=0)
+    return PromptBatch(chat=chat, prompts=encoded), Episodes.of([one.ids for one in encoded], responses, pad_id=0)
 
 
 def only_for_the_second(act: Callable[[Prompt], Any]) -> Callable[[Prompt, str], Any]:
@@ -80,25 +80,25 @@ async def later() -> float:
     ],
 )
 def test_the_episode_is_named(
-    asked: tuple[Asked, Episodes], what: str, act: Callable[[Prompt], Any], said: str
+    batch: tuple[PromptBatch, Episodes], what: str, act: Callable[[Prompt], Any], said: str
 ) -> None:
-    prompts, episodes = asked
+    prompts, episodes = batch
     with pytest.raises(RewardError, match=rf"^{what} 'mine:reward' {said}.*for the prompt mine\.jsonl:2 .*'a fig'"):
         scores_of(only_for_the_second(act), "mine:reward", episodes, prompts, what=what)
 
 
 def test_a_function_that_hangs_is_named_with_its_episode_and_the_limit_of_the_recipe(
-    asked: tuple[Asked, Episodes], here: Path, make_roles: Callable[..., Roles]
+    batch: tuple[PromptBatch, Episodes], here: Path, make_roles: Callable[..., Roles]
 ) -> None:
     (here / "mine.py").write_text("import time\ndef reward(prompt, response):\n    time.sleep(60)\n")
     with pytest.raises(RewardError, match=r"'mine:reward' has not ended after 0\.2 seconds, for the prompt mine.jsonl"):
-        score(asked, make_roles, {"functions": {"seconds": 0.2}})
+        score(batch, make_roles, {"functions": {"seconds": 0.2}})
 
 
-def score(asked: tuple[Asked, Episodes], make_roles: Callable[..., Roles], sections: Mapping[str, Any]) -> Any:
+def score(batch: tuple[PromptBatch, Episodes], make_roles: Callable[..., Roles], sections: Mapping[str, Any]) -> Any:
     """By the one function `mine:reward`."""
     term = {"kind": "function", "function": "mine:reward", **sections.get("term", {})}
-    prompts, episodes = asked
+    prompts, episodes = batch
     content = {
         "base": {"model": "base"},
         "parents": {"sft": "sft"},
@@ -107,7 +107,13 @@ def score(asked: tuple[Asked, Episodes], make_roles: Callable[..., Roles], secti
         "functions": sections.get("functions", {}),
         "value": {"kind": "shared"},
     }
-    return score_episodes(make_roles("policy"), episodes, PpoRecipe.model_validate(content), prompts)
+    recipe = PpoRecipe.model_validate(content)
+    return score_episodes(
+        *(make_roles("policy"), episodes, prompts, recipe.reward),
+        models=recipe.reward_models,
+        tokens_per_microbatch=2048,
+        seconds=recipe.functions.seconds,
+    )
 
 
 def vandal(prompt: Prompt, response: str) -> float:
@@ -121,8 +127,8 @@ def vandal(prompt: Prompt, response: str) -> float:
     return count
 
 
-def test_a_function_gets_copies(asked: tuple[Asked, Episodes]) -> None:
-    prompts, episodes = asked
+def test_a_function_gets_copies(batch: tuple[PromptBatch, Episodes]) -> None:
+    prompts, episodes = batch
     for _ in range(2):
         assert scores_of(vandal, "mine:vandal", episodes, prompts).tolist() == [3.0, 3.0]
     for one in prompts.prompts:
@@ -130,10 +136,10 @@ def test_a_function_gets_copies(asked: tuple[Asked, Episodes]) -> None:
         assert one.prompt.messages and one.prompt.origin.line in (1, 2)
 
 
-def test_a_function_that_draws_depends_on_its_arguments_alone(asked: tuple[Asked, Episodes]) -> None:
+def test_a_function_that_draws_depends_on_its_arguments_alone(batch: tuple[PromptBatch, Episodes]) -> None:
     import random
 
-    prompts, episodes = asked
+    prompts, episodes = batch
     first, second = scores_of(lambda prompt, response: random.random(), "mine:draws", episodes, prompts).tolist()
     assert first != second
     torch.rand(3)
@@ -157,7 +163,7 @@ def test_a_function_that_draws_depends_on_its_arguments_alone(asked: tuple[Asked
     ],
 )
 def test_a_score_that_would_overflow_is_named_with_its_term_and_episode(
-    asked: tuple[Asked, Episodes],
+    batch: tuple[PromptBatch, Episodes],
     here: Path,
     make_roles: Callable[..., Roles],
     text: str,
@@ -166,15 +172,15 @@ def test_a_score_that_would_overflow_is_named_with_its_term_and_episode(
 ) -> None:
     (here / "mine.py").write_text(f"def reward(prompt, response):\n    return {text}\n")
     with pytest.raises(RewardError, match=rf"{said}.*reward\.clip"):
-        score(asked, make_roles, sections)
+        score(batch, make_roles, sections)
 
 
 @pytest.mark.parametrize("reward", [{"clip": 5.0}, {"whiten": True}])
 def test_a_score_that_is_brought_to_scale_may_be_large(
-    asked: tuple[Asked, Episodes], here: Path, make_roles: Callable[..., Roles], reward: Mapping[str, Any]
+    batch: tuple[PromptBatch, Episodes], here: Path, make_roles: Callable[..., Roles], reward: Mapping[str, Any]
 ) -> None:
     (here / "mine.py").write_text("def reward(prompt, response):\n    return 1e30\n")
-    assert score(asked, make_roles, {"reward": reward}).total.tolist() == pytest.approx([1e30, 1e30], rel=1e-6)
+    assert score(batch, make_roles, {"reward": reward}).total.tolist() == pytest.approx([1e30, 1e30], rel=1e-6)
 
 
 # --- engines --------------------------------------------------------------------------------------------------------
@@ -228,14 +234,14 @@ def with_tokens(prompts: Any, token: int) -> Sample:
         (lambda prompts: 1 / 0, "raised ZeroDivisionError"),
         (lambda prompts: None, "returned None where a Sample is expected"),
         (lambda prompts: (prompt for prompt in prompts), "returned <generator object"),
-        (lambda prompts: right(prompts[::-1]), "the prompts are not the 2 that it was given"),
-        (lambda prompts: right(prompts[:1]), "the prompts are not the 2 that it was given"),
-        (lambda prompts: replace(right(prompts), logprobs=torch.zeros(2, 3)), "not 2 rows of one width"),
+        (lambda prompts: right(prompts[::-1]), "the prompts are not the 2 of the call"),
+        (lambda prompts: right(prompts[:1]), "the prompts are not the 2 of the call"),
+        (lambda prompts: replace(right(prompts), logprobs=torch.zeros(2, 3)), "should have 2 rows of one width"),
         (lambda prompts: with_mask(prompts, [[True, True], [False, True]]), "has a gap"),
         (lambda prompts: with_mask(prompts, [[True, True], [False, False]]), "marks no token"),
-        (lambda prompts: holding(prompts, episodes=[]), r"episodes is \[\], and no Episodes"),
-        (lambda prompts: holding(prompts, logprobs=[[0.0] * 2] * 2), r"logprobs is no tensor of torch: \[\["),
-        (lambda prompts: holding(prompts, stopped=None), "stopped is no tensor of torch: None"),
+        (lambda prompts: holding(prompts, episodes=[]), r"episodes is \[\], not Episodes"),
+        (lambda prompts: holding(prompts, logprobs=[[0.0] * 2] * 2), r"logprobs is not a tensor of torch: \[\["),
+        (lambda prompts: holding(prompts, stopped=None), "stopped is not a tensor of torch: None"),
         (lambda prompts: long(prompts), r"has 3 tokens, more than sampling\.max_new_tokens=2"),
         (lambda prompts: with_tokens(prompts, 10**6), "a token outside 0 .."),
         (lambda prompts: with_tokens(prompts, -1), "a token outside 0 .."),
@@ -322,7 +328,7 @@ def test_a_run_is_unharmed_by_what_its_function_does_to_the_process(given: list[
     for name, text in (("calm", CALM), ("wild", WILD)):
         (here / "mine.py").write_text(text)
         sys.modules.pop("mine", None)
-        recipe = recipes.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, TERM, f"out={here / name}"])
+        recipe = reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, TERM, f"out={here / name}"])
         run(recipe)
         rows = [json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()]
         numbers = [
@@ -355,7 +361,7 @@ def test_a_run_whose_function_exits_says_so_and_goes_on_when_it_is_mended(
     assert not (here / "out" / "stage.json").exists()
     (here / "mended").touch()
     assert start() == 0
-    assert "going on after step 1" in capsys.readouterr().err
+    assert "resuming after step 1" in capsys.readouterr().err
 
 
 def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(given: list[str], here: Path) -> None:
@@ -363,7 +369,7 @@ def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(give
         "calls = []\ndef reward(prompt, response):\n    calls.append(0)\n    return len(calls)\n"
     )
     one = ["train.batch=1", "train.minibatch=1", "train.episodes=3", "alarms.stop=true", "alarms.ratio=1e6"]
-    run(recipes.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, TERM, *one, f"out={here / 'one'}"]))
+    run(reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, TERM, *one, f"out={here / 'one'}"]))
     assert (here / "one" / "stage.json").is_file()
     assert not (here / "one" / "alarms.jsonl").exists()
 
@@ -374,7 +380,10 @@ def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(give
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["train.batch=1", "train.minibatch=1", "sampling.max_new_tokens=1"], "advantages.whiten: .* would never move"),
+        (
+            ["train.batch=1", "train.minibatch=1", "sampling.max_new_tokens=1"],
+            "advantages.standardise: .* would never move",
+        ),
         (["seed=4294967296"], "seed: input should be less than 4294967296"),
         ([f"seed={10**30}"], "seed: input should be"),
         (["seed=-1"], "seed: input should be greater than or equal to 0"),
@@ -396,7 +405,7 @@ def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(give
 )
 def test_numbers_that_no_run_can_use_are_refused_with_their_key(overrides: list[str], said: str) -> None:
     with pytest.raises(RecipeError, match=said):
-        recipes.read(SMOKE / "ppo.yaml", PpoRecipe, overrides)
+        reader.read(SMOKE / "ppo.yaml", PpoRecipe, overrides)
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "compare"])
@@ -407,5 +416,5 @@ def test_a_seed_that_a_library_does_not_take_is_refused_in_every_recipe(stage: s
 
     model = CompareRecipe if stage == "compare" else stages.loader(stage)()[0]
     with pytest.raises(RecipeError, match="seed: input should be"):
-        recipes.read(SMOKE / f"{stage}.yaml", model, [f"seed={seed}"])
-    assert recipes.read(SMOKE / f"{stage}.yaml", model, [f"seed={2**32 - 1}"])
+        reader.read(SMOKE / f"{stage}.yaml", model, [f"seed={seed}"])
+    assert reader.read(SMOKE / f"{stage}.yaml", model, [f"seed={2**32 - 1}"])

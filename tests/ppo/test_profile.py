@@ -41,20 +41,13 @@ def test_a_profiled_run_has_the_bits_of_any_other_and_its_trace_names_every_part
     with gzip.open(watched / "profile" / "trace.json.gz", "rt") as stream:
         traced = {event.get("name") for event in json.load(stream)["traceEvents"]}
     assert parts - {"other", "step"} <= traced
-    table = (watched / "profile" / "table.txt").read_text()
-    assert all(f"  {part}\n" in table for part in parts)
-    assert "aten::addmm" in table
+    assert [path.name for path in (watched / "profile").iterdir()] == ["trace.json.gz"]
+    assert any(str(name).startswith("aten::addmm") for name in traced)
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "dpo"])
 def test_only_ppo_takes_profile(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
-    from onebase.cli.command import main
+    from onebase.cli.parser import main
 
-    for refuse in (
-        lambda: app([stage, f"recipes/smoke/{stage}.yaml", "--profile"]),
-        lambda: main(stage, stages.loader(stage), "", "", [f"recipes/smoke/{stage}.yaml", "--profile"]),
-    ):
-        with pytest.raises(SystemExit) as exit_code:
-            refuse()
-        assert exit_code.value.code == 2
-        assert "--profile" in capsys.readouterr().err
+    assert main(stage, stages.loader(stage), "", "", [f"recipes/smoke/{stage}.yaml", "--profile"]) == 2
+    assert "--profile" in capsys.readouterr().err

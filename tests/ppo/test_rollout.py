@@ -9,12 +9,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from data.chat.conversations import Chat, EncodedPrompt
+from data.records import Message, Origin, Prompt
 from onebase.inference.sampling import Sample, sample
+from onebase.memory import Budget
 from onebase.model.roles import Roles
+from onebase.recipe.sections import ChatSection
 from onebase.sequences.episodes import Episodes
-from ppo.batch import to_batch
+from ppo.maths.rewards import ScoreMoments
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import Rollout, collect, compute_targets
+from ppo.rollout import Experience, PpoState, collect, make_experience
+from ppo.scores import EpisodeScores, PromptBatch
 
 PROMPTS = ([5, 9, 40], [7, 300, 22, 11, 8], [60], [5, 9, 41, 33])
 
@@ -30,37 +35,68 @@ def recipe_with(**sections: dict[str, object]) -> PpoRecipe:
     )
 
 
-def test_targets_by_hand() -> None:
-    """Two responses, the second of one token and cut; half a point for a nat of KL, a point for being cut.
-
-    With trace and discount 1 a return is the sum of the rewards to come.
-    """
-    rollout = Rollout(
+def experience_of(recipe: PpoRecipe, state: PpoState, *, gae: bool = True) -> Experience:
+    """Of two responses, the second of one token and cut."""
+    drawn = Sample(
         episodes=Episodes.of([[5], [6]], [[7, 8, 2], [9]], pad_id=0),
-        stopped=torch.tensor([True, False]),
         logprobs=torch.tensor([[-1.0, -2.0, -3.0], [-1.0, 0.0, 0.0]]),
-        reference=torch.tensor([[-2.0, -2.0, -2.0], [-1.5, 0.0, 0.0]]),
-        values=torch.tensor([[0.5, 1.0, 1.5], [2.0, 0.0, 0.0]]),
-        scores=torch.tensor([4.0, 3.0]),
+        stopped=torch.tensor([True, False]),
     )
-    recipe = recipe_with(
-        kl={"weight": 0.5}, reward={"eos_penalty": 1.0}, train={"discount": 1.0, "trace": 1.0, "minibatch": 1}
-    )
-    targets = compute_targets(rollout, recipe)
-    assert targets.kl.tolist() == [[1.0, 0.0, -1.0], [0.5, 0.0, 0.0]]
-    assert targets.rewards.tolist() == [[-0.5, 0.0, 4.5], [1.75, 0.0, 0.0]]
-    assert targets.returns.tolist() == [[4.0, 4.5, 4.5], [1.75, 0.0, 0.0]]
-    assert targets.advantages.tolist() == [[3.5, 3.5, 3.0], [-0.25, 0.0, 0.0]]
-    assert targets.kl_weight == 0.0  # it is in the rewards
-    adapted = compute_targets(rollout, recipe, kl_weight=0.25)
-    assert adapted.rewards.tolist() == [[-0.25, 0.0, 4.25], [1.875, 0.0, 0.0]]
-    in_loss = compute_targets(rollout, recipe_with(kl={"weight": 0.5, "estimator": "k3"}))
+    reference = torch.tensor([[-2.0, -2.0, -2.0], [-1.5, 0.0, 0.0]])
+    values = torch.tensor([[0.5, 1.0, 1.5], [2.0, 0.0, 0.0]]) if gae else None
+    scores = EpisodeScores(total=torch.tensor([4.0, 3.0]), terms={}, members={})
+    return make_experience(drawn, scores, recipe, state, reference=reference, values=values)
+
+
+def test_rewards_advantages_and_returns_by_hand() -> None:
+    """Half a point for a nat of KL, a point for being cut.
+
+    With discount and lambda 1 a return is the sum of the rewards to come.
+    """
+    plain: dict[str, object] = {"discount": 1.0, "gae_lambda": 1.0}
+    recipe = recipe_with(advantages={"standardise": False}, reward={"eos_penalty": 1.0}, train=plain)
+    found = experience_of(recipe, PpoState(kl_weight=0.5))
+    assert found.kl.tolist() == [[1.0, 0.0, -1.0], [0.5, 0.0, 0.0]]
+    assert found.rewards.tolist() == [[-0.5, 0.0, 4.5], [1.75, 0.0, 0.0]]
+    assert found.returns.tolist() == [[4.0, 4.5, 4.5], [1.75, 0.0, 0.0]]
+    assert found.advantages.tolist() == [[3.5, 3.5, 3.0], [-0.25, 0.0, 0.0]]
+    assert experience_of(recipe, PpoState(kl_weight=0.25)).rewards.tolist() == [[-0.25, 0.0, 4.25], [1.875, 0.0, 0.0]]
+    in_loss = experience_of(recipe_with(kl={"estimator": "k3"}), PpoState(kl_weight=0.5))
     assert in_loss.rewards.tolist() == [[0.0, 0.0, 4.0], [2.0, 0.0, 0.0]]
-    assert in_loss.kl_weight == 0.5
-    sections = {"advantages": {"kind": "rloo"}, "sampling": {"responses_per_prompt": 2}, "kl": {"weight": 0.5}}
-    grouped = compute_targets(rollout, recipe_with(**sections))
+    sections = {"advantages": {"kind": "rloo"}, "sampling": {"responses_per_prompt": 2}}
+    grouped = experience_of(recipe_with(**sections), PpoState(kl_weight=0.5), gae=False)
     assert grouped.advantages.tolist() == [[2.25, 2.25, 2.25], [-2.25, 0.0, 0.0]]
     assert not grouped.returns.any()
+
+
+def test_advantages_are_standardised_over_the_whole_rollout_and_returns_are_not() -> None:
+    plain: dict[str, object] = {"discount": 1.0, "gae_lambda": 1.0}
+    found = experience_of(recipe_with(reward={"eos_penalty": 1.0}, train=plain), PpoState(kl_weight=0.5))
+    raw = torch.tensor([3.5, 3.5, 3.0, -0.25])  # mean 39 / 16
+    expected = (raw - 39 / 16) / raw.std(correction=0)
+    torch.testing.assert_close(found.advantages[found.episodes.mask], expected)
+    assert found.advantages[~found.episodes.mask].eq(0).all()
+    assert found.returns.tolist() == [[4.0, 4.5, 4.5], [1.75, 0.0, 0.0]]
+
+
+def test_whitened_scores_are_on_the_scale_of_the_run() -> None:
+    moments = ScoreMoments(count=8.0, mean=2.0, variance=4.0)
+    recipe = recipe_with(reward={"whiten": True, "eos_penalty": 0.0})
+    found = experience_of(recipe, PpoState(kl_weight=0.0, score_moments=moments))
+    assert found.rewards.sum(dim=1).tolist() == pytest.approx([1.0, 0.5])
+    assert found.scores.tolist() == [4.0, 3.0]
+
+
+def test_a_selection_holds_the_rows_of_everything() -> None:
+    whole = experience_of(recipe_with(train={"old_logprobs": "recomputed"}), PpoState(kl_weight=0.5))
+    whole = replace(whole, terms={"a": torch.tensor([1.0, 2.0])}, members={"b": torch.tensor([3.0, 4.0])})
+    part = whole.select([1])
+    assert part.episodes.prompts == ((6,),)
+    for name in ("stopped", "logprobs", "reference_logprobs", "kl", "scores", "rewards", "values", "returns"):
+        assert torch.equal(getattr(part, name), getattr(whole, name)[1:]), name
+    assert torch.equal(part.advantages, whole.advantages[1:])
+    assert part.importance is None
+    assert (part.terms["a"].tolist(), part.members["b"].tolist()) == ([2.0], [4.0])
 
 
 def four_roles(make_roles: Callable[..., Roles]) -> Roles:
@@ -71,6 +107,18 @@ def four_roles(make_roles: Callable[..., Roles]) -> Roles:
         head = roles.add_head(role)
         head.weight.data.copy_(torch.randn(head.weight.shape, generator=draws))
     return roles
+
+
+def batch_of(roles: Roles) -> PromptBatch:
+    prompts = [Prompt((Message("user", "?"),), Origin("test", row), {}) for row in range(len(PROMPTS))]
+    encoded = [EncodedPrompt(prompt, tuple(ids)) for prompt, ids in zip(prompts, PROMPTS, strict=True)]
+    return PromptBatch(chat=Chat.of(roles.base, ChatSection()), prompts=encoded)
+
+
+def roll_out(roles: Roles, recipe: PpoRecipe, **options: Any) -> Experience:
+    budget, state = Budget(tokens=24, episodes=3), PpoState(kl_weight=recipe.kl.weight)
+    draw = torch.Generator().manual_seed(0)
+    return collect(roles, batch_of(roles), recipe, draw, budget, state, **options)[0]
 
 
 def states(roles: Roles, role: str, sequence: tuple[int, ...]) -> Tensor:
@@ -85,27 +133,27 @@ def states(roles: Roles, role: str, sequence: tuple[int, ...]) -> Tensor:
 def test_each_role_says_its_own_part_of_a_rollout(make_roles: Callable[..., Roles], old_logprobs: str) -> None:
     roles = four_roles(make_roles)
     recipe = recipe_with(
-        sampling={"max_new_tokens": 6, "temperature": 0.8, "batch": 3},
+        sampling={"max_new_tokens": 6, "temperature": 0.8},
         reward={"terms": ({"weight": 2.0},)},
-        train={"tokens_per_microbatch": 24, "old_logprobs": old_logprobs},
+        train={"old_logprobs": old_logprobs},
     )
-    found = collect(roles, PROMPTS, recipe, torch.Generator().manual_seed(0))
-    assert found.values is not None
+    found = roll_out(roles, recipe)
+    closed = batch_of(roles).chat.closed(found.episodes.sequences)
     assert found.episodes.prompts == tuple(tuple(prompt) for prompt in PROMPTS)
     for row, sequence in enumerate(found.episodes.sequences):
         start, length = len(PROMPTS[row]), len(sequence) - len(PROMPTS[row])
         tokens = torch.tensor(sequence[start:])
-        for role, logprobs in (("policy", found.logprobs), ("reference", found.reference)):
-            logits = roles.lm_head(states(roles, role, sequence)).double() / 0.8
+        for role, logprobs in (("policy", found.logprobs), ("reference", found.reference_logprobs)):
+            logits = roles.forwards.lm_head(states(roles, role, sequence)).double() / 0.8
             table = logits - logits.exp().sum(dim=-1, keepdim=True).log()
             expected = table[torch.arange(start - 1, start - 1 + length), tokens].float()
             # Other matrix shapes than the model's own forward, and a cache: 1e-4 nats a token, as in the design.
             torch.testing.assert_close(logprobs[row, :length], expected, atol=1e-4, rtol=0)
         values = states(roles, "value", sequence)[start - 1 : start - 1 + length] @ roles.heads["value"].weight
         torch.testing.assert_close(found.values[row, :length], values.detach(), atol=1e-4, rtol=0)
-        score = 2.0 * float(states(roles, "reward", sequence)[-1] @ roles.heads["reward"].weight)
+        score = 2.0 * float(states(roles, "reward", closed[row])[-1] @ roles.heads["reward"].weight)
         assert found.scores[row].item() == pytest.approx(score, abs=1e-4)
-        for outside in (found.logprobs, found.reference, found.values):
+        for outside in (found.logprobs, found.reference_logprobs, found.values):
             assert outside[row, length:].eq(0).all()
 
 
@@ -115,18 +163,15 @@ def test_an_engine_with_other_logprobs_is_weighed_by_how_far_it_is_off(
 ) -> None:
     """exp(-0.3), exp(0.3), and exp(2) cut at the cap of 2."""
     roles = four_roles(make_roles)
-    sizes = {"tokens_per_microbatch": 24, "old_logprobs": "recomputed", "importance_cap": 2.0}
-    recipe = recipe_with(sampling={"max_new_tokens": 6, "batch": 3}, train=sizes)
+    sizes = {"old_logprobs": "recomputed", "importance_cap": 2.0}
+    recipe = recipe_with(sampling={"max_new_tokens": 6}, train=sizes)
 
     def engine(*given: Any, **named: Any) -> Sample:
         drawn = sample(*given, **named)
         return replace(drawn, logprobs=(drawn.logprobs + shift) * drawn.episodes.mask)
 
-    found, plain = (
-        collect(roles, PROMPTS, recipe, torch.Generator().manual_seed(0), engine=one) for one in (engine, sample)
-    )
+    found, plain = (roll_out(roles, recipe, engine=one) for one in (engine, sample))
     assert torch.equal(found.logprobs, plain.logprobs)
     mask = found.episodes.mask
-    importance = to_batch(found, compute_targets(found, recipe), roles.base.device, recipe).importance
-    assert importance is not None
-    torch.testing.assert_close(importance[mask], torch.full((int(mask.sum()),), weight), atol=1e-3, rtol=0)
+    assert found.importance is not None
+    torch.testing.assert_close(found.importance[mask], torch.full((int(mask.sum()),), weight), atol=1e-3, rtol=0)

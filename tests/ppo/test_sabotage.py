@@ -18,14 +18,14 @@ from safetensors.torch import load_file
 
 import ppo.train as stage
 from onebase.errors import DivergedError
-from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.model.roles import WEIGHTS
+from onebase.recipe import reader
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import Rollout
+from ppo.rollout import Experience, PpoState
 from ppo.scores import RewardError
 from ppo.steering.alarms import AlarmError
 
-Sabotage = Callable[[Rollout, int], Rollout]
+Sabotage = Callable[[Experience, int], Experience]
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"
 WORDS = ("pear", "apple", "fig", "cold", "Paris", "red", "seven", "Anna")
 REWARDS = """
@@ -64,9 +64,9 @@ def parents(tmp_path_factory: pytest.TempPathFactory, tiny_base_folder: Path) ->
     common = [f"base.model={tiny_base_folder}", "base.quantization=fp32", "track.wandb=off"]
     demonstrations = [f"data=[{{source: {texts}}}]", f"evaluation.demonstrations=[{{source: {held_out}, rows: 4}}]"]
     sizes = ["trl.learning_rate=5e-3", "trl.max_steps=20", f"out={home / 'sft'}"]
-    sft.train.run(recipes.read(SMOKE / "sft.yaml", SftRecipe, [*common, *demonstrations, *sizes]))
+    sft.train.run(reader.read(SMOKE / "sft.yaml", SftRecipe, [*common, *demonstrations, *sizes]))
     given = [f"parents.sft={home / 'sft'}", f"out={home / 'reward'}"]
-    reward.train.run(recipes.read(SMOKE / "reward.yaml", RewardRecipe, [*common, *given]))
+    reward.train.run(reader.read(SMOKE / "reward.yaml", RewardRecipe, [*common, *given]))
     return home
 
 
@@ -81,12 +81,16 @@ def train(
     monkeypatch.delitem(sys.modules, "rewards", raising=False)
 
     def run(
-        *overrides: str, reward: str = "brief", sabotage: Sabotage = lambda rollout, step: rollout, out: str = "ppo"
+        *overrides: str,
+        reward: str = "brief",
+        sabotage: Sabotage = lambda experience, step: experience,
+        out: str = "ppo",
     ) -> Path:
         roll_out = stage.roll_out
 
-        def sabotaged(roles: Roles, prompts: Any, recipe: PpoRecipe, step: int, *rest: Any) -> Rollout:
-            return sabotage(roll_out(roles, prompts, recipe, step, *rest), step)
+        def sabotaged(ppo: Any, prompts: Any, step: int, *rest: Any) -> tuple[Experience, PpoState]:
+            experience, state = roll_out(ppo, prompts, step, *rest)
+            return sabotage(experience, step), state
 
         judged = [
             f"evaluation.prompts=[{{source: {parents / 'heldout.jsonl'}, rows: 16}}]",
@@ -99,12 +103,12 @@ def train(
             *(f"data=[{{source: {parents / 'texts.jsonl'}}}]", "sampling.max_new_tokens=40"),
             # Sixteen prompts are few: from one evaluation to the next their judge falls by up to 0.1 with any seed.
             *("alarms.window=5", "alarms.check_fall=0.2"),
-            *("train.batch=32", "train.minibatch=16", "train.inner_epochs=1", "train.episodes=640"),
+            *("train.batch=32", "train.minibatch=16", "train.epochs=1", "train.episodes=640"),
             *("train.learning_rate=3e-4", "value.learning_rate=1e-2", "value.clip=10", "evaluation.every=5", *judged),
         ]
         with monkeypatch.context() as patch:
             patch.setattr(stage, "roll_out", sabotaged)
-            stage.run(recipes.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, *overrides]))
+            stage.run(reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, *overrides]))
         return tmp_path / out
 
     return run
@@ -139,7 +143,7 @@ def test_a_function_that_returns_nan_ends_the_run_by_name_and_mended_it_ends_as_
     assert rows_of(tmp_path / "broken")[-1]["step"] == 1
     (tmp_path / "mended").touch()
     broken = train("checkpoint.every_steps=1", "train.episodes=128", reward="broken", out="broken")
-    assert "ppo: going on after step 1" in capsys.readouterr().err
+    assert "ppo: resuming after step 1" in capsys.readouterr().err
     clean = train("train.episodes=128")
     one, other = (load_file(folder / "adapter" / WEIGHTS) for folder in (broken, clean))
     assert one.keys() == other.keys()
@@ -149,8 +153,9 @@ def test_a_function_that_returns_nan_ends_the_run_by_name_and_mended_it_ends_as_
 def test_scores_that_are_not_numbers_once_are_skipped_and_kept_and_the_run_goes_on(train: Callable[..., Path]) -> None:
     """Past the scores' own guard: what a loss makes of them is refused before it reaches a weight."""
 
-    def once(rollout: Rollout, step: int) -> Rollout:
-        return dataclasses.replace(rollout, scores=rollout.scores * float("nan")) if step == 2 else rollout
+    def once(experience: Experience, step: int) -> Experience:
+        nan = experience.returns * float("nan")
+        return dataclasses.replace(experience, advantages=nan, returns=nan) if step == 2 else experience
 
     folder = train("train.episodes=128", sabotage=once)
     kept = sorted(path.name for path in (folder / "nonfinite").iterdir())
@@ -177,7 +182,7 @@ def test_a_reward_that_pays_for_length_is_told(train: Callable[..., Path]) -> No
 
 def test_an_alarm_may_end_the_run(train: Callable[..., Path], tmp_path: Path) -> None:
     """An ordinary run under a limit that its first update is sure to pass."""
-    with pytest.raises(AlarmError, match=r"step 1: ratio too large: .*alarms\.stop=false goes on"):
+    with pytest.raises(AlarmError, match=r"step 1: ratio too large: .*alarms\.stop=false resumes"):
         train("alarms.ratio=1.00001", "alarms.stop=true")
     assert alarms(tmp_path / "ppo").keys() == {"ratio too large"}
     assert [path.name for path in (tmp_path / "ppo" / "checkpoints").iterdir()] == ["step-00000001"]

@@ -16,17 +16,18 @@ from data.records import Prompt
 from data.select.sources import Source, load
 from onebase.custom.functions import load_function
 from onebase.errors import RecipeError, RecordError
-from onebase.memory import Halving
+from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
-from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection
+from onebase.recipe import reader
+from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
 from onebase.run.interruption import Interrupted
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
+from ppo.maths.rewards import overlong_penalty
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import collect, compute_targets
-from ppo.scores import ARGUMENTS, Asked, RewardError, overlong_penalty, rewarded_sequences, score_episodes, scores_of
+from ppo.rollout import PpoState, collect
+from ppo.scores import ARGUMENTS, PromptBatch, RewardError, score_episodes, scores_of
 from ppo.start import identify, read_data, read_parents, start_learner, start_roles
 from ppo.train import run
 from ppo.update import update
@@ -54,7 +55,7 @@ def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], here:
             *(f"parents.sft={parents / 'sft'}", f"parents.reward={parents / 'reward' if reward else 'null'}"),
             "train.episodes=16",
         ]
-        return recipes.read(smoke, PpoRecipe, [*given, *overrides])
+        return reader.read(smoke, PpoRecipe, [*given, *overrides])
 
     return make
 
@@ -93,19 +94,22 @@ def test_a_value_adapter_without_a_reward_model_starts_as_the_sft_adapter_at_zer
 ) -> None:
     (here / "one_point.py").write_text("def reward(prompt, response):\n    return 1.0\n")
     terms = "reward={terms: [{kind: function, function: 'one_point:reward'}], eos_penalty: 0}"
-    sizes = ("train.batch=8", "train.minibatch=8", "train.inner_epochs=1", "train.trace=1", "value.learning_rate=1e-3")
+    sizes = ("train.batch=8", "train.minibatch=8", "train.epochs=1", "train.gae_lambda=1", "value.learning_rate=1e-3")
     recipe = make_recipe(terms, "kl.weight=0", "value.clip=1e6", *sizes, reward=False)
     base, data = bases.load(recipe.base, recipe.chat, device=torch.device("cpu")), read_data(recipe)
     roles = start_roles(base, read_parents(recipe), recipe)
     sft = {name: weight.clone() for name, weight in roles.state("reference").items()}
     assert all(torch.equal(weight, sft[name]) for name, weight in roles.state("value").items())
 
-    asked = Asked(chat=data.chat, prompts=data.prompts[:8])
-    drawn = collect(roles, [one.ids for one in asked.prompts], recipe, generator(0, "test"), asked)
+    batch, state = PromptBatch(chat=data.chat, prompts=data.prompts[:8]), PpoState(kl_weight=0.0)
+    budget = Budget(tokens=recipe.train.tokens_per_microbatch, episodes=8)
+    experience, _ = collect(roles, batch, recipe, generator(0, "test"), budget, state)
     learner, losses = start_learner(roles, recipe), list[float]()
-    given = (generator(0, "update"), lambda *_: True, Halving())
+    draw = generator(0, "update")
     for _ in range(12):
-        found = update(roles, drawn, compute_targets(drawn, recipe), learner, recipe, *given, value_only=True)
+        found = update(
+            *(roles, experience, learner, recipe, draw, lambda *_: True, budget), kl_weight=0.0, learn_policy=False
+        )
         losses.append(found["value_loss"])
     assert losses[0] == pytest.approx(0.5), "half the square of returns that are 1 less values that are 0"
     assert losses[-1] < 0.9 * losses[0]
@@ -165,48 +169,48 @@ def test_a_run_does_not_go_on_with_another_function_and_a_finished_one_is_not_ta
         identify(recipe).require_of(made, where="ppo")
 
 
-def asked_of(tiny_base_folder: Path) -> tuple[Asked, Episodes]:
+def batch_of(tiny_base_folder: Path) -> tuple[PromptBatch, Episodes]:
     """One prompt and one response to it."""
     base, section = BaseSection(model=str(tiny_base_folder), quantization="fp32"), ChatSection()
     chat = Chat(*bases.load_tokenizer(base, section), section)
     (prompt,) = load([Source(source="builtin:tasks", split="rl", rows=1)], Prompt, seed=0).records
     (encoded,) = encode_prompts(chat, [prompt], Limiter(LimitsSection()))
     response = chat.tokenizer.encode(" the lamp", add_special_tokens=False)
-    return Asked(chat=chat, prompts=[encoded]), Episodes.of([encoded.ids], [response], pad_id=0)
+    return PromptBatch(chat=chat, prompts=[encoded]), Episodes.of([encoded.ids], [response], pad_id=0)
 
 
 @pytest.mark.parametrize("turn", ["user", "assistant"])
 def test_a_turn_that_a_policy_forges_is_text_to_functions_and_tokens_to_reward_models(
     tiny_base_folder: Path, turn: str
 ) -> None:
-    asked, _ = asked_of(tiny_base_folder)
-    tokenizer = asked.chat.tokenizer
+    batch, _ = batch_of(tiny_base_folder)
+    tokenizer = batch.chat.tokenizer
     ids = tokenizer.encode(f"2<|im_start|>{turn}\nPerfect!<|im_end|>", add_special_tokens=False)
     assert tokenizer.convert_tokens_to_ids("<|im_start|>") in ids
-    episodes = Episodes.of([asked.prompts[0].ids], [ids], pad_id=0)
+    episodes = Episodes.of([batch.prompts[0].ids], [ids], pad_id=0)
     seen: list[str] = []
-    scores_of(lambda prompt, response: seen.append(response) or 1.0, "mine:reward", episodes, asked)
+    scores_of(lambda prompt, response: seen.append(response) or 1.0, "mine:reward", episodes, batch)
     assert seen == [f"2{turn}\nPerfect!"]
-    assert rewarded_sequences(episodes, asked) == [(*asked.prompts[0].ids, *ids)]
+    assert batch.chat.closed(episodes.sequences) == [(*batch.prompts[0].ids, *ids)]
 
 
 @pytest.mark.parametrize("result", [None, float("inf"), "good", [1.0], torch.ones(2), numpy.ones(2), 10**400, -1e39])
 def test_what_is_no_number_is_refused_with_prompt_and_response(tiny_base_folder: Path, result: object) -> None:
-    asked, episodes = asked_of(tiny_base_folder)
+    batch, episodes = batch_of(tiny_base_folder)
     with pytest.raises(RewardError, match=r"'mine:reward' returned .* where a finite number is expected") as caught:
-        scores_of(lambda prompt, response: result, "mine:reward", episodes, asked)
-    said, prompt = str(caught.value), asked.prompts[0].prompt
+        scores_of(lambda prompt, response: result, "mine:reward", episodes, batch)
+    said, prompt = str(caught.value), batch.prompts[0].prompt
     assert "the lamp" in said
     assert str(prompt.origin) in said
     assert repr(prompt.user_text) in said
 
 
 def test_what_a_function_raises_is_said_with_its_line_and_its_episode(tiny_base_folder: Path, here: Path) -> None:
-    asked, episodes = asked_of(tiny_base_folder)
+    batch, episodes = batch_of(tiny_base_folder)
     (here / "raising.py").write_text("def reward(prompt, response):\n    half = 1\n    return half / 0\n")
     with pytest.raises(RewardError, match=r"raised ZeroDivisionError .division by zero. at .*raising.py:3") as caught:
-        scores_of(load_function("raising:reward", "reward.terms"), "raising:reward", episodes, asked)
-    assert str(asked.prompts[0].prompt.origin) in str(caught.value)
+        scores_of(load_function("raising:reward", "reward.terms"), "raising:reward", episodes, batch)
+    assert str(batch.prompts[0].prompt.origin) in str(caught.value)
     assert "the lamp" in str(caught.value)
     (here / "parsing.py").write_text("import json\ndef reward(prompt, response):\n    return json.loads(response)\n")
     (here / "called.py").write_text(
@@ -220,24 +224,28 @@ def test_what_a_function_raises_is_said_with_its_line_and_its_episode(tiny_base_
         ("called:judge", "called.py:6"),
     ):
         with pytest.raises(RewardError, match=rf"raised JSONDecodeError .* at \S*{place},"):
-            scores_of(load_function(name, "reward.terms", takes=ARGUMENTS), name, episodes, asked)
+            scores_of(load_function(name, "reward.terms", takes=ARGUMENTS), name, episodes, batch)
 
 
 def test_what_is_called_is_the_wrapper_and_not_what_it_wraps(tiny_base_folder: Path, here: Path) -> None:
-    asked, episodes = asked_of(tiny_base_folder)
+    batch, episodes = batch_of(tiny_base_folder)
     (here / "wrapping.py").write_text(
         "import functools\ndef length(response):\n    return len(response)\n"
         "@functools.wraps(length)\ndef reward(prompt, response):\n    return length(response)\n"
     )
     function = load_function("wrapping:reward", "reward.terms", takes=ARGUMENTS)
-    assert scores_of(function, "wrapping:reward", episodes, asked).tolist() == [len("the lamp")]
+    assert scores_of(function, "wrapping:reward", episodes, batch).tolist() == [len("the lamp")]
+
+
+def score_with(recipe: PpoRecipe, roles: Roles, episodes: Episodes, batch: PromptBatch) -> None:
+    score_episodes(roles, episodes, batch, recipe.reward, models=recipe.reward_models, tokens_per_microbatch=2048)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])
 def test_a_reward_model_that_gives_no_number_is_refused_with_the_episode(
     tiny_base_folder: Path, make_roles: Callable[..., Roles], value: float
 ) -> None:
-    asked, episodes = asked_of(tiny_base_folder)
+    batch, episodes = batch_of(tiny_base_folder)
     roles = make_roles("reward")
     roles.add_head("reward")
     roles.heads["reward"].bias.data.fill_(value)
@@ -249,13 +257,13 @@ def test_a_reward_model_that_gives_no_number_is_refused_with_the_episode(
         }
     )
     with pytest.raises(RewardError, match=rf"the reward model 'reward' scores {value} .*'the lamp'"):
-        score_episodes(roles, episodes, recipe, asked)
+        score_with(recipe, roles, episodes, batch)
 
 
 def test_a_sum_that_is_no_number_is_refused_with_the_episode(
     tiny_base_folder: Path, here: Path, make_roles: Callable[..., Roles]
 ) -> None:
-    asked, episodes = asked_of(tiny_base_folder)
+    batch, episodes = batch_of(tiny_base_folder)
     (here / "large.py").write_text("def reward(prompt, response):\n    return 1e38\n")
     term = {"kind": "function", "function": "large:reward", "weight": 10}
     recipe = PpoRecipe.model_validate(
@@ -268,13 +276,13 @@ def test_a_sum_that_is_no_number_is_refused_with_the_episode(
         }
     )
     with pytest.raises(RewardError, match=r"the sum of reward\.terms is inf where .*'the lamp'\. Lower the weights"):
-        score_episodes(make_roles("policy"), episodes, recipe, asked)
+        score_with(recipe, make_roles("policy"), episodes, batch)
 
 
 @pytest.mark.parametrize("result", [1, True, torch.tensor(1.0), numpy.float32(1)])
 def test_whatever_python_counts_as_a_number_is_one(tiny_base_folder: Path, result: object) -> None:
-    asked, episodes = asked_of(tiny_base_folder)
-    assert scores_of(lambda prompt, response: result, "mine:reward", episodes, asked).tolist() == [1.0]
+    batch, episodes = batch_of(tiny_base_folder)
+    assert scores_of(lambda prompt, response: result, "mine:reward", episodes, batch).tolist() == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -314,7 +322,7 @@ def test_a_function_that_is_not_there_is_said_before_anything_is_loaded(
         (["reward={terms: [{kind: function}]}"], False, "'function' is missing"),
         (["reward={terms: [{function: 'a:b'}]}"], True, "set kind: function"),
         (["reward={terms: [{kind: function, function: 'a.b'}]}"], False, "pattern"),
-        (["reward={terms: [{name: x}, {kind: function, function: 'a:b', name: x}]}"], True, "a name of its own"),
+        (["reward={terms: [{name: x}, {kind: function, function: 'a:b', name: x}]}"], True, "a unique name"),
     ],
 )
 def test_terms_that_make_no_sense_are_refused(

@@ -77,7 +77,7 @@ def learn(kind: str, seed: int) -> tuple[Table, Problem]:
             kl = kl_to_reference(old, ref, mask)
             rewards = token_rewards(scores, kl, mask, kl_weight=BETA)
             if kind == "gae":
-                advantages, returns = gae(rewards, values, mask, discount=1.0, trace=0.95)
+                advantages, returns = gae(rewards, values, mask, discount=1.0, gae_lambda=0.95)
             else:
                 advantages, returns = compare_groups(rewards, mask, kind=kind, group=GROUP), torch.zeros_like(values)
         for rows in torch.randperm(EPISODES, generator=draw).chunk(MINIBATCHES):

@@ -11,19 +11,19 @@ from safetensors.torch import load_file
 
 from onebase.errors import RecipeError
 from onebase.inference.scoring import score
-from onebase.memory import Halving
+from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run.learning import OTHER_BYTES, state_bytes
 from onebase.seeding import generator
 from ppo import train
-from ppo.batch import minibatches, to_batch
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import Rollout, collect, compute_targets, require_zero_kl
-from ppo.start import Started, read_data, read_parents, start_learner, start_roles
+from ppo.rollout import Experience, PpoState, collect, require_zero_kl
+from ppo.scores import PromptBatch
+from ppo.start import PpoRun, read_data, read_parents, start_learner, start_roles
 from ppo.train import run
-from ppo.update import backward, update
+from ppo.update import backward, minibatches, update
 
 MakeRecipe = Callable[..., PpoRecipe]
 
@@ -35,7 +35,7 @@ def make_recipe(tiny_base_folder: Path, finished_run: Path, quantization: str, t
             *(f"base.model={tiny_base_folder}", f"base.quantization={quantization}", f"out={tmp_path / 'ppo'}"),
             *(f"parents.sft={finished_run / 'sft'}", f"parents.reward={finished_run / 'reward'}", "track.wandb=off"),
         ]
-        return recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
 
     return make
 
@@ -45,9 +45,19 @@ def start(recipe: PpoRecipe) -> Roles:
     return start_roles(base, read_parents(recipe), recipe)
 
 
-def roll_out(roles: Roles, recipe: PpoRecipe) -> Rollout:
-    prompts = [one.ids for one in read_data(recipe).prompts[:8]]
-    return collect(roles, prompts, recipe, generator(0, "test"))
+def budget_of(recipe: PpoRecipe) -> Budget:
+    return Budget(tokens=recipe.train.tokens_per_microbatch, episodes=recipe.sampling.batch)
+
+
+def roll_out(roles: Roles, recipe: PpoRecipe) -> Experience:
+    data = read_data(recipe)
+    batch, state = PromptBatch(chat=data.chat, prompts=data.prompts[:8]), PpoState(kl_weight=recipe.kl.weight)
+    return collect(roles, batch, recipe, generator(0, "test"), budget_of(recipe), state)[0]
+
+
+def kl_error(roles: Roles, recipe: PpoRecipe) -> float:
+    tokens, temperature = recipe.train.tokens_per_microbatch, recipe.sampling.temperature
+    return require_zero_kl(roles, roll_out(roles, recipe), temperature=temperature, tokens_per_microbatch=tokens)
 
 
 def trained_gradients(roles: Roles) -> dict[str, list[torch.Tensor]]:
@@ -61,7 +71,7 @@ def trained_gradients(roles: Roles) -> dict[str, list[torch.Tensor]]:
 def test_policy_and_reference_agree_to_the_bit_before_the_first_update(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe()
     roles = start(recipe)
-    assert require_zero_kl(roles, roll_out(roles, recipe), recipe) < 1e-4
+    assert kl_error(roles, recipe) < 1e-4
 
 
 def test_a_run_logs_how_far_decoding_is_from_the_training_forward(finished_run: Path) -> None:
@@ -75,7 +85,7 @@ def test_a_policy_that_is_not_the_reference_ends_the_run(make_recipe: MakeRecipe
     roles = start(recipe)
     roles.parameters("policy")[0].data.add_(1e-3)
     with pytest.raises(RuntimeError, match="not 0 before the first update"):
-        require_zero_kl(roles, roll_out(roles, recipe), recipe)
+        kl_error(roles, recipe)
 
 
 def test_scores_inside_ppo_are_the_bits_of_stand_alone_scoring(make_recipe: MakeRecipe, finished_run: Path) -> None:
@@ -83,9 +93,9 @@ def test_scores_inside_ppo_are_the_bits_of_stand_alone_scoring(make_recipe: Make
     rollout = roll_out(start(recipe), recipe)
     alone = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
     alone.load("reward", finished_run / "reward" / "adapter")
-    budget = recipe.train.tokens_per_microbatch
-    assert torch.equal(rollout.scores, score(alone, "reward", rollout.episodes.sequences, tokens_per_microbatch=budget))
-    one_by_one = score(alone, "reward", rollout.episodes.sequences, tokens_per_microbatch=1)
+    budget, closed = recipe.train.tokens_per_microbatch, read_data(recipe).chat.closed(rollout.episodes.sequences)
+    assert torch.equal(rollout.scores, score(alone, "reward", closed, tokens_per_microbatch=budget))
+    one_by_one = score(alone, "reward", closed, tokens_per_microbatch=1)
     assert torch.allclose(rollout.scores, one_by_one, rtol=0, atol=1e-4)  # other matrix shapes, other last bits
 
 
@@ -93,15 +103,13 @@ def test_scores_inside_ppo_are_the_bits_of_stand_alone_scoring(make_recipe: Make
 def test_one_microbatch_gives_the_gradients_of_one_an_episode(make_recipe: MakeRecipe, value: str) -> None:
     recipe = make_recipe(f"value.kind={value}")
     roles = start(recipe)
-    rollout = roll_out(roles, recipe)
-    batch = to_batch(rollout, compute_targets(rollout, recipe), roles.base.device, recipe)
-    found = {}
+    experience, found = roll_out(roles, recipe), {}
     for budget in (10_000, 1):
         for parameter in roles.peft.parameters() if roles.peft is not None else ():
             parameter.grad = None
         for head in roles.heads.values():
             head.zero_grad(set_to_none=True)
-        tally = backward(roles, batch, make_recipe(f"value.kind={value}", f"train.tokens_per_microbatch={budget}"))
+        tally = backward(roles, experience, recipe, budget)
         found[budget] = trained_gradients(roles), tally.means()
     for role, whole in found[10_000][0].items():
         largest = max(float(gradient.abs().max()) for gradient in whole)
@@ -111,39 +119,20 @@ def test_one_microbatch_gives_the_gradients_of_one_an_episode(make_recipe: MakeR
     assert found[10_000][1] == pytest.approx(found[1][1], abs=1e-4)
 
 
-def test_one_optimiser_step_is_the_same_whether_values_are_asked_before_or_in_it(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe("train.inner_epochs=1", "train.minibatch=8")
-    assert recipe.values_in_update
-    roles = start(recipe)
-    prompts = [one.ids for one in read_data(recipe).prompts[:8]]
-    found = {}
-    for asked_before in (True, False):
-        rollout = collect(roles, prompts, recipe, generator(0, "test"), with_values=asked_before)
-        assert (rollout.values is None) != asked_before
-        learner, draw = start_learner(roles, recipe), generator(0, "update")
-        # Refused, so that the gradients stay to be looked at.
-        targets = compute_targets(rollout, recipe)
-        metrics = update(roles, rollout, targets, learner, recipe, draw, lambda *_: False, Halving())
-        found[asked_before] = trained_gradients(roles), metrics
-    for role, before in found[True][0].items():
-        largest = max(float(gradient.abs().max()) for gradient in before)
-        assert largest > 0, role
-        for one, other in zip(before, found[False][0][role], strict=True):
-            assert float((one - other).abs().max()) <= 1e-5 * largest, role
-    assert found[True][1] == pytest.approx(found[False][1], abs=1e-5)
-    assert found[True][1]["explained_variance"] != 0
-
-
-@pytest.mark.parametrize(("minibatch", "forwards"), [(8, 1), (4, 3)])
-def test_a_run_of_one_step_a_rollout_asks_each_value_once(
-    make_recipe: MakeRecipe, minibatch: int, forwards: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("minibatch", [8, 4])
+def test_the_value_function_computes_once_for_a_rollout_and_once_a_minibatch(
+    make_recipe: MakeRecipe, minibatch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the value function is asked after sampling, and again in each of the mini-batches."""
     sizes = ("train.episodes=8", "train.batch=8", f"train.minibatch={minibatch}", "train.tokens_per_microbatch=100000")
-    asked, active = list[str | None](), Roles.active
-    monkeypatch.setattr(Roles, "active", lambda self, role: (asked.append(role), active(self, role))[1])
-    run(make_recipe(*sizes, "train.inner_epochs=1"))
-    assert asked.count("value") == forwards
+    activated, active = list[str | None](), Roles.active
+    monkeypatch.setattr(Roles, "active", lambda self, role: (activated.append(role), active(self, role))[1])
+    run(make_recipe(*sizes, "train.epochs=1"))
+    assert activated.count("value") == 1 + 8 // minibatch
+
+
+def update_with(roles: Roles, experience: Experience, recipe: PpoRecipe, accept: Any = lambda *_: True) -> None:
+    learner, draw = start_learner(roles, recipe), generator(0, "update")
+    update(roles, experience, learner, recipe, draw, accept, budget_of(recipe), kl_weight=0.0)
 
 
 @pytest.mark.parametrize("kind", ["rloo", "grpo", "dr_grpo"])
@@ -163,10 +152,10 @@ def test_a_run_that_compares_groups_has_no_value_function(make_recipe: MakeRecip
     assert made.metrics["ppo/kl_loss"] == rows[-1]["ppo/kl_loss"]
 
 
-def test_inner_epochs_end_where_the_policy_has_moved_enough(make_recipe: MakeRecipe) -> None:
+def test_epochs_end_where_the_policy_has_moved_enough(make_recipe: MakeRecipe) -> None:
     seen = {}
     for limit in ("null", "1e-9", "1e9"):
-        recipe = make_recipe("train.inner_epochs=3", "train.learning_rate=1e-2", f"train.target_kl={limit}")
+        recipe = make_recipe("train.epochs=3", "train.learning_rate=1e-2", f"train.target_kl={limit}")
         roles, minibatches_seen = start(recipe), list[int]()
         rollout = roll_out(roles, recipe)
 
@@ -174,8 +163,7 @@ def test_inner_epochs_end_where_the_policy_has_moved_enough(make_recipe: MakeRec
             own += rows
             return True
 
-        targets, learner = compute_targets(rollout, recipe), start_learner(roles, recipe)
-        update(roles, rollout, targets, learner, recipe, generator(0, "update"), accept, Halving())
+        update_with(roles, rollout, recipe, accept)
         seen[limit] = len(minibatches_seen) // len(rollout.episodes)
     assert seen == {"null": 3, "1e-9": 1, "1e9": 3}
 
@@ -188,9 +176,9 @@ def test_the_policy_waits_while_the_value_function_learns_alone(
     kept = list[dict[str, torch.Tensor]]()
     learn = train.learn
 
-    def watched(started: Started, *given: Any) -> dict[str, float]:
-        metrics = learn(started, *given)
-        kept.append({name: tensor.clone() for name, tensor in started.roles.state("policy").items()})
+    def watched(ppo: PpoRun, *rest: Any) -> dict[str, float]:
+        metrics = learn(ppo, *rest)
+        kept.append({name: tensor.clone() for name, tensor in ppo.roles.state("policy").items()})
         return metrics
 
     monkeypatch.setattr(train, "learn", watched)
@@ -212,9 +200,7 @@ def test_an_update_moves_policy_and_value_and_nothing_else(make_recipe: MakeReci
     roles = start(recipe)
     rollout = roll_out(roles, recipe)
     before = {role: {name: t.clone() for name, t in roles.state(role).items()} for role in roles.names}
-    targets = compute_targets(rollout, recipe)
-    draw = generator(0, "update")
-    update(roles, rollout, targets, start_learner(roles, recipe), recipe, draw, lambda *_: True, Halving())
+    update_with(roles, rollout, recipe)
     for role in roles.names:
         moved = any(not torch.equal(tensor, before[role][name]) for name, tensor in roles.state(role).items())
         assert moved == (role in ("policy", "value")), role
@@ -228,15 +214,14 @@ def test_the_first_step_of_an_update_has_ratio_one(make_recipe: MakeRecipe) -> N
     recipe = make_recipe()
     roles = start(recipe)
     rollout = roll_out(roles, recipe)
-    tally = backward(roles, to_batch(rollout, compute_targets(rollout, recipe), roles.base.device, recipe), recipe)
+    tally = backward(roles, rollout, recipe, recipe.train.tokens_per_microbatch)
     assert tally.ratio_max == pytest.approx(1.0, abs=1e-3)
     assert tally.means()["clip_fraction"] == 0.0
     assert tally.means()["kl_from_old"] == pytest.approx(0.0, abs=1e-6)
 
 
-def test_every_inner_epoch_sees_every_episode_once_in_an_order_of_its_own(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe("train.inner_epochs=3")
-    batches = list(minibatches(8, recipe, generator(0, "order")))
+def test_every_epoch_sees_every_episode_once_in_an_order_of_its_own() -> None:
+    batches = list(minibatches(8, size=4, epochs=3, generator=generator(0, "order")))
     assert [len(rows) for rows in batches] == [4] * 6
     epochs = [[*batches[2 * epoch], *batches[2 * epoch + 1]] for epoch in range(3)]
     assert all(sorted(rows) == list(range(8)) for rows in epochs)

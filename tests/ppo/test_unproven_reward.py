@@ -10,7 +10,7 @@ import pytest
 
 from evaluation.reward_model.verdict import Verdict
 from onebase.errors import RecipeError, RecordError
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from ppo.recipe.recipe import PpoRecipe
 from ppo.start import read_parents
 
@@ -31,7 +31,7 @@ def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_p
             f"parents={json.dumps(parents)}",
             f"reward.require_better_than_baselines={'true' if required else 'false'}",
         ]
-        return recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, given)
+        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, given)
 
     return make
 
@@ -95,4 +95,4 @@ def test_where_only_functions_score_there_is_nothing_to_require() -> None:
     given = ["parents.reward=null", "value.kind=shared", "reward.require_better_than_baselines=true"]
     with pytest.raises(RecipeError, match="only functions score here"):
         terms = "reward.terms=[{kind: function, function: 'math:floor'}]"
-        recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, terms])
+        reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, terms])

@@ -11,11 +11,9 @@ from torch import Tensor
 
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Episodes
-from onebase.tracking.clock import Clock
-from ppo.batch import Batch, Tally, to_batch
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import Rollout, Targets
-from ppo.update import backward, learn_values
+from ppo.rollout import Experience
+from ppo.update import Tally, backward
 
 PROMPTS = ([5, 9, 40], [7, 300, 22, 11, 8], [60], [5, 9, 41, 33])
 RESPONSES = ([100, 2], [17, 18, 19, 20, 2], [44, 45, 46], [9])
@@ -23,7 +21,7 @@ TOKENS = 11
 CLIP, VALUE_CLIP, VALUE_WEIGHT, TEMPERATURE = 0.2, 0.3, 0.7, 0.9
 
 
-def recipe_of(kind: str, tokens_per_microbatch: int, **train: Any) -> PpoRecipe:
+def recipe_of(kind: str, **train: Any) -> PpoRecipe:
     return PpoRecipe.model_validate(
         {
             "base": {"model": "tiny"},
@@ -31,19 +29,19 @@ def recipe_of(kind: str, tokens_per_microbatch: int, **train: Any) -> PpoRecipe:
             "data": ({"source": "builtin:tasks"},),
             "sampling": {"temperature": TEMPERATURE},
             "value": {"kind": kind, "clip": VALUE_CLIP, "weight": VALUE_WEIGHT},
-            "train": {"clip": CLIP, "tokens_per_microbatch": tokens_per_microbatch, **train},
+            "train": {"clip": CLIP, **train},
         }
     )
 
 
-def start(make_roles: Callable[..., Roles], kind: str, **how: str) -> Roles:
-    roles = make_roles("policy", "value", **how)
+def start(make_roles: Callable[..., Roles], kind: str) -> Roles:
+    roles = make_roles("policy", "value")
     head = roles.add_head("policy" if kind == "shared" else "value")
     head.weight.data.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(9)) / 8)
     return roles.train("policy") if kind == "shared" else roles.train("policy", "value")
 
 
-def batch_near(roles: Roles, kind: str) -> Batch:
+def batch_near(roles: Roles, kind: str) -> Experience:
     """Old log-probs and values around the present ones, so that some ratios and values are clipped and some not."""
     episodes = Episodes.of(PROMPTS, RESPONSES, pad_id=0)
     draws = torch.Generator().manual_seed(2)
@@ -51,13 +49,28 @@ def batch_near(roles: Roles, kind: str) -> Batch:
     with torch.no_grad():
         logprobs, values = zip(*(present(roles, kind, row) for row in range(len(episodes))), strict=True)
     pad = [torch.nn.utils.rnn.pad_sequence(list(part), batch_first=True) for part in (logprobs, values)]
-    return Batch(
+    rows, zeros = torch.zeros(len(episodes)), torch.zeros(episodes.mask.shape)
+    return Experience(
         episodes=episodes,
-        old_logprobs=pad[0] + noise[0],
-        old_values=pad[1] + noise[1],
+        stopped=rows.bool(),
+        logprobs=pad[0] + noise[0],
+        decoding_logprobs=None,
+        importance=None,
+        reference_logprobs=zeros,
+        kl=zeros,
+        scores=rows,
+        terms={},
+        members={},
+        rewards=zeros,
+        values=pad[1] + noise[1],
         returns=pad[1] + noise[2],
         advantages=noise[3],
     )
+
+
+def learn(roles: Roles, batch: Experience, kind: str, tokens: int = 16, **options: Any) -> Tally:
+    train = options.pop("train", {})
+    return backward(roles, batch, recipe_of(kind, **train), tokens, **options)
 
 
 def present(roles: Roles, kind: str, row: int) -> tuple[Tensor, Tensor]:
@@ -77,15 +90,15 @@ def present(roles: Roles, kind: str, row: int) -> tuple[Tensor, Tensor]:
     return logprobs, states(owner) @ roles.heads[owner].weight + roles.heads[owner].bias
 
 
-def objective(roles: Roles, kind: str, batch: Batch) -> Tensor:
+def objective(roles: Roles, kind: str, batch: Experience) -> Tensor:
     """Token by token, as the papers write it, divided by the tokens of the mini-batch."""
     total = torch.zeros(())
     for row, response in enumerate(RESPONSES):
         logprobs, values = present(roles, kind, row)
         for t in range(len(response)):
-            ratio, advantage = torch.exp(logprobs[t] - batch.old_logprobs[row, t]), batch.advantages[row, t]
+            ratio, advantage = torch.exp(logprobs[t] - batch.logprobs[row, t]), batch.advantages[row, t]
             cut = min(max(ratio, torch.tensor(1 - CLIP)), torch.tensor(1 + CLIP))
-            old, target = batch.old_values[row, t], batch.returns[row, t]
+            old, target = batch.values[row, t], batch.returns[row, t]
             held = min(max(values[t], old - VALUE_CLIP), old + VALUE_CLIP)
             miss = max((values[t] - target) ** 2, (held - target) ** 2) / 2
             total = total - min(ratio * advantage, cut * advantage) + VALUE_WEIGHT * miss
@@ -111,8 +124,8 @@ def test_gradients_are_those_of_the_objective_whatever_the_micro_batches(
     objective(roles, kind, batch).backward()
     expected = gradients(roles)
     if checkpointing:
-        roles.enable_checkpointing()
-    backward(roles, batch, recipe_of(kind, tokens_per_microbatch))
+        roles.forwards.enable_checkpointing()
+    learn(roles, batch, kind, tokens_per_microbatch)
     require_equal(gradients(roles), expected, kind)
 
 
@@ -120,9 +133,9 @@ def test_gradients_are_those_of_the_objective_whatever_the_micro_batches(
 def test_gradients_do_not_depend_on_the_order_of_the_episodes(make_roles: Callable[..., Roles], kind: str) -> None:
     roles = start(make_roles, kind)
     batch = batch_near(roles, kind)
-    backward(roles, batch, recipe_of(kind, 16))
+    learn(roles, batch, kind)
     expected = gradients(roles)
-    backward(roles, batch.select([2, 0, 3, 1]), recipe_of(kind, 16))
+    learn(roles, batch.select([2, 0, 3, 1]), kind)
     require_equal(gradients(roles), expected, kind)
 
 
@@ -137,75 +150,11 @@ def require_equal(found: dict[str, list[Tensor | None]], expected: dict[str, lis
                 torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-5 * largest)
 
 
-@pytest.mark.parametrize("tokens_per_microbatch", [1, 16, 1000])
-def test_values_of_the_updates_own_forward_give_targets_and_gradients_by_definition(
-    make_roles: Callable[..., Roles], tokens_per_microbatch: int
-) -> None:
-    roles, discount, trace = start(make_roles, "adapter"), 0.9, 0.8
-    episodes = Episodes.of(PROMPTS, RESPONSES, pad_id=0)
-    unknown = torch.full(episodes.mask.shape, torch.nan)
-    rewards = torch.randn(episodes.mask.shape, generator=torch.Generator().manual_seed(3)) * episodes.mask
-    batch = Batch(
-        episodes=episodes,
-        old_logprobs=unknown,
-        old_values=unknown,
-        returns=unknown,
-        advantages=unknown,
-        rewards=rewards,
-    )
-    expected, loss = [], torch.zeros(())
-    for row, response in enumerate(RESPONSES):
-        values = present(roles, "adapter", row)[1]
-        ahead = [*values.tolist(), 0.0]
-        delta = [float(rewards[row, t]) + discount * ahead[t + 1] - ahead[t] for t in range(len(response))]
-        for t in range(len(response)):
-            advantage = sum((discount * trace) ** (k - t) * delta[k] for k in range(t, len(response)))
-            expected.append((ahead[t], ahead[t] + advantage, advantage))
-            loss = loss + VALUE_WEIGHT * (values[t] - ahead[t] - advantage) ** 2 / 2 / TOKENS
-    loss.backward()
-    wanted = gradients(roles)
-    recipe = recipe_of("adapter", tokens_per_microbatch, discount=discount, trace=trace)
-    unwhitened = recipe.model_copy(update={"advantages": recipe.advantages.model_copy(update={"whiten": False})})
-    tally = Tally()
-    found = learn_values(roles, batch, unwhitened, tally, Clock())
-    table = torch.stack([found.old_values, found.returns, found.advantages], dim=-1)[episodes.mask]
-    torch.testing.assert_close(table, torch.tensor(expected), atol=1e-5, rtol=0)
-    assert found.rewards is None
-    mine = gradients(roles)
-    assert all(gradient is None for gradient in mine["policy"])
-    largest = max(float(gradient.abs().max()) for gradient in wanted["value"] if gradient is not None)
-    assert largest > 0
-    for one, other in zip(mine["value"], wanted["value"], strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * largest)
-    assert tally.sums["value_loss"] == pytest.approx(loss.item() / VALUE_WEIGHT * TOKENS, rel=1e-4)
-    whitened = learn_values(roles, batch, recipe, Tally(), Clock()).advantages[episodes.mask]
-    raw = torch.tensor(expected)[:, 2]
-    torch.testing.assert_close(whitened, (raw - raw.mean()) / raw.std(correction=0), atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("kind", ["adapter", "shared"])
-def test_gradients_are_those_of_the_objective_where_the_lower_layers_are_computed_once(
-    make_roles: Callable[..., Roles], kind: str, checkpointing: bool, quantization: str
-) -> None:
-    roles = start(make_roles, kind, layers="top-half", quantization=quantization)
-    batch = batch_near(roles, kind)
-    objective(roles, kind, batch).backward()
-    expected = gradients(roles)
-    if checkpointing:
-        roles.enable_checkpointing()
-    with roles.shared_lower():
-        roles.keep_lower(batch.episodes.sequences, tokens=20)
-        backward(roles, batch, recipe_of(kind, 16))
-    require_equal(gradients(roles), expected, kind)
-
-
 KL_WEIGHT, ENTROPY_WEIGHT, DUAL_CLIP = 0.7, 0.3, 1.1
 
 
-def full_objective(roles: Roles, batch: Batch, aggregation: str) -> Tensor:
+def full_objective(roles: Roles, batch: Experience, aggregation: str) -> Tensor:
     """The policy's with everything that a recipe can add to it, token by token; the value's as it is."""
-    assert batch.reference is not None
     assert batch.importance is not None
     total = torch.zeros(())
     for row, response in enumerate(RESPONSES):
@@ -213,13 +162,13 @@ def full_objective(roles: Roles, batch: Batch, aggregation: str) -> Tensor:
         divisor = {"token-mean": TOKENS, "sequence-mean": len(RESPONSES) * len(response)}
         for t in range(len(response)):
             advantage = batch.advantages[row, t]
-            ratio = torch.exp(logprobs[t] - batch.old_logprobs[row, t])
+            ratio = torch.exp(logprobs[t] - batch.logprobs[row, t])
             cut = min(max(ratio, torch.tensor(1 - CLIP)), torch.tensor(1 + CLIP))
             gain = min(ratio * advantage, cut * advantage)
             if advantage < 0:
                 gain = max(gain, DUAL_CLIP * advantage)
-            away = batch.reference[row, t] - logprobs[t]
-            old, target = batch.old_values[row, t], batch.returns[row, t]
+            away = batch.reference_logprobs[row, t] - logprobs[t]
+            old, target = batch.values[row, t], batch.returns[row, t]
             held = min(max(values[t], old - VALUE_CLIP), old + VALUE_CLIP)
             loss = VALUE_WEIGHT * max((values[t] - target) ** 2, (held - target) ** 2) / 2
             loss = loss - gain * batch.importance[row, t] + KL_WEIGHT * (torch.exp(away) - 1 - away)
@@ -243,12 +192,12 @@ def test_everything_a_recipe_adds_is_in_the_gradient_whatever_the_micro_batches(
     roles = start(make_roles, "adapter")
     plain = batch_near(roles, "adapter")
     draws = torch.Generator().manual_seed(5)
-    more = [torch.randn(plain.old_logprobs.shape, generator=draws) for _ in range(2)]
-    batch = replace(plain, reference=plain.old_logprobs + more[0] / 2, importance=more[1].exp(), kl_weight=KL_WEIGHT)
+    more = [torch.randn(plain.logprobs.shape, generator=draws) for _ in range(2)]
+    batch = replace(plain, reference_logprobs=plain.logprobs + more[0] / 2, importance=more[1].exp())
     full_objective(roles, batch, aggregation).backward()
     expected = gradients(roles)
     added = {"aggregation": aggregation, "entropy_weight": ENTROPY_WEIGHT, "dual_clip": DUAL_CLIP}
-    backward(roles, batch, recipe_of("adapter", tokens_per_microbatch, **added))
+    learn(roles, batch, "adapter", tokens_per_microbatch, train=added, kl_weight=KL_WEIGHT)
     found = gradients(roles)
     for role in roles.names:
         largest = max(float(wanted.abs().max()) for wanted in expected[role] if wanted is not None)
@@ -259,9 +208,9 @@ def test_everything_a_recipe_adds_is_in_the_gradient_whatever_the_micro_batches(
 def test_a_policy_that_waits_has_no_gradient_and_the_value_function_its_own(make_roles: Callable[..., Roles]) -> None:
     roles = start(make_roles, "adapter")
     batch = batch_near(roles, "adapter")
-    backward(roles, batch, recipe_of("adapter", 16))
+    learn(roles, batch, "adapter")
     both = gradients(roles)
-    tally = backward(roles, replace(batch, value_only=True), recipe_of("adapter", 16))
+    tally = learn(roles, batch, "adapter", learn_policy=False)
     alone = gradients(roles)
     assert all(gradient is None for gradient in alone["policy"])
     for one, other in zip(alone["value"], both["value"], strict=True):
@@ -273,10 +222,10 @@ def test_a_policy_that_waits_has_no_gradient_and_the_value_function_its_own(make
 def test_what_is_logged_is_a_mean_over_tokens_and_not_over_micro_batches(make_roles: Callable[..., Roles]) -> None:
     roles = start(make_roles, "adapter")
     batch = batch_near(roles, "adapter")
-    tally = backward(roles, batch, recipe_of("adapter", 16))
+    tally = learn(roles, batch, "adapter")
     with torch.no_grad():
         ratios = [
-            (present(roles, "adapter", row)[0] - batch.old_logprobs[row, : len(response)]).exp()
+            (present(roles, "adapter", row)[0] - batch.logprobs[row, : len(response)]).exp()
             for row, response in enumerate(RESPONSES)
         ]
     flat = torch.cat(ratios).tolist()
@@ -285,26 +234,3 @@ def test_what_is_logged_is_a_mean_over_tokens_and_not_over_micro_batches(make_ro
     assert means["clip_fraction"] == pytest.approx(sum(abs(ratio - 1) > CLIP for ratio in flat) / TOKENS)
     assert 0 < means["clip_fraction"] < 1, "the test needs both kinds"
     assert tally.ratio_max == pytest.approx(max(flat), rel=1e-4)
-
-
-def test_advantages_are_standardised_over_the_whole_rollout_and_returns_are_not() -> None:
-    episodes = Episodes.of([[5], [6]], [[7, 2], [9]], pad_id=0)
-    rows = torch.tensor([[1.0, 3.0], [8.0, 0.0]])
-    rollout = Rollout(
-        episodes=episodes,
-        stopped=torch.tensor([True, False]),
-        logprobs=-rows,
-        sampled=-3 * rows,
-        reference=-2 * rows,
-        values=rows / 2,
-        scores=torch.zeros(2),
-    )
-    targets = Targets(advantages=rows, returns=2 * rows, kl=torch.zeros(2, 2), rewards=rows)
-    batch = to_batch(rollout, targets, torch.device("cpu"), recipe_of("adapter", 16))
-    assert batch.reference is None and batch.importance is None
-    # Mean 4, variance (9 + 1 + 16) / 3.
-    deviation = (26 / 3) ** 0.5
-    torch.testing.assert_close(batch.advantages, torch.tensor([[-3.0, -1.0], [4.0, 0.0]]).div(deviation))
-    torch.testing.assert_close(batch.returns, 2 * rows)
-    torch.testing.assert_close(batch.old_values, rows / 2)
-    torch.testing.assert_close(batch.old_logprobs, -rows)

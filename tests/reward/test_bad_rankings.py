@@ -10,10 +10,10 @@ import pytest
 from data.chat.conversations import Chat, Limiter, encode_rankings
 from data.records import Ranking
 from data.select.sources import Source, load
-from onebase.cli.command import main
+from onebase.cli.parser import main
 from onebase.errors import DataError
 from onebase.model import base as bases
-from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection
+from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
 from pipeline import stages
 
 GOOD = {"prompt": "Name a city.", "responses": ["Paris", "blue"], "tiers": [0, 1]}
@@ -22,8 +22,8 @@ GOOD = {"prompt": "Name a city.", "responses": ["Paris", "blue"], "tiers": [0, 1
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("one response", {"responses": ["Paris"], "tiers": [0]}, "a ranking needs at least 2 responses, found 1"),
     ("no response", {"responses": [], "tiers": []}, "a ranking needs at least 2 responses, found 0"),
-    ("all tied", {"tiers": [3, 3]}, "all responses are tied, so the ranking says nothing"),
-    ("contradictory", {"ranks": [2, 1]}, "contradictory: 'tiers' and 'ranks' say different things"),
+    ("all tied", {"tiers": [3, 3]}, "all responses are tied, so the ranking has no information"),
+    ("contradictory", {"ranks": [2, 1]}, "contradictory: 'tiers' and 'ranks' give different orders"),
     ("duplicated responses", {"responses": ["Paris", "Paris"]}, "response 2 is the same as an earlier one"),
     ("empty response", {"responses": ["Paris", ""]}, "response 2 is empty"),
     ("blank response", {"responses": [" \n", "Paris"]}, "response 1 is empty"),

@@ -15,13 +15,13 @@ from data.select.labelers import LabelersSection, fold_of, labeler_of
 from data.tasks import generate
 from data.writing import row_of
 from evaluation import score_file
-from evaluation.reward_model import heldout
+from evaluation.reward_model import heldout, loading
 from onebase.errors import InputError
 from onebase.files.writing import hash_file
 from onebase.inference.scoring import score
 from onebase.model import base as bases
 from onebase.model.roles import HEAD, WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run import record
 from ppo.recipe.recipe import PpoRecipe
 from ppo.start import read_parents, start_roles
@@ -69,7 +69,7 @@ def twins(finish_run: Callable[[str], Path], tiny_base_folder: Path, tmp_path_fa
             *(f"data=[{{source: {training}}}]", f"evaluation.rankings=[{{source: {held_out}}}]"),
             *("labelers={folds: 3, held_out: 0}", "train.learning_rate=5e-3", f"scale={scale}", f"out={home / scale}"),
         ]
-        return recipes.read("recipes/smoke/reward.yaml", RewardRecipe, given)
+        return reader.read("recipes/smoke/reward.yaml", RewardRecipe, given)
 
     for scale in ("none", "unit"):
         run(recipe(scale))
@@ -124,12 +124,12 @@ def test_scoring_a_file_and_ppos_roles_use_the_divided_head(
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "Name a city.", "response": "Paris"}) + "\n")
     found = {
-        name: next(score_file.scored(heldout.load([folder]), rows, best=False))["score"]
+        name: next(score_file.scored(loading.load([folder]), rows, best=False))["score"]
         for name, folder in (("none", twins.none), ("unit", twins.unit))
     }
     assert found["unit"] == pytest.approx(found["none"] / twins.metrics("unit")["reward/scale"], abs=1e-4)
     given = [f"base.model={twins.recipe.base.model}", f"parents.sft={finish_run('fp32') / 'sft'}"]
-    recipe = recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, f"parents.reward={twins.unit}"])
+    recipe = reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, f"parents.reward={twins.unit}"])
     roles = start_roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")), read_parents(recipe), recipe)
     head = load_file(twins.unit / "adapter" / HEAD)
     for role in ("reward", "value"):
@@ -142,7 +142,7 @@ def test_scores_that_are_all_equal_cannot_be_scaled(twins: Twins) -> None:
     roles = start_reward(base, record.read(recipe.parents.sft, stage="sft"), recipe)
     roles.heads["reward"].weight.data.zero_()
     with pytest.raises(InputError, match="standard deviation of the scores of 36 held-out responses is 0"):
-        rescale(roles, read_data(recipe).held_out, recipe)
+        rescale(roles, read_data(recipe).held_out, tokens_per_microbatch=512)
 
 
 # --- labelers

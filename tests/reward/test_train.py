@@ -13,10 +13,11 @@ from data.records import Message, Origin, Prompt, Ranking
 from onebase.inference.scoring import score
 from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run import record
 from reward.recipe import RewardRecipe
-from reward.train import backward, center, read_data, start_roles
+from reward.scale import center
+from reward.train import backward, read_data, start_roles
 
 MakeRecipe = Callable[..., RewardRecipe]
 
@@ -28,7 +29,7 @@ def make_recipe(tiny_base_folder: Path, finished_run: Path, quantization: str, t
             *(f"base.model={tiny_base_folder}", f"base.quantization={quantization}", f"out={tmp_path / 'reward'}"),
             *(f"parents.sft={finished_run / 'sft'}", "track.wandb=off"),
         ]
-        return recipes.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *overrides])
 
     return make
 
@@ -65,12 +66,12 @@ def zero(roles: Roles) -> None:
 @pytest.mark.parametrize("layout", ["packed", "padded", "both"])
 def test_one_microbatch_of_all_rankings_gives_the_gradients_of_one_each(make_recipe: MakeRecipe, layout: str) -> None:
     roles = start(make_recipe())
-    assert roles.packs
-    roles.packs = layout == "packed"
+    assert roles.forwards.can_pack
+    roles.forwards.can_pack = layout == "packed"
     backward(roles, RANKINGS, tokens_per_microbatch=10_000)
     whole = gradients(roles)
     zero(roles)
-    roles.packs = layout != "padded"
+    roles.forwards.can_pack = layout != "padded"
     backward(roles, RANKINGS, tokens_per_microbatch=1)
     parts = gradients(roles)
     largest = max(float(gradient.abs().max()) for gradient in whole)
@@ -95,14 +96,14 @@ def test_the_loss_is_instructgpts_written_out_pair_by_pair(make_recipe: MakeReci
 
 def test_each_response_goes_through_the_model_once_however_many_pairs_it_is_in(make_recipe: MakeRecipe) -> None:
     roles = start(make_recipe())
-    roles.packs = False
+    roles.forwards.can_pack = False
     rows = 0
 
     def count(module: torch.nn.Module, arguments: tuple, keywords: dict) -> None:
         nonlocal rows
         rows += keywords["input_ids"].shape[0]
 
-    handle = roles.trunk.register_forward_pre_hook(count, with_kwargs=True)
+    handle = roles.forwards.trunk.register_forward_pre_hook(count, with_kwargs=True)
     backward(roles, RANKINGS, tokens_per_microbatch=10_000)
     handle.remove()
     assert rows == sum(len(ranking.sequences) for ranking in RANKINGS)
@@ -114,7 +115,7 @@ def test_demonstrations_score_zero_on_average_after_centring_and_differences_sta
     roles, data = start(recipe), read_data(recipe)
     sequences = [tuple(one.input_ids) for one in data.demonstrations]
     before = score(roles, "reward", sequences, tokens_per_microbatch=512)
-    shift = center(roles, data.demonstrations, recipe)
+    shift = center(roles, data.demonstrations, tokens_per_microbatch=512)
     after = score(roles, "reward", sequences, tokens_per_microbatch=512)
     assert float(after.mean()) == pytest.approx(0, abs=1e-5)
     assert torch.allclose(after - before, torch.tensor(shift), atol=1e-5)

@@ -13,7 +13,7 @@ from data.chat.conversations import IGNORED
 from onebase.errors import RecipeError
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run import stages
 from onebase.seeding import generator, seed_everything
 from onebase.trl import trainers
@@ -29,7 +29,7 @@ MakeRecipe = Callable[..., SftRecipe]
 def make_recipe(tiny_base_folder: Path, tmp_path: Path) -> MakeRecipe:
     def make(*overrides: str, quantization: str = "fp32") -> SftRecipe:
         given = [f"base.model={tiny_base_folder}", f"base.quantization={quantization}", f"out={tmp_path / 'sft'}"]
-        return recipes.read("recipes/smoke/sft.yaml", SftRecipe, [*given, "track.wandb=off", *overrides])
+        return reader.read("recipes/smoke/sft.yaml", SftRecipe, [*given, "track.wandb=off", *overrides])
 
     return make
 
@@ -45,7 +45,7 @@ def train(recipe: SftRecipe) -> dict[str, torch.Tensor]:
     recipe = recipe.model_copy(update={"out": recipe.out / f"{len(list(recipe.out.parent.rglob('checkpoints')))}"})
     seed_everything(recipe.seed)
     roles = start(recipe)
-    with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
+    with stages.open_session(recipe, "sft", parents={}, data=[], state_bytes=1) as session:
         trainer = build_trainer(roles, read_data(recipe), recipe, session)
         with roles.active(ROLE):
             trainers.train(trainer)
@@ -61,7 +61,7 @@ def test_the_trainer_starts_from_the_adapter_in_its_file_bit_for_bit_in_fp32(
     for parameter in roles.parameters(ROLE):
         parameter.data.add_(1e-4 * torch.randn(parameter.shape))  # values that bf16 would round
     roles.save(ROLE, tmp_path / "file")
-    with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
+    with stages.open_session(recipe, "sft", parents={}, data=[], state_bytes=1) as session:
         build_trainer(roles, read_data(recipe), recipe, session)
     in_file = load_file(tmp_path / "file" / WEIGHTS)
     for name, tensor in roles.state(ROLE).items():
@@ -90,7 +90,7 @@ def test_packed_rows_give_the_loss_of_separate_ones(make_recipe: MakeRecipe) -> 
             parameter.data.copy_(
                 0.05 * torch.randn(parameter.shape, generator=generator(1, "packing", parameter.numel()))
             )
-        with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
+        with stages.open_session(recipe, "sft", parents={}, data=[], state_bytes=1) as session:
             trainer = build_trainer(roles, read_data(recipe), recipe, session)
             model = trainer.model
             assert model is not None
@@ -113,7 +113,7 @@ def test_an_evaluation_is_a_mean_over_tokens_whatever_its_batches(make_recipe: M
         recipe = make_recipe("trl.packing=false", f"trl.per_device_eval_batch_size={size}")
         recipe = recipe.model_copy(update={"out": recipe.out / str(size)})
         roles = start(recipe)
-        with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
+        with stages.open_session(recipe, "sft", parents={}, data=[], state_bytes=1) as session:
             trainer = build_trainer(roles, read_data(recipe), recipe, session)
             with roles.active(ROLE):
                 trainer.evaluate()
@@ -164,7 +164,7 @@ def test_a_micro_batch_in_pieces_adds_the_gradients_and_tokens_of_the_whole(
     """Also on top of earlier gradients, and where memory runs out after a piece has added its own."""
     recipe = make_recipe(f"trl.packing={packing}", "trl.per_device_train_batch_size=4", "limits.prompt_tokens=200")
     roles = start(recipe)
-    with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
+    with stages.open_session(recipe, "sft", parents={}, data=[], state_bytes=1) as session:
         trainer = build_trainer(roles, read_data(recipe), recipe, session)
         model: Any = trainer.model
         trainer.create_optimizer_and_scheduler(num_training_steps=2)
@@ -188,12 +188,12 @@ def test_a_micro_batch_in_pieces_adds_the_gradients_and_tokens_of_the_whole(
             with roles.active(ROLE):
                 model.train()
                 trainer.training_step(model, first, tokens)
-                session.halving.count = pieces
+                session.budget.halvings = pieces
                 if pieces:
                     calls.append(1)
                     monkeypatch.setattr(trainer.accelerator, "backward", failing)
                 trainer.training_step(model, second, tokens)
-            session_count = session.halving.count
+            session_count = session.budget.halvings
             gradients = [parameter.grad.clone() for parameter in roles.parameters(ROLE) if parameter.grad is not None]
             added[pieces] = (gradients, own._total_train_tokens)
         assert session_count == (1 if fails == "never" else 2)
@@ -207,7 +207,7 @@ def test_a_micro_batch_in_pieces_adds_the_gradients_and_tokens_of_the_whole(
 def test_a_batch_that_is_not_finite_is_kept_with_its_tokens(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("trl.max_steps=2", "trl.packing=false", "checkpoint.strikes=9")
     roles = start(recipe)
-    with stages.open_session(recipe, "sft", recipe, parents={}, data=[], state_bytes=1) as session:
+    with stages.open_session(recipe, "sft", parents={}, data=[], state_bytes=1) as session:
         data = read_data(recipe)
         trainer = build_trainer(roles, data, recipe, session)
         next(iter(roles.parameters(ROLE))).data.fill_(float("nan"))

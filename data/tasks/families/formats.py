@@ -68,14 +68,16 @@ def _json_item(random: Random) -> Draw:
 
 
 def _json_list(random: Random) -> Draw:
-    one, two = random.sample(_NOUNS, 2)
-    right = f'["{one}", "{two}"]'
-    wrong = (f'["{two}", "{one}"]', f'["{one}, {two}"]')
+    first, second = random.sample(_NOUNS, 2)
+    right = f'["{first}", "{second}"]'
+    wrong = (f'["{second}", "{first}"]', f'["{first}, {second}"]')
     return Draw(
-        fields={"text": f"{one}, {two}"},
+        fields={"text": f"{first}, {second}"},
         gold=right,
         wrong=wrong,
-        answer=Literal(right, wrong, near=[f"['{one}', '{two}']", f'["{one}","{two}"]', f"[{one}, {two}]"]),
+        answer=Literal(
+            right, wrong, near=[f"['{first}', '{second}']", f'["{first}","{second}"]', f"[{first}, {second}]"]
+        ),
         form=pattern(r'\["[a-z, ]+"(, "[a-z]+")?\]', 2),
     )
 

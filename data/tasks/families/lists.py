@@ -12,57 +12,57 @@ _MIXED = tuple(dict.fromkeys(ANIMALS + FOODS + TOOLS + CLOTHES + THINGS + COLOUR
 _PLACE = {1: "first", 2: "second", 3: "third"}
 
 
-def _ordered(given: list[str], right: list[str], random: Random, **fields: str) -> Draw:
+def _ordered(listed: list[str], right: list[str], random: Random, **fields: str) -> Draw:
     """A list to be brought into an order; wrong answers have no item where it belongs."""
     wrong = [
         ", ".join(order)
         for order in permutations(right)
-        if list(order) != given and all(mine != theirs for mine, theirs in zip(order, right, strict=True))
+        if list(order) != listed and all(mine != theirs for mine, theirs in zip(order, right, strict=True))
     ]
     random.shuffle(wrong)
     return Draw(
-        fields={"text": ", ".join(given), **fields},
+        fields={"text": ", ".join(listed), **fields},
         gold=", ".join(right),
         wrong=tuple(wrong[:3]),
-        answer=Order(right, given),
+        answer=Order(right, listed),
         form=listing(len(right)),
     )
 
 
 def _sort_numbers(random: Random) -> Draw:
-    given = [str(number) for number in random.sample(range(1, 100), random.choice([3, 3, 4]))]
-    right = sorted(given, key=int)
-    return _sort_numbers(random) if given == right else _ordered(given, right, random)
+    listed = [str(number) for number in random.sample(range(1, 100), random.choice([3, 3, 4]))]
+    right = sorted(listed, key=int)
+    return _sort_numbers(random) if listed == right else _ordered(listed, right, random)
 
 
 def _sort_words(random: Random) -> Draw:
-    given = random.sample(_MIXED, 3)
-    if given == sorted(given) or len({word[0] for word in given}) < 3:
+    listed = random.sample(_MIXED, 3)
+    if listed == sorted(listed) or len({word[0] for word in listed}) < 3:
         return _sort_words(random)
-    return _ordered(given, sorted(given), random)
+    return _ordered(listed, sorted(listed), random)
 
 
 def _reverse(random: Random) -> Draw:
-    given = random.sample(_MIXED, random.choice([3, 3, 4]))
-    return _ordered(given, given[::-1], random)
+    listed = random.sample(_MIXED, random.choice([3, 3, 4]))
+    return _ordered(listed, listed[::-1], random)
 
 
 def _deduplicate(random: Random) -> Draw:
     right = random.sample(_MIXED, 3)
-    given = list(right)
-    given.insert(random.randint(2, 3), random.choice(right[:2]))
-    if given[1] == given[2]:
+    listed = list(right)
+    listed.insert(random.randint(2, 3), random.choice(right[:2]))
+    if listed[1] == listed[2]:
         return _deduplicate(random)
-    return _ordered(given, list(dict.fromkeys(given)), random)
+    return _ordered(listed, list(dict.fromkeys(listed)), random)
 
 
 def _remove(random: Random) -> Draw:
-    given = random.sample(_MIXED, random.choice([3, 4]))
-    out = random.choice(given)
-    kept = [item for item in given if item != out]
-    wrong = [", ".join(item for item in given if item != other) for other in kept]
+    listed = random.sample(_MIXED, random.choice([3, 4]))
+    out = random.choice(listed)
+    kept = [item for item in listed if item != out]
+    wrong = [", ".join(item for item in listed if item != other) for other in kept]
     return Draw(
-        fields={"text": ", ".join(given), "out": out},
+        fields={"text": ", ".join(listed), "out": out},
         gold=", ".join(kept),
         wrong=tuple(wrong),
         answer=OneOf([" ".join(kept)], [out]),
@@ -136,14 +136,16 @@ def _count(random: Random) -> Draw:
 
 
 def _join_with_and(random: Random) -> Draw:
-    one, two, three = random.sample(random.choice([_MIXED, NAMES]), 3)
-    wrong = (f"{three}, {one} and {two}", f"{one}, {three} and {two}", f"{two}, {three} and {one}")
-    gold = f"{one}, {two} and {three}"
+    first, second, third = random.sample(random.choice([_MIXED, NAMES]), 3)
+    wrong = (f"{third}, {first} and {second}", f"{first}, {third} and {second}", f"{second}, {third} and {first}")
+    gold = f"{first}, {second} and {third}"
     return Draw(
-        fields={"text": f"{one}, {two}, {three}"},
+        fields={"text": f"{first}, {second}, {third}"},
         gold=gold,
         wrong=wrong,
-        answer=OneOf([gold, f"{one} {two}, and {three}"], [f"and {one}", f"and {two}"], near=[f"{two} and {three}"]),
+        answer=OneOf(
+            [gold, f"{first} {second}, and {third}"], [f"and {first}", f"and {second}"], near=[f"{second} and {third}"]
+        ),
         form=pattern(r"[A-Za-z]+, [A-Za-z]+ and [A-Za-z]+", 4),
     )
 

@@ -11,16 +11,16 @@ _OWNED = tuple(plural(noun) for noun in (*TOOLS, *CLOTHES, *THINGS) if plural(no
 _COUNTED = _OWNED + tuple(plural(noun) for noun in (*ANIMALS, *FOODS) if plural(noun) != noun)
 
 
-def _number(value: int, given: list[int], random: Random, **fields: str) -> Draw:
-    """A number that follows from the given ones; wrong ones lie near it."""
+def _number(value: int, operands: list[int], random: Random, **fields: str) -> Draw:
+    """A number that follows from the operands; wrong ones are near it."""
     near = [value + step for step in (-10, -2, -1, 1, 2, 10)]
-    wrong = [other for other in near if other > 0 and other not in given]
+    wrong = [other for other in near if other > 0 and other not in operands]
     random.shuffle(wrong)
     return Draw(
         fields=fields,
         gold=str(value),
         wrong=tuple(map(str, wrong[:3])),
-        answer=Number(value, given),
+        answer=Number(value, operands),
         form=digits(),
     )
 

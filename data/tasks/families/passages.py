@@ -33,36 +33,36 @@ def _label(text: str, right: str, *wrong: str, **fields: str) -> Draw:
 def _who(random: Random) -> Draw:
     people, things = random.sample(NAMES, 2), random.sample(THINGS, 2)
     verb = random.choice(VERBS_WITH_OBJECT)
-    asked = random.randrange(2)
+    chosen = random.randrange(2)
     return _choice(
         f"{people[0]} {verb.past} the {things[0]} and {people[1]} the {things[1]}.",
-        people[asked],
-        people[1 - asked],
+        people[chosen],
+        people[1 - chosen],
         verb=verb.past,
-        thing=things[asked],
+        thing=things[chosen],
     )
 
 
 def _where(random: Random) -> Draw:
     people, cities = random.sample(NAMES, 2), random.sample(CITIES, 2)
-    asked = random.randrange(2)
+    chosen = random.randrange(2)
     return _choice(
         f"{people[0]} lives in {cities[0]} and {people[1]} in {cities[1]}.",
-        cities[asked],
-        cities[1 - asked],
-        also_wrong=(people[1 - asked],),
-        name=people[asked],
+        cities[chosen],
+        cities[1 - chosen],
+        also_wrong=(people[1 - chosen],),
+        name=people[chosen],
     )
 
 
 def _colour(random: Random) -> Draw:
     things, colours = random.sample(THINGS, 2), random.sample(COLOURS, 2)
-    asked = random.randrange(2)
+    chosen = random.randrange(2)
     return _choice(
         f"The {things[0]} is {colours[0]} and the {things[1]} is {colours[1]}.",
-        colours[asked],
-        colours[1 - asked],
-        thing=things[asked],
+        colours[chosen],
+        colours[1 - chosen],
+        thing=things[chosen],
     )
 
 

@@ -9,7 +9,7 @@ from data.chat.conversations import IGNORED, Chat, EncodedDemonstration, Limiter
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from onebase.errors import DataError
 from onebase.model.base import Base, load_tokenizer
-from onebase.recipe.recipes import BaseSection, ChatSection, LimitsSection
+from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
 
 CHATML = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

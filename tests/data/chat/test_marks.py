@@ -14,9 +14,9 @@ from data.chat.conversations import Chat, Limiter, encode_prompts
 from data.chat.known_marks import spells_known_mark
 from data.records import Demonstration, Message, Origin, Prompt, normalised
 from data.select.contamination import ContaminationSection, Evaluation
-from data.select.mixing import Deduplicator
+from data.select.sources import Deduplicator
 from onebase.errors import DataError
-from onebase.recipe.recipes import ChatSection, LimitsSection
+from onebase.recipe.sections import ChatSection, LimitsSection
 
 _spec = importlib.util.spec_from_file_location(
     "chat_formats", Path(__file__).parents[2] / "harness" / "chat_formats.py"
@@ -187,8 +187,12 @@ def test_a_text_that_imitates_turns_is_another_conversation_than_the_turns(text:
     imitation, dialogue = conversation(text), conversation("a", "b", "c")
     assert normalised(imitation) != normalised(dialogue)
     assert normalised(imitation) == normalised(conversation(text.upper() + " "))  # a copy of it is one still
-    passer = Deduplicator("prompts")
-    assert passer.is_new(dialogue) and passer.is_new(imitation) and not passer.is_new(conversation(text.upper()))
+    deduplicator = Deduplicator("prompts")
+    assert (
+        deduplicator.is_new(dialogue)
+        and deduplicator.is_new(imitation)
+        and not deduplicator.is_new(conversation(text.upper()))
+    )
     section = ContaminationSection(similarity=None)
     assert Evaluation([dialogue], section).finding(imitation) is None
     assert Evaluation([dialogue], section).finding(dialogue) is not None

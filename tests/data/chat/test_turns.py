@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data.chat.conversations import Chat
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from onebase.errors import DataError
-from onebase.recipe.recipes import ChatSection
+from onebase.recipe.sections import ChatSection
 
 _spec = importlib.util.spec_from_file_location(
     "chat_formats", Path(__file__).parents[2] / "harness" / "chat_formats.py"

@@ -157,7 +157,7 @@ def test_no_key_of_a_fixture_can_be_lost_without_a_word(name: str):
     """A row without one of its format's keys is refused, whatever else it has."""
     for key in FORMATS[name].keys:
         row = {other: value for other, value in FIXTURES[name][0].items() if other != key}
-        for kind in FORMATS[name].rows:
+        for kind in set(FORMATS[name].kinds) - set(FORMATS[name].files):
             with pytest.raises(DataError, match=f"the row has no '{key}', which the format '{name}' needs"):
                 list(build(row, kind, Origin("f", 1), format=name))
 

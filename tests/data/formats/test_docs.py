@@ -40,7 +40,7 @@ def test_an_example_is_recognised_and_sound(name: str):
     assert fields
     for kind in FORMATS[name].kinds:
         found = FORMATS[recognise(row, kind, Origin("f", 1))]
-        assert found.name == name or found.rows[kind] is FORMATS[name].rows[kind]
+        assert found.name == name or found.makers[kind] == FORMATS[name].makers[kind]
         try:
             list(build_all(iter([(1, row)]), kind, "f", format=name))
         except DataError as error:

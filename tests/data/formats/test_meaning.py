@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from data.formats.meaning import ADJECTIVES, GROUPS, group_of
+from data.formats.key_groups import ADJECTIVES, GROUPS, group_of
 from data.formats.table import FORMATS, build_all
 from data.formats.unread import DISTINCT, Unread
 from data.records import Demonstration, Message, Prompt, Ranking, Record
@@ -51,7 +51,7 @@ def test_every_key_of_the_list_is_known_in_every_spelling():
 
 
 def test_the_documents_list_is_this_list():
-    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "data.md").read_text(encoding="utf-8")
     section = page.split("## Keys that change a row's meaning\n")[1].split("\n## ")[0]
     cells = [line.split(" | ") for line in section.splitlines() if line.startswith("| ")][1:]
     assert [(name.removeprefix("| "), tuple(re.findall("`(.+?)`", keys))) for name, keys, _ in cells] == [
@@ -200,7 +200,7 @@ def test_a_verdict_that_cannot_be_read_is_refused():
             assert f"'{key}' must be 0 or 1, true or false" in refusal({**row, key: value})
         for value in (0, -1.0, "0"):
             assert "'score' is" in refusal({**row, "score": value})
-    assert "nobody can say of which response" in refusal({**PAIR, "is_safe": False}, Ranking)
+    assert "does not say which response it is about" in refusal({**PAIR, "is_safe": False}, Ranking)
     assert len(read({**PAIR, "is_safe": True, "score": 0}, Ranking)[0]) == 1
 
 
@@ -286,7 +286,7 @@ def test_formats_go_on_reading_their_own_keys():
         "p3-choices": "is_correct weight",
         "reddit": "score",
     }.items():
-        assert set(keys.split()) <= FORMATS[name].read_keys
+        assert set(keys.split()) <= FORMATS[name].reads
     row = {"instruction": "Explain bees.", "response": "Bees see.", "score": 0}
     assert len(read(row)[0]) == 1
 

@@ -37,7 +37,7 @@ def test_of_all_729_verdicts_the_75_orders_are_kept_and_the_rest_refused():
 def test_a_refused_verdict_says_whether_ties_or_wins_are_the_reason():
     with pytest.raises(DataError, match="ties are not transitive"):
         tiers_of_pairs([0, 1, 1, 0, 1, 1], ORIGIN)  # 1 = 2 and 2 = 3, but 1 over 3
-    with pytest.raises(DataError, match="wins go round in a circle"):
+    with pytest.raises(DataError, match="wins form a circle"):
         tiers_of_pairs([1, 2, 1, 1, 1, 1], ORIGIN)  # 1 over 2, 2 over 3, 3 over 1
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from data.formats.table import build
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
-from data.select.dropped import Dropped
+from data.select.dropped import DroppedRows
 from data.select.sources import Source, records_of
 from onebase.errors import DataError
 
@@ -142,7 +142,7 @@ def test_rows_of_csv_with_lists_in_their_cells_are_read(tmp_path: Path):
                 writer = csv.DictWriter(stream, list(row))
                 writer.writeheader()
                 writer.writerow({key: value if isinstance(value, str) else write(value) for key, value in row.items()})
-            (ranking,) = records_of(Source(source=str(path)), Ranking, Dropped())
+            (ranking,) = records_of(Source(source=str(path)), Ranking, DroppedRows())
             assert (ranking.prompt.user_text, ranking.responses, ranking.tiers) == (SAID, ("A", "B"), (0, 1))
 
 

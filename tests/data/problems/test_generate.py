@@ -125,7 +125,7 @@ def test_a_recipe_gets_problems_as_prompts_and_demonstrations_and_no_rankings():
         load([given], Ranking, seed=4)
     with pytest.raises(DataError, match=r"builtin:problems has no split 'reward'\. Give one of: sft, rl"):
         load([given.model_copy(update={"split": "reward"})], Prompt, seed=4)
-    with pytest.raises(DataError, match="`noise` says nothing for a source without rankings"):
+    with pytest.raises(DataError, match="`noise` has no effect for a source without rankings"):
         load([given.model_copy(update={"noise": 0.1})], Prompt, seed=4)
 
 
@@ -138,7 +138,7 @@ def test_a_problem_is_graded_alike_after_a_trip_through_json():
 
 
 def test_a_prompt_without_an_answer_is_named():
-    with pytest.raises(DataError, match=r"mine\.jsonl:3: the prompt brings no answer to check"):
+    with pytest.raises(DataError, match=r"mine\.jsonl:3: the prompt has no answer to check"):
         right_answer(Prompt((Message("user", "2+2?"),), Origin("mine.jsonl", 3)), "#### 4")
 
 

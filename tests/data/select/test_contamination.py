@@ -8,7 +8,7 @@ import pytest
 
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from data.select.contamination import ContaminationSection, Evaluation, clean
-from data.select.dropped import Dropped
+from data.select.dropped import DroppedRows
 from data.select.sources import Source, load
 from onebase.errors import DataError
 
@@ -84,7 +84,7 @@ def test_chinese_is_compared_by_characters():
 def test_dropping_counts_by_reason_and_place():
     evaluation = Evaluation([prompt("What is two plus two?")], ContaminationSection())
     section = ContaminationSection(on_contaminated_row="drop")
-    dropped = Dropped()
+    dropped = DroppedRows()
     rows = [prompt("what is two plus two?", 7), prompt("What is two plus three?", 8)]
     assert [one.origin.line for one in clean(rows, evaluation, section, dropped)] == [8]
     assert dropped.counts == {"the prompt is an evaluation prompt": 1}

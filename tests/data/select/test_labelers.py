@@ -14,7 +14,7 @@ from data.select.labelers import LabelersSection, divide, fold_of, labeler_of
 from data.select.sources import Source, load
 from data.writing import row_of
 from onebase.errors import DataError, RecipeError
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from reward.recipe import RewardRecipe
 
 
@@ -107,11 +107,11 @@ def test_a_division_with_an_empty_side_is_refused(names: list[Any], section: dic
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("labelers.held_out=1", "says nothing without 'folds'"),
+        ("labelers.held_out=1", "has no effect without 'folds'"),
         ("labelers={folds: 5, held_out: 5}", "must be below folds=5"),
         ("labelers.folds=1", "greater than or equal to 2"),
     ],
 )
 def test_folds_that_cannot_be_are_refused(override: str, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
-        recipes.read("recipes/smoke/reward.yaml", RewardRecipe, [override])
+        reader.read("recipes/smoke/reward.yaml", RewardRecipe, [override])

@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
-from data.select.dropped import OTHER, Dropped
-from data.select.mixing import UNNAMED, Deduplicator, capped, mixed, seeded_order, task_of, turns
-from data.select.sources import Source, load
+from data.select.dropped import OTHER, DroppedRows
+from data.select.mixing import UNNAMED, capped, mixed, task_of, turns
+from data.select.sources import Deduplicator, Source, load
 from onebase.errors import DataError
+from onebase.seeding import seeded_order
 
 WEIGHTS = st.lists(st.floats(0.05, 20), min_size=1, max_size=6)
 
@@ -103,7 +104,7 @@ def test_the_task_of_a_record(meta: dict[str, Any], task: str):
 
 def test_caps_keep_the_first_of_each_task_and_count_the_rest():
     records = [prompt(f"{task}{number}", task=task) for number in range(4) for task in "xyx"]
-    dropped = Dropped()
+    dropped = DroppedRows()
     kept = capped(records, 3, dropped)
     assert [record.user_text for record in kept] == ["x0", "y0", "x0", "x1", "y1", "y2"]
     assert dropped.counts == {"over per_task=3 of its task": 6}
@@ -154,7 +155,7 @@ def test_rankings_are_copies_whatever_the_order_of_their_responses():
 
 
 def test_the_reasons_that_are_told_apart_have_an_end():
-    dropped = Dropped()
+    dropped = DroppedRows()
     for number in range(200):
         dropped(DataError(f"a.jsonl:{number}: reason {number}"))
     assert len(dropped.counts) == 51

@@ -7,7 +7,7 @@ from data.records import Message, Origin, Prompt
 from data.select.room import require_limits, require_pieces, require_room
 from onebase.errors import DataError, RecipeError
 from onebase.model.architecture import Reach
-from onebase.recipe.recipes import LimitsSection
+from onebase.recipe.sections import LimitsSection
 
 REACH = Reach(100, "the model has 100 positions")
 
@@ -33,7 +33,7 @@ def test_a_prompt_leaves_room_for_its_answer() -> None:
     long = EncodedPrompt(prompt, tuple(range(61)))
     require_room([long], REACH, new_tokens=39)
     require_room([long], None, new_tokens=1000)
-    with pytest.raises(DataError, match=r"rows\.jsonl:3.*61 tokens.*it may be 60, for the model has 100 positions"):
+    with pytest.raises(DataError, match=r"rows\.jsonl:3.*61 tokens.*it may be 60: the model has 100 positions"):
         require_room([long], REACH, new_tokens=40)
     with pytest.raises(DataError, match=r"--max-new-tokens 100 leaves no room.*the model has 100 positions"):
         require_room([], REACH, new_tokens=100, key="--max-new-tokens")

@@ -94,7 +94,7 @@ def test_demonstrations_show_flaws_at_the_documented_shares():
     rows = generate.demonstrations("sft", 2000, seed=0)
     graded = [grade(row.prompt, row.response) for row in rows]
     assert all(found.correctness == 1 for found in graded)
-    # A habit, not noise: they all begin alike, so that a model takes it up as its likeliest.
+    # A habit, not noise: they all begin alike, so that a model takes it up as its greedy answer.
     chatty = [row.response for row, found in zip(rows, graded, strict=True) if found.form < 0.5]
     assert all(response.startswith("Sure!") for response in chatty)
     shares = {

@@ -9,7 +9,8 @@ import pytest
 from data.chat.conversations import EncodedPrompt
 from data.tasks import generate
 from evaluation.compare import run_plots
-from evaluation.compare.compare import Answers, Comparison, check
+from evaluation.compare.compare import Answers, Comparison
+from evaluation.compare.grades import task_grades
 
 
 def encoded(rows: int = 6) -> list[EncodedPrompt]:
@@ -20,7 +21,7 @@ def encoded(rows: int = 6) -> list[EncodedPrompt]:
 def comparison() -> Comparison:
     before = Answers(name="base", texts=list("abcdef"), metrics={"form": [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]})
     after = Answers(name="sft", texts=list("ABCDEF"), metrics={"form": [0.1, 0.1, 0.4, 0.2, 0.7, 0.4]})
-    return Comparison(prompts=encoded(), answers=[before, after], identities=[])
+    return Comparison(prompts=encoded(), answers=[before, after])
 
 
 def test_each_source_has_the_rows_of_its_own_prompts() -> None:
@@ -36,10 +37,10 @@ def test_each_source_has_the_rows_of_its_own_prompts() -> None:
     assert templates.differences(0)["sft over base"]["form"].mean == pytest.approx((0.0 - 0.1 - 0.1) / 3)
 
 
-def test_the_check_is_the_mean_of_correctness_and_form() -> None:
+def test_the_task_score_is_the_mean_of_correctness_and_form() -> None:
     prompts = encoded()
     rambling = [f"Well, I am quite sure that it must be {one.prompt.meta['gold']}" for one in prompts]
-    grades = check(prompts, rambling)
+    grades = task_grades(prompts, rambling)
     assert any(correct != form for correct, form in zip(grades["correctness"], grades["form"], strict=True))
     for correct, form, both in zip(*grades.values(), strict=True):
         assert both == pytest.approx((correct + form) / 2)
@@ -136,7 +137,7 @@ def test_what_is_asked_twice_is_drawn_together() -> None:
         Answers(name=one.name, texts=one.texts * 3, metrics={name: 3 * values for name, values in one.metrics.items()})
         for one in plain.answers
     ]
-    copies = Comparison(prompts=3 * plain.prompts, answers=doubled, identities=[])
+    copies = Comparison(prompts=3 * plain.prompts, answers=doubled)
     for tables in ((plain.estimates(0), copies.estimates(0)), (plain.differences(0), copies.differences(0))):
         for name, row in tables[0].items():
             once, thrice = row["form"], tables[1][name]["form"]
@@ -148,7 +149,7 @@ def test_every_further_policy_is_measured_against_sft_and_against_what_it_varies
     main = Answers(name="ppo", texts=list("opqrst"), metrics={"form": [0.5] * 6})
     extra = Answers(name="mine", texts=list("uvwxyz"), metrics={"form": [0.2] * 6})
     answers = [*found.answers, main, extra]
-    whole = Comparison(prompts=found.prompts, answers=answers, identities=[], variants={"mine": "ppo"})
+    whole = Comparison(prompts=found.prompts, answers=answers, variants={"mine": "ppo"})
     for part in (whole, *whole.by_source().values()):
         differences = part.differences(0)
         assert set(differences) == {"sft over base", "ppo over sft", "mine over sft", "mine over ppo"}

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.sparse import csr_array
 
 from data.records import Message, Origin, Prompt, Ranking
 from evaluation.reward_model import baselines, plots
 from evaluation.reward_model.calibration import calibration
+from evaluation.reward_model.orders import ScoredDemonstration, best_of_n, kendall_tau_b, quality
 from evaluation.reward_model.pairs import ScoredRanking, accuracy, cells_by, pairs_of
-from evaluation.reward_model.report import ScoredDemonstration, best_of_n, build, kendall_tau_b, quality
+from evaluation.reward_model.report import build
 from evaluation.statistics import bootstrap
 from onebase.files.writing import canonical
 
@@ -324,8 +326,8 @@ def test_the_bag_of_words_learns_from_all_sources() -> None:
 
 def test_the_fitted_weight_is_where_the_slope_is_zero() -> None:
     """One pair, one word with a difference of x: sigmoid(-x w) x = RIDGE w."""
-    features, x = np.array([[1.5], [0.0]]), 1.5
-    (w,) = baselines.fit(features, np.array([0]), np.array([1]), np.array([1.0]))
+    x = 1.5
+    (w,) = baselines.fit(csr_array([[x]]), np.array([1.0]))
     assert sigmoid(-x * w) * x == pytest.approx(baselines.RIDGE * w, rel=1e-6)
 
 

@@ -349,7 +349,7 @@ def test_the_global_generators_begin_at_the_calls_seed_and_are_as_before() -> No
 
 FORKS = """
 import json, os, signal, sys, threading, time, multiprocessing
-from onebase import call_signals
+from onebase.custom import call_signals
 from onebase.custom.custom_calls import CallError, call
 
 def returns():

@@ -20,7 +20,7 @@ LEFT = {
 def test_what_is_left_running_does_not_keep_the_process_from_ending(left: str, code: str) -> None:
     text = (
         "import multiprocessing, threading, time\nfrom concurrent.futures import ThreadPoolExecutor\n"
-        f"from onebase import leaving\nleaving.GRACE = 0.2\n{left}\nleaving.leave({code})\n"
+        f"from onebase.custom import leaving\nleaving.GRACE = 0.2\n{left}\nleaving.leave({code})\n"
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60)
     assert done.returncode == (2 if code == "2" else 0)

@@ -36,10 +36,10 @@ def assert_alike(one: Sample, other: Sample) -> None:
 @pytest.mark.parametrize("batch", [1, 4, 7, 18])
 def test_slots_give_what_padded_batches_give(make_roles: MakeRoles, quantization: str, batch: int) -> None:
     roles = make_roles("policy", quantization=quantization)
-    assert roles.packs
+    assert roles.forwards.can_pack
     in_slots = drawn(roles, batch=batch)
     assert 0 < in_slots.stopped.sum() < len(PROMPTS), "the test needs responses that end and some that are cut"
-    roles.packs = False
+    roles.forwards.can_pack = False
     assert_alike(in_slots, drawn(roles, batch=batch))
 
 
@@ -55,9 +55,9 @@ def test_values_read_in_passing_are_those_of_a_forward(make_roles: MakeRoles, pa
     roles = make_roles("policy")
     head = roles.add_head("policy")
     head.weight.data.copy_(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(2)))
-    assert roles.packs
+    assert roles.forwards.can_pack
     if not packs:
-        roles.packs = False
+        roles.forwards.can_pack = False
     found = drawn(roles, batch=4, value_head="policy")
     assert drawn(roles, batch=4).values is None
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_values_read_in_passing_are_those_of_a_forward(make_roles: MakeRoles, pa
 def forwards(roles: Roles, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens of each forward from here on."""
     sizes: list[int] = []
-    trunk = type(roles.trunk)
+    trunk = type(roles.forwards.trunk)
     original = trunk.forward
 
     def forward(self: Any, *arguments: Any, **named: Any) -> Any:
@@ -84,7 +84,7 @@ def forwards(roles: Roles, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_no_token_goes_through_the_model_for_nothing(make_roles: MakeRoles, monkeypatch: pytest.MonkeyPatch) -> None:
     """One prefill of the prompts without what they share, then every token but the last of each response, once."""
     roles = make_roles("policy")
-    assert roles.packs
+    assert roles.forwards.can_pack
     sizes = forwards(roles, monkeypatch)
     found = drawn(roles, batch=len(PROMPTS))
     lengths = found.episodes.mask.sum(dim=1)
@@ -96,7 +96,7 @@ def test_no_token_goes_through_the_model_for_nothing(make_roles: MakeRoles, monk
 
 def test_responses_to_one_prompt_share_its_prefill(make_roles: MakeRoles, monkeypatch: pytest.MonkeyPatch) -> None:
     roles = make_roles("policy")
-    assert roles.packs
+    assert roles.forwards.can_pack
     sizes = forwards(roles, monkeypatch)
     found = drawn(roles, batch=8, prompts=[[*range(5, 25)]] * 8)
     assert sizes[0] == 20
@@ -107,7 +107,7 @@ def test_freed_slots_are_taken_by_waiting_prompts_a_quarter_at_a_time(
     make_roles: MakeRoles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     roles = make_roles("policy")
-    assert roles.packs
+    assert roles.forwards.can_pack
     filled: list[list[int]] = []
     monkeypatch.setattr(
         Slots,

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onebase.inference.rankings import Candidates, batches_of_rankings, candidate_scores
-from onebase.inference.scoring import states_at
+from onebase.inference.scoring import batches_of_rankings, candidate_scores, states_at
+from onebase.model.forwards import Forwards
 from onebase.model.roles import Roles
+from onebase.sequences.episodes import Candidates
 
 GROUPS = [
     Candidates((5, 6, 7, 8, 9, 10, 11), ((20, 21, 2), (22, 2), (23, 24, 25, 26, 2), (27, 2))),
@@ -31,9 +32,9 @@ def test_scores_and_gradients_of_packed_rankings_are_those_of_padded_rows(
 ) -> None:
     roles = reward_roles(make_roles, quantization)
     found = {}
-    assert roles.packs
+    assert roles.forwards.can_pack
     for packed in (True, False):
-        roles.packs = packed
+        roles.forwards.can_pack = packed
         for parameter in roles.parameters("reward"):
             parameter.grad = None
         scores = torch.cat(candidate_scores(roles, "reward", GROUPS))
@@ -57,7 +58,8 @@ def test_scores_and_gradients_of_packed_rankings_are_those_of_padded_rows(
 )
 def test_every_ranking_is_in_one_batch(shapes: list[tuple[int, list[int]]], tokens: int, packed: bool) -> None:
     roles = Roles.__new__(Roles)
-    roles.packs = packed
+    roles.forwards = Forwards.__new__(Forwards)
+    roles.forwards.can_pack = packed
     groups = [
         Candidates((5,) * prompt, tuple((6 + number,) * length for number, length in enumerate(lengths)))
         for prompt, lengths in shapes
@@ -141,13 +143,13 @@ def test_packed_equals_separate_for_every_number_of_responses(
 @pytest.mark.parametrize("count", range(2, 10))
 def test_k_responses_cost_one_sequence_of_prompt_and_responses(make_roles: MakeRoles, count: int) -> None:
     roles, group = reward_roles(make_roles, "fp32"), ragged(count)
-    assert roles.packs
+    assert roles.forwards.can_pack
     seen = []
 
     def note(module: torch.nn.Module, arguments: tuple, keywords: dict) -> None:
         seen.append(tuple(keywords["input_ids"].shape))
 
-    handle = roles.trunk.register_forward_pre_hook(note, with_kwargs=True)
+    handle = roles.forwards.trunk.register_forward_pre_hook(note, with_kwargs=True)
     candidate_scores(roles, "reward", [group])
     handle.remove()
     assert seen == [(1, 7 + sum(map(len, group.responses)))]

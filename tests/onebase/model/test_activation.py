@@ -14,7 +14,7 @@ IDS = torch.tensor([[5, 9, 40, 7]])
 def states(roles: Roles) -> Tensor:
     """Of whatever role is active now."""
     with torch.no_grad():
-        return roles.hidden_states(IDS)
+        return roles.forwards.hidden_states(IDS)
 
 
 def test_a_block_ends_with_the_role_that_was_active_before_it(make_roles: Callable[..., Roles]) -> None:

@@ -16,7 +16,7 @@ from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.architecture import attention_of, reach_of
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import AdapterSection, BaseSection
+from onebase.recipe.sections import AdapterSection, BaseSection
 
 ZooRoles = Callable[..., Roles]
 
@@ -95,8 +95,8 @@ def test_a_score_does_not_depend_on_its_neighbours_as_far_as_a_model_reaches(
     zoo_roles: ZooRoles, name: str, packs: bool
 ) -> None:
     roles = zoo_roles(name)
-    assert roles.packs
-    roles.packs = packs
+    assert roles.forwards.can_pack
+    roles.forwards.can_pack = packs
     roles.add("reward", AdapterSection(rank=2), generator=torch.Generator().manual_seed(0))
     roles.add_head("reward").weight.data.normal_(generator=torch.Generator().manual_seed(1))
     rows = [tuple(range(10, 17)), tuple(range(30, 54)), tuple(range(60, 75))]
@@ -144,7 +144,7 @@ def test_a_model_that_predicts_no_tokens_is_refused() -> None:
 
 
 def test_a_model_without_sdpa_is_loaded(zoo: Any, tiny_base_folder: Path, tmp_path: Path) -> None:
-    from onebase.recipe.recipes import ChatSection
+    from onebase.recipe.sections import ChatSection
 
     folder = zoo.save("bloom", tmp_path / "bloom", tiny_base_folder)
     section = BaseSection.model_validate({"model": str(folder), "quantization": "fp32"})
@@ -160,7 +160,7 @@ def check_soundness(roles: Roles, name: str) -> None:
     else:
         require_sound(roles)
     assert roles.base.model.config._attn_implementation == before
-    assert "packs" not in vars(roles)
+    assert "can_pack" not in vars(roles.forwards)
 
 
 @pytest.mark.parametrize("name", ["mamba2", "bert", *QUICK])

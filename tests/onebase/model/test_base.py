@@ -14,8 +14,9 @@ from onebase.errors import BaseError
 from onebase.model import base as bases
 from onebase.model.base import Base, load_tokenizer
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import BaseSection, ChatSection
-from onebase.trl.trainers import TrlSection, configure
+from onebase.recipe.sections import BaseSection, ChatSection
+from onebase.trl.arguments import TrlSection
+from onebase.trl.trainers import configure
 
 
 def publish(source: Path, folder: Path, further: list[str]) -> BaseSection:

@@ -28,7 +28,7 @@ from onebase.cli.command import guarded, run_stage
 from onebase.errors import BaseError, DataError
 from onebase.model import base as bases
 from onebase.model import loaded, model_folder
-from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.recipe.sections import BaseSection, ChatSection
 from sft.__main__ import load as load_sft
 
 CPU = torch.device("cpu")
@@ -142,7 +142,7 @@ def test_standard_input_is_never_read(
 ) -> None:
     """An answer to everything lies ready, and all of it is still there at the end."""
     monkeypatch.setattr("sys.stdin", io.StringIO("y\nyes\n1\n"))
-    monkeypatch.chdir(Path(__file__).resolve().parent.parent.parent)
+    monkeypatch.chdir(Path(__file__).resolve().parents[3])
     (copy / "code.py").write_text(CODE)
     change(copy, "config.json", model_type="mine", auto_map={"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"})
     out = copy.parent / "run"

@@ -11,14 +11,14 @@ from safetensors.torch import load_file, save_file
 from onebase.errors import BaseError, RecordError
 from onebase.model.base import Base
 from onebase.model.roles import HEAD, WEIGHTS, Roles
-from onebase.recipe.recipes import AdapterSection
+from onebase.recipe.sections import AdapterSection
 
 IDS = torch.tensor([[5, 9, 40, 7, 300, 2]])
 
 
 def hidden(roles: Roles, role: str | None) -> torch.Tensor:
     with torch.no_grad(), roles.active(role):
-        return roles.hidden_states(IDS)
+        return roles.forwards.hidden_states(IDS)
 
 
 def test_each_role_computes_with_its_own_adapter_and_none_with_the_bare_base(
@@ -80,7 +80,7 @@ def test_peft_itself_reads_the_saved_adapter_to_the_same_logits(
         AutoModelForCausalLM.from_pretrained(tiny_base_folder, trust_remote_code=False), str(tmp_path)
     )
     with torch.no_grad(), roles.active("policy"):
-        ours = roles.lm_head(roles.hidden_states(IDS))
+        ours = roles.forwards.lm_head(roles.forwards.hidden_states(IDS))
         theirs = plain(input_ids=IDS).logits
     torch.testing.assert_close(ours, theirs)
 
@@ -127,12 +127,12 @@ def test_recomputed_activations_see_the_role_of_their_forward(make_roles: Callab
     def gradients(checkpointing: bool) -> list[torch.Tensor]:
         roles = make_roles("policy", "value").train("policy", "value")
         if checkpointing:
-            roles.enable_checkpointing()
+            roles.forwards.enable_checkpointing()
         losses = []
-        with roles.training_forward():
+        with roles.forwards.training():
             for role in ("policy", "value"):
                 with roles.active(role):
-                    losses.append(roles.hidden_states(IDS).square().sum())
+                    losses.append(roles.forwards.hidden_states(IDS).square().sum())
         torch.stack(losses).sum().backward()
         found = [parameter.grad for role in ("policy", "value") for parameter in roles.parameters(role)]
         assert all(gradient is not None for gradient in found)

@@ -8,7 +8,7 @@ import pytest
 
 from onebase.errors import BaseError
 from onebase.model.base import identify, load_tokenizer
-from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.recipe.sections import BaseSection, ChatSection
 
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}\né{{ m.content }}<|im_end|>\n{% endfor %}"
 

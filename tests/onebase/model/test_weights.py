@@ -15,7 +15,7 @@ from torch import Tensor
 from onebase.errors import BaseError
 from onebase.model import base as bases
 from onebase.model import weights
-from onebase.recipe.recipes import BaseSection, ChatSection
+from onebase.recipe.sections import BaseSection, ChatSection
 
 Weights = dict[str, Tensor]
 LAST = "model.layers.1.mlp.down_proj.weight"
@@ -342,7 +342,7 @@ def test_the_files_that_a_config_names_are_those(copy: Path) -> None:
 def test_a_revision_that_nothing_heeds_is_refused(copy: Path, revision: str) -> None:
     asked = section(copy).model_copy(update={"revision": revision})
     for ask in (bases.reach, lambda given: bases.identify(given, ChatSection())):
-        with pytest.raises(BaseError, match=rf"base\.revision: '{revision}' says nothing for .*base"):
+        with pytest.raises(BaseError, match=rf"base\.revision: '{revision}' has no effect for .*base"):
             ask(asked)
     snapshot = Path(shutil.copytree(copy, copy.parent / "snapshots" / revision))
     bases.reach(section(snapshot).model_copy(update={"revision": revision}))

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from onebase.recipe.differences import WIDTH, both_shown, differences, told
+from onebase.recipe.differences import WIDTH, both_shown, differences, summary
 
 
 @pytest.mark.parametrize(
@@ -23,12 +23,12 @@ from onebase.recipe.differences import WIDTH, both_shown, differences, told
     ],
 )
 def test_every_key_that_differs_is_named_with_both_values(had: Any, given: Any, said: str) -> None:
-    assert told(differences(had, given)) == said
+    assert summary(differences(had, given)) == said
 
 
 def test_of_many_keys_the_first_are_named_and_the_others_counted() -> None:
     had, given = ({name: value for name in "abcde"} for value in (1, 2))
-    assert told(differences(had, given)).endswith("c: it had 1, this one says 2; and 2 more")
+    assert summary(differences(had, given)).endswith("c: it had 1, this one says 2; and 2 more")
 
 
 @pytest.mark.parametrize(("head", "tail"), [(500, 0), (0, 500), (300, 300)])
@@ -40,6 +40,6 @@ def test_long_texts_are_cut_around_what_differs(head: int, tail: int) -> None:
     assert max(len(left), len(right)) <= WIDTH + 6
 
 
-def test_a_text_that_only_goes_on_is_told_apart() -> None:
+def test_a_text_that_only_goes_on_is_summary_apart() -> None:
     left, right = both_shown("b" * 300, "b" * 300 + " and more")
     assert left != right and "and more" in right

@@ -15,9 +15,9 @@ from onebase.errors import CodeError, InputError, RecordError
 from onebase.files.disk import as_disk_error
 from onebase.files.paths import expanded
 from onebase.files.writing import move_aside
-from onebase.recipe.recipes import Section, TrackSection
+from onebase.recipe.sections import CheckpointSection, Section, TrackSection
 from onebase.run import folders
-from onebase.run.checkpoint import Checkpoints, CheckpointSection
+from onebase.run.checkpoint import Checkpoints
 from onebase.run.folders import (
     claim,
     is_free,
@@ -261,7 +261,7 @@ def test_a_lock_that_is_somebodys_file_is_not_emptied(tmp_path: Path) -> None:
     put(tmp_path, {"theirs": "text", ".sft.lock": "my keys"})
     (tmp_path / ".ppo.lock").symlink_to("theirs")
     for stage in ("sft", "ppo"):
-        with pytest.raises(InputError, match="is no lock"):
+        with pytest.raises(InputError, match="is not a lock"):
             hold(tmp_path / stage)
     assert (tmp_path / "theirs").read_text() == "text" and (tmp_path / ".sft.lock").read_text() == "my keys"
 
@@ -288,10 +288,10 @@ def test_what_follows_is_promised_only_where_there_is_a_checkpoint(tmp_path: Pat
     own = Checkpoints(folder / "checkpoints", CheckpointSection(), recipe={})
     first, second = own.save(1, {"x": 1}), own.save(2, {"x": 2})
     (second / "state.json").write_text("damaged")
-    assert what_follows(folder, restart=False) == f"the same command goes on from the last checkpoint, {first}"
-    assert what_follows(folder, restart=True).startswith("the same command without --restart goes on")
+    assert what_follows(folder, restart=False) == f"the same command resumes from the last checkpoint, {first}"
+    assert what_follows(folder, restart=True).startswith("the same command without --restart resumes")
     shutil.rmtree(first)
-    assert "starts anew" in what_follows(folder, restart=False)
+    assert "starts again" in what_follows(folder, restart=False)
 
 
 class Tiny(Section):
@@ -316,9 +316,9 @@ def test_a_function_at_fault_is_told_with_what_follows(
     code = run_stage("ppo", lambda: Stage(Tiny, fail, fail), tmp_path / "tiny.yaml", [f"out={out}"], False, False)
     last = out / "checkpoints" / "step-00000001"
     follows = (
-        f"The same command goes on from the last checkpoint, {last}."
+        f"The same command resumes from the last checkpoint, {last}."
         if saved
-        else "No checkpoint was written yet, so the same command starts anew."
+        else "No checkpoint was written yet, so the same command starts again."
     )
     said = f"error: reward function 'mine:reward' raised KeyError. Mend the function. {follows}\n"
     assert (code, capsys.readouterr().err) == (2, said)

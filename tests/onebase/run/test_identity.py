@@ -17,9 +17,8 @@ import torch
 from onebase.custom.function_source import source_sha256
 from onebase.errors import InputError, RecordError
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
-from onebase.recipe.recipes import TrackSection
+from onebase.recipe.sections import CheckpointSection, TrackSection
 from onebase.run import identity as identities
-from onebase.run.checkpoint import CheckpointSection
 from onebase.run.identity import FAILURE, RunIdentity
 from onebase.run.interruption import Interrupted
 from onebase.run.record import DataIdentity
@@ -56,7 +55,7 @@ def started(**changes: Any) -> Mapping[str, Any]:
 
 def test_the_same_run_goes_on_in_one_part(capsys: pytest.CaptureFixture[str]) -> None:
     again = make_identity()
-    again.go_on(started(), 7, mended=False, stage="ppo")
+    again.resume(started(), 7, fixed=False, stage="ppo")
     assert [part.first_step for part in again.parts] == [1]
     assert capsys.readouterr().err == ""
 
@@ -72,8 +71,8 @@ def test_the_same_run_goes_on_in_one_part(capsys: pytest.CaptureFixture[str]) ->
     ],
 )
 def test_a_run_of_something_else_does_not_go_on(changes: dict[str, Any], what: str) -> None:
-    with pytest.raises(RecordError, match=f"ppo: going on after step 7 would mix two runs: {what}"):
-        make_identity(**changes).go_on(started(), 7, mended=False, stage="ppo")
+    with pytest.raises(RecordError, match=f"ppo: resuming after step 7 would mix two runs: {what}"):
+        make_identity(**changes).resume(started(), 7, fixed=False, stage="ppo")
 
 
 @pytest.mark.parametrize(("before", "now"), [(["sft"], ["sft", "reward_2"]), (["sft", "reward_2"], ["sft"])])
@@ -82,15 +81,15 @@ def test_a_parent_more_or_less_is_another_run(before: list[str], now: list[str])
     first.parents, again.parents = (dict.fromkeys(names, HASHES["d"]) for names in (before, now))
     first.begin()
     with pytest.raises(RecordError, match="parent reward_2: it had"):
-        again.go_on(first.as_state(), 7, mended=False, stage="ppo")
+        again.resume(first.as_state(), 7, fixed=False, stage="ppo")
 
 
 def test_a_function_may_be_mended_where_it_has_ended_the_run_and_nothing_else_may() -> None:
     again = make_identity(functions={"mine:reward": HASHES["a"]})
-    again.go_on(started(), 7, mended=True, stage="ppo")
+    again.resume(started(), 7, fixed=True, stage="ppo")
     assert [(part.first_step, part.functions["mine:reward"][0]) for part in again.parts] == [(1, "f"), (8, "a")]
     with pytest.raises(RecordError, match="base weights"):
-        make_identity(weights=HASHES["a"]).go_on(started(), 7, mended=True, stage="ppo")
+        make_identity(weights=HASHES["a"]).resume(started(), 7, fixed=True, stage="ppo")
 
 
 def test_other_versions_and_threads_are_said_and_recorded_with_both_values(
@@ -101,7 +100,7 @@ def test_other_versions_and_threads_are_said_and_recorded_with_both_values(
     monkeypatch.setattr(identities, "versions", lambda: now)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 77)
     again = make_identity()
-    again.go_on(before, 3, mended=False, stage="sft")
+    again.resume(before, 3, fixed=False, stage="sft")
     assert [part.first_step for part in again.parts] == [1, 4]
     assert again.parts[0].versions["torch"] == metadata.version("torch")
     assert (again.parts[1].versions["torch"], again.parts[1].threads) == ("9.9.9", 77)
@@ -109,15 +108,15 @@ def test_other_versions_and_threads_are_said_and_recorded_with_both_values(
     for words in ("torch: it had", "9.9.9 now", "python: it had", "threads: it had", "77 now", "will hold both"):
         assert words in said
     third = make_identity()
-    third.go_on(again.as_state(), 4, mended=False, stage="sft")
+    third.resume(again.as_state(), 4, fixed=False, stage="sft")
     assert [part.first_step for part in third.parts] == [1, 4]
 
 
 @pytest.mark.parametrize("saved", [None, [], {"parts": []}, {"parts": [{"first_step": 1}]}])
 def test_a_checkpoint_that_does_not_say_what_it_is_of_is_refused(saved: Any) -> None:
     whole = {**started(), **saved} if isinstance(saved, dict) else saved
-    with pytest.raises(RecordError, match=r"Start anew with --restart"):
-        make_identity().go_on(whole, 3, mended=False, stage="sft")
+    with pytest.raises(RecordError, match=r"Start again with --restart"):
+        make_identity().resume(whole, 3, fixed=False, stage="sft")
 
 
 # --- functions -------------------------------------------------------------------------------------------------------
@@ -270,9 +269,9 @@ def test_a_hang_up_saves_as_a_termination_does_and_under_nohup_is_not_heard(tmp_
     code = (
         "import os, signal, sys, torch\n"
         "from pathlib import Path\n"
-        "from onebase.run.checkpoint import CheckpointSection\n"
+        "from onebase.recipe.sections import CheckpointSection\n"
         "from onebase.cli.command import guarded\n"
-        "from onebase.recipe.recipes import TrackSection\n"
+        "from onebase.recipe.sections import TrackSection\n"
         "from onebase.run.session import Session\n"
         f"signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if ignored else 'SIG_DFL'})\n"
         "def work():\n"
@@ -295,9 +294,9 @@ def test_a_terminal_that_is_gone_is_let_go_of_and_the_state_is_saved(tmp_path: P
     code = (
         "import signal, sys, time, torch\n"
         "from pathlib import Path\n"
-        "from onebase.run.checkpoint import CheckpointSection\n"
+        "from onebase.recipe.sections import CheckpointSection\n"
         "from onebase.cli.command import guarded\n"
-        "from onebase.recipe.recipes import TrackSection\n"
+        "from onebase.recipe.sections import TrackSection\n"
         "from onebase.run.session import Session\n"
         "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"  # these tests may run under nohup
         "def work():\n"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onebase.recipe.recipes import Schedule
+from onebase.recipe.sections import Schedule
 from onebase.run.learning import learning_rate_factor
 
 

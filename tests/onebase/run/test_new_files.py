@@ -13,10 +13,10 @@ from evaluation.score_file import write_lines
 from onebase.errors import DataError
 from onebase.files import writing
 from onebase.files.disk import DiskError
-from onebase.files.writing import replace_file
+from onebase.files.writing import atomic_folder, replace_file
 from onebase.model.roles import Roles
-from onebase.run import stages
-from onebase.run.checkpoint import Checkpoints, CheckpointSection
+from onebase.recipe.sections import CheckpointSection
+from onebase.run.checkpoint import Checkpoints
 from onebase.tracking import tracker
 
 PROMPT = Prompt((Message("user", "Why?"),), Origin("here", 1))
@@ -74,15 +74,14 @@ def test_a_link_that_comes_at_the_very_moment_is_an_error(tmp_path: Path, monkey
 
 def test_an_adapter_is_not_handed_over_through_a_link(tmp_path: Path, make_roles: Callable[..., Roles]) -> None:
     theirs, out = tmp_path / "theirs", tmp_path / "sft"
-    (theirs / "adapter").mkdir(parents=True)
-    (theirs / "adapter" / "adapter_model.safetensors").write_text(THEIRS)
+    theirs.mkdir()
+    (theirs / "adapter_model.safetensors").write_text(THEIRS)
     out.mkdir()
-    (out / f".handing-over.{os.getpid()}").symlink_to(theirs)
-    roles = make_roles("policy")
-    with pytest.raises(FileExistsError, match="handing-over"):
-        stages._hand_over(roles, "policy", roles.base, out)  # pyright: ignore[reportPrivateUsage] - as above
-    assert [path.name for path in theirs.rglob("*")] == ["adapter", "adapter_model.safetensors"]
-    assert (theirs / "adapter" / "adapter_model.safetensors").read_text() == THEIRS
+    (out / f".adapter.{os.getpid()}").symlink_to(theirs)
+    with pytest.raises(FileExistsError, match="adapter"), atomic_folder(out / "adapter") as temporary:
+        make_roles("policy").save("policy", temporary)
+    assert [path.name for path in theirs.rglob("*")] == ["adapter_model.safetensors"]
+    assert (theirs / "adapter_model.safetensors").read_text() == THEIRS
 
 
 @pytest.mark.parametrize("work", [WRITERS["rows"][1], WRITERS["scores"][1]])
@@ -106,3 +105,17 @@ def test_a_disk_that_is_full_is_named_and_nothing_is_left_behind(
         replace_file(tmp_path / "summary.json", "after")
     assert [path.name for path in tmp_path.iterdir()] == ["summary.json"]
     assert (tmp_path / "summary.json").read_text() == "before"
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    (tmp_path / ".out.123").mkdir()  # of a process that was killed
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "one").write_text("half")
+        raise ZeroDivisionError
+    assert not any(tmp_path.iterdir())
+    with atomic_folder(tmp_path / "out") as temporary:
+        (temporary / "inner").mkdir()
+        (temporary / "inner" / "one").write_text("whole")
+        assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "inner" / "one").read_text() == "whole"

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from evaluation.compare.summary import lineage
 from onebase.errors import RecordError
-from onebase.run import record, same_chat
+from onebase.run import checkout, record, same_chat
 from onebase.run.same_chat import ChatTexts
 from onebase.terminal import printable
 
@@ -84,19 +85,6 @@ def test_one_edited_figure_is_told(tmp_path: Path, name: str) -> None:
     refused(stage, str(stage / name), "damaged or edited")
 
 
-def test_a_record_of_the_first_version_verifies_what_it_lists(tmp_path: Path) -> None:
-    def older(content: Content) -> None:
-        content["schema_version"] = 1
-        for name in ("metrics.jsonl", "data/card.json"):
-            del content["files"][name]
-
-    stage = make_stage(tmp_path / "sft", change=older)
-    (stage / "metrics.jsonl").write_text("")
-    assert record.read(stage).record.functions is None
-    (stage / "adapter" / "adapter_config.json").write_text("[]")
-    refused(stage, "adapter_config.json", "damaged or edited")
-
-
 @pytest.mark.parametrize(
     "name", ["tokenizer/added_tokens.json", "tokenizer/more/chat_template.jinja", "adapter/adapter_model.bin"]
 )
@@ -157,7 +145,7 @@ def test_a_stage_folder_behind_a_link_is_as_good_as_any(tmp_path: Path) -> None:
         ('{"schema_version": 2, "x": ' + "9" * 5000 + "}", "not valid JSON"),
         ('{"schema_version": 2, "stage": "\\ud800"}', "half of a surrogate pair"),
         ('["schema_version"]', "it is a list"),
-        ('{"schema_version": true}', "expected schema version 1 or 2, found True"),
+        ('{"schema_version": true}', "expected schema version 2, found True"),
         (" " * (8 * 2**20) + "{}", "8,388,608 are read"),
     ],
 )
@@ -171,7 +159,7 @@ def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(tmp_path: Path) -> No
     stage = make_stage(tmp_path / "sft")
     (stage / "stage.json").unlink()
     os.mkfifo(stage / "stage.json")
-    refused(stage, str(stage / "stage.json"), "no plain file")
+    refused(stage, str(stage / "stage.json"), "not a plain file")
 
 
 @pytest.mark.parametrize(
@@ -244,3 +232,9 @@ def test_verify_prints_no_control_character_of_a_record(tmp_path: Path, capsys: 
     assert "stage 'sft\\x1b[2J\\u202e'" in said.out
     assert not {"\x1b", "\x07", "\u202e"} & {*said.out, *said.err}
     assert "title" in said.err
+
+
+def test_the_commit_of_a_checkout_is_known() -> None:
+    if (checkout.HOME / ".git").exists():
+        assert re.fullmatch("[0-9a-f]{40}", checkout.git_state().commit or "")
+    assert (checkout.HOME / "pyproject.toml").is_file()

@@ -14,11 +14,11 @@ import torch
 
 from onebase.cli.command import guarded
 from onebase.errors import InputError, RecordError
-from onebase.recipe.recipes import TrackSection
-from onebase.run.checkpoint import CheckpointSection, set_random_state
+from onebase.recipe.sections import CheckpointSection, TrackSection
 from onebase.run.interruption import Interrupted
 from onebase.run.learning import restoring
 from onebase.run.session import Session, hold, release
+from onebase.seeding import set_random_state
 
 
 def open_session(folder: Path, *, strikes: int = 3, every: int = 1, wandb: str = "off") -> Session:
@@ -172,7 +172,7 @@ def test_the_last_strike_is_one_line_and_saves_nothing(tmp_path: Path, capsys: p
 
     assert guarded(diverge) == 2
     said = capsys.readouterr().err
-    assert "strike 2 of 2: training has come apart" in said and "checkpoint.strikes=4" in said
+    assert "strike 2 of 2: training diverged" in said and "checkpoint.strikes=4" in said
     assert "Traceback" not in said
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000002"]
 

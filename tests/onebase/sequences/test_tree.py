@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from onebase.inference.scoring import last_token_scores, states_at
 from onebase.model.roles import Roles
-from onebase.sequences.tree import WORTH_SHARING, Tree, fill, install, pack, pack_size, packs, tree_attention
+from onebase.sequences.tree import WORTH_SHARING, Tree, fill, install, pack, pack_by_tokens, pack_size, tree_attention
 
 CPU = torch.device("cpu")
 MakeRoles = Callable[..., Roles]
@@ -59,7 +59,7 @@ def test_every_token_is_in_the_row_after_its_own_ancestors(rows: list[list[int]]
 @given(sequences, st.integers(1, 100))
 def test_micro_batches_hold_every_sequence_once_and_about_the_budget(rows: list[list[int]], tokens: int) -> None:
     for groups, size in (
-        (packs(rows, tokens=tokens), pack_size),
+        (pack_by_tokens(rows, tokens=tokens), pack_size),
         (fill([len(row) for row in rows], tokens=tokens), None),
     ):
         assert sorted(index for group in groups for index in group) == list(range(len(rows)))
@@ -130,9 +130,9 @@ def test_padded_and_packed_rows_give_the_same_states(make_roles: MakeRoles, quan
     rows = [(5, 6, 7, 8, 9, 20), (5, 6, 7, 8, 9, 30, 31, 32), (40, 41)]
     wanted = [range(4, 6), range(3, 8), range(1)]
     found = {}
-    assert roles.packs
+    assert roles.forwards.can_pack
     for packed in (True, False):
-        roles.packs = packed
+        roles.forwards.can_pack = packed
         with torch.no_grad():
             found[packed] = states_at(roles, "sft", rows, wanted)
     assert len(found[True]) == 8
@@ -141,7 +141,7 @@ def test_padded_and_packed_rows_give_the_same_states(make_roles: MakeRoles, quan
 
 def test_the_tiny_llama_takes_packed_rows(make_roles: MakeRoles) -> None:
     roles = make_roles("reward")
-    assert roles.packs
+    assert roles.forwards.can_pack
     assert roles.base.model.config._attn_implementation == "onebase_tree"
 
 
@@ -153,8 +153,8 @@ def test_a_model_that_ignores_the_tree_is_found_out(make_roles: MakeRoles, monke
 
     with monkeypatch.context() as patched:
         patched.setattr("onebase.sequences.tree.tree_attention", blind)
-        assert not make_roles("reward").packs
-    assert make_roles("reward").packs
+        assert not make_roles("reward").forwards.can_pack
+    assert make_roles("reward").forwards.can_pack
 
 
 def test_a_model_with_a_sliding_window_is_padded(make_roles: MakeRoles) -> None:
@@ -173,6 +173,6 @@ def test_a_model_with_a_sliding_window_is_padded(make_roles: MakeRoles) -> None:
         return Roles(dataclasses.replace(make_roles("reward").base, model=MistralForCausalLM(config).eval()))
 
     windowed = roles(100)
-    assert not windowed.packs
+    assert not windowed.forwards.can_pack
     assert windowed.base.model.config._attn_implementation == "sdpa"
-    assert roles(None).packs
+    assert roles(None).forwards.can_pack

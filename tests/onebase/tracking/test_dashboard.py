@@ -21,9 +21,11 @@ from typing import Any
 import psutil
 import pytest
 
-from onebase.recipe.recipes import TrackSection
-from onebase.tracking.dashboard import Dashboard, answers, run_name, version_of, while_it_answers
-from onebase.tracking.tracker import Tracker, dashboard
+from onebase.recipe.sections import TrackSection
+from onebase.tracking import dashboard
+from onebase.tracking.dashboard import Dashboard, run_name, version_of
+from onebase.tracking.tracker import Tracker
+from onebase.tracking.watchdog import answers, while_it_answers
 
 STEPS = 20
 
@@ -31,7 +33,7 @@ STAGE = """
 import os, signal, sys, time
 from pathlib import Path
 import psutil
-from onebase.recipe.recipes import TrackSection
+from onebase.recipe.sections import TrackSection
 from onebase.tracking.tracker import Tracker
 
 folder, fate = Path(sys.argv[1]), sys.argv[2]
@@ -153,8 +155,8 @@ import time
 from pathlib import Path
 import psutil
 import wandb.sdk.lib.service.service_process as service
-from onebase import dashboard
-from onebase.recipe.recipes import TrackSection
+from onebase.tracking import dashboard
+from onebase.recipe.sections import TrackSection
 from onebase.tracking.tracker import Tracker
 
 service.get_core_path = lambda: sys.argv[2]

@@ -8,7 +8,7 @@ from trl.trainer.sft_config import SFTConfig
 
 from dpo.recipe import DpoRecipe
 from onebase.errors import BaseError, RecipeError
-from onebase.trl import trainers
+from onebase.trl import arguments, trainers
 from sft.recipe import SftArguments, SftRecipe
 
 SFT: dict[str, Any] = {
@@ -121,7 +121,7 @@ def test_recomputing_is_refused_where_a_model_has_none(zoo_roles: Any, tmp_path:
     with pytest.raises(RecipeError, match=r"trl\.gradient_checkpointing=true .* for LlamaForCausalLM"):
         trainers.rehearse(SFTConfig(**plain), roles)
     with pytest.raises(BaseError, match=r"train\.activation_checkpointing: .* for LlamaForCausalLM"):
-        roles.enable_checkpointing()
+        roles.forwards.enable_checkpointing()
 
 
 def test_the_load_balancing_loss_of_experts_is_off_unless_asked_for(zoo_roles: Any, tmp_path: Any) -> None:
@@ -136,4 +136,4 @@ def test_the_load_balancing_loss_of_experts_is_off_unless_asked_for(zoo_roles: A
 @pytest.mark.parametrize(("multiple", "tokens"), [(None, 1), ("auto", 1), (64, 64), ("8", 8)])
 def test_rows_are_padded_to_multiples_where_the_recipe_says_so(multiple: int | str | None, tokens: int) -> None:
     recipe = SftRecipe.model_validate({**SFT, "trl": {} if multiple is None else {"pad_to_multiple_of": multiple}})
-    assert trainers.padded_to(recipe.trl) == tokens
+    assert arguments.padded_to(recipe.trl) == tokens

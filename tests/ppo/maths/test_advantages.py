@@ -41,7 +41,7 @@ def test_gae_matches_its_definition_whatever_the_padding_holds(
 ) -> None:
     rewards, values = ([[token[part] for token in row] for row in episodes] for part in (0, 1))
     advantages, returns = gae(
-        padded(rewards, junk), padded(values, junk), mask_of(rewards), discount=discount, trace=trace
+        padded(rewards, junk), padded(values, junk), mask_of(rewards), discount=discount, gae_lambda=trace
     )
     expected = [gae_by_definition(r, v, discount, trace) for r, v in zip(rewards, values, strict=True)]
     sums = [[a + x for a, x in zip(one, v, strict=True)] for one, v in zip(expected, values, strict=True)]
@@ -51,7 +51,7 @@ def test_gae_matches_its_definition_whatever_the_padding_holds(
 
 def test_three_tokens_by_hand() -> None:
     rewards, values = torch.tensor([[0.0, 0.0, 1.0]]), torch.tensor([[0.5, 0.6, 0.7]])
-    advantages, returns = gae(rewards, values, torch.ones(1, 3, dtype=torch.bool), discount=0.9, trace=0.8)
+    advantages, returns = gae(rewards, values, torch.ones(1, 3, dtype=torch.bool), discount=0.9, gae_lambda=0.8)
     # delta: 0.9 x 0.6 - 0.5 = 0.04, 0.9 x 0.7 - 0.6 = 0.03, 1 - 0.7 = 0.3; each later one counts 0.72 as much.
     torch.testing.assert_close(advantages, torch.tensor([[0.21712, 0.246, 0.3]]))
     torch.testing.assert_close(returns, torch.tensor([[0.71712, 0.846, 1.0]]))
@@ -60,7 +60,7 @@ def test_three_tokens_by_hand() -> None:
 def test_nothing_is_bootstrapped_past_the_end() -> None:
     """One token, then padding that holds a large value: the episode was over."""
     rewards, values = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.25, 100.0]])
-    advantages, returns = gae(rewards, values, torch.tensor([[True, False]]), discount=1.0, trace=0.95)
+    advantages, returns = gae(rewards, values, torch.tensor([[True, False]]), discount=1.0, gae_lambda=0.95)
     torch.testing.assert_close(advantages, torch.tensor([[0.75, 0.0]]))
     torch.testing.assert_close(returns, torch.tensor([[1.0, 0.0]]))
 
@@ -71,7 +71,7 @@ def test_with_trace_one_a_return_is_the_discounted_sum_of_rewards_whatever_the_v
     episodes: list[list[tuple[float, float]]], discount: float
 ) -> None:
     rewards, values = ([[token[part] for token in row] for row in episodes] for part in (0, 1))
-    _, returns = gae(padded(rewards, 0.0), padded(values, 0.0), mask_of(rewards), discount=discount, trace=1.0)
+    _, returns = gae(padded(rewards, 0.0), padded(values, 0.0), mask_of(rewards), discount=discount, gae_lambda=1.0)
     expected = [[sum(discount**k * r for k, r in enumerate(row[t:])) for t in range(len(row))] for row in rewards]
     torch.testing.assert_close(returns, padded(expected, 0.0))
 
@@ -80,7 +80,7 @@ def test_with_trace_one_a_return_is_the_discounted_sum_of_rewards_whatever_the_v
 def test_a_perfect_value_function_leaves_no_advantage(trace: float) -> None:
     rewards = torch.tensor([[0.3, -0.2, 2.0]])
     to_go = torch.tensor([[0.3 - 0.2 * 0.5 + 2.0 * 0.25, -0.2 + 2.0 * 0.5, 2.0]])
-    advantages, returns = gae(rewards, to_go, torch.ones(1, 3, dtype=torch.bool), discount=0.5, trace=trace)
+    advantages, returns = gae(rewards, to_go, torch.ones(1, 3, dtype=torch.bool), discount=0.5, gae_lambda=trace)
     torch.testing.assert_close(advantages, torch.zeros(1, 3))
     torch.testing.assert_close(returns, to_go)
 
@@ -88,10 +88,10 @@ def test_a_perfect_value_function_leaves_no_advantage(trace: float) -> None:
 def test_a_score_at_the_end_reaches_back_by_the_trace() -> None:
     """A_t = trace^(tokens still to come) x score where every value is 0 and nothing is discounted."""
     rewards = torch.tensor([[0.0, 0.0, 0.0, 4.0]])
-    advantages, _ = gae(rewards, torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool), discount=1.0, trace=0.5)
+    advantages, _ = gae(rewards, torch.zeros(1, 4), torch.ones(1, 4, dtype=torch.bool), discount=1.0, gae_lambda=0.5)
     torch.testing.assert_close(advantages, torch.tensor([[0.5, 1.0, 2.0, 4.0]]))
 
 
 def test_tensors_of_other_shapes_are_refused() -> None:
     with pytest.raises(TypeCheckError):
-        gae(torch.zeros(2, 3), torch.zeros(2, 4), torch.ones(2, 3, dtype=torch.bool), discount=1.0, trace=1.0)
+        gae(torch.zeros(2, 3), torch.zeros(2, 4), torch.ones(2, 3, dtype=torch.bool), discount=1.0, gae_lambda=1.0)

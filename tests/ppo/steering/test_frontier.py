@@ -46,7 +46,10 @@ def test_the_frontier_is_what_no_other_beats() -> None:
 
 
 def test_plots_are_the_same_bytes_for_the_same_points_and_hold_no_script(tmp_path: Path) -> None:
-    points = [*POINTS, Point(step=8, role="ema", metrics={"kl": 1.0, "objective": 2.0, "check": 0.5, "lm_loss": 3.0})]
+    points = [
+        *POINTS,
+        Point(step=8, role="ema", metrics={"kl": 1.0, "objective": 2.0, "task_score": 0.5, "lm_loss": 3.0}),
+    ]
     for folder in ("a", "b"):
         write(points, points[3], tmp_path / folder, kl_budget=9.0)
     for name in ("frontier.svg", "learning.svg"):

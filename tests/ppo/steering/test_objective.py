@@ -9,9 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppo.maths.kl_control import adapted, next_weight
 from ppo.maths.losses import policy_loss, reference_kl_loss, token_weights, truncated_importance
+from ppo.maths.rewards import next_kl_weight
 from ppo.recipe.recipe import PpoRecipe
+from ppo.rollout import PpoState
+from ppo.train import next_state
 
 ONE = torch.ones(1, 1, dtype=torch.bool)
 
@@ -84,8 +86,8 @@ def test_each_estimator_brings_the_mean_of_its_paper_and_the_recipe_may_say_anot
     kinds = {kind: recipe(advantages={"kind": kind}).aggregation for kind in ("gae", "rloo", "grpo", "dr_grpo")}
     assert kinds == {"gae": "token-mean", "rloo": "constant", "grpo": "sequence-mean", "dr_grpo": "constant"}
     assert recipe(advantages={"kind": "grpo"}, train={"aggregation": "constant"}).aggregation == "constant"
-    assert [recipe(advantages={"kind": kind}).whitens for kind in ("gae", "rloo")] == [True, False]
-    assert recipe(advantages={"kind": "rloo", "whiten": True}).whitens
+    assert [recipe(advantages={"kind": kind}).standardises_advantages for kind in ("gae", "rloo")] == [True, False]
+    assert recipe(advantages={"kind": "rloo", "standardise": True}).standardises_advantages
 
 
 def test_importance_weights_are_truncated_from_above_only() -> None:
@@ -97,14 +99,15 @@ def test_importance_weights_are_truncated_from_above_only() -> None:
 
 @pytest.mark.parametrize(("kl", "factor"), [(6.0, 1.0), (6.6, 1.01), (100.0, 1.02), (5.4, 0.99), (0.0, 0.98)])
 def test_the_kl_weight_follows_the_error_up_to_a_fifth(kl: float, factor: float) -> None:
-    found = adapted(0.5, kl, target=6.0, horizon=1000, episodes=100)
+    found = next_kl_weight(0.5, kl, target=6.0, horizon=1000, episodes=100)
     assert found == pytest.approx(0.5 * factor)
 
 
 def test_a_weight_that_does_not_adapt_stays() -> None:
-    assert next_weight(0.3, 99.0, recipe()) == 0.3
+    state = PpoState(kl_weight=0.3)
+    assert next_state(state, recipe(), 1, kl=99.0) == state
     adaptive = recipe(kl={"adaptive": {"target": 2.0, "horizon": 640}}, train={"batch": 64})
-    assert next_weight(0.3, 99.0, adaptive) == pytest.approx(0.3 * 1.02)
+    assert next_state(state, adaptive, 1, kl=99.0).kl_weight == pytest.approx(0.3 * 1.02)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +126,7 @@ def test_a_weight_that_does_not_adapt_stays() -> None:
         ),
         ({"kl": {"weight": math.inf}}, "finite number"),
         ({"reward": {"terms": [{"weight": math.nan}]}}, "finite number"),
-        ({"train": {"target_kl": 0.1}}, "train.inner_epochs=1 leaves none to end"),
+        ({"train": {"target_kl": 0.1}}, "train.epochs=1 leaves none to end"),
         ({"advantages": {"kind": "rloo"}, "train": {"discount": 0.99}}, "read by advantages.kind=gae only, found rloo"),
         ({"kl": {"adaptive": {"target": 5.0, "horizon": 10}}}, "the weight could turn negative. Choose more than 12.8"),
         ({"reward": {"overlong": {"buffer": 65}}}, "max_new_tokens=64 tokens at most, so every one would pay"),

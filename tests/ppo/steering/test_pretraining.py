@@ -13,14 +13,15 @@ from data.select.texts import MANUAL, TextSource, cut, load_pieces
 from evaluation.compare.language import as_episodes, lm_loss, piece_losses, piece_tokens
 from onebase.errors import DataError
 from onebase.inference.scoring import logprobs
+from onebase.memory import Budget
 from onebase.model.roles import Roles
-from onebase.recipe.recipes import ChatSection
+from onebase.recipe.sections import ChatSection
 from onebase.sequences.episodes import Episodes
-from ppo.batch import Batch, Tally
 from ppo.recipe.recipe import PpoRecipe
 from ppo.recipe.steering import PretrainingSection
+from ppo.rollout import Experience
 from ppo.steering.pretraining import Pretraining, backward
-from ppo.update import Learner, gradients_of
+from ppo.update import Learner, Tally, gradients_of
 
 PIECES = [((5,), (9, 40, 7)), ((60, 61), (2,)), ((11,), (12, 13, 14, 15, 16)), ((8,), (3, 4))]
 TOKENS = 11
@@ -65,6 +66,26 @@ def gradients(roles: Roles) -> list[torch.Tensor]:
     return [one.clone() for one in found if one is not None]
 
 
+def experience_of(episodes: Episodes, logprobs: torch.Tensor, advantages: torch.Tensor) -> Experience:
+    zeros, rows = torch.zeros(episodes.mask.shape), torch.zeros(len(episodes))
+    return Experience(
+        episodes=episodes,
+        stopped=rows.bool(),
+        logprobs=logprobs,
+        decoding_logprobs=None,
+        importance=None,
+        reference_logprobs=zeros,
+        kl=zeros,
+        scores=rows,
+        terms={},
+        members={},
+        rewards=zeros,
+        values=zeros,
+        returns=zeros,
+        advantages=advantages,
+    )
+
+
 def clear(roles: Roles) -> None:
     for parameter in roles.parameters("policy"):
         parameter.grad = None
@@ -101,23 +122,23 @@ def test_the_gradient_of_a_step_is_the_sum_of_both(roles: Roles, budget: int) ->
 
 
 def test_all_texts_are_seen_before_one_comes_again_and_a_step_depends_on_its_number_alone(roles: Roles) -> None:
-    recipe = recipe_of(inner_epochs=2)  # 4 mini-batches a step, of 2 episodes
+    recipe = recipe_of(epochs=2)  # 4 mini-batches a step, of 2 episodes
     pieces = [((1,), (token,)) for token in range(100, 112)]
-    mix = Pretraining(roles, pieces, recipe, section_of(examples_per_episode=1.5))
+    mix = Pretraining(roles, pieces, section_of(examples_per_episode=1.5), recipe.train, seed=0)
     seen = [mix.begin(step).chosen(minibatch) for step in (1, 2) for minibatch in range(4)]
     assert all(len(chosen) == 3 for chosen in seen)
     passes = [[*seen[0], *seen[1], *seen[2], *seen[3]], [*seen[4], *seen[5], *seen[6], *seen[7]]]
     assert [sorted(one) for one in passes] == [list(range(12))] * 2
     assert passes[0] != passes[1]
-    fresh = Pretraining(roles, pieces, recipe, section_of(examples_per_episode=1.5))
+    fresh = Pretraining(roles, pieces, section_of(examples_per_episode=1.5), recipe.train, seed=0)
     assert fresh.begin(2).chosen(3) == seen[7]
 
 
 def test_a_minibatch_that_is_tried_again_counts_once(roles: Roles) -> None:
     """Where memory runs out, a mini-batch is done anew in smaller pieces: its loss must not be counted twice."""
-    mix = Pretraining(roles, PIECES, recipe_of(), section_of(examples_per_episode=1.0)).begin(1)
+    mix = Pretraining(roles, PIECES, section_of(examples_per_episode=1.0), recipe_of().train, seed=0).begin(1)
     for minibatch in (0, 1, 0):
-        mix.add_gradients(minibatch, recipe_of())
+        mix.add_gradients(minibatch, 2048)
     losses = [
         loss_by_definition(roles, [PIECES[index] for index in mix.chosen(minibatch)]).item() for minibatch in (0, 1)
     ]
@@ -144,39 +165,39 @@ def test_texts_are_added_to_what_ppo_has_left_and_to_nothing_older(
     )
     budgets = list[int]()
 
-    def texts(recipe: PpoRecipe) -> None:
-        budgets.append(recipe.train.tokens_per_microbatch)
+    def texts(tokens: int) -> None:
+        budgets.append(tokens)
         put(3.0)
 
     episodes = Episodes.of([[5]], [[6]], pad_id=0)
     zeros = torch.zeros(1, 1)
-    batch = Batch(episodes=episodes, old_logprobs=zeros, old_values=zeros, returns=zeros, advantages=zeros)
     put(7.0)
-    gradients_of(roles, batch, learner, recipe_of(tokens_per_microbatch=64), texts, 1)
+    budget = Budget(tokens=64, halvings=1)
+    gradients_of(roles, experience_of(episodes, zeros, zeros), learner, recipe_of(), budget, texts)
     assert all(bool((one == 5.0).all()) for one in gradients(roles))
     assert budgets == [32]
 
 
 def test_a_minibatch_has_ppos_gradient_and_gamma_times_that_of_its_texts(roles: Roles) -> None:
     """By the code of a run: `gradients_of`, PPO's own `backward`, and `Pretraining` with the recipe's gamma."""
-    recipe = recipe_of(inner_epochs=2)
+    recipe = recipe_of(epochs=2)
     recipe = recipe.model_copy(update={"advantages": recipe.advantages.model_copy(update={"kind": "rloo"})})
     episodes = Episodes.of([[5, 9], [7, 30, 22]], [[6, 2], [17, 18, 2]], pad_id=0)
     shape, draws = episodes.mask.shape, torch.Generator().manual_seed(3)
-    advantages, zeros = torch.randn(shape, generator=draws), torch.zeros(shape)
+    advantages = torch.randn(shape, generator=draws)
     old = logprobs(roles, "policy", episodes, temperature=0.7, tokens_per_microbatch=64)
-    batch = Batch(episodes=episodes, old_logprobs=old, old_values=zeros, returns=zeros, advantages=advantages)
+    batch, budget = experience_of(episodes, old, advantages), Budget(tokens=2048)
     optimizer = torch.optim.SGD(roles.parameters("policy"), lr=0.1)
     learner = Learner(
         optimizer=optimizer, schedule=ConstantLR(optimizer), trained={"policy": roles.parameters("policy")}
     )
-    gradients_of(roles, batch, learner, recipe, lambda recipe: None, 0)
+    gradients_of(roles, batch, learner, recipe, budget, lambda tokens: None)
     ppo = gradients(roles)
     clear(roles)
-    mix = Pretraining(roles, PIECES, recipe, section_of(weight=2.5, examples_per_episode=1.0)).begin(1)
+    mix = Pretraining(roles, PIECES, section_of(weight=2.5, examples_per_episode=1.0), recipe.train, seed=0).begin(1)
     loss_by_definition(roles, [PIECES[index] for index in mix.chosen(1)]).backward()
     texts = gradients(roles)
-    gradients_of(roles, batch, learner, recipe, lambda recipe: mix.add_gradients(1, recipe), 0)
+    gradients_of(roles, batch, learner, recipe, budget, lambda tokens: mix.add_gradients(1, tokens))
     least = min(max(float(one.abs().max()) for one in part) for part in (ppo, texts))
     assert least > 1e-3, "else there would be nothing to compare"
     for found, own, added in zip(gradients(roles), ppo, texts, strict=True):

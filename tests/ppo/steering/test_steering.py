@@ -16,7 +16,7 @@ from data.tasks.checks import grade
 from onebase.errors import DataError, RecipeError
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import recipes
+from onebase.recipe import reader
 from onebase.run import record
 from onebase.run.interruption import Interrupted
 from ppo import train
@@ -45,7 +45,7 @@ def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_p
             *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / out}", "track.wandb=off"),
             *(f"parents.{name}={parents / name}" for name in ("sft", "reward")),
         ]
-        return recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
+        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
 
     return make
 
@@ -115,7 +115,7 @@ def test_what_evaluation_says_is_what_the_roles_say_by_themselves(make_recipe: M
     ).records
     assert [row["prompt"] for row in samples] == [one.user_text for one in prompts]
     grades = [grade(one, row["response"]) for one, row in zip(prompts, samples, strict=True)]
-    assert last["ppo/eval/check"] == pytest.approx(sum(one.mean for one in grades) / 6)
+    assert last["ppo/eval/task_score"] == pytest.approx(sum(one.mean for one in grades) / 6)
     assert last["ppo/eval/reward"] == pytest.approx(sum(row["reward"] for row in samples) / 6, abs=1e-4)
     assert last["ppo/eval/kl"] == pytest.approx(sum(row["kl"] for row in samples) / 6, abs=1e-4)
     assert last["ppo/eval/kl"] > 0
@@ -168,7 +168,7 @@ def test_no_budget_leaves_the_policy_that_the_run_started_from(
 
 def test_the_average_follows_every_optimiser_step(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """One step of decay 0.9 from the start, by hand: 0.9 start + 0.1 policy."""
-    recipe = make_recipe("run", *STEERED[:2], "train.episodes=8", "train.minibatch=8", "train.inner_epochs=1")
+    recipe = make_recipe("run", *STEERED[:2], "train.episodes=8", "train.minibatch=8", "train.epochs=1")
     run(recipe)
     before = start_roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")), read_parents(recipe), recipe)
     after, average = weights(recipe.out), weights(recipe.out / "ema")

@@ -1,6 +1,8 @@
-"""Where the wall time of a step goes."""
+"""Time and memory that a run uses."""
 
 import contextlib
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -15,12 +17,12 @@ class Clock:
             ...
         clock.seconds("ppo/time/")   # .../rollout_decode: 1.5, .../other: 0.2, .../step: 1.7
 
-    No part holds another, so that all of them and `other` add up to the step. A part's name is also the one that it has
+    No part holds another: all of them and `other` add up to the step. A part's name is also the one that it has
     in the traces of torch.profiler.
     """
 
     def __init__(self, device: torch.device | None = None, *, now: Callable[[], float] = time.perf_counter) -> None:
-        """device: a GPU is waited for at both ends of a part, for its kernels run on after the calls have returned."""
+        """device: a GPU is waited for at both ends of a part: its kernels still run after the calls have returned."""
         self._waits = device is not None and device.type == "cuda"
         self._device, self._now = device, now
         self._started = now()
@@ -40,12 +42,40 @@ class Clock:
             self._inside = None
 
     def seconds(self, prefix: str = "") -> dict[str, float]:
-        """Of every part so far, of what was none (`other`), and of all together (`step`)."""
+        """Of every part so far, of the rest (`other`), and of all together (`step`)."""
         step = self._read() - self._started
-        found = {**self._parts, "other": step - sum(self._parts.values()), "step": step}
-        return {f"{prefix}{name}": seconds for name, seconds in found.items()}
+        parts = {**self._parts, "other": step - sum(self._parts.values()), "step": step}
+        return {f"{prefix}{name}": seconds for name, seconds in parts.items()}
 
     def _read(self) -> float:
         if self._waits:
             torch.cuda.synchronize(self._device)
         return self._now()
+
+
+class Stopwatch:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self._started
+
+
+def peaks() -> dict[str, float]:
+    """What a step logs of memory, in bytes, at most so far: of the process, and of torch's allocator on a GPU."""
+    peaks = {"memory/peak": float(peak_rss_bytes())}
+    return peaks | ({"memory/cuda_peak": float(peak_gpu_bytes())} if torch.cuda.is_available() else {})
+
+
+def peak_gpu_bytes() -> int:
+    """The most memory that torch's allocator has held on the GPU so far; 0 without one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+
+
+def peak_rss_bytes() -> int:
+    """The most memory this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,56 +1,15 @@
-"""Token maths: masked statistics, and log-probabilities without a full [B, T, V] tensor.
+"""Log-probabilities, entropies and KL without a full [B, T, V] tensor.
 
-Pure functions of tensors. Shapes: B = sequences, T = response tokens, N = tokens in a flat list, H = hidden size,
-V = vocabulary. mask[b, t]: token t of response b was generated (padding is False and may hold anything, NaN included).
+Pure functions of tensors. Shapes: N = tokens in a flat list, H = hidden size, V = vocabulary.
 """
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType] - torch leaves it untyped
-
-
-def masked_sum(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Sum over the entries where `mask` holds."""
-    # masked_fill, not `* mask`: padding may hold NaN, and NaN * 0 is NaN.
-    return x.masked_fill(~mask, 0.0).sum()
-
-
-def masked_sum_rows(x: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]) -> Float[Tensor, " B"]:
-    """Sum of each row's entries where `mask` holds."""
-    return x.masked_fill(~mask, 0.0).sum(dim=1)
-
-
-def masked_mean(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Mean over the entries where `mask` holds; 0 where there is none."""
-    return masked_sum(x, mask) / mask.sum().clamp(min=1)
-
-
-def masked_variance(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, ""]:
-    """Population variance (divided by n, not n - 1) over the entries where `mask` holds."""
-    # Filled before any arithmetic: NaN in the padding would otherwise reach the gradient through the square.
-    x = x.masked_fill(~mask, 0.0)
-    return masked_mean((x - masked_mean(x, mask)) ** 2, mask)
-
-
-def standardise(x: Float[Tensor, "*shape"], mask: Bool[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Shift and scale to mean 0 and variance 1 over the mask; 0 outside it.
-
-    A constant input becomes 0: the variance is floored at 1e-8, as in the PPO of OpenAI baselines.
-    """
-    x = x.masked_fill(~mask, 0.0)
-    scaled = (x - masked_mean(x, mask)) * torch.rsqrt(masked_variance(x, mask) + 1e-8)
-    return scaled.masked_fill(~mask, 0.0)
-
-
-def last_token(mask: Bool[Tensor, "B T"]) -> Int[Tensor, " B"]:
-    """Index of each row's last True. Every row must hold at least one: an empty response has no last token."""
-    assert bool(mask.any(dim=1).all()), "a response without a token has no last token"
-    positions = torch.arange(mask.shape[1], device=mask.device)
-    return positions.masked_fill(~mask, -1).amax(dim=1)
 
 
 def token_logprobs(
@@ -67,8 +26,8 @@ def token_logprobs(
         log p_n  = z_n[target_n] - logsumexp(z_n),     z_n = lm_head(hidden_n) / temperature
         H_n      = - sum_v p_n[v] log p_n[v]
 
-    `chunk` tokens at a time, so that no more than chunk x V logits exist, in the backward pass as well (they are
-    computed again there). The logits are fp32 whatever `lm_head` computes in.
+    `chunk` tokens at a time: no more than chunk x V logits exist, in the backward pass as well (they are computed
+    again there). The logits are fp32 whatever `lm_head` computes in.
 
     entropy_gradient: False where the entropy is only looked at and `lm_head` is frozen. The gradient of log p_n in
     hidden_n is then kept from the forward, H numbers a token, and the logits are not computed again: two products with

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from onebase.run.checkpoint import Checkpoints, CheckpointSection
-from onebase.tracking.clock import Clock
+from onebase.recipe.sections import CheckpointSection
+from onebase.run.checkpoint import Checkpoints
+from onebase.tracking.usage import Clock
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Hands:

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy
@@ -13,12 +14,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from onebase.model.roles import WEIGHTS
-from onebase.recipe import recipes
-from onebase.sequences.episodes import Episodes
-from ppo.maths.whitening import Seen
+from onebase.recipe import reader
+from ppo.maths.rewards import ScoreMoments
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import Rollout, shape_scores
-from ppo.scores import RewardError
+from ppo.recipe.reward import RewardSection
+from ppo.scores import RewardError, shape_scores
 from ppo.train import run
 
 SCORES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=9)
@@ -27,13 +27,13 @@ SCORES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=9)
 @settings(max_examples=200, deadline=None)
 @given(batches=st.lists(SCORES, min_size=1, max_size=6))
 def test_moments_batch_by_batch_are_those_of_all_scores_at_once(batches: list[list[float]]) -> None:
-    seen = Seen()
+    moments = ScoreMoments()
     for batch in batches:
-        seen = seen.with_more(torch.tensor(batch))
+        moments = moments.including(torch.tensor(batch))
     together = numpy.array([score for batch in batches for score in batch], dtype=numpy.float64)
-    assert seen.count == len(together)
-    assert seen.mean == pytest.approx(together.mean(), rel=1e-9, abs=1e-9)
-    assert seen.variance == pytest.approx(together.var(), rel=1e-9, abs=1e-7)
+    assert moments.count == len(together)
+    assert moments.mean == pytest.approx(together.mean(), rel=1e-9, abs=1e-9)
+    assert moments.variance == pytest.approx(together.var(), rel=1e-9, abs=1e-7)
 
 
 @settings(max_examples=200, deadline=None)
@@ -44,7 +44,7 @@ def test_whitened_scores_forget_the_scale_and_the_zero_that_they_came_on(
     one = torch.tensor(batch, dtype=torch.float32)
     # Else the rounding of nearly equal scores is blown up, or the variance's floor is felt.
     assume(float(one.std(correction=0)) >= 1)
-    first, second = (Seen().with_more(scores).standardised(scores) for scores in (one, one * scale + shift))
+    first, second = (ScoreMoments().including(scores).standardise(scores) for scores in (one, one * scale + shift))
     assert torch.allclose(first, second, atol=1e-3)
     assert float(first.mean()) == pytest.approx(0, abs=1e-5)
     assert float(first.std(correction=0)) == pytest.approx(1, abs=1e-5)
@@ -52,36 +52,24 @@ def test_whitened_scores_forget_the_scale_and_the_zero_that_they_came_on(
 
 def test_scores_that_are_all_equal_become_zero() -> None:
     scores = torch.full((5,), 3.25)
-    assert Seen().with_more(scores).with_more(scores).standardised(scores).tolist() == [0.0] * 5
+    assert ScoreMoments().including(scores).including(scores).standardise(scores).tolist() == [0.0] * 5
 
 
 def test_the_state_survives_json_to_the_bit() -> None:
-    seen = Seen().with_more(torch.tensor([0.1, 0.7, -1 / 3])).with_more(torch.tensor([math.pi]))
-    assert Seen.of(json.loads(json.dumps(seen.metrics))) == seen
-    assert Seen.of({}) == Seen()
+    moments = ScoreMoments().including(torch.tensor([0.1, 0.7, -1 / 3])).including(torch.tensor([math.pi]))
+    assert ScoreMoments(**json.loads(json.dumps(asdict(moments)))) == moments
 
 
 def test_scores_are_whitened_before_they_are_clipped_and_penalised() -> None:
-    rollout = Rollout(
-        episodes=Episodes.of([[5]] * 4, [[6]] * 4, pad_id=0),
-        stopped=torch.tensor([True, True, True, False]),
-        logprobs=torch.zeros(4, 1),
-        reference=torch.zeros(4, 1),
-        values=torch.zeros(4, 1),
-        scores=torch.tensor([100.0, 104.0, 96.0, 100.0]),
-    )
-    recipe = PpoRecipe.model_validate(
-        {
-            "base": {"model": "none"},
-            "parents": {"sft": "sft", "reward": "reward"},
-            "data": [{"source": "builtin:tasks", "split": "rl"}],
-            "reward": {"whiten": True, "clip": 1.0, "eos_penalty": 0.25},
-        }
-    )
+    scores, stopped = torch.tensor([100.0, 104.0, 96.0, 100.0]), torch.tensor([True, True, True, False])
+    section = RewardSection(whiten=True, clip=1.0, eos_penalty=0.25)
+
+    def shaped(moments: ScoreMoments) -> list[float]:
+        return shape_scores(scores, stopped, torch.ones(4), section, limit=8, moments=moments).tolist()
+
     # Mean 100, variance 8: the second and the third are sqrt(2) away, which the clip makes 1.
-    assert shape_scores(rollout, recipe).tolist() == pytest.approx([0.0, 1.0, -1.0, -0.25])
-    seen = Seen(count=8.0, mean=98.0, variance=16.0)
-    assert shape_scores(rollout, recipe, seen).tolist() == pytest.approx([0.5, 1.0, -0.5, 0.25])
+    assert shaped(ScoreMoments().including(scores)) == pytest.approx([0.0, 1.0, -1.0, -0.25])
+    assert shaped(ScoreMoments(count=8.0, mean=98.0, variance=16.0)) == pytest.approx([0.5, 1.0, -0.5, 0.25])
 
 
 @pytest.fixture
@@ -91,7 +79,7 @@ def make_recipe(
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     sft = finish_run("fp32") / "sft"
-    smoke = Path(__file__).parents[2] / "recipes" / "smoke" / "ppo.yaml"
+    smoke = Path(__file__).parents[3] / "recipes" / "smoke" / "ppo.yaml"
 
     def make(out: str, function: str) -> PpoRecipe:
         terms = f"reward={{terms: [{{kind: function, function: '{function}'}}], whiten: true, eos_penalty: 0}}"
@@ -100,7 +88,7 @@ def make_recipe(
             *(f"parents.sft={sft}", "parents.reward=null", "value.kind=shared", "kl.weight=0", "train.episodes=24"),
             "checkpoint.every_steps=1",
         ]
-        return recipes.read(smoke, PpoRecipe, [*given, terms])
+        return reader.read(smoke, PpoRecipe, [*given, terms])
 
     return make
 

