@@ -196,12 +196,11 @@ def choose_pairs(ranking: Ranking, pairing: Pairing, draw: Random) -> list[tuple
 def to_pairs(rankings: Sequence[EncodedRanking], pairing: Pairing, seed: int) -> list[dict[str, list[int]]]:
     """(chosen, rejected) as tokens. What is drawn for a ranking depends on the seed and its place alone."""
     rows = []
-    for index, one in enumerate(rankings):
-        for better, worse in choose_pairs(one.ranking, pairing, Random(stream(seed, "dpo", "pairs", index))):
-            chosen, rejected = one.responses_ids[better], one.responses_ids[worse]
-            rows.append(
-                {"prompt_ids": list(one.prompt_ids), "chosen_ids": list(chosen), "rejected_ids": list(rejected)}
-            )
+    for index, encoded in enumerate(rankings):
+        prompt, responses = list(encoded.prompt_ids), encoded.responses_ids
+        for better, worse in choose_pairs(encoded.ranking, pairing, Random(stream(seed, "dpo", "pairs", index))):
+            chosen, rejected = list(responses[better]), list(responses[worse])
+            rows.append({"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected})
     return rows
 
 
@@ -222,10 +221,10 @@ def require_log_two(metrics: dict[str, float], recipe: DpoRecipe) -> None:
 def show_samples(roles: Roles, data: Data, recipe: DpoRecipe, tracker: Tracker) -> None:
     """Held-out prompts with the greedy answers before and after, for a person to read."""
     chosen = data.held_out[: recipe.evaluation.samples]
-    prompts = [one.prompt_ids for one in chosen]
+    prompts = [encoded.prompt_ids for encoded in chosen]
     roles.base.model.eval()
     answers = [
         greedy(roles, role, data.chat, prompts, max_new_tokens=recipe.limits.response_tokens) for role in ("ref", ROLE)
     ]
-    rows = [[one.ranking.prompt.user_text, *both] for one, *both in zip(chosen, *answers, strict=True)]
+    rows = [[encoded.ranking.prompt.user_text, *both] for encoded, *both in zip(chosen, *answers, strict=True)]
     tracker.table("samples", ["prompt", "sft", "dpo"], rows)

@@ -193,19 +193,16 @@ def to_rows(demonstrations: Sequence[EncodedDemonstration]) -> list[dict[str, li
 
 def show_samples(roles: Roles, data: Data, recipe: SftRecipe, tracker: Tracker) -> None:
     """Held-out prompts with the greedy answers of base and adapter, for a person to read."""
-    asked = ((one, data.chat.prompt_ids(one.prompt)) for one in data.references)
-    fitting = ((one, ids) for one, ids in asked if len(ids) <= recipe.limits.prompt_tokens)
+    encoded = ((reference, data.chat.prompt_ids(reference.prompt)) for reference in data.references)
+    fitting = (pair for pair in encoded if len(pair[1]) <= recipe.limits.prompt_tokens)
     shown = list(itertools.islice(fitting, recipe.evaluation.samples))
+    prompts = [ids for _, ids in shown]
     roles.base.model.eval()
     answers = [
-        greedy(
-            roles,
-            role,
-            data.chat,
-            [ids for _, ids in shown],
-            max_new_tokens=recipe.limits.response_tokens,
-        )
-        for role in (None, ROLE)
+        greedy(roles, role, data.chat, prompts, max_new_tokens=recipe.limits.response_tokens) for role in (None, ROLE)
     ]
-    rows = [[one.prompt.user_text, one.response, *both] for (one, _), *both in zip(shown, *answers, strict=True)]
+    rows = [
+        [reference.prompt.user_text, reference.response, *both]
+        for (reference, _), *both in zip(shown, *answers, strict=True)
+    ]
     tracker.table("samples", ["prompt", "demonstration", "base", "sft"], rows)

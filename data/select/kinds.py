@@ -41,7 +41,7 @@ def kind_of(source: Source) -> Kind:
             # Nearly every row can be read as a prompt, which must not hide what is wrong with it.
             _suggest_prompts(source)
             return defective[0]
-        dropped = Dropped(LOOKED_AT)
+        dropped = DroppedRows(LOOKED_AT)
         if _has_sound_row(source, kind, dropped):
             for other in defective:
                 say(f"{source.source}: there is no sound {name_of(other)}; the first reason: {reasons[other]}")
@@ -61,7 +61,7 @@ def _has_sound_row(source: Source, kind: Kind, dropped: DroppedRows) -> bool:
 
 def _suggest_prompts(source: Source) -> None:
     """Conversations that wait for an answer can be read as prompts only: say how."""
-    if _has_sound_row(source, Prompt, Dropped(LOOKED_AT)):
+    if _has_sound_row(source, Prompt, DroppedRows(LOOKED_AT)):
         say(f"{source.source}: some rows are sound as prompts; if you mean that, pass --kind prompt")
 
 

@@ -23,7 +23,7 @@ class Printable:
 
     def invoke(self, ctx: Any) -> Any:
         with _printable_errors():
-            return super().invoke(ctx)  # type: ignore[misc]
+            return super().invoke(ctx)  # type: ignore[misc]  # of typer's command
 
 
 class PrintableGroup(Printable, TyperGroup):
