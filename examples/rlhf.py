@@ -174,7 +174,7 @@ def collate(roles: Roles, pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
         prompt p1 p2 p3, response r1 r2    tokens  p1 p2 p3 r1 r2 0        [B, L]
                                            mask       0  0  1  1  0        [B, L - 1]
 
-    mask[b, l]: token l + 1 is a response token, the same shift as in `Roles.logprobs`. Padding stands on the right.
+    mask[b, l]: token l + 1 is a response token, the same shift as in `Roles.logprobs`. Padding is on the right.
     Attention looks to the left only. No real token sees the padding, so any token id will do.
     """
     longest = max(len(prompt) + len(response) for prompt, response in pairs)
@@ -302,7 +302,7 @@ def sample(roles: Roles, role: str, prompts: list[Ids], limit: int, generator: t
     """One response for each prompt, drawn from the role's own distribution: temperature 1, no top-k, no top-p.
 
     A response ends with the end token, or is cut at the limit. Prompts are padded on the left: the next tokens of
-    all of them then stand in one column. The cache keeps what attention needs of the tokens already seen.
+    all of them then share one column. The cache keeps what attention needs of the tokens already seen.
     """
     longest, end, cache = max(map(len, prompts)), roles.tokenizer.eos_token_id, None
     inputs = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=roles.device)
