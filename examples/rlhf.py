@@ -397,8 +397,9 @@ def report(stage: str, step: int, total: int, **numbers: Tensor) -> None:
     print(f"{stage:7} step {step:2}/{total}", *(f"  {name} {each.item():8.4f}" for name, each in numbers.items()))
 
 
-def show(roles: Roles, role: str, prompts: Sequence[Row]) -> None:
+def show(title: str, roles: Roles, role: str, prompts: Sequence[Row]) -> None:
     """Print a role's responses to a few prompts, each time with the same random numbers."""
+    print(title)
     some = prompts[:: max(1, len(prompts) // 6)]
     encoded = [encode_prompt(roles, row["prompt"]) for row in some]
     for row, response in zip(some, sample(roles, role, encoded, 24, stream(0, "show")), strict=True):
@@ -437,12 +438,12 @@ def main() -> None:
         texts = [(arguments.data / f"{name}.jsonl").read_text() for name in ("demonstrations", "rankings", "prompts")]
         demonstrations, rankings, prompts = ([json.loads(line) for line in text.strip().split("\n")] for text in texts)
     roles = Roles(arguments.model, settings)
-    show(roles, "sft", prompts)  # the base's own responses: a fresh adapter changes nothing
+    show("The base (a fresh adapter changes nothing):", roles, "sft", prompts)
     train_sft(roles, demonstrations, settings)
     train_reward(roles, rankings, demonstrations, settings)
-    show(roles, "sft", prompts)
+    show("After SFT:", roles, "sft", prompts)
     train_policy(roles, prompts, settings)
-    show(roles, "policy", prompts)
+    show("After PPO:", roles, "policy", prompts)
 
 
 if __name__ == "__main__":
