@@ -94,11 +94,11 @@ class Roles:
 
     def __init__(self, model: str, settings: Settings) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokenizer, self.system = AutoTokenizer.from_pretrained(model), settings.system
-        base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).to(self.device)
+        self.tokenizer, self.system = AutoTokenizer.from_pretrained(model, trust_remote_code=False), settings.system
+        base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, trust_remote_code=False)
         lora = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules="all-linear")
         # eval: no dropout. The policy that learns must be the policy that sampled.
-        self.model = PeftModel(base, lora, adapter_name="sft").eval()
+        self.model = PeftModel(base, lora, adapter_name="sft").to(self.device).eval()
         self.heads: dict[str, nn.Linear] = {}
         generator = stream(settings.seed, "sft", "adapter")
         for name, weight in self.adapter("sft").items():

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import dropwhile
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ ROWS = {
 def commands(page: str) -> list[list[str]]:
     """The words of each command in the blocks of code of a page, comments left out."""
     lines = re.findall(r"^    (?! )(.+)$", page.replace("\\\n", ""), re.MULTILINE)
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    split = [shlex.split(line, comments=True) for line in lines]
+    # Settings of the environment before a command, such as OMP_NUM_THREADS=1, do not change what it is.
+    return [list(dropwhile(re.compile("[A-Z_]+=").match, words)) for words in split if words]
 
 
 COMMANDS = commands(README)
