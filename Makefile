@@ -9,11 +9,18 @@ ifndef OMP_WAIT_POLICY
 export GOMP_SPINCOUNT ?= 1000
 endif
 
+# Pure maths and data: no model, no run of a stage, and none of the files that draw for minutes.
+QUICK := tests/data tests/ppo/maths tests/reward/test_losses.py tests/reward/test_losses_table.py \
+	tests/evaluation/test_statistics.py tests/onebase/test_masked.py tests/test_prose.py
+NOT_QUICK := tests/data/tasks/test_generate.py tests/data/problems/test_generate.py tests/data/test_reading_laws.py \
+	tests/data/formats/test_any_row.py tests/data/formats/test_joined.py \
+	tests/ppo/maths/test_score_moments.py
+
 FAST_TESTS := HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not slow and not gpu and not demo' --durations=10
 # One thread a process, for two run at once. `OMP_NUM_THREADS=2 make test` tries two.
 test test-avx2: export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-avx2 prove check lint claims types layers mutants faults audit clean
+.PHONY: setup demo quick test test-avx2 prove check lint prose claims types layers mutants faults audit clean
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Onebase needs Python 3.11 or newer; pass one with make PYTHON=python3.11")'
@@ -22,17 +29,24 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $(STAMP)
 
+setup: $(STAMP)
+
 demo: $(STAMP)
 	$(BIN)/onebase run recipes/demo
+
+# Under a minute on 2 idle cores.
+quick: export OMP_NUM_THREADS ?= 1
+quick: $(STAMP)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --dist loadfile -q -m 'not slow' $(NOT_QUICK:%=--ignore=%) $(QUICK)
 
 test: $(STAMP)
 	$(FAST_TESTS)
 
-# The same tests as on a CPU without AVX-512: kernels of another width add in another order.
+# The tests as on a CPU without AVX-512, where kernels of another width add in another order.
 test-avx2: $(STAMP)
 	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 $(FAST_TESTS)
 
-# What takes minutes, and what needs the demo's base in the cache (those tests are skipped and counted without it).
+# Tests that take minutes, and those that need the demo's base in the cache (without it they are skipped and counted).
 prove: $(STAMP) test-avx2
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or demo' -rs --durations=10
 
@@ -40,7 +54,7 @@ prove: $(STAMP) test-avx2
 mutants: $(STAMP)
 	HF_HUB_OFFLINE=1 $(BIN)/python tests/harness/mutants.py
 
-# Strike every stage at armed points, let it go on, compare bit for bit; and the control: about 20 minutes.
+# Kills every stage at armed points, resumes it and compares bit for bit; and the control: about 20 minutes.
 faults: $(STAMP)
 	$(BIN)/python tests/harness/faults.py
 
@@ -49,6 +63,11 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/harness/ignores.py
 	$(BIN)/python benchmarks/claims.py --quiet
+	$(BIN)/python tests/harness/prose.py --only docs
+
+# Sentences that are too long, and banned words, in documents, docstrings and error texts.
+prose: $(STAMP)
+	$(BIN)/python tests/harness/prose.py
 
 # Every measured number of README and docs/results, docs/performance and docs/reliability, with the file that it is from.
 claims: $(STAMP)
@@ -60,8 +79,8 @@ types: $(STAMP)
 layers: $(STAMP)
 	$(BIN)/lint-imports
 
-# What is installed, as a CycloneDX list (dist/sbom.cdx.json), and which of it has known holes. The tools live in .audit,
-# so that they are no part of what they look at. Where their service cannot be asked, nothing was audited, and that is said.
+# What is installed, as a CycloneDX list (dist/sbom.cdx.json), and its known holes. The tools live in .audit, apart from
+# what they examine. Without their service nothing is audited, and the target prints that.
 .audit/.installed:
 	$(PYTHON) -m venv .audit
 	.audit/bin/python -m pip install --quiet --disable-pip-version-check cyclonedx-bom==7.5.0 pip-audit==2.10.1

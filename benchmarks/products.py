@@ -26,7 +26,7 @@ WAITS: dict[str, dict[str, str]] = {
     "asleep at once": {"OMP_WAIT_POLICY": "passive"},
     "1,000 spins (ours)": {"GOMP_SPINCOUNT": "1000"},
     "10,000 spins": {"GOMP_SPINCOUNT": "10000"},
-    "as torch comes": {},
+    "torch's default": {},
 }
 
 

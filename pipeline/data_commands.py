@@ -132,8 +132,7 @@ def convert(
     hash of the prompt in one pass.
     """
     from data.select.dropped import DroppedRows
-    from data.select.mixing import Deduplicator
-    from data.select.sources import records_of
+    from data.select.sources import Deduplicator, records_of
     from data.writing import write, write_splits
 
     target = expanded(out)
@@ -176,8 +175,8 @@ def _check(source: "Source", kind_name: str | None) -> int:
     from data.records import prompt_of
     from data.select.dropped import DroppedRows
     from data.select.kinds import name_of
-    from data.select.mixing import Deduplicator, task_of
-    from data.select.sources import records_of
+    from data.select.mixing import task_of
+    from data.select.sources import Deduplicator, records_of
 
     dropped, spelling, unread = DroppedRows(), DroppedRows(), Unread()
     kind = _kind(source, kind_name)

@@ -107,7 +107,7 @@ def load_weights(members: dict[str, FinishedStage], combine: CombineSection | No
     base = bases.load(recipe.base, recipe.chat)
     roles = load_members(require_sound(Roles(base)), members).train()
     if recipe.train.shared_prompt == "off":
-        roles.packs = False
+        roles.forwards.can_pack = False
     return RewardModel(
         members=members,
         ensemble=Ensemble(members=tuple(members), combine=(combine or CombineSection()).combination),

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from onebase.inference.rankings import Candidates
-
 from data.chat.conversations import Chat, EncodedDemonstration, EncodedRanking, Limiter, encode_rankings
 from data.records import Ranking, conversation_of
 from data.select.labelers import LabelersSection, labeler_of
@@ -19,6 +17,7 @@ from evaluation.reward_model.report import build
 from evaluation.reward_model.verdict import verdict_of
 from onebase.inference.ensemble import Ensemble
 from onebase.model.roles import Roles
+from onebase.sequences.episodes import Candidates
 
 EVERYBODY = LabelersSection()
 """Nobody is held out."""

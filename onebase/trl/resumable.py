@@ -128,6 +128,7 @@ class Resumable(Trainer):
 
     def log(self, logs: dict[str, float], *arguments: Any, **options: Any) -> None:
         """An evaluation's means are over its rows (SFT: tokens); TRL's are over batches, of which the last is small."""
+        assert self.model is not None, "a trainer has a model"
         if not self.model.training and "eval_loss" in logs:
             weights, losses = zip(*self.measured, strict=True)
             logs["eval_loss"] = _mean(weights, losses)
