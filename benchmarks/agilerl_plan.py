@@ -6,11 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-RATES = (3e-5, 1e-4, 3e-4)
+RATES = (1e-4, 3e-4, 1e-3)
 """Of both sides in the probes, for policy and value function alike."""
+TUNED_ON = 10
+"""The seed on which each side's rate is chosen for each probe; it is none of those that are reported."""
 SEEDS = (0, 1, 2)
 PROBES = {"constant": "a constant word", "asked": "the prompt's longest word"}
 """Functions of `word_rewards.py`, and what they pay for."""
+SIDES = {"ours": "ours", "peer": "AgileRL"}
 PEERS: dict[str, dict[str, Any]] = {
     "16 at once": {"micro": 16},
     "8 at once": {"micro": 8},
@@ -66,8 +69,9 @@ class Sizes:
     """Of a run against the clock."""
 
 
-FULL = Sizes(3, 3, 16, 64, tuple(PROBES), RATES, SEEDS, 20.0, 6.0)
-QUICK = Sizes(1, 2, 4, 16, ("constant",), (3e-4,), (0,), 2.0, 0.5)
+FULL = Sizes(3, 2, 8, 64, tuple(PROBES), RATES, SEEDS, 8.0, 3.0)
+QUICK = Sizes(1, 2, 2, 16, ("constant",), (3e-4,), (0,), 1.0, 0.5)
+"""15 minutes with batches of 4 and 2 minutes a probe, on two cores with AVX-512: without it half of that has to do."""
 LOADING = 2.0
 """Minutes before a run's first step and after its last one, at most."""
 
@@ -136,13 +140,53 @@ def rows(sizes: Sizes, fastest: Mapping[str, Any]) -> dict[str, list[Run]]:
     return found
 
 
-def round_of(sides: Sequence[Run], number: int) -> list[Run]:
-    """The sides of a row once more."""
-    return [replace(run, settings={**run.settings, "round": number}) for run in sides]
+def rounds_of(row: str, sides: Sequence[Run], sizes: Sizes) -> list[list[Run]]:
+    """The sides of a row in turn, as often as its figure needs: seconds vary between rounds, peak memory does not."""
+    rounds = 1 if row.endswith("smallest") else sizes.rounds
+    return [[replace(run, settings={**run.settings, "round": number}) for run in sides] for number in range(rounds)]
 
 
-def probes(sizes: Sizes, fastest: Mapping[str, Any]) -> list[Run]:
-    """Runs that learn until the score is there, every seed through all else before the next one begins."""
+def tuning(sizes: Sizes, fastest: Mapping[str, Any]) -> list[Run]:
+    """Runs that choose a rate; none where there is one rate only."""
+    if len(sizes.rates) == 1:
+        return []
+    return [
+        run
+        for probe in sizes.probes
+        for rate in sizes.rates
+        for run in probed(sizes, fastest, probe, TUNED_ON, {side: rate for side in SIDES})
+    ]
+
+
+def probes(sizes: Sizes, fastest: Mapping[str, Any], chosen: Mapping[str, Mapping[str, float]]) -> list[Run]:
+    """Runs that learn until the score is there, at the rates that were chosen: probe -> side -> rate. Every seed goes
+    through all else before the next one begins."""
+    return [
+        run
+        for seed in sizes.seeds
+        for probe in sizes.probes
+        for run in probed(sizes, fastest, probe, seed, chosen.get(probe) or {side: sizes.rates[-1] for side in SIDES})
+    ]
+
+
+def chosen_rates(tuned: Iterable[tuple[Run, Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
+    """Probe -> side -> the rate that got there soonest; where none did, the one with the best score at its end."""
+    best: dict[tuple[str, str], tuple[Any, float]] = {}
+    for run, found in tuned:
+        place = (run.settings["function"], run.side)
+        rank = (found["reached"], -found["seconds"] if found["reached"] else found["score"])
+        if place not in best or rank > best[place][0]:
+            best[place] = (rank, run.settings["rate"])
+    rates: dict[str, dict[str, float]] = {}
+    for (probe, side), (_, rate) in best.items():
+        rates.setdefault(probe, {})[side] = rate
+    return rates
+
+
+def probed(
+    sizes: Sizes, fastest: Mapping[str, Any], probe: str, seed: int, rates: Mapping[str, float]
+) -> Iterable[Run]:
+    """Both sides of one probe with one seed, each at its own rate."""
     learning = {
         "response_tokens": 24,
         "batch": 16,
@@ -153,16 +197,11 @@ def probes(sizes: Sizes, fastest: Mapping[str, Any]) -> list[Run]:
         "seconds_at_most": 60 * sizes.probe_minutes,
         "steps": 256,
     }
-    found = []
-    for seed in sizes.seeds:
-        for probe in sizes.probes:
-            for rate in sizes.rates:
-                own = {**learning, "function": probe, "rate": rate, "seed": seed}
-                settings = {**common(sizes), **fastest, **own}
-                minutes = sizes.probe_minutes + LOADING
-                found.append(Run(f"ours, {probe}, {rate:g}, seed {seed}", "ours", "learn", settings, minutes))
-                found.append(Run(f"AgileRL, {probe}, {rate:g}, seed {seed}", "peer", "learn", settings, minutes))
-    return found
+    for side, name in SIDES.items():
+        own = {**learning, "function": probe, "rate": rates[side], "seed": seed}
+        settings = {**common(sizes), **fastest, **own}
+        title = f"{name}, {probe}, {rates[side]:g}, seed {seed}"
+        yield Run(title, side, "learn", settings, sizes.probe_minutes + LOADING)
 
 
 def minutes_at_most(runs: Iterable[Run]) -> float:

@@ -1,132 +1,118 @@
-"""What the runs of `ppo_vs_agilerl.py` amount to, and the tables of docs/performance.md."""
+"""What the runs of `ppo_vs_agilerl.py` amount to: a home of figures (`homes.py`), with tables for the docs."""
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from agilerl_plan import SIDES, Run
+from homes import Home, Table
+from homes import Run as Provenance
+
 GIB = 2**30
-KEPT = (
-    "seconds_per_episode",
-    "episodes_per_second",
-    "cpu_seconds_per_episode",
-    "tokens_per_second",
-    "response_length",
-    "score",
-    "peak_rss_bytes",
-    "load",
-)
-LEARNT = (
-    "reached",
-    "seconds",
-    "episodes",
-    "kl",
-    "score",
-    "first_score",
-    "response_length",
-    "first_response_length",
-    "load",
-)
+SPEED = {
+    "s an episode:": "seconds|.2f",
+    "CPU s:": "cpu|.2f",
+    "tokens a response:": "length|.1f",
+    "tokens/s:": "tokens|.1f",
+    "peak memory, GiB:": "GiB|.2f",
+    "load:": "load|.1f",
+    "episodes/s to AgileRL (range):": "episodes ratio|.2f",
+    "memory to AgileRL (range):": "memory ratio|.2f",
+}
+LEARNING = {
+    "seeds that reached it:": "reached",
+    "seconds:": "seconds|.0f",
+    "episodes:": "episodes|.0f",
+    "KL, nats:": "kl|.2f",
+    "score at the end:": "score|.2f",
+    "tokens a response, first and last:": "lengths|.1f",
+    "load:": "load|.1f",
+}
+TABLES = {
+    "tried": Table(rows=["tried/*"], columns={"AgileRL at": "@1", **SPEED}),
+    "speed": Table(rows=["speed/*/*"], columns={"row": "@1", "side": "@2", **SPEED}),
+    "rates": Table(
+        rows=["rates/*/*/*"], columns={"pays for": "@1", "side": "@2", "rate, chosen on another seed": "@3", **LEARNING}
+    ),
+    "probes": Table(rows=["probes/*/*"], columns={"pays for": "@1", "side": "@2", "rate": "rate", **LEARNING}),
+}
 
 
-def compare(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Of each side of a row: its runs, and its ratio to the row's first side, taken within a round."""
-    against, *_ = rounds[0]
+def home(
+    command: str,
+    commits: Sequence[str],
+    machine: Mapping[str, Any],
+    versions: Mapping[str, Mapping[str, str]],
+    values: Mapping[str, Any],
+) -> Home:
+    """values: `tried`, `speed`, `rates` and `probes`, as far as they have been measured."""
+    place = f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB"
+    runs = [Provenance(seeds=[], commit=commit, machine=place) for commit in commits]
+    tables = {name: table for name, table in TABLES.items() if values.get(name)}
+    return Home(command=[command], runs=runs, values={**values, "versions": versions}, tables=tables)
+
+
+def speed(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Medians of the runs of one side; memory and load are their largest."""
+    medians = {
+        "seconds": "seconds_per_episode",
+        "cpu": "cpu_seconds_per_episode",
+        "tokens": "tokens_per_second",
+        "length": "response_length",
+    }
     return {
-        name: {
-            "runs": [{key: one[name][key] for key in KEPT} for one in rounds],
-            "episodes_ratio": spread(
-                one[name]["episodes_per_second"] / one[against]["episodes_per_second"] for one in rounds
-            ),
-            "memory_ratio": spread(one[name]["peak_rss_bytes"] / one[against]["peak_rss_bytes"] for one in rounds),
-        }
-        for name in rounds[0]
+        **{name: statistics.median(run[key] for run in runs) for name, key in medians.items()},
+        "GiB": max(run["peak_rss_bytes"] for run in runs) / GIB,
+        "load": max(max(run["load"]) for run in runs),
     }
 
 
+def compare(rounds: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Of each side of a row: what its runs took, and its ratios to the row's first side, taken within a round."""
+    against, *others = rounds[0]
+    sides = {name: speed([runs[name] for runs in rounds]) for name in rounds[0]}
+    for name in others:
+        for ratio, key in (("episodes ratio", "episodes_per_second"), ("memory ratio", "peak_rss_bytes")):
+            sides[name][ratio] = spread(runs[name][key] / runs[against][key] for runs in rounds)
+    return sides
+
+
 def spread(values: Iterable[float]) -> dict[str, float]:
-    found = list(values)
-    return {"median": statistics.median(found), "low": min(found), "high": max(found)}
+    numbers = list(values)
+    return {"median": statistics.median(numbers), "low": min(numbers), "high": max(numbers)}
 
 
-def group(probes: Iterable[tuple[Mapping[str, Any], str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """Runs of one probe, rate and side together. probes: (settings, side, what the run found)."""
-    rows: dict[tuple[str, float, str], list[dict[str, Any]]] = {}
-    for settings, side, found in probes:
-        place = (settings["function"], settings["rate"], side)
-        rows.setdefault(place, []).append({"seed": settings["seed"]} | {key: found[key] for key in LEARNT})
-    return [
-        {"probe": probe, "rate": rate, "side": side, "runs": runs} for (probe, rate, side), runs in sorted(rows.items())
+def learning(runs: Sequence[tuple[Run, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Of one side in one probe: medians and ranges over the seeds that reached the score; over all if none did."""
+    results = [result for _, result in runs]
+    there = [result for result in results if result["reached"]]
+    lengths = [
+        statistics.median(result[name] for result in there or results)
+        for name in ("first_response_length", "response_length")
     ]
+    return {
+        "rate": f"{runs[0][0].settings['rate']:g}",
+        "reached": f"{len(there)} of {len(results)}",
+        **{
+            name: spread(result[name] for result in there or results) for name in ("seconds", "episodes", "kl", "score")
+        },
+        "lengths": lengths,
+        "load": max(max(result["load"]) for result in results),
+    }
 
 
-def show(result: Mapping[str, Any]) -> str:
-    machine = result["machine"]
-    versions = (
-        f"{side}: {', '.join(f'{name} {one}' for name, one in found.items())}"
-        for side, found in result["versions"].items()
-    )
-    where = f"{machine['cores']} cores ({machine['cpu']}), {machine['memory_gib']} GiB"
-    lines = [f"Commit {', '.join(result['commits'])}, {where}. {'; '.join(versions)}."]
-    if result.get("tried"):
-        lines += ["", "| AgileRL at | s an episode | peak memory | load |", "|---|---:|---:|---:|"]
-        for name, one in result["tried"].items():
-            lines.append(f"| {name} | {one['seconds_per_episode']:.2f} | {_gib(one)} | {max(one['load']):.1f} |")
-    if result.get("rows"):
-        columns = ("s an episode", "CPU s", "tokens/s", "tokens a response", "peak memory", "load")
-        columns = (*columns, "episodes/s to AgileRL (range)", "memory to AgileRL (range)")
-        lines += ["", f"| row | side | {' | '.join(columns)} |", "|---|---" + "|---:" * len(columns) + "|"]
-    for name, sides in result.get("rows", {}).items():
-        for side, found in sides.items():
-            ratios = f"{_range(found['episodes_ratio'])} | {_range(found['memory_ratio'])}"
-            lines.append(f"| {name} | {side} | {' | '.join(_cells(found['runs']))} | {ratios} |")
-    if result.get("probes"):
-        columns = (
-            "seeds that reached it",
-            "seconds",
-            "episodes",
-            "KL, nats",
-            "tokens a response, first and last",
-            "load",
-        )
-        lines += [
-            "",
-            f"| pays for | rate | side | {' | '.join(columns)} |",
-            "|---|---:|---" + "|---:" * len(columns) + "|",
-        ]
-    for row in result.get("probes", []):
-        lines.append(f"| {row['probe']} | {row['rate']:g} | {row['side']} | {' | '.join(_learnt(row['runs']))} |")
-    return "\n".join(lines)
+def rates(tuned: Sequence[tuple[Run, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Probe -> side -> rate -> what it came to."""
+    values: dict[str, Any] = {}
+    for run, result in tuned:
+        sides = values.setdefault(run.settings["function"], {})
+        sides.setdefault(SIDES[run.side], {})[f"{run.settings['rate']:g}"] = learning([(run, result)])
+    return values
 
 
-def _cells(runs: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    digits = {"seconds_per_episode": 2, "cpu_seconds_per_episode": 2, "tokens_per_second": 1, "response_length": 1}
-    for name, places in digits.items():
-        yield f"{statistics.median(one[name] for one in runs):.{places}f}"
-    yield _gib(max(runs, key=lambda one: one["peak_rss_bytes"]))
-    yield f"{max(max(one['load']) for one in runs):.1f}"
-
-
-def _learnt(runs: Sequence[Mapping[str, Any]]) -> Iterable[str]:
-    """Medians with range over the seeds that reached it; without one the best score that was seen at an end."""
-    there = [one for one in runs if one["reached"]]
-    yield f"{len(there)} of {len(runs)}"
-    if not there:
-        yield f"not in {max(one['seconds'] for one in runs):.0f}"
-        yield f"{max(one['episodes'] for one in runs)}, score {max(one['score'] for one in runs):.2f}"
-    else:
-        yield _range(spread(one["seconds"] for one in there), 0)
-        yield _range(spread(one["episodes"] for one in there), 0)
-    yield _range(spread(one["kl"] for one in there or runs))
-    lengths = (
-        statistics.median(one[name] for one in there or runs) for name in ("first_response_length", "response_length")
-    )
-    yield ", ".join(f"{length:.1f}" for length in lengths)
-    yield f"{max(max(one['load']) for one in runs):.1f}"
-
-
-def _range(ratio: Mapping[str, float], places: int = 2) -> str:
-    return f"{ratio['median']:.{places}f} ({ratio['low']:.{places}f} to {ratio['high']:.{places}f})"
-
-
-def _gib(one: Mapping[str, Any]) -> str:
-    return f"{one['peak_rss_bytes'] / GIB:.2f} GiB"
+def probes(runs: Sequence[tuple[Run, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Probe -> side -> what its seeds came to."""
+    places: dict[str, dict[str, list[tuple[Run, Mapping[str, Any]]]]] = {}
+    for run, result in runs:
+        places.setdefault(run.settings["function"], {}).setdefault(SIDES[run.side], []).append((run, result))
+    return {probe: {side: learning(seeds) for side, seeds in sides.items()} for probe, sides in places.items()}

@@ -9,18 +9,19 @@
 - dpo: from the same SFT adapter on 160 rankings. It needs no reward model and takes less time; its KL is in the table.
 
 The measure is the task score of greedy answers to the demo's held-out prompts, paired with PPO's by prompt. Intervals
-are over prompts, for these trainings: they do not hold what another seed would change. Seconds are those of a stage
-from its first line to its last, evaluation included and start of Python not; do not run this beside other work. The
-demo of each seed is run first where it is not there. With --curve, PPO stopped earlier gives a learning curve: with a
-constant learning rate a shorter run is a longer one's beginning. What is finished is kept.
+are over prompts, for these trainings: they do not hold what another seed would change. Seconds are CPU seconds of a
+stage from its first line to its last, evaluation included and start of Python not. On one thread (OMP_NUM_THREADS=1)
+they are the wall time of an idle core, and another run beside it hardly changes them. The demo of each seed is run
+first where it is not there. With --curve, PPO stopped earlier gives a learning curve: with a constant learning rate a
+shorter run is a longer one's beginning. What is finished is kept.
 """
 
 import argparse
 import json
+import resource
 import shlex
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -119,10 +120,10 @@ def draw(demo: Path, folder: Path, seed: int) -> Path:
     if not record.is_file() or read(record)["of"] != wanted:
         target.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
+        began = children_cpu_seconds()
         source = ["builtin:tasks", "--split", "rl", "--rows", PROMPTS, "--n", DRAWN, "--max-new-tokens", 20]
         onebase("best-of-n", demo / "sft", demo / "reward", *source, "--seed", seed, "--out", target)
-        replace_file(record, json.dumps({"of": wanted, "seconds": round(time.monotonic() - began, 1)}))
+        replace_file(record, json.dumps({"of": wanted, "cpu_seconds": round(children_cpu_seconds() - began, 1)}))
     return target
 
 
@@ -179,11 +180,18 @@ def estimate(
     return clustered(values, [(row["seed"], row["prompt"]) for row in answers]).as_dict()
 
 
+def children_cpu_seconds() -> float:
+    """Of all processes that this one has started and waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def seconds(demo: Path, rivals: Path, stage: str) -> float:
+    """CPU seconds that a stage took."""
     if stage == "drawing":
-        return float(read(drawn(rivals) / DRAWING)["seconds"])
+        return float(read(drawn(rivals) / DRAWING)["cpu_seconds"])
     folder = next(home / stage for home in (demo, rivals) if (home / stage / "stage.json").is_file())
-    return float(read(folder / "stage.json")["resources"]["seconds"])
+    return float(read(folder / "stage.json")["resources"]["cpu_seconds"])
 
 
 def summary_of(run: Path) -> dict[str, Any]:
@@ -196,7 +204,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def tables() -> dict[str, Table]:
     shown = {
-        "training, s:": "seconds|.0f",
+        "training, CPU s:": "seconds|.0f",
         "task score": f"{SCORE}|.2f",
         "held-out families": "heldout-families|.2f",
         "held-out templates": "heldout-templates|.2f",
@@ -205,8 +213,8 @@ def tables() -> dict[str, Table]:
         "sampled task score": "sampled_task_score|.2f",
         "KL to SFT, nats": "kl_to_sft|.2f",
     }
-    curve = {"seed": "@0", "episodes": "@2", "seconds of PPO:": "seconds|.0f", "task score": f"{SCORE}|.2f"}
-    names = ("training, s:", "task score", "task score over SFT", "KL to SFT, nats")
+    curve = {"seed": "@0", "episodes": "@2", "CPU seconds of PPO:": "seconds|.0f", "task score": f"{SCORE}|.2f"}
+    names = ("training, CPU s:", "task score", "task score over SFT", "KL to SFT, nats")
     short = {"": "@2", **{name.replace("task score over", "over"): shown[name] for name in names}}
     return {
         "short": Table(rows=["all/rows/{base,sft,ppo,sft-gold}"], columns=short),

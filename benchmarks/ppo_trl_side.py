@@ -93,7 +93,7 @@ def config(settings: dict[str, Any]) -> dict[str, Any]:
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": batch // micro,
         "num_mini_batches": 1,
-        "num_ppo_epochs": settings["inner_epochs"],
+        "num_ppo_epochs": settings["epochs"],
         "total_episodes": batch * settings["steps"],
         "local_rollout_forward_batch_size": settings["decoded"],
         "response_length": settings["response_tokens"],

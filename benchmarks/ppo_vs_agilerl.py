@@ -10,13 +10,15 @@ The first makes the environment that AgileRL runs in (torch for CPUs); nothing e
 Speed and memory: both sides get the same base, prompts as tokens, LoRA (rank 16 on all linear layers), reward function,
 batch, lengths, learning rate, price of the KL, number of optimiser steps and threads, and sample from the whole
 distribution. AgileRL is tried at several settings first. Each row (fp32 and NF4, each side at its fastest and at its
-smallest) has three rounds of its sides in turn, each in a process of its own; ratios are taken within a round.
+smallest) has rounds of its sides in turn, each in a process of its own: three at the fastest, one at the smallest,
+which is about memory. Ratios are taken within a round.
 AgileRL generates for one prompt at a time; it is measured like that, and with its `get_action` given a padded batch.
 Its 4-bit base is kept from being repacked, without which its gradients are wrong on some CPUs (`--facts`).
 
 Learning: the demo's base is to say a word that is asked for, the same one always or one that depends on the prompt,
-until 0.8 of what can be reached is: seconds, episodes and KL to where the run began, for three learning rates and three
-seeds. AgileRL as fast as it can be, in the order of its own loop, which moves its reference at each pass of the data.
+until 0.8 of what can be reached is: seconds, episodes and KL to where the run began, with three seeds. Each side's
+learning rate is chosen for each probe among the same three, with another seed. AgileRL as fast as it can be, in the
+order of its own loop, which moves its reference at each pass of the data.
 
 Every run that has ended is kept in --results and not run again, so a benchmark that was stopped goes on. How long all
 of it may take is said before it starts. Speeds mean something only on a machine that does nothing else.
@@ -26,6 +28,7 @@ import argparse
 import json
 import math
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -36,12 +39,26 @@ from pathlib import Path
 from typing import Any
 
 import agilerl_tables as tables
-from agilerl_plan import FULL, PEERS, QUICK, Run, Sizes, common, minutes_at_most, probes, round_of, rows, tries
+from agilerl_plan import (
+    FULL,
+    PEERS,
+    QUICK,
+    Run,
+    Sizes,
+    chosen_rates,
+    common,
+    minutes_at_most,
+    probes,
+    rounds_of,
+    rows,
+    tries,
+    tuning,
+)
+from homes import Home, markdown
 from processes import ROOT, machine, start
 
 AGILERL = "2.58.0"
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
-SIDES = {"ours": "ours", "peer": "AgileRL"}
 
 
 def main() -> None:
@@ -67,10 +84,13 @@ def main() -> None:
         )
     with tempfile.TemporaryDirectory(prefix="ppo-vs-agilerl-") as work:
         bench = Bench(given, python, Path(work))
-        for result in look(bench) if given.facts else measure(bench, QUICK if given.quick else FULL):
+        if given.facts:
+            look(bench, given.json)
+            return
+        for home in measure(bench, QUICK if given.quick else FULL):
             # After each part: what has been measured can be read before the last of it is.
             if given.json:
-                given.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+                given.json.write_text(home.dump(), encoding="utf-8")
 
 
 def make_environment(folder: Path) -> None:
@@ -162,8 +182,8 @@ def said(found: Mapping[str, Any]) -> str:
 # --- what is run
 
 
-def measure(bench: Bench, sizes: Sizes) -> Iterator[dict[str, Any]]:
-    """The result as it grows."""
+def measure(bench: Bench, sizes: Sizes) -> Iterator[Home]:
+    """The figures as they grow."""
     given = bench.given
     tried = tries(sizes)
     # Before the peer's settings have been tried any of them will do: none makes a run longer than its limit.
@@ -171,34 +191,37 @@ def measure(bench: Bench, sizes: Sizes) -> Iterator[dict[str, Any]]:
     bench.announce([*tried.values(), *later(given.parts, sizes, fastest_of(known))])
     bench.share()
     bench.make_stages()
-    found = {name: bench.run(run) for name, run in tried.items()}
-    fastest = fastest_of(found)
-    result: dict[str, Any] = {
-        "machine": machine(given.threads),
-        "model": given.model,
-        "quick": given.quick,
-        "versions": {
-            "ours": {name: version(name) for name in LIBRARIES},
-            "AgileRL's": bench.start("peer", "versions", {"names": ["agilerl", *LIBRARIES]})["versions"],
-        },
-        "tried": {name: {key: one[key] for key in tables.KEPT} for name, one in found.items()},
-        "fastest": fastest,
+    results = {name: bench.run(run) for name, run in tried.items()}
+    fastest = PEERS[fastest_of(results)]
+    values: dict[str, Any] = {"tried": {name: tables.speed([result]) for name, result in results.items()}}
+    versions = {
+        "ours": {name: version(name) for name in LIBRARIES},
+        "AgileRL's": bench.start("peer", "versions", {"names": ["agilerl", *LIBRARIES]})["versions"],
     }
-    if "speed" in given.parts:
-        rounds = {
-            name: [{run.name: bench.run(run) for run in round_of(sides, number)} for number in range(sizes.rounds)]
-            for name, sides in rows(sizes, PEERS[fastest]).items()
-        }
-        result["rows"] = {name: tables.compare(one) for name, one in rounds.items()}
-        yield result
-    learnt = []
-    for run in probes(sizes, PEERS[fastest]) if "learning" in given.parts else []:
-        learnt.append((run.settings, SIDES[run.side], bench.run(run)))
-        result["probes"] = tables.group(learnt)
-        yield result
-    result["commits"] = bench.commits([*tried.values(), *later(given.parts, sizes, fastest)])
-    print(tables.show(result))
-    yield result
+    command = shlex.join(["python", "benchmarks/ppo_vs_agilerl.py", *["--quick"] * given.quick])
+    made = list(tried.values())
+
+    def figures(*more: Run) -> Home:
+        made.extend(more)
+        return tables.home(command, bench.commits(made), machine(given.threads), versions, values)
+
+    for row, sides in rows(sizes, fastest).items() if "speed" in given.parts else ():
+        rounds = rounds_of(row, sides, sizes)
+        values.setdefault("speed", {})[row] = tables.compare(
+            [{run.name: bench.run(run) for run in runs} for runs in rounds]
+        )
+        yield figures(*(run for runs in rounds for run in runs))
+    if "learning" in given.parts:
+        tuned = [(run, bench.run(run)) for run in tuning(sizes, fastest)]
+        values["rates"], learnt = tables.rates(tuned), []
+        made += [run for run, _ in tuned]
+        for run in probes(sizes, fastest, chosen_rates(tuned)):
+            learnt.append((run, bench.run(run)))
+            values["probes"] = tables.probes(learnt)
+            yield figures(run)
+    result = figures()
+    for name in result.tables:
+        print("\n".join(["", f"{name}:", "", *markdown(result.render(name))]))
 
 
 def fastest_of(found: Mapping[str, dict[str, Any] | None]) -> str:
@@ -208,15 +231,17 @@ def fastest_of(found: Mapping[str, dict[str, Any] | None]) -> str:
 
 
 def later(parts: Sequence[str], sizes: Sizes, fastest: str) -> list[Run]:
-    """All runs but those in which the peer's settings are tried."""
+    """All runs but those in which the peer's settings are tried. Probes are at any rate: a budget needs no other."""
     found: list[Run] = []
     if "speed" in parts:
-        for sides in rows(sizes, PEERS[fastest]).values():
-            found += [run for number in range(sizes.rounds) for run in round_of(sides, number)]
-    return found + (probes(sizes, PEERS[fastest]) if "learning" in parts else [])
+        for row, sides in rows(sizes, PEERS[fastest]).items():
+            found += [run for runs in rounds_of(row, sides, sizes) for run in runs]
+    if "learning" in parts:
+        found += [*tuning(sizes, PEERS[fastest]), *probes(sizes, PEERS[fastest], {})]
+    return found
 
 
-def look(bench: Bench) -> Iterator[dict[str, Any]]:
+def look(bench: Bench, target: Path | None) -> None:
     """What AgileRL does in this version on this machine, a line each."""
     bench.share()
     settings = common(QUICK) | {"micro": QUICK.batch}
@@ -230,7 +255,9 @@ def look(bench: Bench) -> Iterator[dict[str, Any]]:
     print(", ".join(f"{name} {one}" for name, one in versions.items()))
     for name, found in facts.items():
         print(f"- {name}: {found['says']}")
-    yield {"machine": machine(bench.given.threads), "versions": versions, "facts": facts}
+    if target is not None:
+        content = {"machine": machine(bench.given.threads), "versions": versions, "facts": facts}
+        target.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

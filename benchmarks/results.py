@@ -97,7 +97,8 @@ def collect(summaries: Mapping[int, Mapping[str, Any]], folders: Mapping[int, Pa
         "rewards": {str(seed): rewards(folder) for seed, folder in folders.items()},
         "costs": {
             str(seed): {
-                stage: {"seconds": cost["seconds"], "GiB": cost["peak_rss_bytes"] / 2**30}
+                stage: {key: cost[key] for key in ("seconds", "cpu_seconds") if cost.get(key)}
+                | {"GiB": cost["peak_rss_bytes"] / 2**30}
                 for stage, cost in summary["stages"].items()
             }
             for seed, summary in summaries.items()
@@ -163,7 +164,7 @@ def tables(values: Mapping[str, Any], first: int) -> dict[str, Table]:
     flaws = {"reward accuracy": "accuracy|.2f", "lowest classes of flaws": "lowest|.2f"}
     baselines = {name: f"{name}|.2f" for name in ("longer wins", "bag of words")}
     made["rewards"] = Table(rows=["rewards/*"], columns={"seed": "@1", **flaws, **baselines})
-    cost = {"seconds": "seconds|.0f", "peak memory, GiB": "GiB|.2f"}
+    cost = {"seconds": "seconds|.0f", "CPU seconds": "cpu_seconds|.0f", "peak memory, GiB": "GiB|.2f"}
     made["costs"] = Table(rows=["costs/*/*"], columns={"seed": "@1", "stage": "@2", **cost})
     return made
 

@@ -31,7 +31,7 @@ from onebase.model import base as bases
 from onebase.model.base import Base
 from onebase.model.roles import Roles
 from onebase.run import folders, record, stages
-from onebase.run.record import DataIdentity, FinishedStage
+from onebase.run.record import DataIdentity, FinishedStage, Resources
 from onebase.tracking.tracker import METRICS, Tracker
 from onebase.tracking.usage import Stopwatch
 
@@ -150,7 +150,7 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
         prompts=len(prompts),
         data=identities,
         parents=parents,
-        seconds=watch.seconds,
+        resources=Resources.model_validate(watch.usage()),
         device=str(base.device),
     )
     write_answers(comparison, folder / "answers.jsonl")

@@ -12,8 +12,6 @@ from onebase.run import record
 from onebase.run.checkout import git_state
 from onebase.run.record import DataIdentity, FinishedStage, Resources
 from onebase.terminal import console
-from onebase.tracking import usage
-from onebase.tracking.usage import peak_rss_bytes
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,7 +52,7 @@ def build(
     prompts: int,
     data: Iterable[DataIdentity],
     parents: Mapping[str, FinishedStage],
-    seconds: float,
+    resources: Resources,
     device: str,
 ) -> dict[str, Any]:
     """The content of summary.json. by_source: number of prompts, estimates and differences of each source alone."""
@@ -79,9 +77,7 @@ def build(
         "samples": [dict(sample) for sample in samples],
         "stages": {
             **{name: stage.record.resources.model_dump() for name, stage in parents.items()},
-            "compare": Resources(
-                seconds=round(seconds, 1), peak_rss_bytes=peak_rss_bytes(), peak_gpu_bytes=usage.peak_gpu_bytes()
-            ).model_dump(),
+            "compare": resources.model_dump(),
         },
     }
     if "reward" in parents:

@@ -58,6 +58,8 @@ class Resources(Section):
     """Of the process that finished the stage: those that a resumed run had before are not in it."""
 
     seconds: float
+    cpu_seconds: float = 0.0
+    """Of all its threads. Another process on the same cores does not change it. 0: not measured, in older records."""
     peak_rss_bytes: int
     peak_gpu_bytes: int = 0
 

@@ -25,7 +25,6 @@ from onebase.run.record import DataIdentity, FinishedStage, Resources, StageReco
 from onebase.run.same_chat import ChatTexts
 from onebase.run.session import Session
 from onebase.run.stage_files import quoted_files
-from onebase.tracking import usage
 from onebase.tracking.dashboard import artifact_name, version_of
 from onebase.tracking.usage import Stopwatch
 
@@ -185,11 +184,7 @@ def save_stage(
         recipe=recipe.model_dump(mode="json"),
         data=data,
         metrics=metrics,
-        resources=Resources(
-            seconds=round(watch.seconds, 1),
-            peak_rss_bytes=usage.peak_rss_bytes(),
-            peak_gpu_bytes=usage.peak_gpu_bytes(),
-        ),
+        resources=Resources.model_validate(watch.usage()),
         parts=[] if identity is None else identity.parts,
     )
 

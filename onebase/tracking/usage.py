@@ -54,14 +54,19 @@ class Clock:
 
 
 class Stopwatch:
-    """Seconds since it was made."""
+    """What this process has used since it was made."""
 
     def __init__(self) -> None:
-        self._started = time.perf_counter()
+        self._started, self._cpu = time.perf_counter(), time.process_time()
 
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self._started
+    def usage(self) -> dict[str, float]:
+        """Seconds, CPU seconds of all threads, and peak memory in bytes."""
+        return {
+            "seconds": round(time.perf_counter() - self._started, 1),
+            "cpu_seconds": round(time.process_time() - self._cpu, 1),
+            "peak_rss_bytes": peak_rss_bytes(),
+            "peak_gpu_bytes": peak_gpu_bytes(),
+        }
 
 
 def peaks() -> dict[str, float]:

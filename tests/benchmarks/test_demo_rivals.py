@@ -27,9 +27,9 @@ def put(runs: Path, seed: int, *, ppo: float) -> tuple[Path, Path]:
     for stage, seconds in SECONDS.items():
         folder = (demo if stage in ("sft", "reward", "ppo") else own) / stage
         folder.mkdir(parents=True)
-        (folder / "stage.json").write_text(json.dumps({"resources": {"seconds": seconds + seed}}))
+        (folder / "stage.json").write_text(json.dumps({"resources": {"cpu_seconds": seconds + seed}}))
     (runs / f"demo-rivals-{seed}-drawn").mkdir()
-    (runs / f"demo-rivals-{seed}-drawn" / "drawing.json").write_text('{"seconds": 60}')
+    (runs / f"demo-rivals-{seed}-drawn" / "drawing.json").write_text('{"cpu_seconds": 60}')
     (own / "evaluation").mkdir()
     with (own / "evaluation" / "answers.jsonl").open("w") as written:
         for number, gain in enumerate((-0.2, 0.2, -0.1, 0.1)):

@@ -142,24 +142,56 @@ def test_a_finished_run_is_kept_and_not_run_again(load: Any, tmp_path: Path, mon
     assert len(bench.commits([run])) == 1
 
 
-def test_ratios_are_taken_within_a_round_and_probes_go_by_rate(load: Any) -> None:
+def test_a_rate_is_chosen_for_each_side_on_a_seed_that_is_not_reported(load: Any) -> None:
+    plan = load("agilerl_plan")
+    found = {  # (side, rate): reached, seconds, score
+        ("ours", 1e-3): (False, 300.0, 0.7),
+        ("ours", 1e-4): (True, 90.0, 0.8),
+        ("ours", 3e-4): (True, 60.0, 0.8),
+        ("peer", 1e-3): (False, 300.0, 0.3),
+        ("peer", 1e-4): (False, 280.0, 0.5),
+        ("peer", 3e-4): (False, 200.0, 0.1),
+    }
+    runs = [run for run in plan.tuning(plan.FULL, {}) if run.settings["function"] == "asked"]
+    assert {run.settings["seed"] for run in runs} == {plan.TUNED_ON} and plan.TUNED_ON not in plan.FULL.seeds
+    keys = ("reached", "seconds", "score")
+    tuned = [(run, dict(zip(keys, found[run.side, run.settings["rate"]], strict=True))) for run in runs]
+    chosen = plan.chosen_rates(tuned)
+    assert chosen == {"asked": {"ours": 3e-4, "peer": 1e-4}}
+    last = plan.probes(plan.FULL, {}, chosen)[-2:]
+    assert [(run.side, run.settings["rate"], run.settings["seed"]) for run in last] == [
+        ("ours", 3e-4, 2),
+        ("peer", 1e-4, 2),
+    ]
+
+
+def test_ratios_are_taken_within_a_round(load: Any) -> None:
     tables = load("agilerl_tables")
+    names = ("seconds_per_episode", "cpu_seconds_per_episode", "tokens_per_second", "response_length")
 
-    def one(speed: float, peak: int) -> dict[str, Any]:
-        return {**dict.fromkeys(tables.KEPT, 1.0), "episodes_per_second": speed, "peak_rss_bytes": peak, "load": [1, 2]}
+    def run(speed: float, peak: int) -> dict[str, Any]:
+        return {**dict.fromkeys(names, 1 / speed), "episodes_per_second": speed, "peak_rss_bytes": peak, "load": [1, 2]}
 
-    found = tables.compare([{"peer": one(a, 100), "ours": one(b, 50)} for a, b in ((1, 3), (2, 4), (4, 20))])
-    assert found["ours"]["episodes_ratio"] == {"median": 3.0, "low": 2.0, "high": 5.0}
-    assert found["ours"]["memory_ratio"]["median"] == 0.5
+    rounds = [{"peer": run(a, 2**31), "ours": run(b, 2**30)} for a, b in ((1, 3), (2, 4), (4, 20))]
+    sides = tables.compare(rounds)
+    assert sides["ours"]["episodes ratio"] == {"median": 3.0, "low": 2.0, "high": 5.0}
+    assert sides["ours"]["memory ratio"]["median"] == 0.5
+    assert (sides["peer"]["seconds"], sides["peer"]["GiB"], sides["peer"]["load"]) == (0.5, 2.0, 2)
+    assert "episodes ratio" not in sides["peer"]
 
-    def learnt(seed: int, rate: float, reached: bool, seconds: float) -> Any:
-        run = {**dict.fromkeys(tables.LEARNT, 0.5), "reached": reached, "seconds": seconds, "load": [1, 2]}
-        return {"function": "asked", "rate": rate, "seed": seed}, "ours", run
 
-    rows = tables.group([learnt(0, 1e-4, True, 30), learnt(1, 1e-4, False, 90), learnt(0, 3e-5, False, 80)])
-    assert [(row["rate"], [run["seed"] for run in row["runs"]]) for row in rows] == [(3e-5, [0]), (1e-4, [0, 1])]
-    shown = tables.show(
-        {"machine": dict.fromkeys(("cores", "cpu", "memory_gib")), "versions": {}, "commits": ["c"], "probes": rows}
-    )
-    assert "| asked | 0.0001 | ours | 1 of 2 | 30 (30 to 30) |" in shown
-    assert "| asked | 3e-05 | ours | 0 of 1 | not in 80 |" in shown
+def test_a_probe_tells_what_the_seeds_that_reached_it_took(load: Any) -> None:
+    plan, tables, homes = load("agilerl_plan"), load("agilerl_tables"), load("homes")
+    keys = ("episodes", "kl", "score", "response_length", "first_response_length")
+
+    def learnt(seed: int, side: str, reached: bool, seconds: float) -> Any:
+        settings = {"function": "asked", "rate": 1e-4, "seed": seed}
+        result = {**dict.fromkeys(keys, 0.5), "reached": reached, "seconds": seconds, "load": [1, 2]}
+        return plan.Run("name", side, "learn", settings, 1.0), result
+
+    probes = tables.probes([learnt(0, "ours", True, 30), learnt(1, "ours", False, 90), learnt(0, "peer", False, 80)])
+    machine = {"cores": 2, "cpu": "a CPU", "memory_gib": 24}
+    home = tables.home("python x", ["c"], machine, {}, {"probes": probes})
+    shown = homes.markdown(homes.Home.parse(home.dump()).render("probes"))
+    assert shown[2].startswith("| asked | ours | 0.0001 | 1 of 2 | 30 (30 to 30) |")
+    assert shown[3].startswith("| asked | AgileRL | 0.0001 | 0 of 1 | 80 (80 to 80) |")
