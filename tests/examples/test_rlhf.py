@@ -75,7 +75,7 @@ def run_product(folder: Path, base: Path) -> Product:
     from data.records import Demonstration, Prompt, Ranking
     from data.select.sources import load
     from data.writing import row_of
-    from onebase.recipe import recipes
+    from onebase.recipe import reader
     from ppo.recipe.recipe import PpoRecipe
     from reward.recipe import RewardRecipe
     from sft.recipe import SftRecipe
@@ -85,11 +85,11 @@ def run_product(folder: Path, base: Path) -> Product:
 
     sft_run, reward_run = f"parents.sft={folder / 'sft'}", f"parents.reward={folder / 'reward'}"
     # Packed rows would make other batches of the demonstrations.
-    first = recipes.read("recipes/smoke/sft.yaml", SftRecipe, overrides("sft", "trl.packing=false"))
-    second = recipes.read("recipes/smoke/reward.yaml", RewardRecipe, overrides("reward", sft_run))
+    first = reader.read("recipes/smoke/sft.yaml", SftRecipe, overrides("sft", "trl.packing=false"))
+    second = reader.read("recipes/smoke/reward.yaml", RewardRecipe, overrides("reward", sft_run))
     # Two steps of two mini-batches, twice. With this rate ratios and values leave such narrow clips.
     steep = ["train.episodes=16", "train.learning_rate=1e-3", "train.clip=0.05", "value.clip=0.05"]
-    third = recipes.read("recipes/smoke/ppo.yaml", PpoRecipe, overrides("ppo", sft_run, reward_run, *steep))
+    third = reader.read("recipes/smoke/ppo.yaml", PpoRecipe, overrides("ppo", sft_run, reward_run, *steep))
     sft.train.run(first)
     reward.train.run(second)
     ppo.train.run(third)
