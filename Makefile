@@ -63,7 +63,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/python tests/harness/ignores.py
 	$(BIN)/python benchmarks/claims.py --quiet
-	$(BIN)/python tests/harness/prose.py --only docs
+	$(BIN)/python tests/harness/prose.py
 
 # Sentences that are too long, and banned words, in documents, docstrings and error texts.
 prose: $(STAMP)
