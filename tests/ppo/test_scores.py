@@ -295,7 +295,7 @@ def test_whatever_python_counts_as_a_number_is_one(tiny_base_folder: Path, resul
         ),
         ("holds_a_number:reward", "should name a function, and .*has a int there"),
         ("holds_a_number:missing", r"holds_a_number \(.*holds_a_number.py\) has nothing of that name"),
-        ("reward:reward", r"reward \(.*reward/__init__.py\) has nothing .* called like an installed package"),
+        ("reward:reward", r"reward \(.*reward/__init__.py\) has nothing .* with the name of an installed package"),
         ("takes_one:reward", r"called with \(prompt, response\), and its definition takes \(response\): too many"),
         ("takes_one:Reward", "missing a required argument: 'third'"),
     ],

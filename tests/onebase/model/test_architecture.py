@@ -209,8 +209,8 @@ def test_rows_of_every_architecture_are_scored_as_if_alone(zoo: Any, zoo_roles: 
         ("gpt2", ("wpe", "c_attn"), r"sits on transformer\.wpe, a layer of kind Embedding"),
         ("llama", ("input_layernorm",), "finds no place"),
         ("lfm2", ("conv.conv",), r"a layer of kind Conv1d|finds no place"),
-        ("jamba", ("dt_proj",), r"dt_proj, whose weights the model hands to its kernels"),
-        ("bamba", ("out_proj",), r"out_proj, whose weights the model hands to its kernels"),
+        ("jamba", ("dt_proj",), r"dt_proj, and the model hands the weights of that layer to its kernels"),
+        ("bamba", ("out_proj",), r"out_proj, and the model hands the weights of that layer to its kernels"),
     ],
 )
 def test_adapters_on_anything_but_linear_layers_are_refused(

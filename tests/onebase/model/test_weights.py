@@ -229,10 +229,10 @@ def adapter_beside(folder: Path) -> None:
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
 BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
-    "cut in the header": (cut(100), r"model\.safetensors is no whole safetensors file .*100 bytes"),
-    "cut by a byte": (cut(-1), r"model\.safetensors is no whole safetensors file"),
-    "empty": (cut(0), r"model\.safetensors is no whole safetensors file .*0 bytes"),
-    "a page": (replaced("model.safetensors", "<!DOCTYPE html><title>404</title>"), "is no whole safetensors file"),
+    "cut in the header": (cut(100), r"model\.safetensors is not a whole safetensors file .*100 bytes"),
+    "cut by a byte": (cut(-1), r"model\.safetensors is not a whole safetensors file"),
+    "empty": (cut(0), r"model\.safetensors is not a whole safetensors file .*0 bytes"),
+    "a page": (replaced("model.safetensors", "<!DOCTYPE html><title>404</title>"), "is not a whole safetensors file"),
     "LFS": (replaced("model.safetensors", LFS), r"model\.safetensors is a pointer of Git LFS"),
     "git-annex": (replaced("model.safetensors", "/annex/objects/SHA256E-s1--00\n"), "is a pointer of .*git-annex"),
     "LFS, tokenizer": (replaced("tokenizer.json", LFS), r"tokenizer\.json is a pointer of Git LFS"),
