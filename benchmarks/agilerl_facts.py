@@ -49,28 +49,29 @@ def reward_of_lengths(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def moving_reference(settings: dict[str, Any]) -> dict[str, Any]:
-    """The KL to where the run began and to its reference, before and after the move at a new pass of the data."""
+    """Distance to where the run began and to its reference, before and after the move at a new pass of the data. It is
+    the mean over responses of |sum(log pi - log pi_ref)|, not a KL."""
     from agilerl.training.llm import rollout  # pyright: ignore[reportMissingImports]  # peer's
 
     peer = Peer(settings | {"rate": 1e-3})
     chosen, rows = one_step(peer)
     padded, mask = peer.stacked(chosen, rows)
 
-    def kl(adapter: str) -> float:
+    def distance(adapter: str) -> float:
         gap = logprobs(peer.agent, padded, "actor") - logprobs(peer.agent, padded, adapter)
         return float((gap * mask).sum(dim=1).abs().mean())
 
-    begin, before = kl("__base__"), kl("reference")
+    begin, before = distance("__base__"), distance("reference")
     peer.agent.set_reference_policy(1)
-    after = kl("reference")
+    after = distance("reference")
     called = "set_reference_policy(rollout_collector.num_epochs)" in inspect.getsource(rollout.train_llm_rollout)
     return {
-        "kl_to_start": begin,
-        "kl_to_reference_before": before,
-        "kl_to_reference_after": after,
+        "distance_to_start": begin,
+        "distance_to_reference_before": before,
+        "distance_to_reference_after": after,
         "loop_moves_it_each_pass": called,
-        "says": f"after a step, |log pi - log pi_ref| of a response is {before:.4f} (to the start {begin:.4f}), after "
-        f"the move {after:.4f}; its training loop {'asks' if called else 'does not ask'} for the move at each pass",
+        "says": f"after a step, |sum(log pi - log pi_ref)| of a response is {before:.4f} (to the start {begin:.4f}), "
+        f"after the move {after:.4f}; its loop {'asks' if called else 'does not ask'} for the move at each pass",
     }
 
 

@@ -21,8 +21,8 @@ PEERS: dict[str, dict[str, Any]] = {
     "8 at once, actor and critic apart": {"micro": 8, "fused": False},
 }
 """Where the peer may be fastest, all with batched rollouts; tried in fp32."""
-AS_IT_COMES = {"batched": False, "checkpointing": True}
-"""Rollouts of one prompt at a time, and activation checkpointing, which is its default."""
+ONE_PROMPT = {"batched": False, "checkpointing": True}
+"""Rollouts of one prompt at a time, and activation checkpointing, as it comes. The rest is not as it comes."""
 PEER_SMALLEST = {"micro": 1, "batched": False, "checkpointing": True, "fused": False, "chunk_rows": 64}
 OURS_SMALLEST = {"tokens": 128, "decoded": 1, "checkpointing": True}
 
@@ -129,7 +129,7 @@ def rows(sizes: Sizes, fastest: Mapping[str, Any]) -> dict[str, list[Run]]:
         found[f"{quantization}, fastest"] = [
             peer("AgileRL, batched rollouts", fastest),
             ours("ours, value adapter", {}),
-            peer("AgileRL, as it comes", {**fastest, **AS_IT_COMES}, short),
+            peer("AgileRL, one prompt at a time", {**fastest, **ONE_PROMPT}, short),
             ours("ours, shared value", {"value": "shared"}),
         ]
         found[f"{quantization}, smallest"] = [

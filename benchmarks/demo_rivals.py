@@ -1,12 +1,14 @@
-"""What else the demo's minutes could have bought: three rivals beside its PPO.
+"""Three rivals beside the demo's PPO, in roughly the same time.
 
     python benchmarks/demo_rivals.py --seeds 0 1 2 --json docs/results/data/demo-rivals.json
 
-- sft-gold: SFT on 1,280 gold demonstrations alone, for about as long as SFT, reward model and PPO take together;
+- sft-gold: SFT on 1,280 gold demonstrations alone, in the time of SFT, reward model and PPO together, roughly;
 - sft-best: rejection sampling. SFT answers PPO's prompts four times each, and the answers that the reward model scores
-  highest are demonstrations for a new adapter on the base: SFT has no other start. It shares SFT and reward model with
-  PPO and takes about PPO's time;
-- dpo: from the same SFT adapter on 160 rankings. It needs no reward model and takes less time; its KL is in the table.
+  highest are demonstrations for a new adapter on the base: SFT has no other start, but PPO and DPO start from SFT's
+  adapter. It shares SFT and reward model with PPO;
+- dpo: from the same SFT adapter on 160 rankings, one pair of each. It needs no reward model; its KL is in the table.
+
+Their settings were not tuned, but PPO's were, on seed 10. PPO's reward model has 352 rankings, and all pairs of each.
 
 The measure is the task score of greedy answers to the demo's held-out prompts, paired with PPO's by prompt. Intervals
 are over prompts, for these trainings: they do not hold what another seed would change. Seconds are CPU seconds of a

@@ -13,12 +13,13 @@ distribution. AgileRL is tried at several settings first. Each row (fp32 and NF4
 smallest) has rounds of its sides in turn, each in a process of its own: three at the fastest, one at the smallest,
 which is about memory. Ratios are taken within a round.
 AgileRL generates for one prompt at a time; it is measured like that, and with its `get_action` given a padded batch.
+No row is AgileRL as installed: `top_k` and dropout are 0, Liger's kernels are off, and the micro-batch is the fastest.
 Its 4-bit base is kept from being repacked, without which its gradients are wrong on some CPUs (`--facts`).
 
 Learning: the demo's base is to say a word that is asked for, the same one always or one that depends on the prompt,
 until 0.8 of what can be reached is: seconds, episodes and KL to where the run began, with three seeds. Each side's
-learning rate is chosen for each probe among the same three, with another seed. AgileRL as fast as it can be, in the
-order of its own loop, which moves its reference at each pass of the data.
+learning rate is chosen for each probe among the same three, with another seed. Ours has `value: shared` there. AgileRL
+as fast as it can be, in the order of its own loop, which moves its reference at each pass of the data.
 
 Every run that has ended is kept in --results and not run again, so a benchmark that was stopped goes on. How long all
 of it may take is said before it starts. Speeds mean something only on a machine that does nothing else.

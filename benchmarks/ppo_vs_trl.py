@@ -5,14 +5,15 @@
 
 32 prompts of at most 64 tokens in the chat format, 64 new tokens, batches of 16, LoRA on all linear layers, fp32. Both
 sides get the same tokens, reward function, batch, learning rate and threads (`ppo_sides.py`); the peer's value model
-is an adapter as well, where that is faster for it. The peer is tried at several settings first. Then each round runs
-the peer at its fastest and every row of ours, each in a process of its own; ratios are taken within a round.
+is an adapter as well, where that is faster for it. The peer is tried at several settings first, with short prompts and
+one counted step each. Then each round runs the peer at its fastest and every row of ours, each in a process of its own;
+ratios are taken within a round.
 
 | row | |
 |---|---|
 | default | value adapter of its own, one inner epoch |
-| shared | `value: shared`, against the same peer |
-| nf4 | ours on a 4-bit base, against the same peer in fp32: it needs less memory, not less time |
+| shared | `value: shared`, against the same peer: another algorithm, with less work |
+| nf4 | ours on a 4-bit base, against the same peer in fp32: in docs/performance.md it needs no less memory |
 | inner4 | four inner epochs |
 | early | one more stop token on both sides: the one that makes responses about a third of the limit |
 | long | four responses a prompt, prompts of up to 256 tokens |

@@ -37,6 +37,7 @@ def start(
         **os.environ,
         "OMP_NUM_THREADS": str(threads),
         # Long enough that no thread sleeps between two operations of an idle machine: both sides at their fastest.
+        # Onebase sets 1000 for its users (onebase/cli/threads.py).
         "GOMP_SPINCOUNT": "10000",
         "TOKENIZERS_PARALLELISM": "false",
         "WANDB_MODE": "disabled",

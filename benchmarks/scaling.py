@@ -6,7 +6,8 @@
 Models are Llamas of the given shape with random weights and a real vocabulary: their responses never stop early, so
 that lengths are exactly what is asked for; prompts are random words of exactly the given number of tokens. Everything
 but the size that is swept stays as SETTLED says. A slope is that of a straight line through the logarithms: 1 is
-proportional, 0 does not matter. Each run is a process of its own; the first step is not counted (`ppo_sides.py`).
+proportional, 0 does not matter. Each run is a process of its own; the first step is not counted (`ppo_sides.py`). With
+`--steps 2` one step a run is left. Each sweep has a run of all that SETTLED says: how far these differ is the noise.
 """
 
 import argparse

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import scipy.stats  # pyright: ignore[reportMissingTypeStubs]
+import scipy.stats  # pyright: ignore[reportMissingTypeStubs]  # SciPy has none
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.float64]
@@ -101,7 +101,7 @@ def _estimate(data: list[Numbers], statistic: Callable[..., Any], *, seed: int) 
     value, size = float(statistic(*data, axis=-1)), data[0].size
     if size == 1:  # which SciPy refuses
         return Estimate(mean=value, low=value, high=value)
-    bootstrapped: Any = scipy.stats.bootstrap(  # pyright: ignore[reportUnknownMemberType]
+    bootstrapped: Any = scipy.stats.bootstrap(  # pyright: ignore[reportUnknownMemberType]  # SciPy has no types
         data,
         statistic,
         paired=True,

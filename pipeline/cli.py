@@ -83,7 +83,6 @@ def compare(
 
     Responses are kept by content: a model that has not changed does not answer again.
     """
-
     from evaluation.compare import summary
     from evaluation.compare.compare import run as run_comparison
     from evaluation.compare.recipe import CompareRecipe
@@ -102,7 +101,6 @@ def verify(
     folders: Annotated[list[Path], typer.Argument(help="Stage folders, such as runs/demo/ppo")],
 ) -> None:
     """Verify stage records: every file by its hash, and every ancestor."""
-
     from onebase.run import record
 
     for folder in folders:

@@ -29,8 +29,7 @@ from data.select.labelers import divide
 from data.select.room import require_limits
 from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
-from evaluation.reward_model.measure import encode_left_out
-from evaluation.reward_model.measure import measure as measure_scores
+from evaluation.reward_model.measure import encode_left_out, reward_report
 from evaluation.reward_model.pairs import accuracy, of_each_prompt, pairs_of
 from evaluation.reward_model.verdict import recorded, verdict_of
 from onebase.files.writing import canonical, replace_file
@@ -261,7 +260,7 @@ def evaluate(
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Mean loss and pair accuracy (with its 95 % interval) on held-out rankings, a prompt counting as one; and the
     report on them. scale: what the head was divided by; the loss is that of the scores before."""
-    scored, report = measure_scores(
+    scored, report = reward_report(
         roles,
         data.held_out,
         data.demonstrations,

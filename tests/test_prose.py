@@ -24,7 +24,7 @@ def test_the_documents_are_plain(prose: ModuleType, capsys: pytest.CaptureFixtur
     assert prose.main(["--only", "docs"]) == 0, capsys.readouterr().out
 
 
-LONG = " ".join(["word"] * 41) + "."
+LONG = "Word" + " word" * 40 + "."
 CODE = (
     '"""A module."""\n\n\ndef check(row):\n    """A check.\n\n    {docstring}\n    """\n    raise ValueError({error})\n'
 )

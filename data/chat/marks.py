@@ -42,8 +42,8 @@ class Frame:
     between: str
     """Between an answer and the next question."""
     words: tuple[str, ...]
-    """What opens an answer and what opens the next question, without white space: all that a text must spell to imitate
-    turns where no control token stands between them."""
+    """What opens an answer and what opens the next question, without white space. A text that spells them imitates
+    turns, unless a control token is between them."""
     tools: str
     """All of conversations with tools; empty where the template takes none."""
     source: str
@@ -81,7 +81,7 @@ def _partner(text: str) -> str:
 
 
 class Marks:
-    """Encodes texts so that control tokens come from the template alone."""
+    """Encodes texts; control tokens come from the template alone."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, control: Mapping[str, int]) -> None:
         self._tokenizer = tokenizer
@@ -109,7 +109,7 @@ class Marks:
         return self._pattern.search(text) is not None or not self._counted.isdisjoint(self.plain(text))
 
     def last_start(self, rendered: str) -> int:
-        """Where the last control token of a rendered text starts; 0 where there is none."""
+        """Where the last control token of a rendered text starts; 0 without one."""
         return max((match.start() for match in self._pattern.finditer(rendered)), default=0)
 
     def held(self, content: str) -> str:
@@ -125,9 +125,10 @@ class Marks:
         """Tokens of a text that was rendered of held contents.
 
         It uses a copy of the tokenizer with other names for the control tokens. The copy splits, normalises and merges
-        as the original does, but what a content spells is ordinary text to it. transformers' own
-        `sanitize_control_tokens` cuts the text at what is spelled: one reply would have different tokens as an answer
-        and in the next prompt.
+        as the original does, but what a content spells is ordinary text to it.
+
+        transformers' own `sanitize_control_tokens` cuts the text at what is spelled. A reply would have different
+        tokens as an answer and in the next prompt.
         """
         clone, numbers = self._renamed or self._rename()
         self._renamed = clone, numbers

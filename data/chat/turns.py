@@ -36,7 +36,7 @@ ORDINARY = ("b", "Yes, it is.", "7 pears", "日本", "🙂 ok")
 """Answers that must follow the generation prompt's tokens with tokens of their own."""
 
 ODD = ("", " b", "b ", "\nb", "\n\nb", "b\n", ".b", "(b)", "<b>", "- b")
-"""Answers whose first or last letters may merge with what stands beside them, or be trimmed."""
+"""Answers with first or last letters that may merge with the text beside them, or be trimmed."""
 
 
 class Template:
@@ -139,7 +139,7 @@ class Turn:
         return tail
 
     def ids(self, tail: str, *, held: bool) -> tuple[int, ...]:
-        """The tokens of a rendered answer as they stand behind the prompt. held: it was rendered of held contents."""
+        """The tokens of a rendered answer behind its prompt. held: it was rendered of held contents."""
         for anchor in self._anchors:
             ids = self._behind(anchor, tail, held=held)
             if ids is not None:
@@ -147,15 +147,15 @@ class Turn:
             if tail[0].isalnum():
                 break
         raise DataError(
-            f"chat.template: the first letters of the answer {tail[:60]!r} merge with the end of the prompt, so that "
-            "the model would be asked with other tokens than it learns from. Change the answer's beginning, or pass "
+            f"chat.template: the first letters of the answer {tail[:60]!r} merge with the end of the prompt: the "
+            "model would be prompted with other tokens than it learns from. Change the answer's beginning, or pass "
             "another template."
         )
 
     def without_seam(self, ids: Sequence[int]) -> Sequence[int]:
         """A response's tokens behind what the template writes before an answer, where they begin with that.
 
-        A header of control tokens (Harmony's) may come again, behind a thought: the answer stands behind the last one.
+        A header of control tokens (Harmony's) may come again, behind a thought: the answer is behind the last one.
         """
         width = len(self.seam)
         last = len(ids) - width if self._marks.ids.intersection(self.seam) else 0
@@ -175,9 +175,9 @@ class Turn:
     def _find_anchors(self, opened: str) -> tuple[str, ...]:
         """The end of a prompt, and texts behind which answers have the tokens that they have behind a prompt.
 
-        SentencePiece puts a space before a text that stands alone, so that an answer is encoded behind a prompt, and
-        the tokens of that are taken away. An answer whose first letter is none (a line break) may merge with the
-        prompt's last: it is encoded behind another text then, for byte-level tokenizers behind none.
+        SentencePiece puts a space before a text that is encoded alone. An answer is therefore encoded behind a prompt,
+        and the prompt's tokens are removed. An answer that begins with a line break may merge with the prompt's last
+        letter. It is then encoded behind another text; with byte-level tokenizers, behind an empty one.
         """
         expected: dict[str, tuple[int, ...]] = {}
         for answer in (*ORDINARY, *ODD):
@@ -193,16 +193,16 @@ class Turn:
             elif answer in ORDINARY:
                 raise DataError(
                     f"chat.template: the tokens of the generation prompt, or of the end, change with the answer "
-                    f"{answer!r} beside them, so what is learned would not be what is asked for: a prompt that ends "
-                    "with a space does so, for one. Pass a template whose generation prompt ends with a token or a "
-                    "line break, with chat.template=FILE."
+                    f"{answer!r} beside them, so training and sampling would use other tokens. A prompt that ends with "
+                    "a space is an example. Pass a template with a generation prompt that ends with a token or a line "
+                    "break, with chat.template=FILE."
                 )
 
         def agrees(anchor: str, *also: None) -> bool:
             behind = {tail: self._behind(anchor, tail, held=False) for tail in expected}
             return all(behind[tail] in (ids, *also) for tail, ids in expected.items())
 
-        # What stands before the prompt's last control token seldom matters, and may be a long system message.
+        # Text before the prompt's last control token seldom matters, and may be a long system message.
         short = opened[self._marks.last_start(opened) :]
         others = [anchor for anchor in ("", str(self._end), "\n", ".") if agrees(anchor, None)]
         return (short if agrees(short) else opened, *others)
@@ -218,6 +218,6 @@ class Turn:
                 continue
             if self._behind(opened, tail, held=False) != self.ids(tail, held=False):
                 raise DataError(
-                    "chat.template: an answer's tokens depend on the conversation before it, so that it cannot be "
-                    "encoded apart. Pass another template."
+                    "chat.template: an answer's tokens depend on the conversation before it, so it cannot be encoded "
+                    "apart. Pass another template."
                 )

@@ -1,7 +1,7 @@
 """How much memory a Parquet file may take: repeated values cost a file nothing, and a reader all that they stand for.
 
-Three bounds, none of them felt by honest files: what a row group says of itself before it is read; texts stay in the
-file's dictionary until a row needs them; and rows become Python's a few at a time, by how long they are.
+Three bounds, which no honest file reaches. A row group's own size is checked before it is read. Texts stay in the
+file's dictionary until a row needs them. Rows become Python's a few at a time, by their length.
 """
 
 from collections.abc import Iterator
@@ -122,7 +122,7 @@ def _unpacked(file: Any, number: int, leaves: list[Any], columns: list[str], pat
     if unpacked > max(SMALL, longest) and unpacked > PACKING * packed:
         raise DataError(
             f"{path}: row group {number + 1} of {file.metadata.num_row_groups} unpacks from {packed:,} bytes to "
-            f"{unpacked:,}: over {PACKING} to 1, which is taken for damage. If it is sound, write it anew in smaller "
+            f"{unpacked:,}: over {PACKING} to 1, which is taken for damage. If it is sound, write it again in smaller "
             "row groups, or as .jsonl."
         )
     return unpacked

@@ -136,7 +136,7 @@ def facts(row: Row) -> dict[str, Any]:
 
 
 def _own_facts(meta: Any) -> dict[str, Any]:
-    """An object of JSON; anything else that a publisher has under this name is passed over."""
+    """An object of JSON; anything else that a publisher has under this name is ignored."""
     try:
         content = json.loads(meta) if isinstance(meta, str) else meta
         refuse_broken_text(content)

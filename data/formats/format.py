@@ -30,7 +30,7 @@ class Skipped:
 
 
 Outcome = Record | DataError | Skipped
-"""A record; or what came of a part of the row instead of one. The other parts stay."""
+"""A record, or why a part of the row gave none. The other parts are kept."""
 
 RowBuilder = Callable[[Row, Origin, Options], Iterator[Outcome]]
 """Makes the records of one row. It raises DataError when the whole row is bad, before its first outcome."""

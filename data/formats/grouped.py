@@ -1,4 +1,4 @@
-"""Rows with one response and its score each: the rows of one prompt, which stand together, become a ranking.
+"""Rows with one response and its score each: successive rows of one prompt become a ranking.
 
 HelpSteer's attributes, thumbs up and down, P3's answer choices. One group is held at a time, so a file of any size
 takes the same memory; rows of one prompt that are apart must be sorted first.

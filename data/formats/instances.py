@@ -123,7 +123,7 @@ def _definition(row: Row, origin: Origin) -> str:
 
 
 def _examples(row: Row, key: str, origin: Origin) -> list[dict[str, Any]]:
-    """Positive or negative examples; "-" says in version 1 that there are none."""
+    """Positive or negative examples; in version 1 "-" means an empty list."""
     if row.get(key) in (None, "-", ["-"], []):
         return []
     return fields.objects(row, key, origin)

@@ -29,7 +29,7 @@ class Group:
     beside_turns: bool = True
     """Whether they count beside a row's texts too, not only within a turn."""
     repeatable: bool = False
-    """Whether they are passed over where a text that is read holds all of it."""
+    """Whether they are ignored where a text that is read holds all of it."""
 
 
 GROUPS = (

@@ -1,4 +1,4 @@
-"""The keys that change what a row means: none of them is passed over silently.
+"""The keys that change what a row means: none of them is ignored silently.
 
 A key is read where that can be done correctly, and refused where it is filled and cannot be read.
 """

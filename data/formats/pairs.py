@@ -74,7 +74,7 @@ def _require_same_start(chosen: Sequence[Message], rejected: Sequence[Message], 
 
 
 def _hh(row: Row, origin: Origin) -> Pair:
-    """{chosen, rejected}: "\\n\\nHuman: ...\\n\\nAssistant: ...", equal but for the last reply.
+    """{chosen, rejected}: "\\n\\nHuman: ...\\n\\nAssistant: ...", equal except for the last reply.
 
     Bai et al. 2022, https://arxiv.org/abs/2204.05862.
     """
@@ -153,7 +153,7 @@ def _without_prompt(row: Row, origin: Origin) -> Pair:
 
 
 def _with_prompt(row: Row, origin: Origin) -> Pair:
-    """{prompt, chosen, rejected}; the prompt may stand in chosen and rejected a second time, with a system message."""
+    """{prompt, chosen, rejected}; chosen and rejected may repeat the prompt, with a system message."""
     prompt = given_prompt(row, origin)
     ends = _ends(row, origin)
     if ends is None:

@@ -50,7 +50,7 @@ _CLOSES = re.compile(r"[\]}]")
 
 
 def unpacked(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with its messages, and other lists where only lists can be, parsed; the same row where there are none."""
+    """The row with its messages, and other lists where only lists can be, parsed; the same row without such."""
     changed: dict[str, Any] = {}
     for key, value in row.items():
         if type(value) is str and OPENS.match(value):

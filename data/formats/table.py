@@ -34,7 +34,7 @@ from onebase.errors import DataError
 K = TypeVar("K", Prompt, Demonstration, Ranking)
 
 Report = Callable[[DataError], None]
-"""Takes the defect of a row or of a part of it; reading continues. Without a report the defect is raised."""
+"""Takes the defect of a row or its part; reading continues. Without a report the defect is raised."""
 Note = Callable[[str, str], None]
 """Takes the reason and the place of what a format leaves out by its own rule."""
 
@@ -89,7 +89,7 @@ def build_all(
 
     Without `format`, the first row that fits one tells the file's format. It holds for all rows with the same keys,
     unless their values matter for it. A row with other keys is recognised by its own: cells of a table may be empty,
-    and a file may mix formats whose rows stand alone.
+    and a file may mix formats, except formats that join rows.
 
     report: takes the defects of rows, which are raised without it. note: takes what formats leave out by their rules.
     unread: counts which keys of the rows nothing was made of.

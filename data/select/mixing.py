@@ -64,7 +64,7 @@ def mixed(sources: Sequence[Sequence[K]], weights: Sequence[float]) -> Iterator[
     """Records of all sources, each with its source's index, by the sources' weights.
 
     It ends when the source with the next turn has no more records. To continue would change the shares, and to repeat
-    records would train on them twice without a word.
+    records would silently train on them twice.
     """
     if any(weight <= 0 for weight in weights):
         raise DataError(f"data: weights must be positive, found {list(weights)}. Leave the source out instead.")

@@ -137,7 +137,7 @@ def load(sources: Sequence[Source], kind: type[K], *, seed: int, evaluation: Ite
     """Records of all sources: in the sources' order, or mixed by their weights; within a source in a seeded order that
     does not depend on `rows`.
 
-    evaluation: records whose prompts must not be in sources that have a `contamination` section.
+    evaluation: records with prompts that must not be in sources with a `contamination` section.
     """
     weights = [source.weight for source in sources if source.weight is not None]
     if weights and len(weights) < len(sources):

@@ -120,7 +120,7 @@ def belongs(flaw: str, grades: Grade) -> bool:
 def flawed(flaw: str, draw: Draw, prompt: str, donor: Draw, random: Random) -> Iterator[str]:
     """Responses with the flaw, in random order, all fit for its tier and short enough; perhaps none.
 
-    prompt: the user's message; donor: an input of another family, whose answer is off-task here.
+    prompt: the user's message; donor: an input of another family: its answer is off-task here.
     """
     candidates = [donor.gold] if flaw == "off-task" else _BUILDERS[flaw](draw, prompt)
     return _fitting(flaw, draw, candidates, random)

@@ -1,9 +1,9 @@
-"""Whether a response has the form that was asked for, right or wrong: nothing but the answer, written as asked.
+"""Whether a response has the requested form, right or wrong: the answer alone, written as the task wants it.
 
 1      exactly the form
 0.7    the form under trimmings: quotes, a bullet, "Answer:", a full stop too many or missing
 <=0.5  anything else, less the longer it rambles: 0.5 * sqrt(words of a tidy answer / words here)
-x 0.2  where a run of words is said twice in a row
+x 0.2  where a run of words occurs twice in a row
 0      nothing at all
 """
 
@@ -18,7 +18,7 @@ from data.tasks.answers import words_of
 
 _LABEL = re.compile(r"^\s*(?:(?:answer|output|result)\s*:|[-*\u2022]\s|1[.)]\s)\s*", re.IGNORECASE)
 _MOST_WORDS = 64
-"""Repetition is looked for among so many first words; the search is cubic, and built-in tasks want short answers."""
+"""Repetition is searched for among these first words; the search is cubic, and built-in tasks want short answers."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Form:
     keys: Sequence[str] = ()
     """Of a JSON object."""
     repeats: bool = False
-    """Whether saying something twice in a row is what was asked for."""
+    """Whether the task wants something twice in a row."""
 
     def grade(self, response: str) -> float:
         words = words_of(response)

@@ -38,7 +38,7 @@ class Rows:
     shares: Mapping[str, float]
     """Of all prompts with trained families and templates, by hash: one share for each split of them."""
     heldout: Sequence[str]
-    """Splits whose rows `heldout` has by turns."""
+    """Splits that `heldout` takes its rows from, in turn."""
     fits: Callable[[Task], bool]
     """Whether a task is short enough."""
 

@@ -1,6 +1,6 @@
 """The vocabularies that inputs are drawn from: common words of one or two tokens, no word in two categories.
 
-Names are given names that mean nothing else in English, so that a name in an answer is a name.
+Names are given names without another meaning in English: a name in an answer is a name.
 """
 
 from dataclasses import dataclass
@@ -142,7 +142,7 @@ def plural(noun: str) -> str:
 
 
 def article(phrase: str) -> str:
-    """ "an apple", "a lamp"; the vocabularies hold no word whose sound and first letter disagree."""
+    """ "an apple", "a lamp"; the vocabularies hold no word like "hour" or "unit"."""
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 
 

@@ -1,6 +1,6 @@
 """`onebase eval reward`: a finished reward stage scores held-out rankings, and the report says whether to trust it.
 
-The reward stage itself ends with the same `measure`, so its own report.json is what this command would write.
+The reward stage itself ends with the same `reward_report`, so its own report.json is what this command would write.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from data.select.labelers import RankingSplit, divide
 from data.select.sources import Source
 from data.select.sources import load as load_records
 from evaluation.reward_model.loading import RecordedRecipe, load_weights, read, recipe_of
-from evaluation.reward_model.measure import encode_left_out, measure
+from evaluation.reward_model.measure import encode_left_out, reward_report
 from onebase.errors import DataError
 from onebase.files.writing import canonical, replace_file
 from onebase.inference.ensemble import FIRST, CombineSection
@@ -46,7 +46,7 @@ def evaluate(
     demonstrations = load_records(recipe.evaluation.demonstrations, Demonstration, seed=recipe.seed)
     model = load_weights(members, combine)
     training = encode_rankings(model.chat, divided[FIRST].training, Limiter(limiter.limits))
-    _, report = measure(
+    _, report = reward_report(
         model.roles,
         encode_rankings(model.chat, fresh, limiter),
         encode_demonstrations(model.chat, demonstrations.records, limiter),

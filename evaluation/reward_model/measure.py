@@ -23,7 +23,7 @@ EVERYBODY = LabelersSection()
 """Nobody is held out."""
 
 
-def measure(
+def reward_report(
     roles: Roles,
     rankings: Sequence[EncodedRanking],
     demonstrations: Sequence[EncodedDemonstration],

@@ -61,10 +61,10 @@ def kl_above_budget(rows: Rows, section: AlarmsSection) -> str | None:
     )
 
 
-def reward_up_check_down(rows: Rows, section: AlarmsSection) -> str | None:
+def reward_up_task_score_down(rows: Rows, section: AlarmsSection) -> str | None:
     """Over-optimisation: what the reward model sees, or what is optimised (that less the penalties), rises while what
     is checked falls (Gao et al. 2022). The recipe's judge comes before the tasks' own checks."""
-    name, gold = ("judge", JUDGED) if any(JUDGED in row for row in rows) else ("check", CHECKED)
+    name, gold = ("judge", JUDGED) if any(JUDGED in row for row in rows) else ("task score", CHECKED)
     measured = [row for row in rows if EVALUATED in row and gold in row]
     if len(measured) < 2:
         return None
@@ -191,7 +191,7 @@ def _each_of(steps: Sequence[object]) -> str:
 
 ALARMS: dict[str, Alarm] = {
     "KL above budget": kl_above_budget,
-    "reward up, check down": reward_up_check_down,
+    "reward up, task score down": reward_up_task_score_down,
     "length drift": length_drift,
     ENTROPY: entropy_collapse,
     "stop rate falling": stop_rate_falling,

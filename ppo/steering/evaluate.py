@@ -119,7 +119,7 @@ def evaluate(
         roles, lambda part: token_scores(roles, role, part, temperature=temperature).entropies, episodes, tokens=tokens
     )
     answers = texts(held_out.chat, episodes)
-    checks = task_grades(held_out.prompts, answers)
+    grades = task_grades(held_out.prompts, answers)
     terms = scores.terms if len(scores.terms) > 1 else {}
     metrics = {
         "reward": float(rewards.mean()),
@@ -131,14 +131,14 @@ def evaluate(
         "distinct_1": distinct(episodes, 1),
         "distinct_2": distinct(episodes, 2),
         "entropy": float(entropies.sum() / mask.sum()),
-        **{name: sum(values) / len(values) for name, values in checks.items()},
+        **{name: sum(values) / len(values) for name, values in grades.items()},
     }
     judged = _judged(episodes, batch, recipe)
     if judged is not None:
         metrics["judge"] = float(judged.mean())
     if held_out.pieces:
         metrics["lm_loss"] = lm_loss(roles, role, as_episodes(held_out.pieces, roles), tokens_per_microbatch=tokens)
-    columns = (rewards, shaped, kl.sum(dim=1), checks.get("check"), judged)
+    columns = (rewards, shaped, kl.sum(dim=1), grades.get("task_score"), judged)
     rows = [
         [role, held_out.prompts[row].prompt.user_text, answer, *(_rounded(column, row) for column in columns)]
         for row, answer in enumerate(answers[: recipe.evaluation.shown])

@@ -65,6 +65,7 @@ def test_a_home_that_is_deleted_is_missed(claims: ModuleType, tree: Path, capsys
 
 
 TIDY = "docs/results/demo-tidy.md"
+TABLES = "docs/results/tables/demo-tidy.md"
 
 
 @pytest.mark.parametrize(
@@ -75,10 +76,10 @@ TIDY = "docs/results/demo-tidy.md"
         (TIDY, "wins 0.48, 0.47", "wins 0.480, 0.47", "0.480, but demo-tidy.json has 0.48 [0.46, 0.49] at"),
         (TIDY, "wins 0.48, 0.47", "wins 0.47", "0.47, but demo-tidy.json has 0.48"),
         (TIDY, "are 0.73 or more", "are more", "names rewards/2/lowest/rambling of demo-tidy.json, which is not"),
-        (TIDY, "| sft | 0.42 [", "| sft | 0.43 [", "but demo-tidy.json has: | all | 0 | sft | 0.42 ["),
-        (TIDY, "| seed | model |", "| seed | who |", "but demo-tidy.json has: | prompts | seed | model |"),
-        (TIDY, "<!-- claims table demo-tidy/models all -->", "", "0.21 [0.16, 0.27] is a measured number without"),
-        (TIDY, "table demo-tidy/models all", "table demo-tidy/mine", "it has no table 'mine', only ["),
+        (TABLES, "| sft | 0.42 [", "| sft | 0.43 [", "but demo-tidy.json has: | all | 0 | sft | 0.42 ["),
+        (TABLES, "| seed | model |", "| seed | who |", "but demo-tidy.json has: | prompts | seed | model |"),
+        (TABLES, "<!-- claims table demo-tidy/models all -->", "", "0.21 [0.16, 0.27] is a measured number without"),
+        (TABLES, "table demo-tidy/models all", "table demo-tidy/mine", "it has no table 'mine', only ["),
         (TIDY, "demo-tidy/rewards/*/acc", "demo-tidy/rewards/9/acc", "there is nothing at rewards/9/accuracy"),
         ("docs/results/frontier.md", "| sft | 0.00", "| sft | 0.01", "but frontier.json has: | sft | 0.00 ["),
         ("docs/results/frontier.md", "| sft | 0.00", "It is 7.5.\n| sft | 0.00", "7.5 is a measured number without"),
@@ -180,7 +181,7 @@ def test_writing_makes_tables_and_pictures_and_leaves_sentences_to_people(
     assert code == 1
     assert [line.split(":")[0] for line in problems.splitlines()] == [TIDY]
     assert "0.65, but demo-tidy.json has 0.66 [0.60, 0.70] at rewards/0/lowest/wrong" in problems
-    assert "| base | 0.21 [0.16, 0.27] | 0.36 [0.31, 0.39] |" in (tree / TIDY).read_text()
+    assert "| base | 0.21 [0.16, 0.27] | 0.36 [0.31, 0.39] |" in (tree / TABLES).read_text()
     assert "| 0 | 0.82 [0.79, 0.84] | wrong 0.66 [0.60, 0.70], wrong and untidy" in readme.read_text()
     change(tree / TIDY, "hardest: 0.65", "hardest: 0.66")
     assert check(claims, tree, capsys) == (0, "")

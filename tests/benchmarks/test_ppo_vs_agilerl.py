@@ -56,9 +56,10 @@ def test_our_side_runs_against_the_clock(load: Any, paths: dict[str, Any], quant
 def test_our_side_learns_until_the_score_is_there(
     load: Any, paths: dict[str, Any], wanted: float, steps: int, reached: bool
 ) -> None:
-    learning = {"wanted_score": wanted, "window": 8, "seconds_at_most": 1e6, "steps": 3, "value": "shared"}
+    batch = load("agilerl_plan").QUICK.batch
+    learning = {"wanted_score": wanted, "window": 2 * batch, "seconds_at_most": 1e6, "steps": 3, "value": "shared"}
     found = load("ppo_sides").learn_ours(settings_of(load, paths, function="asked", **learning))
-    assert (found["reached"], found["episodes"], len(found["scores"])) == (reached, 4 * steps, steps)
+    assert (found["reached"], found["episodes"], len(found["scores"])) == (reached, batch * steps, steps)
     assert found["seconds"] > 0
 
 

@@ -8,7 +8,7 @@ from data.tasks.forms import sentence
 from data.tasks.words import GIRLS, NAMES, PLACES, THINGS, VERBS_OF_MOTION, VERBS_WITH_OBJECT
 
 _ANYWHERE = {"the", "a", "an", "of", "to", "is", "it", "and", "this", "that"}
-"""Words that may stand around an answer ("this is the sentence: ..."), so they never spoil one."""
+"""Words that may surround an answer ("this is the sentence: ..."), so they never spoil one."""
 
 
 def _rewritten(text: str, gold: str, *wrong: str, **fields: str) -> Draw:

@@ -80,7 +80,7 @@ CASES: list[Any] = [
         rows(explained_variance=[-0.5, -0.1, -0.04, -0.2]),
     ),
     (
-        "reward up, check down",
+        "reward up, task score down",
         "best/",
         evaluated((0, 0.5), (1, 0.7), (2, 0.64)),
         evaluated((0, 0.5), (1, 0.7), (2, 0.66)),
@@ -175,7 +175,7 @@ def test_a_check_that_falls_with_the_reward_is_no_exploit() -> None:
 
 def test_the_judge_of_the_recipe_comes_before_the_tasks_own_checks() -> None:
     judged = [row | {JUDGED: judge} for row, judge in zip(evaluated((0, 0.5), (1, 0.5)), (0.9, 0.2), strict=True)]
-    assert "the judge has fallen from 0.9 to 0.2" in raised(judged, SECTION)["reward up, check down"]
+    assert "the judge has fallen from 0.9 to 0.2" in raised(judged, SECTION)["reward up, task score down"]
     silent = [row | {JUDGED: 0.9} for row in evaluated((0, 0.5), (1, 0.2))]
     assert raised(silent, SECTION) == {}
 
@@ -188,14 +188,14 @@ def test_what_is_optimised_is_watched_as_the_reward_is(
     plain = evaluated(*zip(rewards, (0.7, 0.3), strict=True))
     assert raised(plain, SECTION) == {}
     with_objective = [row | {OPTIMISED: float(value)} for row, value in zip(plain, objectives, strict=True)]
-    said = raised(with_objective, SECTION)["reward up, check down"]
+    said = raised(with_objective, SECTION)["reward up, task score down"]
     assert f"the objective has risen from {objectives[0]:g} to {objectives[1]:g}" in said
     falls = [row | {OPTIMISED: float(-value)} for row, value in zip(plain, objectives, strict=True)]
     assert raised(falls, SECTION) == {}
 
 
 def test_the_check_is_compared_with_its_best_and_not_with_the_start() -> None:
-    assert raised(evaluated((0, 0.3), (1, 0.7), (2, 0.4)), SECTION).keys() == {"reward up, check down"}
+    assert raised(evaluated((0, 0.3), (1, 0.7), (2, 0.4)), SECTION).keys() == {"reward up, task score down"}
 
 
 def test_a_value_function_may_be_bad_at_first() -> None:

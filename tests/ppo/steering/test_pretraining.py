@@ -247,7 +247,7 @@ def test_the_manual_of_the_language_is_there_without_a_file(chat: Chat) -> None:
     assert kept["train"] + kept["heldout"] == kept[None] and kept["heldout"] >= 50
     train, held = ({*parts[split][0]} for split in ("train", "heldout"))
     assert train | held == {*parts[None][0]} and not train & held
-    with pytest.raises(ValueError, match="holds plain texts: say `text: text`"):
+    with pytest.raises(ValueError, match="holds plain texts: add `text: text`"):
         TextSource.model_validate({"source": MANUAL})
     with pytest.raises(DataError, match="builtin:python-manual has no split 'test'"):
         load_pieces([TextSource.model_validate(source | {"split": "test"})], chat, tokens=128, seed=0)
