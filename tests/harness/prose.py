@@ -71,7 +71,8 @@ SPAN = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)", re.DOTALL)
 LINK = re.compile(r"!?\[([^\[\]]*)\]\([^()\s]*\)|<?https?://\S+")
 COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 SHORT = re.compile(r"\b(e\.g|i\.e|et al|eq|eqs|vs|cf|sec|fig|approx|Sect)\.")
-END = re.compile(r"(?<=[.!?])[\"')*_]*\s+(?=[\"'(*_]*[A-Z`\d\[_])")
+END = re.compile(r"(?<=[.!?])[\"')*_]*\s+(?=[\"'(*_]*[A-Z`\d\[_]|\w+: )")
+"""The end of a sentence: another one follows, or `name:` of a parameter."""
 ITEM = re.compile(r"\s*(?:[-*]|\d+\.)\s+")
 
 
