@@ -249,7 +249,7 @@ def train_reward(roles: Roles, rankings: Sequence[Row], demonstrations: Sequence
     # Demonstrations shall score 0 on average (Ouyang et al. 2022, section 3.5).
     with torch.no_grad():
         parts = [collate(roles, [pair]) for pair in encode_all(roles, demonstrations)]
-        head.bias -= torch.stack([roles.scores("reward", tokens, mask) for tokens, mask in parts]).mean()
+        head.bias.data -= torch.stack([roles.scores("reward", tokens, mask) for tokens, mask in parts]).mean()
 
 
 # --- Stage 3: PPO -----------------------------------------------------------------------------------------------------
