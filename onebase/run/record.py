@@ -264,7 +264,7 @@ def _read_parent(
 
 
 def require_same_base(finished: FinishedStage, base: BaseIdentity) -> None:
-    """RecordError unless `found` was trained on this very base in this quantisation."""
+    """RecordError unless `finished` was trained on this very base in this quantisation."""
     theirs = finished.record.base
     checks = (
         ("hidden_layers", "layers", "base.model"),

@@ -69,7 +69,7 @@ class ChatTexts:
 
 
 def require(finished: FinishedStage, tokenizer: TokenizerIdentity, texts: Callable[[], ChatTexts]) -> None:
-    """RecordError unless prompts become the same tokens as in `found`. texts: of what it is compared with, read where
+    """RecordError unless prompts become the same tokens as in `finished`. texts: of what it is compared with, read where
     they differ."""
     theirs = finished.record.tokenizer
     if theirs.tokenizer_sha256 == tokenizer.tokenizer_sha256 and theirs.template_sha256 != tokenizer.template_sha256:
