@@ -21,9 +21,9 @@ MOST_LINES = 450
 TOLERANCE = 1e-5
 """Between two weights. Every stage moves its weights by more than a hundred times as much."""
 OFF = 1e-3
-"""Share of an adapter's weights that may differ by more; heads have none. Adam divides a gradient by its own size, so
-the step of a weight that has next to no gradient is as large as any other, and its sign is rounding. Which weights these
-are depends on the CPU. A wrong formula moves more than half of a role's weights."""
+"""Share of an adapter's weights that may differ by more; heads have none. Adam divides a gradient by its own size. So
+the step of a weight that has next to no gradient is as large as any other, and its sign is rounding. Which weights
+these are depends on the CPU. A wrong formula moves more than half of a role's weights."""
 
 
 def load_example(path: Path = EXAMPLE) -> ModuleType:

@@ -40,6 +40,6 @@ def test_long_texts_are_cut_around_what_differs(head: int, tail: int) -> None:
     assert max(len(left), len(right)) <= WIDTH + 6
 
 
-def test_a_text_that_only_goes_on_is_summary_apart() -> None:
+def test_a_text_that_only_goes_on_is_told_apart() -> None:
     left, right = both_shown("b" * 300, "b" * 300 + " and more")
     assert left != right and "and more" in right
