@@ -41,6 +41,12 @@ def create_file(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
 
 
+def fill(path: Path, content: bytes) -> None:
+    """Write to a file that `create_file` has made. OSError if a link has taken its place since."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW), "wb") as stream:
+        stream.write(content)
+
+
 def sync(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -100,7 +106,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 def replace_file(target: Path, text: str) -> None:
     """Write a text file whole or not at all; DiskError if the disk is full or fails."""
     with atomic_file(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        fill(temporary, text.encode())
 
 
 def canonical(content: Any) -> str:

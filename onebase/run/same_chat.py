@@ -69,8 +69,8 @@ class ChatTexts:
 
 
 def require(finished: FinishedStage, tokenizer: TokenizerIdentity, texts: Callable[[], ChatTexts]) -> None:
-    """RecordError unless prompts become the same tokens as in `finished`. texts: of what it is compared with, read where
-    they differ."""
+    """RecordError unless prompts become the same tokens as in `finished`. texts: of what it is compared with; read only
+    for the error."""
     theirs = finished.record.tokenizer
     if theirs.tokenizer_sha256 == tokenizer.tokenizer_sha256 and theirs.template_sha256 != tokenizer.template_sha256:
         message = difference(finished, ChatTexts.of_stage(finished), texts())

@@ -72,6 +72,25 @@ def test_a_link_that_comes_at_the_very_moment_is_an_error(tmp_path: Path, monkey
     assert (tmp_path / "theirs.txt").read_text() == THEIRS
 
 
+@pytest.mark.parametrize("work", [WRITERS["a record"][1], WRITERS["metrics cut back"][1]])
+def test_a_link_that_takes_the_place_of_a_new_file_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Path], object]
+) -> None:
+    (tmp_path / "theirs.txt").write_text(THEIRS)
+    create = writing.create_file
+
+    def replaced(path: Path) -> int:
+        descriptor = create(path)
+        path.unlink()
+        path.symlink_to(tmp_path / "theirs.txt")
+        return descriptor
+
+    monkeypatch.setattr(writing, "create_file", replaced)
+    with pytest.raises(OSError, match="symbolic links"):
+        work(tmp_path)
+    assert (tmp_path / "theirs.txt").read_text() == THEIRS
+
+
 def test_an_adapter_is_not_handed_over_through_a_link(tmp_path: Path, make_roles: Callable[..., Roles]) -> None:
     theirs, out = tmp_path / "theirs", tmp_path / "sft"
     theirs.mkdir()
