@@ -71,7 +71,7 @@ class Sizes:
 
 FULL = Sizes(3, 2, 8, 64, tuple(PROBES), RATES, SEEDS, 8.0, 3.0)
 QUICK = Sizes(1, 2, 2, 16, ("constant",), (3e-4,), (0,), 1.0, 0.5)
-"""15 minutes with batches of 4 and 2 minutes a probe, on two cores with AVX-512: without it half of that has to do."""
+"""Batches of 4 and probes of 2 minutes took 15 minutes on two cores with AVX-512; slower cores need smaller ones."""
 LOADING = 2.0
 """Minutes before a run's first step and after its last one, at most."""
 

@@ -25,7 +25,7 @@ def frontier(axes: Axes, *, values: Mapping[str, Any]) -> None:
 
 
 def task_score_against_time(axes: Axes, *, values: Mapping[str, Any]) -> None:
-    """The demo's PPO and its rivals: task score of greedy answers over CPU minutes of training, all stages counted.
+    """The demo's PPO and its rivals: task score of greedy answers over minutes of training, all stages counted.
 
     Intervals are 95 %, over the prompts of all seeds. PPO's learning curve is shown for the seeds that have one.
     """
@@ -44,7 +44,7 @@ def task_score_against_time(axes: Axes, *, values: Mapping[str, Any]) -> None:
     colours = {"sft": GREY, "ppo": BLUE, **dict(zip(rivals, COLOURS[1:], strict=False))}
     for (name, row), marker in zip(rows.items(), "osD^v", strict=True):
         point(axes, minutes[name], row["task_score"], color=colours[name], marker=marker, label=name)
-    axes.set(xlabel="CPU minutes of training, all stages", ylabel="task score of greedy answers")
+    axes.set(xlabel="minutes of training, all stages", ylabel="task score of greedy answers")
     axes.set_xlim(left=0)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
 

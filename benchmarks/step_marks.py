@@ -86,6 +86,6 @@ class Goal:
 
 
 def peak_rss_bytes() -> int:
-    """The most memory this process has held so far. A copy of `onebase.tracking.tracker`: a peer cannot import it."""
+    """The most memory this process has held so far. A copy of `onebase.tracking.usage`: a peer cannot import it."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -16,6 +16,7 @@ import numpy
 from data.records import Prompt, Ranking, Record, answers_of, prompt_of
 from data.select.mixing import task_of
 from data.select.sources import Dedupe, Deduplicator, LoadedRecords
+from data.writing import data_errors
 from onebase.files.writing import replace_file
 from onebase.recipe.sections import LimitsSection
 from onebase.run.folders import require_replaceable
@@ -52,10 +53,11 @@ def write_card(
 
     lengths = measure(loaded.records, tokens)
     card = describe(loaded.records, loaded.identities, lengths, limits)
-    folder.mkdir(parents=True, exist_ok=True)
     for name, figure in card_plots.figures(card, lengths, limits).items():
-        figures.write(figure, folder / name)
-    replace_file(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        with data_errors(folder / name):
+            figures.write(figure, folder / name)
+    with data_errors(folder / CARD):
+        replace_file(folder / CARD, json.dumps(card, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
     return card
 
 

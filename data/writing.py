@@ -53,10 +53,17 @@ def _messages(prompt: Prompt) -> list[dict[str, str]]:
 @contextmanager
 def atomically(target: Path) -> Iterator[Path]:
     """`atomic_file` in a folder that need not exist; DataError if the target cannot be written."""
-    try:
+    with data_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(target) as temporary:
             yield temporary
+
+
+@contextmanager
+def data_errors(target: Path) -> Iterator[None]:
+    """DataError with the target's name if it cannot be written inside; an error of a disk that is full stays."""
+    try:
+        yield
     except OSError as error:
         if error.errno in FULL:
             raise

@@ -23,7 +23,7 @@ app = typer.Typer(
     name="data",
     help="""Look at data before a stage does: what a file holds, what is wrong with it, what it would become.
 
-    Reads .jsonl, .json, .csv (each also as .gz or .zst) and .parquet, a row at a time.
+    Reads .jsonl, .json, .csv (each also as .gz or .zst) and .parquet, a row at a time; a .json list as a whole.
     """,
     no_args_is_help=True,
     rich_markup_mode="rich",

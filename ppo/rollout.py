@@ -4,8 +4,9 @@ Shapes: B = episodes, T = longest response, in tokens.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -67,16 +68,22 @@ class Experience:
     advantages: Float[Tensor, "B T"]
     """Standardised over the batch, unless the recipe leaves them as they are."""
 
-    def select(self, rows: Sequence[int], device: torch.device | None = None) -> "Experience":
-        """These episodes, in this order; tensors on the device."""
+    def select(self, rows: Sequence[int]) -> "Experience":
+        """These episodes, in this order."""
         index = list(rows)
-        picked = {
-            member.name: value[index].to(device=device)
-            for member in fields(self)
-            if isinstance(value := getattr(self, member.name), Tensor)
-        }
         terms, members = ({k: v[index] for k, v in part.items()} for part in (self.terms, self.members))
-        return replace(self, episodes=self.episodes.select(index), terms=terms, members=members, **picked)
+        return self._each(
+            lambda tensor: tensor[index], episodes=self.episodes.select(index), terms=terms, members=members
+        )
+
+    def on(self, device: torch.device) -> "Experience":
+        """With its tensors of tokens on the device. Episodes stay where they are: they are cut into micro-batches."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def _each(self, change: Callable[[Tensor], Tensor], **others: Any) -> "Experience":
+        values = {member.name: getattr(self, member.name) for member in fields(self)}
+        changed = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **changed, **others)
 
 
 def collect(
@@ -123,7 +130,8 @@ def collect(
             tokens_per_microbatch=budget.tokens,
             seconds=recipe.functions.seconds,
         )
-    values, value_role = drawn.values, recipe.value_role
+    value_role = recipe.value_role
+    values = None if value_role is None else drawn.values  # an engine may fill them unasked
     if values is None and value_role is not None:
         with clock.part("score_value"):
             values = in_microbatches(

@@ -101,6 +101,7 @@ def update(
     clock: measures the training of each role and the optimiser.
     """
     clock, train = clock or Clock(), recipe.train
+    experience = experience.on(roles.base.device)
     tally, epoch, norms = Tally(), Tally(), dict[str, list[float]]()
     per_epoch = len(experience.episodes) // train.minibatch
     order = minibatches(len(experience.episodes), size=train.minibatch, epochs=train.epochs, generator=generator)
@@ -135,7 +136,8 @@ def update(
     if learn_policy:
         metrics["ratio_max"] = tally.ratio_max
     if recipe.value_role is not None:
-        explained = explained_variance(experience.values, experience.returns, experience.episodes.mask)
+        mask = experience.episodes.mask.to(roles.base.device)
+        explained = explained_variance(experience.values, experience.returns, mask)
         # NaN where all returns are one number: there is nothing to explain.
         metrics |= {} if explained.isnan() else {"explained_variance": float(explained)}
     return metrics | {"learning_rate": float(learner.schedule.get_last_lr()[0])}
@@ -183,6 +185,7 @@ def backward(
 ) -> Tally:
     """Add one mini-batch's gradients to `.grad`, a micro-batch at a time; returns what there is to log of it.
 
+    minibatch: on the model's device.
     A shared value head takes part in the policy's forward and backward. A value adapter has a forward and backward of
     its own, after the policy's: their activations are never in memory together.
     """
@@ -190,7 +193,7 @@ def backward(
     episodes, value, train = minibatch.episodes, recipe.value, recipe.train
     weights = token_weights(episodes.mask, aggregation=recipe.aggregation, limit=recipe.sampling.max_new_tokens)
     for rows in batches_of(roles, episodes.sequences, tokens=tokens_per_microbatch):
-        part, weight = minibatch.select(rows, device), weights[rows].to(device)
+        part, weight = minibatch.select(rows), weights[rows].to(device)
         if learn_policy:
             with roles.forwards.training(), clock.part("train_policy"):
                 now = token_scores(

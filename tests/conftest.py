@@ -35,7 +35,7 @@ CHATML = (
 )
 
 
-def build_base(folder: Path, *, seed: int, layers: int = 2) -> Path:
+def build_base(folder: Path, *, seed: int) -> Path:
     """A small Llama with random weights and a byte-level tokenizer, saved as any model of the hub is."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -61,7 +61,7 @@ def build_base(folder: Path, *, seed: int, layers: int = 2) -> Path:
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=layers,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=16,

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def load(name: str) -> ModuleType:
-    """tests/<name>.py by its path: tests are no package."""
+    """tests/harness/<name>.py by its path: tests are no package."""
     spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / "harness" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

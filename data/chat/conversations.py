@@ -254,18 +254,20 @@ def _encode_all(chat: Chat, records: Sequence[R], limiter: Limiter) -> list[tupl
     """
     fitting: list[tuple[R, Tokens]] = []
     spelling: list[Origin] = []
-    for record in records:
-        prompt = prompt_of(record)
-        tokens = chat.encode(prompt, *answers_of(record))
-        if tokens.spells_control:
-            spelling.append(prompt.origin)
-        if limiter.fits(prompt, tokens):
-            fitting.append((record, tokens))
-    if spelling:
-        say(
-            f"rows that spell control tokens: {len(spelling)}, the first at {spelling[0]}; what they spell is encoded "
-            "as text."
-        )
+    try:
+        for record in records:
+            prompt = prompt_of(record)
+            tokens = chat.encode(prompt, *answers_of(record))
+            if tokens.spells_control:
+                spelling.append(prompt.origin)
+            if limiter.fits(prompt, tokens):
+                fitting.append((record, tokens))
+    finally:  # also before the error of a row that such a token breaks
+        if spelling:
+            say(
+                f"rows that spell control tokens: {len(spelling)}, the first at {spelling[0]}; what they spell is "
+                "encoded as text."
+            )
     if not fitting:
         raise DataError(
             f"data: no row is within the limits: {dict(limiter.dropped)}. "

@@ -159,16 +159,19 @@ def read_json(path: Path, *, longest: int = LONGEST_LINE, report: Report | None 
 
 def _whole_text(path: Path) -> str:
     """The text of a file up to LARGEST_LIST bytes."""
+    too_large = DataError(
+        f"{path}: a JSON list is held as a whole, and this one is over {LARGEST_LIST >> 30} GiB. Write one row "
+        f"per line: jq -c '.[]' {path.name} > {path.stem}.jsonl"
+    )
+    if path.stat().st_size > LARGEST_LIST:  # first: a line that is too long has an error of its own
+        raise too_large
     lines: list[str] = []
     size = 0
     for _, line in text_lines(path, longest=LARGEST_LIST):
         lines.append(line)
-        size += len(line)
-        if size > LARGEST_LIST:
-            raise DataError(
-                f"{path}: a JSON list is held as a whole, and this one is over {LARGEST_LIST >> 30} GiB. Write one row "
-                f"per line: jq -c '.[]' {path.name} > {path.stem}.jsonl"
-            )
+        size += len(line) if line.isascii() else len(line.encode())
+        if size > LARGEST_LIST:  # what was compressed
+            raise too_large
     return "".join(lines)
 
 

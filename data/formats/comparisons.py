@@ -45,8 +45,7 @@ def _summaries(row: Row, origin: Origin) -> Ranking:
     responses = tuple(fields.text(summary, "text", origin).strip() for summary in summaries)
     labels = tuple(fields.optional_text(summary, "policy", origin) for summary in summaries)
     prompt = _post_prompt(row, origin)
-    labeler = {name: value for name, value in fields.facts(row).items() if name == "labeler"}
-    prompt = replace(prompt, meta={**prompt.meta, **labeler})
+    prompt = replace(prompt, meta={**prompt.meta, **fields.labeler(row)})
     return Ranking(prompt, responses, (choice, 1 - choice), labels if all(labels) else ())
 
 

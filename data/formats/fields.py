@@ -126,13 +126,16 @@ def facts(row: Row) -> dict[str, Any]:
     for key, name in FACTS.items():
         if key in row and isinstance(row[key], str) and row[key]:
             known.setdefault(name, row[key])
-    if "labeler" not in known:
-        for key in LABELERS:
-            value = row.get(key)
-            if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
-                known["labeler"] = str(value)
-                break
-    return known
+    return {**labeler(row), **known}
+
+
+def labeler(row: Row) -> dict[str, str]:
+    """Who ranked, by name or number, as {"labeler": name}; empty where no key tells."""
+    for key in LABELERS:
+        value = row.get(key)
+        if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+            return {"labeler": str(value)}
+    return {}
 
 
 def _own_facts(meta: Any) -> dict[str, Any]:

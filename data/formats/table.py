@@ -88,8 +88,8 @@ def build_all(
     """The records of a file's numbered rows, one at a time; memory holds no more than the format needs to join rows.
 
     Without `format`, the first row that fits one tells the file's format. It holds for all rows with the same keys,
-    unless their values matter for it. A row with other keys is recognised by its own: cells of a table may be empty,
-    and a file may mix formats, except formats that join rows.
+    unless a format that such keys fit looks at values as well. A row with other keys is recognised by its own: cells of
+    a table may be empty, and a file may mix formats, except formats that join rows.
 
     report: takes the defects of rows, which are raised without it. note: takes what formats leave out by their rules.
     unread: counts which keys of the rows nothing was made of.
@@ -112,7 +112,7 @@ def build_all(
         try:
             if not isinstance(row, dict):
                 raise _not_an_object(row, origin)
-            if chosen is None or (format is None and (chosen.looks is not None or present_keys(row) != keys)):
+            if chosen is None or (format is None and (present_keys(row) != keys or _values_tell(keys, kind))):
                 chosen, keys = None, present_keys(row)
                 chosen = FORMATS[recognise(row, kind, origin)]
                 options = chosen.options
@@ -236,6 +236,12 @@ def candidates(row: Row, kind: type) -> Sequence[Format]:
     fitting = [known for known in fitting if known.looks is None or known.looks(row)]
     most = [known for known in fitting if not any(known.keys < other.keys for other in fitting)]
     return most[:1] if len({known.makers[kind] for known in most}) == 1 else most
+
+
+@lru_cache(maxsize=1024)
+def _values_tell(present: frozenset[str], kind: type) -> bool:
+    """Whether some format that rows with these keys may fit looks at their values, too."""
+    return any(known.looks for known in FORMATS.values() if kind in known.makers and known.keys <= present)
 
 
 @lru_cache(maxsize=1024)

@@ -135,10 +135,10 @@ def cells_by(pairs: Iterable[Pair], group: Callable[[Pair], G | None], *, seed: 
 
 def by_quartile(pairs: Sequence[Pair], values: Sequence[float] | Sequence[int], *, seed: int) -> list[dict[str, Any]]:
     """Accuracy by quartiles of `values`, one a pair; each quartile with its least and greatest value."""
-    edges = np.quantile(values, [0.25, 0.5, 0.75])
+    quartiles = np.searchsorted(np.quantile(values, [0.25, 0.5, 0.75]), values)
     rows = []
     for quartile in range(4):
-        inside = [place for place, value in enumerate(values) if (value > edges).sum() == quartile]
+        inside = np.flatnonzero(quartiles == quartile).tolist()
         if inside:
             known = [values[place] for place in inside]
             ends = {"least": round(min(known), 6), "most": round(max(known), 6)}

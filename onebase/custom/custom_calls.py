@@ -30,7 +30,7 @@ T = TypeVar("T")
 LONGEST = 300
 """Characters of a user's text in an error."""
 
-OURS = (os.path.dirname(__file__) + os.sep, os.path.dirname(importlib.__file__) + os.sep, "<frozen ")
+OURS = (os.path.dirname(os.path.dirname(__file__)) + os.sep, os.path.dirname(importlib.__file__) + os.sep, "<frozen ")
 """How the names of files begin that are on the way to a user's code, or to none."""
 
 

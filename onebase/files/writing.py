@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from onebase.errors import InputError
 from onebase.files.disk import as_disk_error
@@ -41,12 +41,6 @@ def create_file(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
 
 
-def fill(path: Path, content: bytes) -> None:
-    """Write to a file that `create_file` has made. OSError if a link has taken its place since."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_NOFOLLOW), "wb") as stream:
-        stream.write(content)
-
-
 def sync(path: Path) -> None:
     """Wait until a file or folder is on the disk."""
     handle = os.open(path, os.O_RDONLY)
@@ -63,11 +57,26 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
     DiskError if the disk is full or fails.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        os.close(create_file(temporary))
+    with _replacing(target) as (temporary, descriptor):
+        os.close(descriptor)
         yield temporary
         sync(temporary)
+
+
+@contextlib.contextmanager
+def atomic_stream(target: Path) -> Iterator[BinaryIO]:
+    """The same as an open file. What is written goes to the file that was created, whatever takes its name."""
+    with _replacing(target) as (_, descriptor), os.fdopen(descriptor, "wb") as stream:
+        yield stream
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[tuple[Path, int]]:
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        yield temporary, create_file(temporary)
         os.replace(temporary, target)
         sync(target.parent)
     except OSError as error:
@@ -81,32 +90,44 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
+def atomic_folder(target: Path, *, aside: Path | None = None, needed: int | None = None) -> Iterator[Path]:
     """A new folder beside `target` to write to. At the end of the block all of it is synced and it is renamed to
     `target`, which must be free by then. After an error it is removed.
 
-    FileExistsError if its temporary name is taken by a file, or by a link that somebody has put there.
+    aside: where a folder of that name goes right before, when nothing is left to fail but the renaming.
+    needed: bytes that are written, for the error.
+    DiskError if the disk is full or fails; FileExistsError if its temporary name is taken by a file, or by a link that
+    somebody has put there.
     """
     for half in target.parent.glob(f".{target.name}.*"):  # left behind by processes that were killed
         if half.suffix[1:].isdecimal() and not half.is_symlink():
             shutil.rmtree(half, ignore_errors=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    temporary.mkdir(parents=True)
     try:
+        temporary.mkdir(parents=True)
         yield temporary
         for path in temporary.rglob("*"):
             sync(path)
         sync(temporary)
+        if aside is not None and os.path.lexists(target):
+            os.rename(target, aside)
         os.rename(temporary, target)
         sync(target.parent)
+    except FileExistsError:
+        raise
+    except Exception as error:  # safetensors and tokenizers have their own for a disk that fails
+        failure = as_disk_error(error, target.parent, needed=needed)  # while what was written still takes its room
+        if failure is None:
+            raise
+        raise failure from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def replace_file(target: Path, text: str) -> None:
     """Write a text file whole or not at all; DiskError if the disk is full or fails."""
-    with atomic_file(target) as temporary:
-        fill(temporary, text.encode())
+    with atomic_stream(target) as stream:
+        stream.write(text.encode())
 
 
 def canonical(content: Any) -> str:

@@ -5,6 +5,7 @@ recipes/smoke/sft.yaml:7: train.stpes: unknown key; did you mean 'steps'?
 
 import difflib
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -100,6 +101,9 @@ def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}).") from None
+    if (directive := re.search(r"^%YAML[ \t]+(?!1\.2\s)", text, re.MULTILINE)) is not None:
+        line = text.count("\n", 0, directive.start()) + 1
+        raise RecipeError(f"{path}:{line}: a recipe is YAML 1.2, and this line asks for another version. Remove it.")
     lines: Lines = {}
     parser = _yaml()
     try:
@@ -118,7 +122,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], Lines]:
         raise RecipeError(
             f"{path}:{line}: not valid YAML: the character #x{error.character:04x} is not allowed."
         ) from None
-    except ValueError as error:  # a number without digits, such as 0x_
+    except (ValueError, AssertionError, LookupError) as error:  # such as 0x_ or !!bool maybe
         raise RecipeError(f"{path}: not valid YAML: {error}.") from None
     except RecursionError:
         raise RecipeError(f"{path}: nested too deeply, or an alias is inside what it names.") from None
@@ -148,7 +152,7 @@ def _apply(content: dict[str, Any], override: str) -> tuple[str | int, ...]:
         raise RecipeError(f"override '{override}': expected key=value, such as train.learning_rate=1e-4.")
     try:
         value = _yaml().load(text) if text else None
-    except (YAMLError, ValueError, RecursionError):
+    except (YAMLError, ValueError, AssertionError, LookupError, RecursionError):
         value = text
     place: Any = content
     parts: list[str | int] = [int(part) if part.isdecimal() else part for part in key.split(".")]

@@ -29,7 +29,6 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from onebase.errors import InputError, RecordError
-from onebase.files.disk import as_disk_error
 from onebase.files.json_file import read_object
 from onebase.files.writing import atomic_folder, canonical, create_file, free_name, hash_file
 from onebase.recipe.differences import differences, summary
@@ -83,30 +82,21 @@ class Checkpoints:
         target = self.folder / f"step-{step:08d}"
         if self._stands(target):
             return target  # the same step of the same run: to replace it would leave a moment with neither
-        with atomic_folder(target) as temporary:
-            self._write(temporary, step, state, extra or {})
+        tensors: dict[str, Tensor] = {}
+        content = _pack(state, "", tensors)
+        needed = sum(tensor.nbytes for tensor in tensors.values())
+        with atomic_folder(target, needed=needed) as temporary:
+            save_file(tensors, temporary / TENSORS)
+            for name, text in {STATE: canonical(content), **(extra or {})}.items():
+                (temporary / name).write_text(text, encoding="utf-8")
+            files = {path.name: hash_file(path) for path in sorted(temporary.iterdir())}
+            of = {"recipe": self.recipe, "settings": self._settings}
+            manifest = {"schema_version": SCHEMA, "step": step, **of, "files": files}
+            (temporary / MANIFEST).write_text(canonical(manifest), encoding="utf-8")
             if os.path.lexists(target):
                 self._set_aside([target])
         self._rotate()
         return target
-
-    def _write(self, folder: Path, step: int, state: Mapping[str, Any], extra: Mapping[str, str]) -> None:
-        """All files of a checkpoint; DiskError, with the bytes that it needs, if the disk is full or fails."""
-        tensors: dict[str, Tensor] = {}
-        try:
-            content = _pack(state, "", tensors)
-            save_file(tensors, folder / TENSORS)
-            for name, text in {STATE: canonical(content), **extra}.items():
-                (folder / name).write_text(text, encoding="utf-8")
-            files = {path.name: hash_file(path) for path in sorted(folder.iterdir())}
-            of = {"recipe": self.recipe, "settings": self._settings}
-            manifest = {"schema_version": SCHEMA, "step": step, **of, "files": files}
-            (folder / MANIFEST).write_text(canonical(manifest), encoding="utf-8")
-        except (OSError, SafetensorError) as error:
-            failure = as_disk_error(error, self.folder, needed=sum(tensor.nbytes for tensor in tensors.values()))
-            if failure is None:
-                raise
-            raise failure from error
 
     def _stands(self, folder: Path) -> bool:
         try:

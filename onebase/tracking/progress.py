@@ -44,5 +44,6 @@ def _bar(items: Iterable[T], total: int | None, description: str) -> Iterator[T]
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console(stderr=True)) as progress:
+    # A bar without an end says nothing once it is over.
+    with Progress(*columns, console=console(stderr=True), transient=total is None) as progress:
         yield from progress.track(items, total=total, description=description)

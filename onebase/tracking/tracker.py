@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from onebase.errors import RecordError
-from onebase.files.writing import atomic_file, fill, move_aside, sync
+from onebase.files.writing import atomic_stream, move_aside, sync
 from onebase.recipe.sections import TrackSection
 from onebase.terminal import say
 from onebase.tracking.dashboard import Dashboard, DashboardLostError, is_wanted
@@ -179,8 +179,8 @@ def _cut_back(folder: Path, kept: Mapping[str, int]) -> None:
 
 def _shorten(path: Path, size: int) -> None:
     """In a new file of that name: the old one may have another name elsewhere, which keeps all of it."""
-    with path.open("rb") as whole, atomic_file(path) as temporary:
-        fill(temporary, whole.read(size))
+    with path.open("rb") as whole, atomic_stream(path) as stream:
+        stream.write(whole.read(size))
 
 
 def _own(folder: Path) -> Iterator[Path]:

@@ -42,7 +42,8 @@ def write(name: str, roles: Roles, role: str, origin: Origin, metrics: Mapping[s
     """Make `<stage>/<name>` the finished stage of this role as it is now, in place of an earlier one."""
     target, aside = origin.recipe.out / name, origin.recipe.out / f".{name}.old"
     # A sibling of the target: its parents are as far away, so that the links hold after the renaming.
-    with atomic_folder(target) as temporary:
+    _remove(aside)
+    with atomic_folder(target, aside=aside) as temporary:
         made = stages.save_stage(
             temporary,
             stage="ppo",
@@ -57,9 +58,6 @@ def write(name: str, roles: Roles, role: str, origin: Origin, metrics: Mapping[s
             identity=origin.identity,
         )
         record.write(temporary, made)
-        _remove(aside)
-        if os.path.lexists(target):
-            os.rename(target, aside)
     _remove(aside)
     return target
 

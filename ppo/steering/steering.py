@@ -1,10 +1,10 @@
 """What watches and steers a PPO run: evaluation, the best adapter so far, the moving average, ptx, and alarms.
 
-`ppo/start.py`, for the first two, and `ppo/train.py` call it at these places:
+`ppo/start.py`, for the first three, and `ppo/train.py` call it at these places:
 
     held = read_steering_data(recipe, ...)          before a weight is loaded
-    steering = Steering(roles, held, ...)           when the roles stand
-    steering.restore(state)                         where the run goes on
+    steering = Steering(roles, held, ...)           when the roles are loaded
+    steering.restore(state)                         where the run resumes
     steering.measure_start(...)                     before the first update
     update(..., mix=steering.mix(step, clock))      texts for the mini-batches of a step
     metrics |= steering.after(step)                 when the step's update is done

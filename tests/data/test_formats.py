@@ -214,6 +214,16 @@ def test_a_format_holds_for_the_keys_that_told_it():
     assert dropped.defects == 1
 
 
+def test_rows_with_the_same_keys_are_told_apart_where_a_format_looks_at_values():
+    plain = {"instruction": "Sort.", "input": "b, a"}
+    chat = {"instruction": "Sort.", "input": "[|Human|] hi\n[|AI|] yo"}
+    for rows in ([plain, chat], [chat, plain]):
+        dropped = DroppedRows()
+        records = list(build_all(enumerate(rows, start=1), Prompt, "f", report=dropped))
+        assert [at(one) for one in records] == [str(rows.index(plain) + 1)]
+        assert "fits several formats: baize" in next(iter(dropped.counts))
+
+
 def test_formats_whose_rows_are_joined_say_so():
     joining = {name for name, one in FORMATS.items() if one.files}
     assert joining == {"helpsteer", "thumbs", "thumbs-response", "p3-choices", "reddit", "reddit-comments"}

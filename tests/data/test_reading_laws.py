@@ -222,11 +222,21 @@ def test_a_row_of_a_list_that_is_broken_far_in_is_named_with_its_line(tmp_path: 
         read(tmp_path / "a.json", Demonstration)
 
 
-def test_a_list_that_is_too_large_to_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("data.files.readers.LARGEST_LIST", 100)
-    (tmp_path / "a.json").write_text("[" + ",\n".join(['{"prompt": "a"}'] * 10) + "]")
-    with pytest.raises(DataError, match=r"a JSON list is held as a whole.* > a\.jsonl"):
-        read(tmp_path / "a.json", Prompt)
+@pytest.mark.parametrize("end", [",\n", ","])
+@pytest.mark.parametrize("letters", ["aaaa", "éé"])
+def test_a_list_that_is_too_large_to_hold_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, letters: str
+):
+    text = "[" + end.join([f'{{"prompt": "{letters}"}}'] * 10) + "]"
+    for name, content in (("a.json", text.encode()), ("a.json.gz", gzip.compress(text.encode()))):
+        if name == "a.json.gz" and end == ",":
+            continue  # a line that is too long says so
+        (tmp_path / name).write_bytes(content)
+        monkeypatch.setattr("data.files.readers.LARGEST_LIST", len(text.encode()) - 1)
+        with pytest.raises(DataError, match=r"a JSON list is held as a whole.* > a(\.json)?\.jsonl"):
+            read(tmp_path / name, Prompt)
+        monkeypatch.setattr("data.files.readers.LARGEST_LIST", len(text.encode()))
+        assert len(read(tmp_path / name, Prompt)[0]) == 10
 
 
 def test_a_long_list_of_numbers_is_read(tmp_path: Path):

@@ -287,6 +287,32 @@ def test_another_engine_draws_the_responses_and_what_it_is_off_by_is_weighed(
         run(make_recipe("sampling.engine=server:nothing"))
 
 
+def test_values_that_an_engine_adds_unasked_are_no_value_function(
+    make_recipe: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "unasked.py").write_text(
+        "from dataclasses import replace\n"
+        "from onebase.inference.sampling import sample\n\n"
+        "def plain(*given, **named):\n"
+        "    return sample(*given, **named)\n\n"
+        "def adding(*given, **named):\n"
+        "    drawn = sample(*given, **named)\n"
+        "    return replace(drawn, values=drawn.logprobs + 7)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rows = []
+    for engine in ("plain", "adding"):
+        recipe = make_recipe(
+            f"sampling.engine=unasked:{engine}",
+            f"out={tmp_path / engine}",
+            *("advantages.kind=rloo", "sampling.responses_per_prompt=4", "train.episodes=8"),
+        )
+        run(recipe)
+        last = json.loads((recipe.out / "metrics.jsonl").read_text().splitlines()[-1])
+        rows.append({name: value for name, value in last.items() if "time/" not in name and "memory" not in name})
+    assert rows[0] == rows[1]
+
+
 def test_no_role_has_dropout_whatever_its_adapter_was_trained_with(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe()
     folder = tmp_path / "adapter"

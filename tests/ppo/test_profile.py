@@ -49,5 +49,8 @@ def test_a_profiled_run_has_the_bits_of_any_other_and_its_trace_names_every_part
 def test_only_ppo_takes_profile(stage: str, capsys: pytest.CaptureFixture[str]) -> None:
     from onebase.cli.parser import main
 
-    assert main(stage, stages.loader(stage), "", "", [f"recipes/smoke/{stage}.yaml", "--profile"]) == 2
-    assert "--profile" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        app([stage, f"recipes/smoke/{stage}.yaml", "--profile"])
+    by_module = main(stage, stages.loader(stage), "", "", [f"recipes/smoke/{stage}.yaml", "--profile"])
+    assert (ended.value.code, by_module) == (2, 2)
+    assert capsys.readouterr().err.count("No such option: --profile") == 2

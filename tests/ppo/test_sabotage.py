@@ -20,12 +20,11 @@ import ppo.train as stage
 from onebase.errors import DivergedError
 from onebase.model.roles import WEIGHTS
 from onebase.recipe import reader
+from ppo import rollout
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import Experience, PpoState
-from ppo.scores import RewardError
+from ppo.scores import EpisodeScores, RewardError
 from ppo.steering.alarms import AlarmError
 
-Sabotage = Callable[[Experience, int], Experience]
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"
 WORDS = ("pear", "apple", "fig", "cold", "Paris", "red", "seven", "Anna")
 REWARDS = """
@@ -80,18 +79,7 @@ def train(
     (tmp_path / "rewards.py").write_text(REWARDS)
     monkeypatch.delitem(sys.modules, "rewards", raising=False)
 
-    def run(
-        *overrides: str,
-        reward: str = "brief",
-        sabotage: Sabotage = lambda experience, step: experience,
-        out: str = "ppo",
-    ) -> Path:
-        roll_out = stage.roll_out
-
-        def sabotaged(ppo: Any, prompts: Any, step: int, *rest: Any) -> tuple[Experience, PpoState]:
-            experience, state = roll_out(ppo, prompts, step, *rest)
-            return sabotage(experience, step), state
-
+    def run(*overrides: str, reward: str = "brief", out: str = "ppo") -> Path:
         judged = [
             f"evaluation.prompts=[{{source: {parents / 'heldout.jsonl'}, rows: 16}}]",
             "evaluation.judge=rewards:brief",
@@ -106,9 +94,7 @@ def train(
             *("train.batch=32", "train.minibatch=16", "train.epochs=1", "train.episodes=640"),
             *("train.learning_rate=3e-4", "value.learning_rate=1e-2", "value.clip=10", "evaluation.every=5", *judged),
         ]
-        with monkeypatch.context() as patch:
-            patch.setattr(stage, "roll_out", sabotaged)
-            stage.run(reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, *overrides]))
+        stage.run(reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, *overrides]))
         return tmp_path / out
 
     return run
@@ -150,14 +136,18 @@ def test_a_function_that_returns_nan_ends_the_run_by_name_and_mended_it_ends_as_
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_scores_that_are_not_numbers_once_are_skipped_and_kept_and_the_run_goes_on(train: Callable[..., Path]) -> None:
+def test_scores_that_are_not_numbers_once_are_skipped_and_kept_and_the_run_goes_on(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Past the scores' own guard: what a loss makes of them is refused before it reaches a weight."""
+    score, calls = rollout.score_episodes, itertools.count(1)
 
-    def once(experience: Experience, step: int) -> Experience:
-        nan = experience.returns * float("nan")
-        return dataclasses.replace(experience, advantages=nan, returns=nan) if step == 2 else experience
+    def once(*arguments: Any, **options: Any) -> EpisodeScores:
+        scores = score(*arguments, **options)
+        return dataclasses.replace(scores, total=scores.total * float("nan")) if next(calls) == 2 else scores
 
-    folder = train("train.episodes=128", sabotage=once)
+    monkeypatch.setattr(rollout, "score_episodes", once)
+    folder = train("train.episodes=128")
     kept = sorted(path.name for path in (folder / "nonfinite").iterdir())
     assert kept == ["step-00000002-1.json", "step-00000002-2.json"]
     assert all(torch.isfinite(tensor).all() for tensor in load_file(folder / "adapter" / WEIGHTS).values())

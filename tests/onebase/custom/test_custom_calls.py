@@ -421,11 +421,16 @@ def test_a_forked_process_ends_at_the_door_and_a_hang_outside_python_ends_the_pr
     assert "in never_back" in done.stderr
 
 
+ASKS = "from onebase.recipe import reader\nfrom onebase.recipe.sections import ChatSection\n"
+"""How a module begins that calls something of ours."""
+
+
 def test_a_module_is_imported_behind_the_same_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     for name, text, said in (
         ("leaves", "import sys\nsys.exit(0)\n", r"tried to end the run: it raised SystemExit .0. at \S*leaves\.py:2"),
         ("stops", "raise KeyboardInterrupt\n", "tried to end the run: it raised KeyboardInterrupt"),
+        ("asks", f"{ASKS}reader.read('no.yaml', ChatSection)\n", r"raised RecipeError .* at \S*asks\.py:3"),
         ("lazy", "def __getattr__(name):\n    raise SystemExit(0)\n", "raised SystemExit"),
     ):
         (tmp_path / f"{name}.py").write_text(text)

@@ -15,6 +15,7 @@ from onebase.errors import RecordError
 from onebase.model.adapter_config import CONFIG, WEIGHTS, read_config
 from onebase.model.roles import HEAD, Roles
 from onebase.model.tensor_file import read_shapes, read_tensors
+from onebase.recipe.sections import AdapterSection
 
 MakeRoles = Callable[..., Roles]
 
@@ -122,6 +123,16 @@ def test_what_we_write_comes_back_with_the_same_config(make_roles: MakeRoles, tm
     roles.save("policy", tmp_path / "first")
     roles.load("again", tmp_path / "first").save("again", tmp_path / "second")
     first, second = (json.loads((tmp_path / name / CONFIG).read_text()) for name in ("first", "second"))
+    assert second == first
+
+
+def test_modules_that_were_left_out_are_left_out_again(zoo_roles: MakeRoles, tmp_path: Path) -> None:
+    roles = zoo_roles("jamba")
+    policy = roles.add("policy", AdapterSection(rank=2), generator=torch.Generator().manual_seed(0))
+    policy.save("policy", tmp_path / "first")
+    roles.load("again", tmp_path / "first").save("again", tmp_path / "second")
+    first, second = (json.loads((tmp_path / name / CONFIG).read_text()) for name in ("first", "second"))
+    assert "dt_proj" in first["exclude_modules"]
     assert second == first
 
 

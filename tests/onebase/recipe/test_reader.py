@@ -68,6 +68,10 @@ REFUSED = {
     "two documents": ("value: 1\n---\nvalue: 2\n", r"recipe\.yaml:2: not valid YAML: "),
     "a list": ("- 1\n", r"recipe\.yaml: expected keys and values at the top, found sequence\."),
     "nothing": ("", r"recipe\.yaml: expected keys and values at the top, found nothing\."),
+    "another version of YAML": ("%YAML 1.1\n---\nvalue: 1\n", r"recipe\.yaml:1: a recipe is YAML 1\.2"),
+    "a version that is not known": ("\n%YAML 1.3\n---\nvalue: 1\n", r"recipe\.yaml:2: a recipe is YAML 1\.2"),
+    "no truth value": ("value: !!bool maybe\n", r"recipe\.yaml: not valid YAML: "),
+    "no integer": ('value: !!int ""\n', r"recipe\.yaml: not valid YAML: "),
     "no digits": ("value: 0x_\n", r"recipe\.yaml: not valid YAML: "),
 }
 

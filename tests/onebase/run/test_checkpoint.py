@@ -129,15 +129,18 @@ def test_a_manifest_whose_recipe_was_edited_does_not_count(tmp_path: Path, capsy
     assert "its recipe is not the one" in capsys.readouterr().err
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("owner", "call"), [(checkpoints, "save_file"), (os, "fsync"), (os, "rename")])
+def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, call: str
+) -> None:
     own = make(tmp_path)
     own.save(1, state(1))
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(owner, call, full)
+    with pytest.raises(DiskError, match=r"No space left .* has \d+ bytes free, and [1-9]\d* bytes were to be written"):
         own.save(2, state(2))
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

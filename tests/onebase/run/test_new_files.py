@@ -15,9 +15,13 @@ from onebase.files import writing
 from onebase.files.disk import DiskError
 from onebase.files.writing import atomic_folder, replace_file
 from onebase.model.roles import Roles
+from onebase.recipe import reader
 from onebase.recipe.sections import CheckpointSection
+from onebase.run import stages
 from onebase.run.checkpoint import Checkpoints
 from onebase.tracking import tracker
+from onebase.tracking.usage import Stopwatch
+from sft.recipe import SftRecipe
 
 PROMPT = Prompt((Message("user", "Why?"),), Origin("here", 1))
 THEIRS = "their only copy\n" * 9
@@ -72,9 +76,13 @@ def test_a_link_that_comes_at_the_very_moment_is_an_error(tmp_path: Path, monkey
     assert (tmp_path / "theirs.txt").read_text() == THEIRS
 
 
+@pytest.mark.parametrize("put", [os.symlink, os.link])
 @pytest.mark.parametrize("work", [WRITERS["a record"][1], WRITERS["metrics cut back"][1]])
-def test_a_link_that_takes_the_place_of_a_new_file_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, work: Callable[[Path], object]
+def test_a_link_that_takes_the_place_of_a_new_file_is_not_written_through(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    work: Callable[[Path], object],
+    put: Callable[[Path, Path], None],
 ) -> None:
     (tmp_path / "theirs.txt").write_text(THEIRS)
     create = writing.create_file
@@ -82,25 +90,39 @@ def test_a_link_that_takes_the_place_of_a_new_file_is_an_error(
     def replaced(path: Path) -> int:
         descriptor = create(path)
         path.unlink()
-        path.symlink_to(tmp_path / "theirs.txt")
+        put(tmp_path / "theirs.txt", path)
         return descriptor
 
     monkeypatch.setattr(writing, "create_file", replaced)
-    with pytest.raises(OSError, match="symbolic links"):
-        work(tmp_path)
+    work(tmp_path)
     assert (tmp_path / "theirs.txt").read_text() == THEIRS
 
 
-def test_an_adapter_is_not_handed_over_through_a_link(tmp_path: Path, make_roles: Callable[..., Roles]) -> None:
-    theirs, out = tmp_path / "theirs", tmp_path / "sft"
+@pytest.mark.parametrize("part", ["adapter", "tokenizer"])
+def test_a_stage_is_not_handed_over_through_a_link(tmp_path: Path, make_roles: Callable[..., Roles], part: str) -> None:
+    theirs, out, roles = tmp_path / "theirs", tmp_path / "sft", make_roles("policy")
     theirs.mkdir()
     (theirs / "adapter_model.safetensors").write_text(THEIRS)
     out.mkdir()
-    (out / f".adapter.{os.getpid()}").symlink_to(theirs)
-    with pytest.raises(FileExistsError, match="adapter"), atomic_folder(out / "adapter") as temporary:
-        make_roles("policy").save("policy", temporary)
+    (out / f".{part}.{os.getpid()}").symlink_to(theirs)
+    recipe = reader.read("recipes/smoke/sft.yaml", SftRecipe)
+    with pytest.raises(FileExistsError, match=part):
+        stages.save_stage(
+            out,
+            stage="sft",
+            recipe=recipe,
+            base=roles.base,
+            roles=roles,
+            role="policy",
+            parents={},
+            data=(),
+            metrics={},
+            watch=Stopwatch(),
+            identity=None,
+        )
     assert [path.name for path in theirs.rglob("*")] == ["adapter_model.safetensors"]
     assert (theirs / "adapter_model.safetensors").read_text() == THEIRS
+    assert not (out / "adapter").exists()
 
 
 @pytest.mark.parametrize("work", [WRITERS["rows"][1], WRITERS["scores"][1]])
@@ -138,3 +160,24 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         assert not (tmp_path / "out").exists()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "inner" / "one").read_text() == "whole"
+
+
+def test_a_folder_that_is_replaced_is_away_for_no_longer_than_a_renaming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, aside, synced = tmp_path / "best", tmp_path / ".best.old", list[bool]()
+    with atomic_folder(target, aside=aside) as temporary:
+        (temporary / "one").write_text("old")
+    assert not aside.exists()
+    sync = writing.sync
+
+    def watched(path: Path) -> None:
+        synced.append((target / "one").read_text() == "old")
+        sync(path)
+
+    with monkeypatch.context() as patch, atomic_folder(target, aside=aside) as temporary:
+        (temporary / "one").write_text("new")
+        patch.setattr(writing, "sync", watched)
+    # The file, its folder and, after both renamings, the folder around them.
+    assert synced == [True, True, False]
+    assert [(folder / "one").read_text() for folder in (target, aside)] == ["new", "old"]
