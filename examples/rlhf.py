@@ -1,6 +1,6 @@
 """RLHF in one file: instruction tuning, a reward model and PPO, all as LoRA adapters on one frozen base.
 
-    python examples/rlhf.py                                   # a few minutes on two CPU cores
+    python examples/rlhf.py                                   # about ten minutes on two CPU cores
     python examples/rlhf.py --model FOLDER_OR_HUB_ID --data FOLDER
 
 The stages are those of InstructGPT (Ouyang et al. 2022, https://arxiv.org/abs/2203.02155, figure 2):
