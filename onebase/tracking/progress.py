@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 from onebase.terminal import console, say
@@ -13,7 +13,7 @@ SECONDS_BETWEEN_LINES = 15.0
 """In a log file, where a bar would be one endless line."""
 
 
-def track(items: Iterable[T], *, total: int | None, description: str) -> Iterator[T]:
+def track(items: Iterable[T], *, total: int | None, description: str) -> Generator[T]:
     """Yield the items and show on stderr how many of `total` are done (None: how many there will be is not known)."""
     if sys.stderr.isatty():
         yield from _bar(items, total, description)
@@ -27,7 +27,7 @@ def track(items: Iterable[T], *, total: int | None, description: str) -> Iterato
             say(f"{description}: {done}{'' if total is None else f'/{total}'} after {now - started:.0f} s")
 
 
-def _bar(items: Iterable[T], total: int | None, description: str) -> Iterator[T]:
+def _bar(items: Iterable[T], total: int | None, description: str) -> Generator[T]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

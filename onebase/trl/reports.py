@@ -1,83 +1,67 @@
-"""What TRL's trainers log, as metrics of our own names, and a progress bar."""
+"""What our code does while one of TRL's trainers trains: metrics of our own names, a progress bar, finite gradients."""
 
 import itertools
+import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 
 from onebase.tracking import usage
 from onebase.tracking.progress import track
-from onebase.tracking.tracker import Tracker
+from onebase.trl.resumable import ROLE, Resumable
 
 
 class Report(TrainerCallback):
-    """Sends what a trainer logs to the tracker, shows progress, and ends the run where a number is not finite."""
+    """Sends what a trainer logs to the tracker, shows progress, and skips a step whose gradients are not finite."""
 
-    def __init__(self, tracker: Tracker, names: Mapping[str, str]) -> None:
+    def __init__(self, trainer: Resumable, names: Mapping[str, str]) -> None:
         """names: what TRL calls a metric -> its name in ours, without the stage; what is not named is not logged."""
-        self._tracker = tracker
-        self._names = names
-        self._bar: Iterator[int] = iter(())
-        self._tokens = 0.0
-        self._last = time.perf_counter()
-        self.latest: dict[str, float] = {}
-        """The last value of each metric, under its full name."""
+        self._trainer, self._names = trainer, names
+        self._last = 0.0
 
-    def resume(self, tokens: float, metrics: Mapping[str, float]) -> None:
-        """Resume from a checkpoint: the tokens seen and the metrics logged until then."""
-        self._tokens = float(tokens)
-        self.latest.update(metrics)
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self._bar = track(itertools.count(1), total=state.max_steps, description=self._tracker.stage)
+    def on_train_begin(self, *arguments: Any, **options: Any) -> None:
+        trainer = self._trainer
+        trainer.note_boundary()
+        stage, total = trainer.session.tracker.stage, trainer.state.max_steps
+        self._bar: Generator[int] = track(itertools.count(1), total=total, description=stage)
         next(self._bar)
         self._last = time.perf_counter()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_pre_optimizer_step(self, *arguments: Any, **options: Any) -> None:
+        """Also from here on the weights are between two steps."""
+        trainer, weights = self._trainer, self._trainer.roles.parameters(ROLE)
+        total = math.hypot(*(float(weight.grad.norm()) for weight in weights if weight.grad is not None))
+        # A boundary saved after this would hold a strike that the repeated step counts again.
+        trainer.changed = True
+        step = trainer.state.global_step + 1
+        if not trainer.session.is_finite(step, *trainer.losses, total, batch=trainer.batch):
+            # AdamW would carry a NaN into its moments: without gradients the step changes nothing.
+            for weight in weights:
+                weight.grad = None
+
+    def on_step_end(self, *arguments: Any, **options: Any) -> None:
+        state = self._trainer.state
         if state.global_step < state.max_steps:
             next(self._bar)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        close = getattr(self._bar, "close", None)
-        if close is not None:
-            close()
+    def on_train_end(self, *arguments: Any, **options: Any) -> None:
+        self._bar.close()
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        values = {self._names[name]: float(value) for name, value in (logs or {}).items() if name in self._names}
-        if not values:
-            return
-        if "loss" in (logs or {}):
-            now = time.perf_counter()
-            seen = float((logs or {}).get("num_tokens", self._tokens))
-            values["tokens_per_second"] = (seen - self._tokens) / (now - self._last)
-            self._tokens, self._last = seen, now
-        rows = {f"{self._tracker.stage}/{name}": value for name, value in values.items()}
-        self._tracker.log(state.global_step, {**rows, **usage.peaks()})
-        self.latest.update(rows)
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(self, *arguments: Any, **options: Any) -> None:
         # Time spent evaluating is no training time.
         self._last = time.perf_counter()
 
-
-def latest(trainer: Trainer) -> dict[str, float]:
-    """The last value of every metric that the trainer's report has logged."""
-    return dict(report_of(trainer).latest)
-
-
-def report_of(trainer: Trainer) -> Report:
-    """The report among a trainer's callbacks."""
-    return next(callback for callback in trainer.callback_handler.callbacks if isinstance(callback, Report))
+    def on_log(self, *arguments: Any, logs: Mapping[str, float], **options: Any) -> None:
+        trainer, tracker = self._trainer, self._trainer.session.tracker
+        values = {self._names[name]: float(value) for name, value in logs.items() if name in self._names}
+        if not values:
+            return
+        if "loss" in logs:
+            now, tokens = time.perf_counter(), float(logs.get("num_tokens", trainer.tokens_logged))
+            values["tokens_per_second"] = (tokens - trainer.tokens_logged) / (now - self._last)
+            trainer.tokens_logged, self._last = tokens, now
+        rows = {f"{tracker.stage}/{name}": value for name, value in values.items()}
+        tracker.log(trainer.state.global_step, {**rows, **usage.peaks()})
+        trainer.latest.update(rows)

@@ -2,38 +2,27 @@
 
 import dataclasses
 import json
-import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer
 
 from onebase.model.roles import Roles
-from onebase.run.learning import learning_state, restore_learning, restore_weights, restoring
+from onebase.run.learning import learning_state, restore_learning, restoring
 from onebase.run.session import Session
 from onebase.seeding import random_state
-from onebase.trl.reports import latest, report_of
 
 ROLE = "default"
 """The only name under which TRL finds an adapter that it is to train."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _BeforeStep:
-    """What a micro-batch adds to."""
-
-    gradients: dict[torch.nn.Parameter, torch.Tensor | None]
-    tokens: int
-    counts: dict[str, int]
-    """How long each of TRL's lists of metrics was."""
 
 
 class Resumable(Trainer):
     """Puts a trainer's checkpoints through our mechanism: one state, verified whole, no pickle.
 
     Mixed into TRL's trainers. It replaces Trainer's own files at four hooks, and cuts a micro-batch that does not fit
-    into memory into pieces. `onebase.trl.overrides` lists all that it overrides.
+    into memory into pieces. `tests/onebase/trl/test_overrides.py` lists all that it overrides.
     """
 
     roles: Roles
@@ -46,18 +35,21 @@ class Resumable(Trainer):
     """Token ids of the micro-batches of the optimiser step that is being computed."""
     losses: list[float]
     """Of the same micro-batches."""
+    latest: dict[str, float]
+    """The last value of each metric that was logged, under its full name."""
+    tokens_logged: float
     measured: list[tuple[float, float]]
     """Weight and loss of each batch of the evaluation that is being made."""
     _metrics: Any
     _total_train_tokens: Any
-    """These two are TRL's (`onebase.trl.overrides.ATTRIBUTES`)."""
+    """These two are TRL's."""
     _share = 1.0
     _boundary: tuple[int, dict[str, Any], dict[str, int], str, dict[str, Any]] | None = None
 
     def note_boundary(self) -> None:
         """Remember what the last finished step left behind, because a signal may come within the next one."""
         # What a step adds to while it computes: a step cut short must leave nothing behind.
-        counted = {"tokens": self._total_train_tokens, "metrics": latest(self)}
+        counted = {"tokens": self._total_train_tokens, "metrics": dict(self.latest)}
         # Without its log of every step: nothing reads it, and each save would cost more than the one before.
         kept = [field.name for field in dataclasses.fields(self.state) if field.name != "log_history"]
         state = json.dumps({name: getattr(self.state, name) for name in kept})
@@ -78,31 +70,33 @@ class Resumable(Trainer):
 
     def training_step(self, model: Any, inputs: Mapping[str, Any], num_items_in_batch: Any = None) -> Any:
         """Forward and backward of a micro-batch, in pieces where it does not fit into memory."""
-        size, before = self.rows_of(inputs), self._before_step()
+        size, metrics, tokens = self.rows_of(inputs), self._metrics["train"], self._total_train_tokens
+        gradients = {weight: _copy(weight.grad) for weight in self.roles.parameters(ROLE)}
+        counted = num_items_in_batch is not None and not self.loss_is_a_mean
         self.batch.append(inputs["input_ids"].tolist())
         attempts: list[int] = []
 
-        def attempt() -> Any:
+        def attempt() -> tuple[Any, list[float]]:
             if attempts:
-                self._undo(before)
+                self._total_train_tokens = tokens
+                for weight, gradient in gradients.items():
+                    weight.grad = _copy(gradient)
             attempts.append(1)
-            rows = self.session.budget.halved(size)
-            if rows == size:
-                return super(Resumable, self).training_step(model, dict(inputs), num_items_in_batch)
-            loss, weights = 0.0, list[float]()
-            for start in range(0, size, rows):
-                piece = self.select_rows(inputs, list(range(start, min(start + rows, size))))
-                weights.append(self.weigh(piece))
-                counted = num_items_in_batch is not None and not self.loss_is_a_mean
-                self._share = 1.0 if counted else weights[-1] / max(self.weigh(inputs), 1.0)
-                try:
-                    loss = loss + super(Resumable, self).training_step(model, piece, num_items_in_batch)
-                finally:
-                    self._share = 1.0
-            self._join_metrics(before, weights)
-            return loss
+            self._metrics["train"] = defaultdict(list)  # what an attempt adds is dropped with it
+            pieces, loss = self._pieces(inputs, self.session.budget.halved(size)), 0.0
+            weights = [self.weigh(piece) for piece in pieces]
+            for piece, weight in zip(pieces, weights, strict=True):
+                self._share = 1.0 if counted or len(pieces) == 1 else weight / max(self.weigh(inputs), 1.0)
+                loss = loss + super(Resumable, self).training_step(model, piece, num_items_in_batch)
+            return loss, weights
 
-        loss = self.session.budget.fit(attempt, size=size)
+        loss, weights = self.session.budget.fit(attempt, size=size)
+        self._share = 1.0
+        for name, values in self._metrics["train"].items():
+            # One entry for the micro-batch, the weighted mean, in place of one for each piece.
+            in_pieces = 1 < len(weights) == len(values)
+            metrics[name] += [_mean(weights, values)] if in_pieces else values
+        self._metrics["train"] = metrics
         self.losses.append(float(loss))
         return loss
 
@@ -141,6 +135,13 @@ class Resumable(Trainer):
         """Rows of a micro-batch, of which none can be cut."""
         return len(inputs["input_ids"])
 
+    def _pieces(self, inputs: Mapping[str, Any], rows: int) -> list[dict[str, Any]]:
+        """A micro-batch in pieces of so many rows."""
+        size = self.rows_of(inputs)
+        if rows == size:
+            return [dict(inputs)]
+        return [self.select_rows(inputs, range(start, min(start + rows, size))) for start in range(0, size, rows)]
+
     def select_rows(self, inputs: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
         """Some of a micro-batch's rows."""
         return {name: value[list(rows)] if torch.is_tensor(value) else value for name, value in inputs.items()}
@@ -152,28 +153,6 @@ class Resumable(Trainer):
     def compute_loss(self, *arguments: Any, **options: Any) -> Any:
         loss: Any = super().compute_loss(*arguments, **options)
         return loss if self._share == 1.0 else loss * self._share
-
-    def _before_step(self) -> "_BeforeStep":
-        gradients = {
-            weight: None if weight.grad is None else weight.grad.clone() for weight in self.roles.parameters(ROLE)
-        }
-        counts = {name: len(values) for name, values in self._metrics["train"].items()}
-        return _BeforeStep(gradients=gradients, tokens=self._total_train_tokens, counts=counts)
-
-    def _undo(self, before: "_BeforeStep") -> None:
-        """Take back what an attempt has added before memory ran out."""
-        self._total_train_tokens = before.tokens
-        for name, values in self._metrics["train"].items():
-            del values[before.counts.get(name, 0) :]
-        for parameter, gradient in before.gradients.items():
-            parameter.grad = None if gradient is None else gradient.clone()
-
-    def _join_metrics(self, before: "_BeforeStep", weights: Sequence[float]) -> None:
-        """One entry for the micro-batch, their weighted mean, in place of one for each piece."""
-        for name, values in self._metrics["train"].items():
-            kept = before.counts.get(name, 0)
-            if len(values) == kept + len(weights):
-                values[kept:] = [_mean(weights, values[kept:])]
 
     # --- checkpoints ------------------------------------------------------------------------------------------------
 
@@ -188,9 +167,7 @@ class Resumable(Trainer):
         raise AssertionError("checkpoints are saved at step boundaries, by save_boundary")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        assert self.session.resumed is not None
-        with restoring("what learns"):
-            restore_weights(self.session.resumed.state["stage"]["roles"], self.roles, (ROLE,))
+        """The weights come with the optimiser, which Trainer loads before the first step."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None or self.session.resumed is None:
@@ -199,8 +176,8 @@ class Resumable(Trainer):
         content = self.session.resumed.state["stage"]
         restore_learning(content, self.roles, (ROLE,), trainer.optimizer, trainer.lr_scheduler)
         with restoring("what was counted"):
-            report_of(self).resume(content["tokens"], content["metrics"])
-            trainer._total_train_tokens = content["tokens"]
+            self.latest.update(content["metrics"])
+            self._total_train_tokens = self.tokens_logged = content["tokens"]
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
@@ -211,30 +188,5 @@ def _mean(weights: Sequence[float], values: Sequence[float | int]) -> float:
     return sum(weight * value for weight, value in zip(weights, values, strict=True)) / max(sum(weights), 1.0)
 
 
-class Guard(TrainerCallback):
-    """Looks at the gradients before they are used, and knows when the weights are between two steps."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self.trainer: Resumable | None = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if self.trainer is not None:
-            self.trainer.note_boundary()
-
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        gradients = [p.grad for p in kwargs["model"].parameters() if p.grad is not None]
-        norms = [float(gradient.norm()) for gradient in gradients]
-        total = math.sqrt(sum(norm * norm for norm in norms))
-        if self.trainer is not None:
-            # From here on a boundary saved would hold a strike that the repeated step counts again.
-            self.trainer.changed = True
-        batch, losses = ([], []) if self.trainer is None else (self.trainer.batch, self.trainer.losses)
-        if not self._session.is_finite(state.global_step + 1, *losses, total, batch=batch):
-            # AdamW would carry a NaN into its moments: without gradients the step changes nothing.
-            for parameter in kwargs["model"].parameters():
-                parameter.grad = None
+def _copy(gradient: torch.Tensor | None) -> torch.Tensor | None:
+    return None if gradient is None else gradient.clone()

@@ -15,7 +15,7 @@ from onebase.run.interruption import Interrupted
 from onebase.run.session import Session
 from onebase.trl.arguments import CHECKPOINTING, TrlSection
 from onebase.trl.reports import Report
-from onebase.trl.resumable import ROLE, Guard, Resumable
+from onebase.trl.resumable import ROLE, Resumable
 
 REFUSALS = (ValueError, TypeError, NotImplementedError, ImportError, KeyError)
 """How libraries refuse a setting."""
@@ -144,11 +144,8 @@ def construct(roles: Roles, make: Callable[[], T], *, session: Session, names: M
     for noisy in (PrinterCallback, ProgressCallback):
         trainer.remove_callback(noisy)
     trainer.roles, trainer.session = roles, session
-    trainer.batch, trainer.losses = [], []
-    trainer.add_callback(Report(session.tracker, names))
-    guard = Guard(session)
-    guard.trainer = trainer
-    trainer.add_callback(guard)
+    trainer.batch, trainer.losses, trainer.latest, trainer.tokens_logged = [], [], {}, 0.0
+    trainer.add_callback(Report(trainer, names))
     return trainer
 
 
