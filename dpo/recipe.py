@@ -9,13 +9,8 @@ from trl.trainer.dpo_config import DPOConfig
 from data.select.sources import Source
 from onebase.files.paths import UserPath
 from onebase.recipe.sections import (
-    BaseSection,
-    ChatSection,
-    CheckpointSection,
-    LimitsSection,
     Section,
-    Seed,
-    TrackSection,
+    StageRecipe,
 )
 from onebase.trl.arguments import TrlSection, require_one_of, trl_section
 
@@ -59,11 +54,9 @@ class EvaluationSection(Section):
     """Held-out prompts answered at the end, for a person to read."""
 
 
-class DpoRecipe(Section):
+class DpoRecipe(StageRecipe):
     """Stage 3, the other way: DPO from an SFT adapter, with a frozen copy of it as the reference."""
 
-    base: BaseSection
-    chat: ChatSection = ChatSection()
     parents: ParentsSection
     data: tuple[Source, ...] = Field(min_length=1)
     pairs: Pairing = "best-worst"
@@ -77,12 +70,8 @@ class DpoRecipe(Section):
     all: every pair.
     """
     evaluation: EvaluationSection
-    limits: LimitsSection = LimitsSection()
     trl: DpoArguments = Field(default_factory=DpoArguments, validate_default=True)
     """TRL's DPOConfig, as it is."""
-    track: TrackSection = TrackSection()
-    checkpoint: CheckpointSection = CheckpointSection()
-    seed: Seed = 0
     out: UserPath = Path("runs/dpo/dpo")
 
     @model_validator(mode="after")

@@ -39,7 +39,6 @@ from onebase.tracking.tracker import Tracker
 from onebase.tracking.usage import Stopwatch
 from onebase.trl import trainers
 from onebase.trl.arguments import padded_to
-from onebase.trl.reports import latest
 from onebase.trl.resumable import ROLE, Resumable
 
 METRICS = {
@@ -100,47 +99,32 @@ def run(recipe: DpoRecipe) -> StageRecord:
     """Check that policy and reference agree, train on pairs, measure on held-out ones, write the record."""
     watch = Stopwatch()
     stages.require_one_process("dpo")
-    identity = stages.identify(recipe)
-    sft = stages.read_parent(recipe.parents.sft, "sft", identity)
+    identity = stages.identify(recipe.base, recipe.chat)
+    parents = {"sft": stages.read_parent(recipe.parents.sft, "sft", identity)}
     data = read_data(recipe)
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
-    roles = require_sound(Roles(base)).load(ROLE, sft.adapter)
-    parents = {"sft": sft}
-    run_identity = stages.run_identity(stages.loaded_identity(recipe, base), parents, data.identities)
+    roles = require_sound(Roles(base)).load(ROLE, parents["sft"].adapter)
     trainers.rehearse(configure(roles, recipe), roles)
-    size = state_bytes(roles, [ROLE])
-    with stages.open_session(
-        recipe, "dpo", parents=parents, data=data.identities, state_bytes=size, identity=run_identity
-    ) as session:
+    origin = stages.Origin(stage="dpo", recipe=recipe, base=base, parents=parents, data=data.identities, watch=watch)
+    with stages.open_session(origin, state_bytes=state_bytes(roles, [ROLE])) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
         with roles.active(ROLE):
             if session.resumed is None:
                 trainer.evaluate()
-                require_log_two(latest(trainer), recipe)
+                require_log_two(trainer.latest, recipe)
             trainers.train(trainer)
             trainer.evaluate()
         show_samples(roles, data, recipe, tracker)
-        return stages.finish(
-            stage="dpo",
-            recipe=recipe,
-            base=base,
-            roles=roles,
-            role=ROLE,
-            parents=parents,
-            data=data.identities,
-            metrics=latest(trainer),
-            watch=watch,
-            session=session,
-        )
+        return stages.finish(origin, roles, ROLE, trainer.latest, session)
 
 
 def identify(recipe: DpoRecipe) -> RunIdentity:
     """What a run of this recipe goes by today, without a weight loaded."""
-    identity = stages.identify(recipe)
-    sft = stages.read_parent(recipe.parents.sft, "sft", identity)
-    return stages.run_identity(identity, {"sft": sft}, read_data(recipe).identities)
+    identity = stages.identify(recipe.base, recipe.chat)
+    parents = {"sft": stages.read_parent(recipe.parents.sft, "sft", identity)}
+    return stages.run_identity(identity.base, identity.tokenizer, parents, read_data(recipe).identities)
 
 
 def read_data(recipe: DpoRecipe) -> Data:

@@ -34,7 +34,6 @@ from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import PpoState
 from ppo.scores import ARGUMENTS, TERMS
 from ppo.steering.alarms import unable
-from ppo.steering.side_stages import Origin
 from ppo.steering.steering import Steering, read_steering_data
 from ppo.update import Learner
 
@@ -52,7 +51,7 @@ class Data:
 class PpoRun:
     """A run between two steps: what it was given, read and verified, and what it has come to."""
 
-    origin: Origin
+    origin: stages.Origin[PpoRecipe]
     data: Data
     engine: Engine
     roles: Roles
@@ -99,10 +98,15 @@ def start(recipe: PpoRecipe) -> PpoRun:
     roles = start_roles(base, parents, recipe)
     learner = start_learner(roles, recipe)
     identities = [*data.identities, *steering_data.identities]
-    identity = stages.run_identity(
-        stages.loaded_identity(recipe, base), parents, identities, functions=recipe.function_names
+    origin = stages.Origin(
+        stage="ppo",
+        recipe=recipe,
+        base=base,
+        parents=parents,
+        data=identities,
+        functions=recipe.function_names,
+        watch=watch,
     )
-    origin = Origin(recipe=recipe, base=base, parents=parents, data=identities, identity=identity, watch=watch)
     return PpoRun(
         origin=origin,
         data=data,
@@ -118,7 +122,8 @@ def identify(recipe: PpoRecipe) -> RunIdentity:
     """What a run of this recipe goes by today, without a weight loaded."""
     parents, data = read_parents(recipe), read_data(recipe)
     identities = [*data.identities, *read_steering_data(recipe, data.chat, data.prompts).identities]
-    return stages.run_identity(stages.identify(recipe), parents, identities, functions=recipe.function_names)
+    today = stages.identify(recipe.base, recipe.chat)
+    return stages.run_identity(today.base, today.tokenizer, parents, identities, functions=recipe.function_names)
 
 
 def read_parents(recipe: PpoRecipe) -> dict[str, FinishedStage]:
@@ -127,7 +132,7 @@ def read_parents(recipe: PpoRecipe) -> dict[str, FinishedStage]:
         if term.function is not None:
             load_function(term.function, TERMS, takes=ARGUMENTS)  # refused before a weight is loaded
     engine_of(recipe)
-    identity = stages.identify(recipe)
+    identity = stages.identify(recipe.base, recipe.chat)
     sft = stages.read_parent(recipe.parents.sft, "sft", identity)
     rewards = read_members(recipe.parents.rewards, lambda folder: stages.read_parent(folder, "reward", identity))
     for reward in rewards.values():

@@ -78,12 +78,8 @@ def open_session(ppo: PpoRun) -> Session:
     """Create the run's folder, or resume in it. A checkpoint holds what learns and what steers."""
     origin, recipe = ppo.origin, ppo.recipe
     return stages.open_session(
-        recipe,
-        "ppo",
-        parents=origin.parents,
-        data=origin.data,
+        origin,
         state_bytes=state_bytes(ppo.roles, list(ppo.learner.trained)) + ppo.steering.state_bytes,
-        identity=origin.identity,
         budget=Budget(tokens=recipe.train.tokens_per_microbatch, episodes=recipe.sampling.batch),
     )
 
@@ -169,19 +165,8 @@ def next_state(state: PpoState, recipe: PpoRecipe, step: int, *, kl: float) -> P
 
 def finish(ppo: PpoRun, session: Session) -> StageRecord:
     """The policy's adapter, and its record last."""
-    origin = ppo.origin
-    return stages.finish(
-        stage="ppo",
-        recipe=ppo.recipe,
-        base=origin.base,
-        roles=ppo.roles,
-        role="policy",
-        parents=origin.parents,
-        data=origin.data,
-        metrics={name: value for name, value in ppo.metrics.items() if "/time/" not in name},
-        watch=origin.watch,
-        session=session,
-    )
+    metrics = {name: value for name, value in ppo.metrics.items() if "/time/" not in name}
+    return stages.finish(ppo.origin, ppo.roles, "policy", metrics, session)
 
 
 def describe(experience: Experience) -> dict[str, float]:

@@ -9,16 +9,11 @@ from data.select.labelers import LabelersSection
 from data.select.sources import Source
 from onebase.files.paths import UserPath
 from onebase.recipe.sections import (
-    BaseSection,
-    ChatSection,
-    CheckpointSection,
     LearningRate,
-    LimitsSection,
     LossWeight,
     Schedule,
     Section,
-    Seed,
-    TrackSection,
+    StageRecipe,
 )
 
 
@@ -84,21 +79,15 @@ class LossSection(Section):
         return self
 
 
-class RewardRecipe(Section):
+class RewardRecipe(StageRecipe):
     """Stage 2: a reward model on rankings, from an SFT adapter."""
 
-    base: BaseSection
-    chat: ChatSection = ChatSection()
     parents: ParentsSection
     data: tuple[Source, ...] = Field(min_length=1)
     evaluation: EvaluationSection
-    limits: LimitsSection = LimitsSection()
     labelers: LabelersSection = LabelersSection()
     loss: LossSection = LossSection()
     scale: Literal["none", "unit"] = "none"
     """unit: after the shift the head is divided by the standard deviation of held-out responses' scores."""
     train: TrainSection = TrainSection()
-    track: TrackSection = TrackSection()
-    checkpoint: CheckpointSection = CheckpointSection()
-    seed: Seed = 0
     out: UserPath = Path("runs/reward/reward")

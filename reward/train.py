@@ -71,41 +71,22 @@ def run(recipe: RewardRecipe) -> StageRecord:
     """Train on rankings, measure on held-out ones, shift demonstrations to a mean score of 0, write the record."""
     watch = Stopwatch()
     stages.require_one_process("reward")
-    identity = stages.identify(recipe)
-    sft = stages.read_parent(recipe.parents.sft, "sft", identity)
+    identity = stages.identify(recipe.base, recipe.chat)
+    parents = {"sft": stages.read_parent(recipe.parents.sft, "sft", identity)}
     data = read_data(recipe)
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
-    roles = start_roles(base, sft, recipe)
-    parents = {"sft": sft}
-    run_identity = stages.run_identity(stages.loaded_identity(recipe, base), parents, data.identities)
-    with stages.open_session(
-        recipe,
-        "reward",
-        parents=parents,
-        data=data.identities,
-        state_bytes=state_bytes(roles, ["reward"]),
-        identity=run_identity,
-        budget=Budget(tokens=recipe.train.tokens_per_microbatch),
-    ) as session:
+    roles = start_roles(base, parents["sft"], recipe)
+    origin = stages.Origin(stage="reward", recipe=recipe, base=base, parents=parents, data=data.identities, watch=watch)
+    budget = Budget(tokens=recipe.train.tokens_per_microbatch)
+    with stages.open_session(origin, state_bytes=state_bytes(roles, ["reward"]), budget=budget) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         train(roles, data.training, recipe, session)
         metrics, report = measure(roles, data, recipe, session.budget)
         replace_file(recipe.out / "report.json", canonical(report))
         session.tracker.log(steps(data.training, recipe), metrics)
         show_samples(roles, data.held_out, session)
-        finished = stages.finish(
-            stage="reward",
-            recipe=recipe,
-            base=base,
-            roles=roles,
-            role="reward",
-            parents=parents,
-            data=data.identities,
-            metrics=metrics,
-            watch=watch,
-            session=session,
-        )
+        finished = stages.finish(origin, roles, "reward", metrics, session)
     verdict = recorded(metrics)
     assert verdict is not None, "evaluate measures it"
     say(f"reward: verdict: {verdict.text}.")
@@ -114,9 +95,9 @@ def run(recipe: RewardRecipe) -> StageRecord:
 
 def identify(recipe: RewardRecipe) -> RunIdentity:
     """What a run of this recipe goes by today, without a weight loaded."""
-    identity = stages.identify(recipe)
-    sft = stages.read_parent(recipe.parents.sft, "sft", identity)
-    return stages.run_identity(identity, {"sft": sft}, read_data(recipe).identities)
+    identity = stages.identify(recipe.base, recipe.chat)
+    parents = {"sft": stages.read_parent(recipe.parents.sft, "sft", identity)}
+    return stages.run_identity(identity.base, identity.tokenizer, parents, read_data(recipe).identities)
 
 
 def read_data(recipe: RewardRecipe) -> Data:

@@ -10,13 +10,8 @@ from data.select.sources import Source
 from onebase.files.paths import UserPath
 from onebase.recipe.sections import (
     AdapterSection,
-    BaseSection,
-    ChatSection,
-    CheckpointSection,
-    LimitsSection,
     Section,
-    Seed,
-    TrackSection,
+    StageRecipe,
 )
 from onebase.trl.arguments import TrlSection, require_one_of, trl_section
 
@@ -46,20 +41,14 @@ class EvaluationSection(Section):
     """Held-out prompts answered at the end, for a person to read."""
 
 
-class SftRecipe(Section):
+class SftRecipe(StageRecipe):
     """Stage 1: instruction tuning with a LoRA adapter on a frozen, usually quantised base (QLoRA)."""
 
-    base: BaseSection
-    chat: ChatSection = ChatSection()
     adapter: AdapterSection = AdapterSection()
     data: tuple[Source, ...] = Field(min_length=1)
     evaluation: EvaluationSection
-    limits: LimitsSection = LimitsSection()
     trl: SftArguments = Field(default_factory=SftArguments, validate_default=True)
     """TRL's SFTConfig, as it is."""
-    track: TrackSection = TrackSection()
-    checkpoint: CheckpointSection = CheckpointSection()
-    seed: Seed = 0
     out: UserPath = Path("runs/sft/sft")
 
     @model_validator(mode="after")

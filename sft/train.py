@@ -34,7 +34,6 @@ from onebase.tracking.tracker import Tracker
 from onebase.tracking.usage import Stopwatch
 from onebase.trl import trainers
 from onebase.trl.arguments import padded_to
-from onebase.trl.reports import latest
 from onebase.trl.resumable import ROLE, Resumable
 from sft import packing
 from sft.recipe import SftRecipe
@@ -102,7 +101,7 @@ def run(recipe: SftRecipe) -> StageRecord:
     """Measure the base on held-out demonstrations, train the adapter, measure again, write the record."""
     watch = Stopwatch()
     stages.require_one_process("sft")
-    stages.identify(recipe)
+    stages.identify(recipe.base, recipe.chat)
     data = read_data(recipe)
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
@@ -111,11 +110,8 @@ def run(recipe: SftRecipe) -> StageRecord:
     trainers.rehearse(config, roles)
     if not config.packing and recipe.trl.arguments().get("packing") is None:
         say(f"sft: {type(base.model).__name__} does not keep demonstrations apart in one row: they are padded instead.")
-    run_identity = stages.run_identity(stages.loaded_identity(recipe, base), {}, data.identities)
-    size = state_bytes(roles, [ROLE])
-    with stages.open_session(
-        recipe, "sft", parents={}, data=data.identities, state_bytes=size, identity=run_identity
-    ) as session:
+    origin = stages.Origin(stage="sft", recipe=recipe, base=base, data=data.identities, watch=watch)
+    with stages.open_session(origin, state_bytes=state_bytes(roles, [ROLE])) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
         tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
         with roles.active(ROLE):
@@ -124,23 +120,13 @@ def run(recipe: SftRecipe) -> StageRecord:
             trainers.train(trainer)
             trainer.evaluate()
         show_samples(roles, data, recipe, tracker)
-        return stages.finish(
-            stage="sft",
-            recipe=recipe,
-            base=base,
-            roles=roles,
-            role=ROLE,
-            parents={},
-            data=data.identities,
-            metrics=latest(trainer),
-            watch=watch,
-            session=session,
-        )
+        return stages.finish(origin, roles, ROLE, trainer.latest, session)
 
 
 def identify(recipe: SftRecipe) -> RunIdentity:
     """What a run of this recipe goes by today, without a weight loaded."""
-    return stages.run_identity(stages.identify(recipe), {}, read_data(recipe).identities)
+    identity = stages.identify(recipe.base, recipe.chat)
+    return stages.run_identity(identity.base, identity.tokenizer, {}, read_data(recipe).identities)
 
 
 def read_data(recipe: SftRecipe) -> Data:

@@ -164,7 +164,7 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
 
 def read_parents(recipe: CompareRecipe) -> dict[str, FinishedStage]:
     """Every stage to compare, verified. All but further SFT stages must descend from the one SFT stage."""
-    identity = stages.identify(recipe)
+    identity = stages.identify(recipe.base, recipe.chat)
     parts = recipe.parents
     folders_of = {"sft": parts.sft, "reward": parts.reward, "ppo": parts.ppo, "dpo": parts.dpo}
     parents = {name: stages.read_parent(path, name, identity) for name, path in folders_of.items() if path is not None}

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, field_validator
 from data.select.sources import Source
 from data.select.texts import TextSource
 from onebase.files.paths import UserPath
-from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection, Section, Seed, TrackSection
+from onebase.recipe.sections import RunRecipe, Section
 
 POLICIES = ("sft", "ppo", "dpo")
 """Stages that train a policy, in the order of the tables. Further policies of the recipe follow."""
@@ -33,11 +33,9 @@ class SamplingSection(Section):
     tokens_per_microbatch: PositiveInt = 2048
 
 
-class CompareRecipe(Section):
+class CompareRecipe(RunRecipe):
     """Base, SFT, PPO and DPO on the same held-out prompts."""
 
-    base: BaseSection
-    chat: ChatSection = ChatSection()
     parents: ParentsSection
     policies: dict[str, UserPath] = Field(default_factory=dict)
     """Further policies under names of your choice: finished ppo or dpo stages from the same SFT stage, such as `best/`
@@ -47,12 +45,9 @@ class CompareRecipe(Section):
     """Texts or demonstrations on which each model's loss is measured: what tuning costs the language model."""
     text_tokens: PositiveInt = 256
     """Tokens of a piece into which longer texts are cut."""
-    limits: LimitsSection = LimitsSection()
     sampling: SamplingSection = SamplingSection()
     shown: PositiveInt = 3
     """Prompts printed below the tables with every model's answer."""
-    track: TrackSection = TrackSection()
-    seed: Seed = 0
     out: UserPath = Path("runs/compare")
     """The run's folder: summary.json, lineage.json and evaluation/ are written there."""
 

@@ -93,9 +93,9 @@ def read(folders: Sequence[Path]) -> dict[str, FinishedStage]:
         stage = record.read(folder, stage="reward")
         recipe = recipe_of(stage)
         if not identity:
-            identity.append(stages.identity_of(recipe.base, recipe.chat))
+            identity.append(stages.identify(recipe.base, recipe.chat))
         record.require_same_base(stage, identity[0].base)
-        same_chat.require(stage, identity[0].tokenizer, lambda: identity[0].texts)
+        same_chat.require(stage, identity[0].tokenizer, identity[0].texts)
         return stage
 
     return read_members(folders, read_member)

@@ -100,6 +100,23 @@ class CheckpointSection(Section):
     """Batches with a loss or gradient that is not finite at which a run ends. Until then they are skipped and kept."""
 
 
+class RunRecipe(Section):
+    """What the recipes of all stages, and of a comparison, have in common."""
+
+    base: BaseSection
+    chat: ChatSection = ChatSection()
+    limits: LimitsSection = LimitsSection()
+    track: TrackSection = TrackSection()
+    seed: Seed = 0
+    out: UserPath
+
+
+class StageRecipe(RunRecipe):
+    """What the recipes of all stages have in common."""
+
+    checkpoint: CheckpointSection = CheckpointSection()
+
+
 PARENTS = "parents"
 """Top-level key of the stages that a run starts from: they go by the hashes of their records, wherever they lie."""
 

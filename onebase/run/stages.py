@@ -5,10 +5,11 @@ seconds and leaves nothing behind.
 """
 
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, TypeVar
 
 from onebase.custom.function_source import source_sha256
 from onebase.errors import InputError
@@ -18,7 +19,7 @@ from onebase.model import base as bases
 from onebase.model.base import Base
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
 from onebase.model.roles import Roles
-from onebase.recipe.sections import BaseSection, ChatSection, CheckpointSection, TrackSection
+from onebase.recipe.sections import BaseSection, ChatSection, StageRecipe
 from onebase.run import record, same_chat
 from onebase.run.identity import RunIdentity
 from onebase.run.record import DataIdentity, FinishedStage, Resources, StageRecord
@@ -28,28 +29,7 @@ from onebase.run.stage_files import quoted_files
 from onebase.tracking.dashboard import artifact_name, version_of
 from onebase.tracking.usage import Stopwatch
 
-
-@runtime_checkable
-class ModelRecipe(Protocol):
-    """A recipe that says which model and which tokens."""
-
-    @property
-    def base(self) -> BaseSection: ...
-    @property
-    def chat(self) -> ChatSection: ...
-
-
-@runtime_checkable
-class StageRecipe(ModelRecipe, Protocol):
-    """What the recipes of all stages have in common."""
-
-    @property
-    def track(self) -> TrackSection: ...
-    @property
-    def checkpoint(self) -> CheckpointSection: ...
-    @property
-    def out(self) -> Path: ...
-    def model_dump(self, *, mode: str) -> dict[str, Any]: ...
+R = TypeVar("R", bound=StageRecipe)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,23 +38,32 @@ class Identity:
 
     base: BaseIdentity
     tokenizer: TokenizerIdentity
-    base_section: BaseSection
-    chat_section: ChatSection
-    """Which they were computed of."""
-
-    @property
-    def texts(self) -> ChatTexts:
-        return ChatTexts.of_recipe(self.base_section, self.chat_section)
+    texts: Callable[[], ChatTexts]
 
 
-def loaded_identity(recipe: ModelRecipe, base: Base) -> Identity:
-    return Identity(
-        base=base.identity, tokenizer=base.tokenizer_identity, base_section=recipe.base, chat_section=recipe.chat
-    )
+@dataclass(frozen=True, kw_only=True)
+class Origin(Generic[R]):
+    """What a record says of where its adapter came from."""
+
+    stage: str
+    recipe: R
+    base: Base
+    parents: Mapping[str, FinishedStage] = field(default_factory=dict[str, FinishedStage])
+    data: Sequence[DataIdentity] = ()
+    functions: Iterable[str] = ()
+    """Those that the recipe names, as `package.module:name`."""
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    @cached_property
+    def identity(self) -> RunIdentity:
+        """What the run goes by, with the base that was loaded."""
+        base = self.base
+        return run_identity(base.identity, base.tokenizer_identity, self.parents, self.data, functions=self.functions)
 
 
 def run_identity(
-    identity: Identity,
+    base: BaseIdentity,
+    tokenizer: TokenizerIdentity,
     parents: Mapping[str, FinishedStage],
     data: Iterable[DataIdentity],
     *,
@@ -82,8 +71,8 @@ def run_identity(
 ) -> RunIdentity:
     """What a run goes by. functions: that the recipe names, as `package.module:name`."""
     return RunIdentity(
-        base=identity.base,
-        tokenizer=identity.tokenizer,
+        base=base,
+        tokenizer=tokenizer,
         parents={name: parent.sha256 for name, parent in parents.items()},
         data=list(data),
         functions={name: source_sha256(name) for name in sorted(set(functions))},
@@ -100,72 +89,44 @@ def require_one_process(stage: str) -> None:
         )
 
 
-def identify(recipe: ModelRecipe) -> Identity:
-    return identity_of(recipe.base, recipe.chat)
-
-
-def identity_of(base: BaseSection, chat: ChatSection) -> Identity:
-    identities = bases.identify(base, chat)
-    return Identity(base=identities[0], tokenizer=identities[1], base_section=base, chat_section=chat)
+def identify(base: BaseSection, chat: ChatSection) -> Identity:
+    model, tokenizer = bases.identify(base, chat)
+    return Identity(base=model, tokenizer=tokenizer, texts=partial(ChatTexts.of_recipe, base, chat))
 
 
 def read_parent(folder: Path, stage: str | None, identity: Identity) -> FinishedStage:
     """A finished stage (None: any) that was trained on this very base with these very tokens; RecordError otherwise."""
     parent = record.read(folder, stage=stage)
     record.require_same_base(parent, identity.base)
-    same_chat.require(parent, identity.tokenizer, lambda: identity.texts)
+    same_chat.require(parent, identity.tokenizer, identity.texts)
     return parent
 
 
-def open_session(
-    recipe: StageRecipe,
-    stage: str,
-    *,
-    parents: Mapping[str, FinishedStage],
-    data: Iterable[DataIdentity],
-    state_bytes: int,
-    identity: RunIdentity | None = None,
-    budget: Budget | None = None,
-) -> Session:
+def open_session(origin: Origin[Any], *, state_bytes: int, budget: Budget | None = None) -> Session:
     """Creates the stage's folder, or resumes in it: from here on there is something to lose.
 
-    state_bytes: of a checkpoint, as `onebase.run.learning.state_bytes` estimates it. identity: what the run goes by,
-    where the base is loaded already; else it is computed from the recipe, parents and data.
+    state_bytes: of a checkpoint, as `onebase.run.learning.state_bytes` estimates it.
     """
-    if identity is None:
-        identity = run_identity(identify(recipe), parents, data)
+    recipe = origin.recipe
     return Session(
         recipe.out,
-        stage,
+        origin.stage,
         track=recipe.track,
         checkpoint=recipe.checkpoint,
         recipe=recipe.model_dump(mode="json"),
         state_bytes=state_bytes,
-        identity=identity,
+        identity=origin.identity,
         budget=budget,
     )
 
 
-def save_stage(
-    folder: Path,
-    *,
-    stage: str,
-    recipe: StageRecipe,
-    base: Base,
-    roles: Roles,
-    role: str,
-    parents: Mapping[str, FinishedStage],
-    data: Iterable[DataIdentity],
-    metrics: Mapping[str, float],
-    watch: Stopwatch,
-    identity: RunIdentity | None,
-) -> StageRecord:
+def save_stage(folder: Path, origin: Origin[Any], roles: Roles, role: str, metrics: Mapping[str, float]) -> StageRecord:
     """Save the role as `adapter/`, and `tokenizer/`, each whole or not at all. Returns the record of the stage in
     `folder`, which is not written yet: all files that it lists are on the disk."""
     targets = [folder / name for name in ("adapter", "tokenizer")]
     with atomic_folder(targets[0]) as adapter, atomic_folder(targets[1]) as tokenizer:
         roles.save(role, adapter)
-        base.tokenizer.save_pretrained(tokenizer)
+        origin.base.tokenizer.save_pretrained(tokenizer)
         for target in targets:
             if os.path.lexists(target):  # not of this run
                 move_aside(target)
@@ -175,56 +136,33 @@ def save_stage(
     for path in [*quoted, *{path.parent for path in quoted}]:
         sync(path)
     return record.create(
-        stage=stage,
+        stage=origin.stage,
         folder=folder,
-        base=base.identity,
-        tokenizer=base.tokenizer_identity,
+        base=origin.base.identity,
+        tokenizer=origin.base.tokenizer_identity,
         files=[*files, *quoted],
-        parents=parents,
-        recipe=recipe.model_dump(mode="json"),
-        data=data,
+        parents=origin.parents,
+        recipe=origin.recipe.model_dump(mode="json"),
+        data=origin.data,
         metrics=metrics,
-        resources=Resources.model_validate(watch.usage()),
-        parts=[] if identity is None else identity.parts,
+        resources=Resources.model_validate(origin.watch.usage()),
+        parts=origin.identity.parts,
     )
 
 
-def finish(
-    *,
-    stage: str,
-    recipe: StageRecipe,
-    base: Base,
-    roles: Roles,
-    role: str,
-    parents: Mapping[str, FinishedStage],
-    data: Iterable[DataIdentity],
-    metrics: Mapping[str, float],
-    watch: Stopwatch,
-    session: Session,
-) -> StageRecord:
+def finish(origin: Origin[Any], roles: Roles, role: str, metrics: Mapping[str, float], session: Session) -> StageRecord:
     """Save the role and the tokenizer, tell the dashboard, and write the record last."""
     session.tracker.sync()
-    finished = save_stage(
-        recipe.out,
-        stage=stage,
-        recipe=recipe,
-        base=base,
-        roles=roles,
-        role=role,
-        parents=parents,
-        data=data,
-        metrics=metrics,
-        watch=watch,
-        identity=session.identity,
-    )
+    folder = origin.recipe.out
+    finished = save_stage(folder, origin, roles, role, metrics)
     session.tracker.summarise(metrics)
     session.tracker.artifact(
-        recipe.out / "adapter",
+        folder / "adapter",
         version=version_of(record.sha256_of(finished)),
-        parents={name: _artifact_of(parent) for name, parent in parents.items()},
-        details={"stage": stage, "base": base.identity.model},
+        parents={name: _artifact_of(parent) for name, parent in origin.parents.items()},
+        details={"stage": origin.stage, "base": origin.base.identity.model},
     )
-    record.write(recipe.out, finished)
+    record.write(folder, finished)
     return finished
 
 

@@ -10,14 +10,9 @@ from onebase.custom.functions import DOTTED
 from onebase.files.paths import UserPath
 from onebase.inference.ensemble import member_names
 from onebase.recipe.sections import (
-    BaseSection,
-    ChatSection,
-    CheckpointSection,
-    LimitsSection,
     Section,
-    Seed,
+    StageRecipe,
     Temperature,
-    TrackSection,
 )
 from ppo.maths.rewards import LARGEST_KL_ERROR
 from ppo.recipe.reward import KlSection, RewardSection
@@ -55,14 +50,11 @@ class SamplingSection(Section):
     Another one's log-probabilities are not quite those of training: see train.old_logprobs and train.importance_cap."""
 
 
-class PpoRecipe(Section):
+class PpoRecipe(StageRecipe):
     """Stage 3: PPO from an SFT adapter against a reward model."""
 
-    base: BaseSection
-    chat: ChatSection = ChatSection()
     parents: ParentsSection
     data: tuple[Source, ...] = Field(min_length=1)
-    limits: LimitsSection = LimitsSection()
     sampling: SamplingSection = SamplingSection()
     reward: RewardSection = RewardSection()
     kl: KlSection = KlSection()
@@ -74,9 +66,6 @@ class PpoRecipe(Section):
     evaluation: EvaluationSection | None = None
     alarms: AlarmsSection = AlarmsSection()
     functions: FunctionsSection = FunctionsSection()
-    track: TrackSection = TrackSection()
-    checkpoint: CheckpointSection = CheckpointSection()
-    seed: Seed = 0
     out: UserPath = Path("runs/ppo/ppo")
 
     @property

@@ -9,54 +9,26 @@ import contextlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from onebase.errors import RecordError
 from onebase.files.writing import atomic_folder, move_aside
-from onebase.model.base import Base
 from onebase.model.roles import Roles
 from onebase.run import folders, record, stages
-from onebase.run.identity import RunIdentity
-from onebase.run.record import DataIdentity, FinishedStage
-from onebase.tracking.usage import Stopwatch
-from ppo.recipe.recipe import PpoRecipe
+from onebase.run.stages import Origin
 
 
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """What a record says of where its adapter came from."""
-
-    recipe: PpoRecipe
-    base: Base
-    parents: Mapping[str, FinishedStage]
-    data: Sequence[DataIdentity]
-    identity: RunIdentity
-    watch: Stopwatch
-
-
-def write(name: str, roles: Roles, role: str, origin: Origin, metrics: Mapping[str, float]) -> Path:
+def write(name: str, roles: Roles, role: str, origin: Origin[Any], metrics: Mapping[str, float]) -> Path:
     """Make `<stage>/<name>` the finished stage of this role as it is now, in place of an earlier one."""
     target, aside = origin.recipe.out / name, origin.recipe.out / f".{name}.old"
     # A sibling of the target: its parents are as far away, so that the links hold after the renaming.
     _remove(aside)
     with atomic_folder(target, aside=aside) as temporary:
-        made = stages.save_stage(
-            temporary,
-            stage="ppo",
-            recipe=origin.recipe,
-            base=origin.base,
-            roles=roles,
-            role=role,
-            parents=origin.parents,
-            data=origin.data,
-            metrics=metrics,
-            watch=origin.watch,
-            identity=origin.identity,
-        )
+        made = stages.save_stage(temporary, origin, roles, role, metrics)
         record.write(temporary, made)
     _remove(aside)
     return target

@@ -30,6 +30,7 @@ from onebase.model import base as bases
 from onebase.model.roles import Roles
 from onebase.run.learning import restore_weights
 from onebase.run.record import DataIdentity
+from onebase.run.stages import Origin
 from onebase.tracking.tracker import Tracker
 from onebase.tracking.usage import Clock
 from ppo.maths.rewards import ScoreMoments
@@ -41,7 +42,6 @@ from ppo.steering.evaluate import COLUMNS, HeldOutData, evaluate, read_held_out
 from ppo.steering.frontier import Point, best_of
 from ppo.steering.objective import OBJECTIVE, Answers
 from ppo.steering.pretraining import Pretraining
-from ppo.steering.side_stages import Origin
 from ppo.update import Mix
 
 PREFIXES = {"policy": "ppo/eval", "ema": "ppo/eval_ema"}
@@ -105,7 +105,9 @@ class Measurement:
 class Steering:
     """One run's. Without any of its sections it only keeps rows for the alarms."""
 
-    def __init__(self, roles: Roles, data: SteeringData, origin: Origin, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, roles: Roles, data: SteeringData, origin: Origin[PpoRecipe], optimizer: torch.optim.Optimizer
+    ) -> None:
         self._roles = roles
         self._held_out = data.held_out
         self._origin = origin

@@ -18,9 +18,9 @@ from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
 from onebase.recipe import reader
 from onebase.run import stages
+from onebase.run.session import Session
 from onebase.seeding import seed_everything
 from onebase.trl import trainers
-from onebase.trl.reports import latest
 from onebase.trl.resumable import ROLE
 
 MakeRecipe = Callable[..., DpoRecipe]
@@ -38,13 +38,17 @@ def make_recipe(tiny_base_folder: Path, finished_run: Path, quantization: str, t
     return make
 
 
+def open_session(recipe: DpoRecipe, roles: Roles) -> Session:
+    return stages.open_session(stages.Origin(stage="dpo", recipe=recipe, base=roles.base), state_bytes=1)
+
+
 def train(recipe: DpoRecipe) -> Roles:
     # Another folder for every recipe: a checkpoint of one is refused by the others.
     recipe = recipe.model_copy(update={"out": recipe.out / f"{len(list(recipe.out.parent.rglob('checkpoints')))}"})
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))
     roles = Roles(base).load(ROLE, recipe.parents.sft / "adapter")
-    with stages.open_session(recipe, "dpo", parents={}, data=[], state_bytes=1) as session:
+    with open_session(recipe, roles) as session:
         trainer = build_trainer(roles, read_data(recipe), recipe, session)
         with roles.active(ROLE):
             trainers.train(trainer)
@@ -56,7 +60,7 @@ def test_the_trainer_starts_from_the_sft_adapter_bit_for_bit_in_fp32(make_recipe
     recipe.out.mkdir(parents=True)
     roles = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
     roles.load(ROLE, recipe.parents.sft / "adapter")
-    with stages.open_session(recipe, "dpo", parents={}, data=[], state_bytes=1) as session:
+    with open_session(recipe, roles) as session:
         build_trainer(roles, read_data(recipe), recipe, session)
     in_file = load_file(recipe.parents.sft / "adapter" / WEIGHTS)
     for role in (ROLE, "ref"):
@@ -86,13 +90,13 @@ def test_an_evaluation_is_a_mean_over_pairs_whatever_its_batches(make_recipe: Ma
         recipe = recipe.model_copy(update={"out": recipe.out / str(size)})
         roles = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
         roles.load(ROLE, recipe.parents.sft / "adapter")
-        with stages.open_session(recipe, "dpo", parents={}, data=[], state_bytes=1) as session:
+        with open_session(recipe, roles) as session:
             trainer = build_trainer(roles, read_data(recipe), recipe, session)
             for parameter in roles.parameters(ROLE):  # else every margin is 0
                 parameter.data.mul_(1.5)
             with roles.active(ROLE):
                 trainer.evaluate()
-            found[size] = latest(trainer)
+            found[size] = trainer.latest
     assert found[4]["dpo/eval_margin"] != 0
     for name in ("loss", "margin", "accuracy"):
         assert found[4][f"dpo/eval_{name}"] == pytest.approx(found[1][f"dpo/eval_{name}"], abs=1e-5), name

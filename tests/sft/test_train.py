@@ -15,9 +15,9 @@ from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
 from onebase.recipe import reader
 from onebase.run import stages
+from onebase.run.session import Session
 from onebase.seeding import generator, seed_everything
 from onebase.trl import trainers
-from onebase.trl.reports import latest
 from onebase.trl.resumable import ROLE
 from sft.recipe import SftRecipe
 from sft.train import build_trainer, read_data, to_rows
@@ -39,13 +39,17 @@ def start(recipe: SftRecipe) -> Roles:
     return Roles(base).add(ROLE, recipe.adapter, generator=generator(recipe.seed, "sft", "adapter"))
 
 
+def open_session(recipe: SftRecipe, roles: Roles) -> Session:
+    return stages.open_session(stages.Origin(stage="sft", recipe=recipe, base=roles.base), state_bytes=1)
+
+
 def train(recipe: SftRecipe) -> dict[str, torch.Tensor]:
     """The adapter after TRL has trained it."""
     # Another folder for every recipe: a checkpoint of one is refused by the others.
     recipe = recipe.model_copy(update={"out": recipe.out / f"{len(list(recipe.out.parent.rglob('checkpoints')))}"})
     seed_everything(recipe.seed)
     roles = start(recipe)
-    with stages.open_session(recipe, "sft", parents={}, data=[], state_bytes=1) as session:
+    with open_session(recipe, roles) as session:
         trainer = build_trainer(roles, read_data(recipe), recipe, session)
         with roles.active(ROLE):
             trainers.train(trainer)
@@ -61,7 +65,7 @@ def test_the_trainer_starts_from_the_adapter_in_its_file_bit_for_bit_in_fp32(
     for parameter in roles.parameters(ROLE):
         parameter.data.add_(1e-4 * torch.randn(parameter.shape))  # values that bf16 would round
     roles.save(ROLE, tmp_path / "file")
-    with stages.open_session(recipe, "sft", parents={}, data=[], state_bytes=1) as session:
+    with open_session(recipe, roles) as session:
         build_trainer(roles, read_data(recipe), recipe, session)
     in_file = load_file(tmp_path / "file" / WEIGHTS)
     for name, tensor in roles.state(ROLE).items():
@@ -90,7 +94,7 @@ def test_packed_rows_give_the_loss_of_separate_ones(make_recipe: MakeRecipe) -> 
             parameter.data.copy_(
                 0.05 * torch.randn(parameter.shape, generator=generator(1, "packing", parameter.numel()))
             )
-        with stages.open_session(recipe, "sft", parents={}, data=[], state_bytes=1) as session:
+        with open_session(recipe, roles) as session:
             trainer = build_trainer(roles, read_data(recipe), recipe, session)
             model = trainer.model
             assert model is not None
@@ -113,11 +117,11 @@ def test_an_evaluation_is_a_mean_over_tokens_whatever_its_batches(make_recipe: M
         recipe = make_recipe("trl.packing=false", f"trl.per_device_eval_batch_size={size}")
         recipe = recipe.model_copy(update={"out": recipe.out / str(size)})
         roles = start(recipe)
-        with stages.open_session(recipe, "sft", parents={}, data=[], state_bytes=1) as session:
+        with open_session(recipe, roles) as session:
             trainer = build_trainer(roles, read_data(recipe), recipe, session)
             with roles.active(ROLE):
                 trainer.evaluate()
-            found[size] = latest(trainer)
+            found[size] = trainer.latest
     assert found[4]["sft/eval_loss"] == pytest.approx(found[1]["sft/eval_loss"], rel=1e-5)
     assert found[4]["sft/eval_token_accuracy"] == pytest.approx(found[1]["sft/eval_token_accuracy"], rel=1e-5)
 
@@ -164,7 +168,7 @@ def test_a_micro_batch_in_pieces_adds_the_gradients_and_tokens_of_the_whole(
     """Also on top of earlier gradients, and where memory runs out after a piece has added its own."""
     recipe = make_recipe(f"trl.packing={packing}", "trl.per_device_train_batch_size=4", "limits.prompt_tokens=200")
     roles = start(recipe)
-    with stages.open_session(recipe, "sft", parents={}, data=[], state_bytes=1) as session:
+    with open_session(recipe, roles) as session:
         trainer = build_trainer(roles, read_data(recipe), recipe, session)
         model: Any = trainer.model
         trainer.create_optimizer_and_scheduler(num_training_steps=2)
@@ -207,7 +211,7 @@ def test_a_micro_batch_in_pieces_adds_the_gradients_and_tokens_of_the_whole(
 def test_a_batch_that_is_not_finite_is_kept_with_its_tokens(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("trl.max_steps=2", "trl.packing=false", "checkpoint.strikes=9")
     roles = start(recipe)
-    with stages.open_session(recipe, "sft", parents={}, data=[], state_bytes=1) as session:
+    with open_session(recipe, roles) as session:
         data = read_data(recipe)
         trainer = build_trainer(roles, data, recipe, session)
         next(iter(roles.parameters(ROLE))).data.fill_(float("nan"))

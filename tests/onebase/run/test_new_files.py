@@ -20,7 +20,6 @@ from onebase.recipe.sections import CheckpointSection
 from onebase.run import stages
 from onebase.run.checkpoint import Checkpoints
 from onebase.tracking import tracker
-from onebase.tracking.usage import Stopwatch
 from sft.recipe import SftRecipe
 
 PROMPT = Prompt((Message("user", "Why?"),), Origin("here", 1))
@@ -107,19 +106,7 @@ def test_a_stage_is_not_handed_over_through_a_link(tmp_path: Path, make_roles: C
     (out / f".{part}.{os.getpid()}").symlink_to(theirs)
     recipe = reader.read("recipes/smoke/sft.yaml", SftRecipe)
     with pytest.raises(FileExistsError, match=part):
-        stages.save_stage(
-            out,
-            stage="sft",
-            recipe=recipe,
-            base=roles.base,
-            roles=roles,
-            role="policy",
-            parents={},
-            data=(),
-            metrics={},
-            watch=Stopwatch(),
-            identity=None,
-        )
+        stages.save_stage(out, stages.Origin(stage="sft", recipe=recipe, base=roles.base), roles, "policy", {})
     assert [path.name for path in theirs.rglob("*")] == ["adapter_model.safetensors"]
     assert (theirs / "adapter_model.safetensors").read_text() == THEIRS
     assert not (out / "adapter").exists()
