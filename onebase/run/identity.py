@@ -11,14 +11,13 @@ A function that has ended the run by an error may be fixed. The record holds tha
 
 import contextlib
 import platform
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from onebase.errors import RecordError
 from onebase.files.writing import canonical, replace_file, short_hash
@@ -30,91 +29,65 @@ from onebase.terminal import say
 COMPUTES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "accelerate", "tokenizers", "numpy")
 FAILURE = "failure.json"
 """In the stage's folder from a step's error to the next save."""
-_PARTS = TypeAdapter(list[RunPart])
 
-_BASE = {"weights_sha256": "base weights", "config_sha256": "base configuration", "quantization": "quantisation"}
-_TOKENS = {
-    "tokenizer_sha256": "tokenizer",
-    "template_sha256": "chat template or system message",
-    "pad_id": "pad token",
-    "stop_ids": "stop tokens",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Change:
-    """Something that is another one than before."""
-
-    what: str
-    before: str
-    now: str
-
-    def __str__(self) -> str:
-        return f"{self.what}: it had {short_hash(self.before)}, and it is {short_hash(self.now)} now"
+FIELDS = (
+    ("base", "weights_sha256", "base weights"),
+    ("base", "config_sha256", "base configuration"),
+    ("base", "quantization", "quantisation"),
+    ("tokenizer", "tokenizer_sha256", "tokenizer"),
+    ("tokenizer", "template_sha256", "chat template or system message"),
+    ("tokenizer", "pad_id", "pad token"),
+    ("tokenizer", "stop_ids", "stop tokens"),
+)
+"""What must stay of base and tokenizer, in words."""
 
 
-@dataclass(kw_only=True)
-class RunIdentity:
-    """Of one run, in one process."""
+class RunIdentity(BaseModel):
+    """Of one run, in one process. A checkpoint holds it as JSON."""
 
     base: BaseIdentity
     tokenizer: TokenizerIdentity
-    parents: Mapping[str, str]
+    parents: dict[str, str]
     """sha256 of the record of each."""
-    data: Sequence[DataIdentity]
-    functions: Mapping[str, str] = field(default_factory=dict[str, str])
+    data: list[tuple[str, str | None, str]]
+    """Source, split and sha256 of each."""
+    functions: dict[str, str] = Field(default_factory=dict[str, str])
     """sha256 of the source of each Python function that the recipe names (`onebase.custom.function_source`)."""
-    parts: list[RunPart] = field(default_factory=list[RunPart])
+    parts: list[RunPart] = Field(default_factory=list[RunPart])
     """What the run computed with so far, from its first step on; from `begin` or `resume`."""
-
-    def as_state(self) -> dict[str, Any]:
-        """What a checkpoint holds: plain values."""
-        return {**self._fixed(), "parts": [part.model_dump(mode="json") for part in self.parts]}
 
     def begin(self) -> None:
         """A run that starts at its first step."""
         self.parts = [self._part(1)]
 
     def resume(self, saved: Any, step: int, *, fixed: bool, stage: str) -> None:
-        """A run that resumes after `step` from a checkpoint's `as_state`; RecordError where it would be another run.
+        """A run that resumes after `step` from what a checkpoint holds; RecordError where it would be another run.
 
         fixed: whether the run ended by an error of one of its functions.
         """
         part = self._part(step + 1)
-        if not isinstance(saved, Mapping):
+        with contextlib.suppress(ValidationError):
+            saved = RunIdentity.model_validate(saved)
+        if not isinstance(saved, RunIdentity) or not saved.parts:
             raise RecordError(
                 f"{stage}: the checkpoint of step {step} does not say what it was made of: by another "
                 "Onebase, or edited. Start again with --restart."
             )
-        changes = changes_between(saved, self._fixed())
-        refused = [change for change in changes if not (fixed and change.what.startswith("function "))]
+        changes = self._changes_since(saved)
+        refused = [change for what, change in changes.items() if not (fixed and what.startswith("function "))]
         if refused:
             raise RecordError(
-                f"{stage}: resuming after step {step} would mix two runs: {_listed(refused)}. "
+                f"{stage}: resuming after step {step} would mix two runs: {'; '.join(refused)}. "
                 "Put back what it had, or start again with --restart."
             )
-        try:
-            self.parts = _PARTS.validate_python(saved["parts"])
-        except (KeyError, ValidationError):
-            self.parts = []
-        if not self.parts:
-            raise RecordError(f"{stage}: the checkpoint's parts are damaged. Start again with --restart.")
-        moved = [*changes, *_moved(self.parts[-1], part)]
+        self.parts = saved.parts
+        moved = changes | _moved(self.parts[-1], part)
         if moved:
             say(
                 f"{stage}: resumes after step {step} with another environment, and the record will hold both: "
-                f"{_listed(moved)}. Last bits may differ."
+                f"{'; '.join(moved.values())}. Last bits may differ."
             )
             self.parts = [earlier for earlier in self.parts if earlier.first_step < part.first_step] + [part]
-
-    def _fixed(self) -> dict[str, Any]:
-        return {
-            "base": self.base.model_dump(mode="json"),
-            "tokenizer": self.tokenizer.model_dump(mode="json"),
-            "parents": dict(self.parents),
-            "data": [[rows.source, rows.split, rows.sha256] for rows in self.data],
-            "functions": dict(self.functions),
-        }
 
     def _part(self, first_step: int) -> RunPart:
         return RunPart(
@@ -122,24 +95,39 @@ class RunIdentity:
             versions=versions(),
             threads=torch.get_num_threads(),
             device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            functions=dict(self.functions),
+            functions=self.functions,
         )
 
     def require_of(self, finished: StageRecord, *, where: str) -> None:
         """RecordError where a finished stage was made of anything else than what the same recipe gives today."""
-        record = RunIdentity(
+        before = RunIdentity(
             base=finished.base,
             tokenizer=finished.tokenizer,
             parents={name: link.sha256 for name, link in finished.parents.items()},
-            data=finished.data,
+            data=triples(finished.data),
             functions=finished.functions,
         )
-        changes = changes_between(record._fixed(), self._fixed())
+        changes = self._changes_since(before)
         if changes:
             raise RecordError(
-                f"{where}: finished, and something else than now went in: {_listed(changes)}. Put back what it had, "
-                "or pass --restart to move it aside and train again."
+                f"{where}: finished, and something else than now went in: {'; '.join(changes.values())}. "
+                "Put back what it had, or pass --restart to move it aside and train again."
             )
+
+    def _changes_since(self, before: "RunIdentity") -> dict[str, str]:
+        """What differs, the causes before what follows from them. Data counts by its rows, wherever it lies."""
+        both = before, self
+        rows = [(words, *(getattr(getattr(each, part), key) for each in both)) for part, key, words in FIELDS]
+        rows += _pairs("parent ", before.parents, self.parents)
+        for then, now in zip(before.data, self.data, strict=False):
+            rows.append((f"data {now[0]}{'' if now[1] is None else f' ({now[1]})'}", then[-1], now[-1]))
+        rows.append(("sources of data", len(before.data), len(self.data)))
+        return _changes(rows + _pairs("function ", before.functions, self.functions))
+
+
+def triples(data: Iterable[DataIdentity]) -> list[tuple[str, str | None, str]]:
+    """What a run goes by, of its data."""
+    return [(rows.source, rows.split, rows.sha256) for rows in data]
 
 
 def note_failure(folder: Path, step: int, error: Exception, functions: Mapping[str, str]) -> None:
@@ -160,60 +148,21 @@ def versions() -> dict[str, str]:
     }
 
 
-def changes_between(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """What differs between two identities as plain values, the causes before what follows from them."""
-    changes: list[Change] = []
-    for part, fields in (("base", _BASE), ("tokenizer", _TOKENS)):
-        changes += _differing(before.get(part), now[part], fields)
-    changes += _differing_by_name("parent", before.get("parents"), now["parents"])
-    changes += _data_changes(before.get("data"), now["data"])
-    changes += _differing_by_name("function", before.get("functions"), now["functions"])
-    return changes
+def _moved(before: RunPart, now: RunPart) -> dict[str, str]:
+    """What computes, and is another one now."""
+    parts = [{**part.versions, "threads": part.threads, "device": part.device} for part in (before, now)]
+    return _changes(_pairs("", *parts))
 
 
-def _differing_by_name(kind: str, before: Any, now: Mapping[str, Any]) -> list[Change]:
+def _pairs(kind: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     """Also what only one of the two has."""
-    return _differing(before, now, {name: f"{kind} {name}" for name in dict.fromkeys([*_mapping(before), *now])})
+    return [(f"{kind}{name}", before.get(name), now.get(name)) for name in {**before, **now}]
 
 
-def _differing(before: Any, now: Mapping[str, Any], names: Mapping[str, str]) -> list[Change]:
-    had = _mapping(before)
-    return [
-        Change(what=words, before=str(had.get(key)), now=str(now.get(key)))
-        for key, words in names.items()
-        if had.get(key) != now.get(key)
-    ]
-
-
-def _data_changes(before: Any, now: Sequence[Sequence[Any]]) -> list[Change]:
-    had = [tuple(row) for row in before] if isinstance(before, list) else []
-    changes = [
-        Change(what=f"data {_source(new)}", before=str(old[-1]), now=str(new[-1]))
-        for old, new in zip(had, now, strict=False)
-        if old[-1] != new[-1]
-    ]
-    if len(had) != len(now):
-        changes.append(Change(what="sources of data", before=str(len(had)), now=str(len(now))))
-    return changes
-
-
-def _source(data: Sequence[Any]) -> str:
-    source, split, _ = data
-    return source if split is None else f"{source} ({split})"
-
-
-def _moved(before: RunPart, now: RunPart) -> Iterable[Change]:
-    names = {name: name for name in dict.fromkeys([*before.versions, *now.versions])}
-    yield from _differing(before.versions, now.versions, names)
-    for name in ("threads", "device"):
-        old, new = str(getattr(before, name)), str(getattr(now, name))
-        if old != new:
-            yield Change(what=name, before=old, now=new)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _listed(changes: Sequence[Change]) -> str:
-    return "; ".join(map(str, changes))
+def _changes(rows: Iterable[tuple[str, Any, Any]]) -> dict[str, str]:
+    """In words, by what has changed: of (what, before, now) those that differ."""
+    return {
+        what: f"{what}: it had {short_hash(before)}, and it is {short_hash(now)} now"
+        for what, before, now in rows
+        if before != now
+    }

@@ -156,7 +156,7 @@ class Session:
             "files": dict(files if files is not None else self.tracker.sizes()),
             "strikes": self.strikes,
             "halvings": self.budget.halvings,
-            "identity": None if self.identity is None else self.identity.as_state(),
+            "identity": None if self.identity is None else self.identity.model_dump(mode="json"),
         }
         self._saving = True
         try:

@@ -21,7 +21,7 @@ from onebase.model.identity import BaseIdentity, TokenizerIdentity
 from onebase.model.roles import Roles
 from onebase.recipe.sections import BaseSection, ChatSection, StageRecipe
 from onebase.run import record, same_chat
-from onebase.run.identity import RunIdentity
+from onebase.run.identity import RunIdentity, triples
 from onebase.run.record import DataIdentity, FinishedStage, Resources, StageRecord
 from onebase.run.same_chat import ChatTexts
 from onebase.run.session import Session
@@ -74,7 +74,7 @@ def run_identity(
         base=base,
         tokenizer=tokenizer,
         parents={name: parent.sha256 for name, parent in parents.items()},
-        data=list(data),
+        data=triples(data),
         functions={name: source_sha256(name) for name in sorted(set(functions))},
     )
 

@@ -21,7 +21,6 @@ from onebase.recipe.sections import CheckpointSection, TrackSection
 from onebase.run import identity as identities
 from onebase.run.identity import FAILURE, RunIdentity
 from onebase.run.interruption import Interrupted
-from onebase.run.record import DataIdentity
 from onebase.run.session import Session
 
 HASHES = {letter: letter * 64 for letter in "abcdef"}
@@ -35,14 +34,13 @@ def make_identity(**changes: Any) -> RunIdentity:
         "pad_id": 0,
         "stop_ids": [2],
     }
-    data: dict[str, Any] = {"source": "rows.jsonl", "split": "train", "revision": None, "kept": 8, "dropped": {}}
     base |= {"weights_sha256": changes.get("weights", HASHES["b"]), "vocabulary": 400, "hidden_layers": 2}
     tokens |= {"template_sha256": changes.get("template", HASHES["c"])}
     return RunIdentity(
         base=BaseIdentity(**base),
         tokenizer=TokenizerIdentity(**tokens),
         parents={"sft": changes.get("sft", HASHES["d"])},
-        data=[DataIdentity(**data, sha256=changes.get("data", HASHES["e"]))],
+        data=[("rows.jsonl", "train", changes.get("data", HASHES["e"]))],
         functions=changes.get("functions", {"mine:reward": HASHES["f"]}),
     )
 
@@ -50,7 +48,7 @@ def make_identity(**changes: Any) -> RunIdentity:
 def started(**changes: Any) -> Mapping[str, Any]:
     first = make_identity(**changes)
     first.begin()
-    return first.as_state()
+    return first.model_dump(mode="json")
 
 
 def test_the_same_run_goes_on_in_one_part(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +79,7 @@ def test_a_parent_more_or_less_is_another_run(before: list[str], now: list[str])
     first.parents, again.parents = (dict.fromkeys(names, HASHES["d"]) for names in (before, now))
     first.begin()
     with pytest.raises(RecordError, match="parent reward_2: it had"):
-        again.resume(first.as_state(), 7, fixed=False, stage="ppo")
+        again.resume(first.model_dump(mode="json"), 7, fixed=False, stage="ppo")
 
 
 def test_a_function_may_be_mended_where_it_has_ended_the_run_and_nothing_else_may() -> None:
@@ -108,7 +106,7 @@ def test_other_versions_and_threads_are_said_and_recorded_with_both_values(
     for words in ("torch: it had", "9.9.9 now", "python: it had", "threads: it had", "77 now", "will hold both"):
         assert words in said
     third = make_identity()
-    third.resume(again.as_state(), 4, fixed=False, stage="sft")
+    third.resume(again.model_dump(mode="json"), 4, fixed=False, stage="sft")
     assert [part.first_step for part in third.parts] == [1, 4]
 
 
