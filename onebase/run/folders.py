@@ -99,7 +99,7 @@ def require_own(out: Path, stage: str) -> None:
         if is_free(out):
             return
         theirs = stage_of(out)
-        if theirs is None and not any(True for _ in verified_checkpoints(out)):
+        if not _holds_a_run(out):
             raise InputError(
                 f"{out}: is not empty, and no run of Onebase: it holds {_some(out)}, and no {MARK}. Nothing in it was "
                 "touched. Give another out=FOLDER, or move it away."
@@ -133,8 +133,7 @@ def require_run(out: Path) -> None:
         # A lock is all that is left of a first stage that was refused before it had a folder.
         if is_free(out) or all(LOCK.fullmatch(name) for name in os.listdir(out)):
             return
-        ours = _is_json_with(out / "summary.json", ("schema_version", "run", "models"))
-        if not ours:
+        if _object_in(out / "summary.json", "schema_version", "run", "models") is None:
             ours = any(_holds_a_run(path) for path in out.iterdir() if path.is_dir())
             taken = [name for name in COMPARISON if os.path.lexists(out / name)]
             if not ours or taken:
@@ -156,7 +155,7 @@ def require_replaceable(folder: Path, main: str, keys: Sequence[str], others: It
         if os.path.lexists(folder) and not folder.is_dir():
             raise InputError(f"{folder}: is a file, and a folder is needed. Pass another one.")
         _require_outside_stages(folder, folder.resolve() / "-")
-        if _is_json_with(folder / main, keys):
+        if _object_in(folder / main, *keys) is not None:
             return
         taken = next((name for name in (main, *others) if os.path.lexists(folder / name)), None)
         if taken is not None:
@@ -181,12 +180,8 @@ def is_free(folder: Path) -> bool:
 
 def stage_of(folder: Path) -> str | None:
     """The stage of this folder, by its mark or its record (which may fail to verify); None for any other folder."""
-    mark = _mark_of(folder)
-    if mark is not None:
-        return mark["stage"]
-    content = _json_of(folder / FILE)
-    known = isinstance(content, dict) and {"schema_version", "stage", "recipe", "files"} <= content.keys()
-    return content["stage"] if known and isinstance(content["stage"], str) else None
+    holder = _mark_of(folder) or _object_in(folder / FILE, "schema_version", "stage", "recipe", "files")
+    return holder["stage"] if holder is not None and isinstance(holder["stage"], str) else None
 
 
 def _holds_a_run(folder: Path) -> bool:
@@ -194,25 +189,17 @@ def _holds_a_run(folder: Path) -> bool:
 
 
 def _mark_of(folder: Path) -> dict[str, Any] | None:
-    content = _json_of(folder / MARK)
-    if not isinstance(content, dict) or content.get("schema_version") != SCHEMA:
-        return None
-    return content if isinstance(content.get("stage"), str) else None
+    mark = _object_in(folder / MARK, "schema_version", "stage")
+    return mark if mark is not None and mark["schema_version"] == SCHEMA and isinstance(mark["stage"], str) else None
 
 
-def _json_of(path: Path) -> Any:
-    """What a file of ours holds; None for a link, a missing file, or anything but JSON."""
-    try:
-        if path.is_symlink() or not path.is_file():
-            return None
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return None
-
-
-def _is_json_with(path: Path, keys: Sequence[str]) -> bool:
-    content = _json_of(path)
-    return isinstance(content, dict) and set(keys) <= content.keys()
+def _object_in(path: Path, *keys: str) -> dict[str, Any] | None:
+    """The JSON object in a file of ours; None for a link, a missing file, or anything but an object with these keys."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        content = json.loads(path.read_bytes()) if path.is_file() and not path.is_symlink() else None
+        if isinstance(content, dict) and content.keys() >= set(keys):
+            return content
+    return None
 
 
 def _some(folder: Path) -> str:
@@ -245,11 +232,10 @@ def step_folders(checkpoints: Path) -> Iterator[Path]:
 def verified_checkpoints(out: Path) -> Iterator[Path]:
     """The checkpoints of a stage folder that have the files of their manifests, the newest first."""
     for folder in reversed([*step_folders(out / CHECKPOINTS)]):
-        files = content.get("files") if isinstance(content := _json_of(folder / MANIFEST), dict) else None
-        if not isinstance(files, dict) or not files or "recipe" not in content:
-            continue
-        with contextlib.suppress(OSError, ValueError):
-            if all(hash_file(folder / name) == expected for name, expected in files.items()):
+        manifest = _object_in(folder / MANIFEST, "files", "recipe")
+        with contextlib.suppress(OSError, ValueError, AttributeError):  # of an edited manifest
+            files = {} if manifest is None else manifest["files"].items()
+            if files and all(hash_file(folder / name) == expected for name, expected in files):
                 yield folder
 
 

@@ -3,7 +3,7 @@
 runs/x/sft/adapter, runs/x/sft/stage.json, runs/x  ->  Did you mean runs/x/sft?
 """
 
-from collections.abc import Iterator
+import contextlib
 from pathlib import Path
 
 from onebase.errors import RecordError
@@ -41,40 +41,25 @@ def describe(path: Path, stage: str | None) -> str:
     return f"holds no {FILE}, so that stage has not finished. Run it again to go on with it."
 
 
-def _finished_near(path: Path, stage: str | None) -> Iterator[Path]:
-    for folder in _around(path):
-        if _stage_in(folder) is None:
-            continue
-        if stage in (None, _stage_in(folder)):
-            yield folder
-        else:  # a part of another stage: its neighbour, where the two are of one run
-            yield from _inside(folder.parent, stage)
-        return
-    yield from _inside(path, stage)
+def _finished_near(path: Path, stage: str | None) -> list[Path]:
+    # The path itself and what it lies in, spelled as it was given where that is possible.
+    around = [path, *path.parents, *path.absolute().parents]
+    holder = next((folder for folder in around if _stage_in(folder) is not None), None)
+    if holder is None:
+        return _inside(path, stage)
+    # A part of another stage: its neighbour, where the two are of one run.
+    return [holder] if stage in (None, _stage_in(holder)) else _inside(holder.parent, stage)
 
 
-def _around(path: Path) -> Iterator[Path]:
-    """The path itself and what it lies in, spelled as it was given where that is possible."""
-    yield path
-    yield from path.parents
-    if not path.is_absolute():
-        yield from path.absolute().parents
-
-
-def _inside(run: Path, stage: str | None) -> Iterator[Path]:
+def _inside(run: Path, stage: str | None) -> list[Path]:
     """A run's finished stages of this kind, its own first, then variants such as ppo-rloo."""
-    if run.is_dir():
-        for folder in sorted(run.iterdir(), key=lambda path: (len(path.name), path.name)):
-            kind = _stage_in(folder)
-            if kind is not None and stage in (None, kind):
-                yield folder
+    folders = sorted(run.iterdir() if run.is_dir() else (), key=lambda path: (len(path.name), path.name))
+    return [folder for folder in folders if (kind := _stage_in(folder)) is not None and stage in (None, kind)]
 
 
 def _stage_in(folder: Path) -> str | None:
     """The kind of stage that has finished in a folder; its record is not verified."""
-    try:
-        content, _ = read_object(folder / FILE)
-    except RecordError:
-        return None
-    kind = content.get("stage")
+    kind = None
+    with contextlib.suppress(RecordError):
+        kind = read_object(folder / FILE)[0].get("stage")
     return kind if isinstance(kind, str) else None

@@ -9,7 +9,6 @@ Nothing writes to these once the record is there. Checkpoints, W&B's folder, pro
 """
 
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -83,12 +82,8 @@ def _beside(folder: Path) -> Iterator[str]:
     """Whatever is in the folders that are handed on; a link or a device counts, an empty folder does not. Nor does what
     is hidden: systems put it there (`.DS_Store`, `._name`, `.nfs0001`) when a folder is looked at or copied, and no
     library reads it."""
-    waiting = [folder / name for name in HANDED_ON if (folder / name).is_dir()]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            shown = [entry for entry in entries if not entry.name.startswith(".")]
-        for entry in shown:
-            if stat.S_ISDIR(entry.stat(follow_symlinks=False).st_mode):
-                waiting.append(Path(entry.path))
-            else:
-                yield Path(entry.path).relative_to(folder).as_posix()
+    for path in (path for name in HANDED_ON for path in (folder / name).rglob("*")):
+        place = path.relative_to(folder)
+        hidden = any(part.startswith(".") for part in place.parts)
+        if not hidden and (path.is_symlink() or not path.is_dir()):
+            yield place.as_posix()
