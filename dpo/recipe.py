@@ -86,43 +86,38 @@ class DpoRecipe(StageRecipe):
         return self
 
     @model_validator(mode="after")
-    def _every_option_is_known(self) -> "DpoRecipe":
-        """TRL finds some of these at the first batch only."""
-        wanted = self.trl.arguments()
-        require_one_of("loss_type", wanted, LOSSES)
-        require_one_of("f_divergence_type", wanted, DIVERGENCES)
-        require_one_of("truncation_mode", wanted, ("keep_start", "keep_end"))
-        weights, losses = wanted.get("loss_weights"), wanted.get("loss_type") or ["sigmoid"]
-        if weights is not None and len(weights) != (1 if isinstance(losses, str) else len(losses)):
-            raise ValueError(f"trl.loss_weights: expected one for each loss of trl.loss_type, found {weights}")
-        if "exo_pair" in losses and not wanted.get("label_smoothing"):
-            raise ValueError("trl.loss_type=exo_pair needs trl.label_smoothing over 0, such as 1e-3")
-        named = {losses} if isinstance(losses, str) else set(losses)
-        if (wanted.get("f_divergence_type") or "reverse_kl") != "reverse_kl" and not named <= GENERALISED:
-            raise ValueError(
-                f"trl.f_divergence_type goes with trl.loss_type {', '.join(sorted(GENERALISED))} only, found "
-                f"{', '.join(sorted(named))}"
-            )
-        if wanted.get("use_weighting") and named & {"aot", "aot_unpaired"}:
-            raise ValueError("trl.use_weighting: TRL has it for all values of trl.loss_type but aot and aot_unpaired")
-        if "robust" in losses and not 0 <= (wanted.get("label_smoothing") or 0) < 0.5:
-            raise ValueError(
-                f"trl.label_smoothing: expected 0 or more and less than 0.5, found {wanted['label_smoothing']}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _every_option_has_its_effect(self) -> "DpoRecipe":
-        """TRL takes these and does nothing with them."""
+    def _every_option_is_known_and_has_its_effect(self) -> "DpoRecipe":
+        """TRL finds some of these at the first batch only, and does nothing with others."""
         block = self.trl.arguments()
+        require_one_of("loss_type", block, LOSSES)
+        require_one_of("f_divergence_type", block, DIVERGENCES)
+        require_one_of("truncation_mode", block, ("keep_start", "keep_end"))
         losses = block.get("loss_type") or ["sigmoid"]
-        losses = {losses} if isinstance(losses, str) else set(losses)
-        if block.get("label_smoothing") and not losses & SMOOTHED:
-            raise ValueError(
-                f"trl.label_smoothing is read by trl.loss_type {', '.join(sorted(SMOOTHED))} only, found "
-                f"{', '.join(sorted(losses))}. For labels that may be wrong take trl.loss_type=robust"
-            )
-        for key in ("label_smoothing_factor", "padding_free"):
-            if block.get(key):
-                raise ValueError(f"trl.{key} has no effect in DPO. Remove it")
+        losses = [losses] if isinstance(losses, str) else losses
+        weights, smoothing, named = block.get("loss_weights"), block.get("label_smoothing"), ", ".join(sorted(losses))
+        divergence = block.get("f_divergence_type") or "reverse_kl"
+        problems = {
+            f"trl.loss_weights: expected one for each loss of trl.loss_type, found {weights}": (
+                weights is not None and len(weights) != len(losses)
+            ),
+            "trl.loss_type=exo_pair needs trl.label_smoothing over 0, such as 1e-3": (
+                "exo_pair" in losses and not smoothing
+            ),
+            f"trl.f_divergence_type goes with trl.loss_type {', '.join(sorted(GENERALISED))} only, found {named}": (
+                divergence != "reverse_kl" and not GENERALISED.issuperset(losses)
+            ),
+            "trl.use_weighting: TRL has it for all values of trl.loss_type but aot and aot_unpaired": (
+                block.get("use_weighting") and not {"aot", "aot_unpaired"}.isdisjoint(losses)
+            ),
+            f"trl.label_smoothing: expected 0 or more and less than 0.5, found {smoothing}": (
+                "robust" in losses and not 0 <= (smoothing or 0) < 0.5
+            ),
+            f"trl.label_smoothing is read by trl.loss_type {', '.join(sorted(SMOOTHED))} only, found {named}. "
+            "For labels that may be wrong take trl.loss_type=robust": smoothing and SMOOTHED.isdisjoint(losses),
+            "trl.label_smoothing_factor has no effect in DPO. Remove it": block.get("label_smoothing_factor"),
+            "trl.padding_free has no effect in DPO. Remove it": block.get("padding_free"),
+        }
+        for problem, present in problems.items():
+            if present:
+                raise ValueError(problem)
         return self

@@ -109,14 +109,9 @@ def run(recipe: DpoRecipe) -> StageRecord:
     origin = stages.Origin(stage="dpo", recipe=recipe, base=base, parents=parents, data=data.identities, watch=watch)
     with stages.open_session(origin, state_bytes=state_bytes(roles, [ROLE])) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
-        tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
-        with roles.active(ROLE):
-            if session.resumed is None:
-                trainer.evaluate()
-                require_log_two(trainer.latest, recipe)
-            trainers.train(trainer)
-            trainer.evaluate()
-        show_samples(roles, data, recipe, tracker)
+        trainer = build_trainer(roles, data, recipe, session)
+        trainers.measure_and_train(trainer, check=lambda metrics: require_log_two(metrics, recipe))
+        show_samples(roles, data, recipe, session.tracker)
         return stages.finish(origin, roles, ROLE, trainer.latest, session)
 
 
@@ -188,7 +183,7 @@ def to_pairs(rankings: Sequence[EncodedRanking], pairing: Pairing, seed: int) ->
     return rows
 
 
-def require_log_two(metrics: dict[str, float], recipe: DpoRecipe) -> None:
+def require_log_two(metrics: Mapping[str, float], recipe: DpoRecipe) -> None:
     """Before the first update policy and reference are the same adapter: -log sigmoid(0) = log 2."""
     margin, loss = metrics["dpo/eval_margin"], metrics["dpo/eval_loss"]
     block = recipe.trl.arguments()

@@ -113,13 +113,9 @@ def run(recipe: SftRecipe) -> StageRecord:
     origin = stages.Origin(stage="sft", recipe=recipe, base=base, data=data.identities, watch=watch)
     with stages.open_session(origin, state_bytes=state_bytes(roles, [ROLE])) as session:
         write_card(recipe.out / "data", data.loaded, tokens=data.chat, limits=recipe.limits)
-        tracker, trainer = session.tracker, build_trainer(roles, data, recipe, session)
-        with roles.active(ROLE):
-            if session.resumed is None:
-                trainer.evaluate()
-            trainers.train(trainer)
-            trainer.evaluate()
-        show_samples(roles, data, recipe, tracker)
+        trainer = build_trainer(roles, data, recipe, session)
+        trainers.measure_and_train(trainer)
+        show_samples(roles, data, recipe, session.tracker)
         return stages.finish(origin, roles, ROLE, trainer.latest, session)
 
 

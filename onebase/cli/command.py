@@ -77,19 +77,24 @@ def run_stage(
                 raise failure from error
             raise
         finally:
-            if "onebase.run.session" in sys.modules:
-                sys.modules["onebase.run.session"].release(out)
+            folders.release(out)
 
     return guarded(work)
 
 
+QUIET = {
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    # torch.profiler says when it starts and stops at every level below this one.
+    "KINETO_LOG_LEVEL": "6",
+}
+
+
 def quieten() -> None:
     """Keep the libraries' bars and notices off the screen: ours say what happens, and errors still come through."""
-    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # torch.profiler says when it starts and stops at every level below this one.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
     # bitsandbytes looks for an optional kernel package at import and logs that there is none.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     # TRL 1.16 passes transformers' old names for activation checkpointing.
@@ -174,11 +179,9 @@ def _sentences(first: str, *notes: str) -> str:
 
 def _make_way(stage: str, out: Path, restart: bool) -> None:
     """Keep an unfinished run with checkpoints, to resume it; move anything else aside."""
-    from onebase.run import session
-
-    session.hold(out)
-    if not restart and session.is_resumable(out):
-        return
+    folders.hold(out)
+    if not restart and next(folders.step_folders(out / folders.CHECKPOINTS), None) is not None:
+        return  # that it verifies is seen to when it is read
     aside = move_aside(out)
     if not restart:
         say(f"{out} held an unfinished run without a checkpoint, now in {aside}; stage {stage} starts again.")

@@ -4,7 +4,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -14,33 +14,24 @@ from onebase.cli.command import Loader, run_stage
 from onebase.terminal import printable
 
 
-class Printable:
-    """A command that shows usage errors with control characters as their codes: they repeat what was typed."""
-
-    def make_context(self, *args: Any, **kwargs: Any) -> Any:
-        with _printable_errors():
-            return super().make_context(*args, **kwargs)  # type: ignore[misc]  # of typer's command
-
-    def invoke(self, ctx: Any) -> Any:
-        with _printable_errors():
-            return super().invoke(ctx)  # type: ignore[misc]  # of typer's command
-
-
-class PrintableGroup(Printable, TyperGroup):
-    pass
-
-
-class PrintableCommand(Printable, TyperCommand):
-    pass
-
-
 @contextlib.contextmanager
 def _printable_errors() -> Iterator[None]:
+    """Inside, usage errors have control characters as their codes: they repeat what was typed."""
     try:
         yield
     except typer.TyperException as error:
         error.message = printable(error.message)
         raise
+
+
+class PrintableGroup(TyperGroup):
+    make_context = _printable_errors()(TyperGroup.make_context)
+    invoke = _printable_errors()(TyperGroup.invoke)
+
+
+class PrintableCommand(TyperCommand):
+    make_context = _printable_errors()(TyperCommand.make_context)
+    invoke = _printable_errors()(TyperCommand.invoke)
 
 
 Overrides = Annotated[

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -29,7 +30,8 @@ def as_disk_error(error: BaseException, folder: Path, *, needed: int | None = No
     if isinstance(error, OSError) and isinstance(error.filename, str):
         place = Path(error.filename)  # when that is known: it may lie in a cache
         folder = place.parent
-    what = f"{os.strerror(number)}: the disk at {mount_point(folder)} has {free_bytes(folder)} bytes free"
+    disk = mount_point(folder)
+    what = f"{os.strerror(number)}: the disk at {disk} has {shutil.disk_usage(disk).free} bytes free"
     needs = "" if needed is None else f", and {needed} bytes were to be written"
     return DiskError(number, f"{what}{needs}: {place}")
 
@@ -63,9 +65,3 @@ def mount_point(folder: Path) -> Path:
     while not os.path.ismount(place):
         place = place.parent
     return place
-
-
-def free_bytes(folder: Path) -> int:
-    """Bytes that the disk of `folder` has left for this user."""
-    state = os.statvfs(mount_point(folder))
-    return state.f_bavail * state.f_frsize

@@ -2,9 +2,7 @@
 
 import json
 import math
-import re
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +58,11 @@ def parse_object(raw: bytes, path: Path, *, deepest: int = DEEPEST) -> dict[str,
         raise refuse(f"an object with keys is expected, and it is a {type(content).__name__}")
     if _depth_exceeds(content, deepest):
         raise refuse(f"lists or objects are nested more than {deepest} deep")
-    if b"\\u" in raw and _has_half_a_pair(content):
-        raise refuse("a text holds half of a surrogate pair")
+    try:
+        # Bytes of half a pair are not UTF-8: only escapes can write it.
+        json.dumps(content if b"\\u" in raw else None, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise refuse("a text holds half of a surrogate pair") from None
     return content
 
 
@@ -94,27 +95,11 @@ def _no_constant(name: str) -> None:
 _STRICT = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant, parse_float=_finite)
 
 
-def _inner(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
-
-
 def _depth_exceeds(content: Any, deepest: int) -> bool:
     level = [content]
     for _ in range(deepest):
-        level = [inner for value in level for inner in _inner(value) if isinstance(inner, dict | list)]
+        values = [inner for outer in level for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [value for value in values if isinstance(value, dict | list)]
         if not level:
             return False
     return True
-
-
-def _has_half_a_pair(content: Any) -> bool:
-    waiting = [content]
-    while waiting:
-        value = waiting.pop()
-        texts = [value] if isinstance(value, str) else list(value) if isinstance(value, dict) else []
-        if any(re.search("[\ud800-\udfff]", text) for text in texts):
-            return True
-        waiting += _inner(value)
-    return False

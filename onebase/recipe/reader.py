@@ -68,10 +68,8 @@ def read(path: Path | str, model: type[R], overrides: Sequence[str] = ()) -> R:
     for override in overrides:
         place = _apply(content, override)
         # What the override put there, the file's lines and earlier overrides no longer say.
-        for known in (lines, origins):
-            for inner in [place_of_line for place_of_line in known if place_of_line[: len(place)] == place]:
-                del known[inner]
-        origins[place] = override
+        lines = {key: line for key, line in lines.items() if key[: len(place)] != place}
+        origins = {key: text for key, text in origins.items() if key[: len(place)] != place} | {place: override}
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -155,18 +153,15 @@ def _apply(content: dict[str, Any], override: str) -> tuple[str | int, ...]:
     except (YAMLError, ValueError, AssertionError, LookupError, RecursionError):
         value = text
     place: Any = content
-    parts: list[str | int] = [int(part) if part.isdecimal() else part for part in key.split(".")]
-    for part in parts[:-1]:
+    *way, last = (int(part) if part.isdecimal() else part for part in key.split("."))
+    for part in way:
         place = _inner(place, part, override)
-    last = parts[-1]
-    if isinstance(place, list):
-        if not isinstance(last, int) or last >= len(place):
-            raise RecipeError(f"override '{override}': the list has {len(place)} elements. Check the index.")
-        place[last] = value
-    else:
+    if not isinstance(place, list):
         last = str(last)
-        place[last] = value
-    return (*parts[:-1], last)
+    elif not isinstance(last, int) or last >= len(place):
+        raise RecipeError(f"override '{override}': the list has {len(place)} elements. Check the index.")
+    place[last] = value
+    return (*way, last)
 
 
 def _inner(place: Any, part: str | int, override: str) -> Any:

@@ -11,6 +11,7 @@ It is written into a temporary sibling, each file is synced, then the folder, th
 ones rotated out. Tensors are safetensors and the rest is JSON: reading a checkpoint never runs code.
 """
 
+import contextlib
 import errno
 import hashlib
 import math
@@ -18,7 +19,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,8 @@ class Checkpoints:
         """
         self._last = time.monotonic()
         target = self.folder / f"step-{step:08d}"
-        if self._stands(target):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            self._verified(target)
             return target  # the same step of the same run: to replace it would leave a moment with neither
         tensors: dict[str, Tensor] = {}
         content = _pack(state, "", tensors)
@@ -98,12 +100,6 @@ class Checkpoints:
         self._rotate()
         return target
 
-    def _stands(self, folder: Path) -> bool:
-        try:
-            return bool(self._verified(folder))
-        except (OSError, ValueError, KeyError):
-            return False
-
     def probe(self, size: int) -> None:
         """Take the room that saves of `size` bytes need at once, and give it back; InputError where it is not there.
 
@@ -117,7 +113,10 @@ class Checkpoints:
         try:
             with os.fdopen(create_file(probe), "wb") as stream:
                 probe.unlink()  # now: whatever comes, the room is given back with the file's last handle
-                _reserve(stream.fileno(), needed, free)
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(stream.fileno(), 0, needed)
+                elif free < needed:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise InputError(f"{place}: cannot be written ({error.strerror}). Give another out=FOLDER.") from None
@@ -138,26 +137,24 @@ class Checkpoints:
         for stale in self.folder.glob(".step-*"):
             if OWN_HALF.fullmatch(stale.name) and not stale.is_symlink():
                 shutil.rmtree(stale, ignore_errors=True)
-        problems: list[str] = []
-        passed: list[Path] = []
+        problems: dict[Path, str] = {}
         for folder in reversed([*step_folders(self.folder)]):
             try:
                 checkpoint = self._read(folder)
             except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
-                passed.append(folder)
-                problems.append(f"{folder}: {error}")
-                say(f"checkpoint skipped: {folder}: {error}")
+                problems[folder] = f"{folder}: {error}"
+                say(f"checkpoint skipped: {problems[folder]}")
             else:
-                self._set_aside(passed)
+                self._set_aside(problems)
                 return checkpoint
         if problems:
             raise RecordError(
-                f"{self.folder}: there are {len(problems)} checkpoints and none verifies: {'; '.join(problems)}. "
-                "Put one back, or start again with --restart."
+                f"{self.folder}: there are {len(problems)} checkpoints and none verifies: "
+                f"{'; '.join(problems.values())}. Put one back, or start again with --restart."
             )
         return None
 
-    def _set_aside(self, damaged: list[Path]) -> None:
+    def _set_aside(self, damaged: Iterable[Path]) -> None:
         """Out of the names that count: as the newest ones they would make the rotation remove what is sound."""
         for folder in damaged:
             aside = folder.with_name(f"damaged-{folder.name}")
@@ -201,14 +198,6 @@ class Checkpoints:
             aside = old.with_name(f".{old.name}.old")
             os.rename(old, aside)
             shutil.rmtree(aside, ignore_errors=True)
-
-
-def _reserve(descriptor: int, size: int, free: int) -> None:
-    """Take `size` bytes of the disk for a file; OSError if they are not there."""
-    if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
-    elif free < size:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def counted(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from onebase.errors import InputError
 from onebase.files.writing import FULL, canonical, hash_file, replace_file
 from onebase.run.record import FILE
@@ -40,6 +42,8 @@ COMPARISON = ("summary.json", "plots", "evaluation/metrics.jsonl", "evaluation/s
 """Of these what a comparison writes last: they exist only beside summary.json."""
 LOCK = re.compile(r"\..+\.lock")
 """Name of the lock beside a stage's folder."""
+
+_held: dict[Path, FileLock] = {}
 
 
 @contextlib.contextmanager
@@ -118,6 +122,37 @@ def claim(out: Path, stage: str, recipe: str) -> None:
         out.mkdir(parents=True, exist_ok=True)
         if _mark_of(out) is None:
             replace_file(out / MARK, canonical({"schema_version": SCHEMA, "stage": stage, "recipe": recipe}))
+
+
+def hold(folder: Path) -> None:
+    """Let no other process work in this stage folder until this one ends; InputError when one does."""
+    place = folder.resolve()
+    if place in _held:
+        return
+    file = place.with_name(f".{place.name}.lock")
+    lock = FileLock(file)
+    try:
+        with writable(folder):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            _require_lock(file)
+            lock.acquire(timeout=0)
+    except Timeout:
+        raise InputError(
+            f"{folder}: another process is working in this folder. Wait for it, stop it, or give another out=FOLDER."
+        ) from None
+    _held[place] = lock
+
+
+def _require_lock(file: Path) -> None:
+    """InputError where the lock's file is not one: opening it would empty it."""
+    if file.is_symlink() or (file.exists() and (not file.is_file() or file.stat().st_size)):
+        raise InputError(f"{file}: is where the lock of a run lies, and is not a lock. Move it away.")
+
+
+def release(folder: Path) -> None:
+    lock = _held.pop(folder.resolve(), None)
+    if lock is not None:
+        lock.release()
 
 
 def require_run(out: Path) -> None:

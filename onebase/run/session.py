@@ -22,8 +22,6 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from onebase.errors import DivergedError, EndedError, InputError, RecordError
 from onebase.files.disk import as_disk_error
 from onebase.files.writing import replace_file
@@ -39,39 +37,6 @@ from onebase.terminal import say
 from onebase.tracking.tracker import Tracker
 
 State = Mapping[str, Any]
-
-_held: dict[Path, FileLock] = {}
-
-
-def hold(folder: Path) -> None:
-    """Let no other process work in this stage folder until this one ends; InputError when one does."""
-    place = folder.resolve()
-    if place in _held:
-        return
-    file = place.with_name(f".{place.name}.lock")
-    lock = FileLock(file)
-    try:
-        with folders.writable(folder):
-            place.parent.mkdir(parents=True, exist_ok=True)
-            _require_lock(file)
-            lock.acquire(timeout=0)
-    except Timeout:
-        raise InputError(
-            f"{folder}: another process is working in this folder. Wait for it, stop it, or give another out=FOLDER."
-        ) from None
-    _held[place] = lock
-
-
-def _require_lock(file: Path) -> None:
-    """InputError where the lock's file is not one: opening it would empty it."""
-    if file.is_symlink() or (file.exists() and (not file.is_file() or file.stat().st_size)):
-        raise InputError(f"{file}: is where the lock of a run lies, and is not a lock. Move it away.")
-
-
-def release(folder: Path) -> None:
-    lock = _held.pop(folder.resolve(), None)
-    if lock is not None:
-        lock.release()
 
 
 class Session:
@@ -96,7 +61,7 @@ class Session:
         halved when memory runs out.
         """
         folders.require_own(folder, stage)
-        hold(folder)
+        folders.hold(folder)
         self.folder = folder
         # Where the identity has the parents' hashes, it does not matter where they lie: a run can be moved.
         counted = {key: value for key, value in recipe.items() if identity is None or key != PARENTS}
@@ -193,16 +158,13 @@ class Session:
             if not self._changed and (isinstance(error, Interrupted) or number > self.first_step):
                 self.strikes = strikes  # the step that is repeated counts its own
                 self.save(number - 1, state(), random=random, files=before)
-            self._note(number, error)
+            # A custom function's error is an InputError: only after one may the function be fixed.
+            if isinstance(error, InputError) and self.identity is not None and self.identity.functions:
+                note_failure(self.folder, number, error, self.identity.functions)
             raise
         self._changed = False
         if number == total or self.checkpoints.due(number):
             self.save(number, state())
-
-    def _note(self, step: int, error: BaseException) -> None:
-        """A custom function's error is an InputError: only after one may the function be fixed."""
-        if isinstance(error, InputError) and self.identity is not None and self.identity.functions:
-            note_failure(self.folder, step, error, self.identity.functions)
 
     def is_finite(self, step: int, *values: float, batch: Any) -> bool:
         """Whether loss and gradient are finite; if not, the batch is kept in `nonfinite/` and the step to be skipped.
@@ -252,7 +214,7 @@ class Session:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self.tracker.__exit__(kind, error, trace)
-        release(self.folder)
+        folders.release(self.folder)
 
 
 HOLDS: Mapping[str, type] = {"stage": dict, "random": dict, "files": dict, "strikes": int, "halvings": int}
@@ -271,8 +233,3 @@ def _whole(saved: Checkpoint | None) -> Checkpoint | None:
                 "Use the Onebase that wrote it, or start again with --restart."
             )
     return saved
-
-
-def is_resumable(folder: Path) -> bool:
-    """Whether an unfinished stage left a checkpoint here (it may still fail to verify)."""
-    return any(True for _ in folders.step_folders(folder / folders.CHECKPOINTS))

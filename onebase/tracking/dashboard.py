@@ -11,6 +11,7 @@ import os
 import re
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -46,10 +47,7 @@ class Dashboard:
 
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Values under their full names at the stage's own step."""
-        self._try(lambda: self._send(step, values))
-
-    def _send(self, step: int, values: Mapping[str, Any]) -> None:
-        self._run.log({f"{self.stage}/step": step, **values})
+        self._try(lambda: self._run.log({f"{self.stage}/step": step, **values}))
 
     def table(self, name: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], step: int) -> None:
         """Samples and the like."""
@@ -58,7 +56,7 @@ class Dashboard:
             import wandb
 
             table = wandb.Table(columns=list(columns), data=[list(row) for row in rows])
-            self._send(step, {f"{self.stage}/{name}": table})
+            self._run.log({f"{self.stage}/step": step, f"{self.stage}/{name}": table})
 
         # A table is an artifact, for which the server is asked.
         self._try(send, waits=True)
@@ -139,21 +137,16 @@ def group_of(folder: Path, group: str | None) -> str:
 
 def _start_in_time(folder: Path, stage: str, track: TrackSection, recipe: Mapping[str, Any], *, offline: bool) -> Any:
     """A W&B run; DashboardLostError where W&B cannot be imported, ends, or takes longer than START_SECONDS."""
-    runs: list[Any] = []
     others, given_up = [psutil.Process(), *children()], threading.Event()
-
-    def start() -> None:
-        runs.append(_start_wandb(folder, stage, track, recipe, offline=offline, given_up=given_up))
-
+    start = partial(_start_wandb, folder, stage, track, recipe, offline=offline, given_up=given_up)
     try:
-        in_time(start, START_SECONDS)
+        return in_time(start, START_SECONDS)
     except BaseException as error:
         given_up.set()
         lost = _lost(error, others)
         if isinstance(error, KeyboardInterrupt):  # the user does not want to wait; nor would our exit wait
             raise
         raise lost from error
-    return runs[0]
 
 
 def _start_wandb(

@@ -174,13 +174,9 @@ def _cut_back(folder: Path, kept: Mapping[str, int]) -> None:
         if path.name not in kept:
             move_aside(path)
         elif path.stat().st_size > kept[path.name]:
-            _shorten(path, kept[path.name])
-
-
-def _shorten(path: Path, size: int) -> None:
-    """In a new file of that name: the old one may have another name elsewhere, which keeps all of it."""
-    with path.open("rb") as whole, atomic_stream(path) as stream:
-        stream.write(whole.read(size))
+            # In a new file of that name: the old one may have another name elsewhere, which keeps all of it.
+            with path.open("rb") as whole, atomic_stream(path) as stream:
+                stream.write(whole.read(kept[path.name]))
 
 
 def _own(folder: Path) -> Iterator[Path]:

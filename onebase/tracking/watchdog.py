@@ -10,54 +10,51 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection
+from concurrent.futures import Future, wait
+from typing import TypeVar
 
 import psutil
+
+T = TypeVar("T")
 
 LOOK_SECONDS = 2.0
 """How often a slow request makes us look whether the server is still there; two looks in vain are enough."""
 ANSWER_SECONDS = 2.0
 
 
-def while_it_answers(work: Callable[[], object], url: str) -> None:
+def while_it_answers(work: Callable[[], T], url: str) -> T:
     """Do `work`, which may take its time as long as the server at `url` answers; TimeoutError when it does not.
 
     The work then continues in a thread that nobody waits for.
     """
-    thread, raised = _in_thread(work)
-    misses = 0
-    while thread.is_alive():
-        thread.join(LOOK_SECONDS)
-        if thread.is_alive():
-            misses = 0 if answers(url) else misses + 1
-            if misses == 2:
-                raise TimeoutError(f"{url} does not answer")
-    if raised:
-        raise raised[0]
+    future, misses = _in_thread(work), 0
+    while not wait([future], LOOK_SECONDS).done:
+        misses = 0 if answers(url) else misses + 1
+        if misses == 2:
+            raise TimeoutError(f"{url} does not answer")
+    return future.result()
 
 
-def in_time(work: Callable[[], object], seconds: float) -> None:
+def in_time(work: Callable[[], T], seconds: float) -> T:
     """Do `work`; TimeoutError when it takes longer. It then continues in a thread that nobody waits for."""
-    thread, raised = _in_thread(work)
-    thread.join(seconds)
-    if thread.is_alive():
+    future = _in_thread(work)
+    if not wait([future], seconds).done:
         raise TimeoutError(f"not done after {seconds:g} s")
-    if raised:
-        raise raised[0]
+    return future.result()
 
 
-def _in_thread(work: Callable[[], object]) -> tuple[threading.Thread, list[BaseException]]:
-    """Start `work` in a thread that nobody has to wait for; what it raises is put into the list."""
-    raised: list[BaseException] = []
+def _in_thread(work: Callable[[], T]) -> Future[T]:
+    """Start `work` in a thread that nobody has to wait for. An executor's threads are waited for at exit."""
+    future: Future[T] = Future()
 
     def run() -> None:
         try:
-            work()
+            future.set_result(work())
         except BaseException as error:  # also the SystemExit of a library: told to whoever waits
-            raised.append(error)
+            future.set_exception(error)
 
-    thread = threading.Thread(target=run, name="wandb", daemon=True)
-    thread.start()
-    return thread, raised
+    threading.Thread(target=run, name="wandb", daemon=True).start()
+    return future
 
 
 def answers(url: str) -> bool:

@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from pydantic import TypeAdapter, create_model, field_validator, model_serializer, model_validator
+from pydantic import TypeAdapter, ValidationInfo, create_model, field_validator, model_serializer, model_validator
 from pydantic.errors import PydanticSchemaGenerationError
 
 from onebase.recipe.sections import Section
@@ -103,6 +103,28 @@ class TrlSection(Section):
     def _with_defaults(cls, block: Any) -> Any:
         return {**cls.defaults, **block} if isinstance(block, dict) else block
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _can_be_used(cls, value: Any, info: ValidationInfo) -> Any:
+        name = str(info.field_name)
+        if name in MANAGED:
+            raise ValueError(f"is set by Onebase itself ({MANAGED[name]}); remove the key")
+        if value and name in REFUSED:
+            raise ValueError(f"cannot be used here ({REFUSED[name]}); remove the key")
+        return value
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _is_bounded(cls, value: Any, info: ValidationInfo) -> Any:
+        name = str(info.field_name)
+        if name not in (*POSITIVE, *NOT_NEGATIVE) or not isinstance(value, int | float):
+            return value
+        if value < 0 or (value == 0 and name in POSITIVE):
+            raise ValueError(f"Input should be {'greater than 0' if name in POSITIVE else '0 or greater'}")
+        if value > LARGEST.get(name, math.inf):
+            raise ValueError(f"Input should be {LARGEST[name]:g} at most")
+        return value
+
     def arguments(self) -> dict[str, Any]:
         """What was given, and the stage's defaults."""
         return {name: getattr(self, name) for name in type(self).model_fields if name in self.model_fields_set}
@@ -113,33 +135,12 @@ class TrlSection(Section):
 
 
 def trl_section(config: type, *, defaults: Mapping[str, Any]) -> type[TrlSection]:
-    """The `trl:` block for one of TRL's config dataclasses: its fields and types, without those we set ourselves."""
+    """The `trl:` block for one of TRL's config dataclasses: its fields and types."""
     hints = typing.get_type_hints(config)
     fields: dict[str, Any] = {
         field.name: (_validatable(hints[field.name]), None) for field in dataclasses.fields(config) if field.init
     }
-
-    def refuse(cls: type, value: Any, info: Any) -> Any:
-        raise ValueError(f"is set by Onebase itself ({MANAGED[info.field_name]}); remove the key")
-
-    def bound(cls: type, value: Any, info: Any) -> Any:
-        if isinstance(value, int | float) and (value < 0 or (value == 0 and info.field_name in POSITIVE)):
-            least = "greater than 0" if info.field_name in POSITIVE else "0 or greater"
-            raise ValueError(f"Input should be {least}")
-        if isinstance(value, int | float) and value > LARGEST.get(info.field_name, math.inf):
-            raise ValueError(f"Input should be {LARGEST[info.field_name]:g} at most")
-        return value
-
-    def refuse_where_on(cls: type, value: Any, info: Any) -> Any:
-        if value:
-            raise ValueError(f"cannot be used here ({REFUSED[info.field_name]}); remove the key")
-        return value
-
-    managed: Any = field_validator(*(MANAGED.keys() & fields.keys()), mode="before")(classmethod(refuse))
-    refused: Any = field_validator(*(REFUSED.keys() & fields.keys()), mode="before")(classmethod(refuse_where_on))
-    bounded: Any = field_validator(*({*POSITIVE, *NOT_NEGATIVE} & fields.keys()), mode="after")(classmethod(bound))
-    validators = {"_refuse": managed, "_refuse_where_on": refused, "_bound": bounded}
-    section = create_model(f"{config.__name__}Section", __base__=TrlSection, __validators__=validators, **fields)
+    section = create_model(f"{config.__name__}Section", __base__=TrlSection, **fields)
     section.defaults = dict(defaults)
     return section
 

@@ -163,9 +163,6 @@ class Resumable(Trainer):
         if self.session.checkpoints.due(step) or step == self.state.max_steps:
             self.save_boundary()
 
-    def _save_checkpoint(self, *arguments: Any, **options: Any) -> None:
-        raise AssertionError("checkpoints are saved at step boundaries, by save_boundary")
-
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """The weights come with the optimiser, which Trainer loads before the first step."""
 

@@ -149,7 +149,18 @@ def construct(roles: Roles, make: Callable[[], T], *, session: Session, names: M
     return trainer
 
 
-def train(trainer: "Resumable") -> None:
+def measure_and_train(trainer: Resumable, *, check: Callable[[Mapping[str, float]], None] | None = None) -> None:
+    """Measure on held-out rows before and after. check: what must hold of the first numbers."""
+    with trainer.roles.active(ROLE):
+        if trainer.session.resumed is None:
+            trainer.evaluate()
+            if check is not None:
+                check(trainer.latest)
+        train(trainer)
+        trainer.evaluate()
+
+
+def train(trainer: Resumable) -> None:
     """Train to the end, from the session's checkpoint where there is one."""
     session = trainer.session
     resumed = session.resumed

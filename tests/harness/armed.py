@@ -84,7 +84,7 @@ FULL: dict[str, tuple[Place, int | None]] = {
 """When the disk fills up, and to how many bytes; None: no inode is left. It stays full until the process ends."""
 
 READ_ONLY: dict[str, Place] = {
-    "read-only at the start": ("onebase.run.session:hold", "before", 1),
+    "read-only at the start": ("onebase.run.folders:hold", "before", 1),
     "read-only before the folder": ("onebase.run.checkpoint:Checkpoints.save", "before", 2),
     "read-only in the tensors": ("onebase.run.checkpoint:save_file", "before", 2),
     "read-only before the rename": ("onebase.run.checkpoint:os.rename", "before", 2),

@@ -124,7 +124,7 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("name", ["x" * 10_000, "a/" * 5_000 + "b", "y" * 250])
 def test_a_path_that_the_system_refuses_is_an_error(tmp_path: Path, name: str) -> None:
-    from onebase.run.session import hold
+    from onebase.run.folders import hold
 
     with pytest.raises(InputError, match="cannot be written"):
         require_own(tmp_path / name, "sft")
@@ -256,7 +256,7 @@ def test_another_name_of_the_same_file_keeps_all_of_it(tmp_path: Path) -> None:
 
 
 def test_a_lock_that_is_somebodys_file_is_not_emptied(tmp_path: Path) -> None:
-    from onebase.run.session import hold
+    from onebase.run.folders import hold
 
     put(tmp_path, {"theirs": "text", ".sft.lock": "my keys"})
     (tmp_path / ".ppo.lock").symlink_to("theirs")

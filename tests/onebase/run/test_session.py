@@ -15,9 +15,10 @@ import torch
 from onebase.cli.command import guarded
 from onebase.errors import InputError, RecordError
 from onebase.recipe.sections import CheckpointSection, TrackSection
+from onebase.run.folders import hold, release
 from onebase.run.interruption import Interrupted
 from onebase.run.learning import restoring
-from onebase.run.session import Session, hold, release
+from onebase.run.session import Session
 from onebase.seeding import set_random_state
 
 
@@ -38,7 +39,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_second_process_in_the_folder_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "ppo"
-    code = f"from onebase.run.session import hold; from pathlib import Path; hold(Path({str(folder)!r}))"
+    code = f"from onebase.run.folders import hold; from pathlib import Path; hold(Path({str(folder)!r}))"
     hold(folder)
     try:
         refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -51,7 +52,7 @@ def test_a_second_process_in_the_folder_is_refused(tmp_path: Path) -> None:
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     folder = tmp_path / "ppo"
     code = (
-        "import os, signal; from onebase.run.session import hold; from pathlib import Path\n"
+        "import os, signal; from onebase.run.folders import hold; from pathlib import Path\n"
         f"hold(Path({str(folder)!r}))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

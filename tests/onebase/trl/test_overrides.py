@@ -24,7 +24,6 @@ WHAT_TO_DO = (
 
 METHODS: Mapping[str, Mapping[str, str]] = {
     "transformers.trainer.Trainer": {
-        "_save_checkpoint": "a9111e30faa9",
         "_load_from_checkpoint": "a2804e8d93a2",
         "_load_optimizer_and_scheduler": "741032f57d6f",
         "_load_rng_state": "d5ebdfc0a088",
@@ -36,7 +35,6 @@ METHODS: Mapping[str, Mapping[str, str]] = {
         "training_step": "e9760c8ee103",
     },
     "trl.trainer.sft_trainer.SFTTrainer": {
-        "_save_checkpoint": "b6ee0a370c26",
         "compute_loss": "ca448211ff65",
         "evaluate": "77fd4eda985f",
         "log": "0d4c8e5d64f8",
@@ -44,7 +42,6 @@ METHODS: Mapping[str, Mapping[str, str]] = {
         "training_step": "bba41f264647",
     },
     "trl.trainer.dpo_trainer.DPOTrainer": {
-        "_save_checkpoint": "b6ee0a370c26",
         "_prepare_dataset": "35e349e8e826",
         "compute_loss": "c453890e84be",
         "evaluate": "c4ef502ba33a",
