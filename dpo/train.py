@@ -13,7 +13,6 @@ from random import Random
 from typing import Any
 
 import torch
-from datasets import Dataset
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.dpo_trainer import DPOTrainer
 
@@ -145,20 +144,8 @@ def configure(roles: Roles, recipe: DpoRecipe) -> DPOConfig:
 
 def build_trainer(roles: Roles, data: Data, recipe: DpoRecipe, session: Session) -> TokenPairTrainer:
     """TRL's trainer on the SFT adapter as it is in its file; TRL makes the reference from it."""
-    config = configure(roles, recipe)
-    model: Any = roles.peft
-    return trainers.construct(
-        roles,
-        lambda: TokenPairTrainer(
-            model=model,
-            args=config,
-            train_dataset=Dataset.from_list(to_pairs(data.training, recipe.pairs, recipe.seed)),
-            eval_dataset=Dataset.from_list(to_pairs(data.held_out, recipe.pairs, recipe.seed)),
-            processing_class=roles.base.tokenizer,
-        ),
-        session=session,
-        names=METRICS,
-    )
+    rows = [to_pairs(part, recipe.pairs, recipe.seed) for part in (data.training, data.held_out)]
+    return trainers.construct(TokenPairTrainer, configure(roles, recipe), roles, rows, session=session, names=METRICS)
 
 
 def choose_pairs(ranking: Ranking, pairing: Pairing, draw: Random) -> list[tuple[int, int]]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import Dataset
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -152,20 +151,8 @@ def configure(roles: Roles, recipe: SftRecipe) -> SFTConfig:
 
 def build_trainer(roles: Roles, data: Data, recipe: SftRecipe, session: Session) -> TokenTrainer:
     """TRL's trainer on the adapter as it is, and on tokens and labels as they are."""
-    config = configure(roles, recipe)
-    model: Any = roles.peft
-    return trainers.construct(
-        roles,
-        lambda: TokenTrainer(
-            model=model,
-            args=config,
-            train_dataset=Dataset.from_list(to_rows(data.training)),
-            eval_dataset=Dataset.from_list(to_rows(data.held_out)),
-            processing_class=roles.base.tokenizer,
-        ),
-        session=session,
-        names=METRICS,
-    )
+    rows = [to_rows(part) for part in (data.training, data.held_out)]
+    return trainers.construct(TokenTrainer, configure(roles, recipe), roles, rows, session=session, names=METRICS)
 
 
 def to_rows(demonstrations: Sequence[EncodedDemonstration]) -> list[dict[str, list[int]]]:

@@ -5,12 +5,14 @@ run continues. Nothing secret passes through: no console capture, no argv.
 """
 
 import errno
-import functools
 import json
 import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -49,10 +51,9 @@ class Tracker:
             _cut_back(folder, kept)
         self._stream = _open(folder / METRICS)
         self._started = time.monotonic()
-        self._summary: dict[str, float] = {}
-        self._artifact: Callable[[Dashboard], None] | None = None
-        self._open = functools.partial(Dashboard, folder, stage, track, recipe)
-        self._dashboard = self._begin() if is_wanted(track) else None
+        self._final: list[Callable[[Dashboard], None]] = []
+        self._open = partial(Dashboard, folder, stage, track, recipe)
+        self._dashboard = self._begin(again=False) if is_wanted(track) else None
         if kept is not None:
             self._tell(self._replay)
 
@@ -74,17 +75,20 @@ class Tracker:
         for path in _own(self.folder):
             if path.name == METRICS:
                 continue
-            by_step: dict[int, list[dict[str, Any]]] = {}
-            for row in _rows(path):
-                by_step.setdefault(row.pop("step"), []).append(row)
-            for step, rows in by_step.items():
-                dashboard.table(path.stem, list(rows[0]), [list(row.values()) for row in rows], step)
+            for step, rows in groupby(_rows(path), key=itemgetter("step")):
+                table = [{name: cell for name, cell in row.items() if name != "step"} for row in rows]
+                dashboard.table(path.stem, list(table[0]), [list(row.values()) for row in table], step)
 
-    def _begin(self) -> Dashboard | None:
+    def _begin(self, *, again: bool) -> Dashboard | None:
+        """A W&B run. again: in place of one that was lost; it is offline, and is told everything so far."""
         try:
-            return self._open()
+            dashboard = self._open(offline=again)
+            for tell in (self._replay, *self._final) if again else ():
+                tell(dashboard)
+            return dashboard
         except Exception as error:  # what W&B may raise where it cannot start is not listed anywhere
-            say(f"W&B does not start ({error}). The run continues without it; its numbers are in {METRICS}.")
+            start = "start again" if again else "start"
+            say(f"W&B does not {start} ({error}). The run continues without it; its numbers are in {METRICS}.")
             return None
 
     def _tell(self, what: Callable[[Dashboard], None]) -> None:
@@ -94,21 +98,8 @@ class Tracker:
         try:
             what(self._dashboard)
         except DashboardLostError as error:
-            self._dashboard = self._start_over(error)
-
-    def _start_over(self, reason: Exception) -> Dashboard | None:
-        """An offline run that holds everything so far, and everything from now on."""
-        say(f"W&B is lost ({reason}). The run continues, and is kept offline: `wandb sync` sends it.")
-        try:
-            dashboard = self._open(offline=True)
-            self._replay(dashboard)
-            dashboard.summarise(self._summary)
-            if self._artifact is not None:
-                self._artifact(dashboard)
-        except Exception as error:  # what W&B may raise when it cannot even start is not listed anywhere
-            say(f"W&B does not start again ({error}); the numbers are in {METRICS}.")
-            return None
-        return dashboard
+            say(f"W&B is lost ({error}). The run continues, and is kept offline: `wandb sync` sends it.")
+            self._dashboard = self._begin(again=True)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """One row: `step` is the stage's own, names are complete, such as `ppo/kl`. NaN becomes null."""
@@ -131,8 +122,8 @@ class Tracker:
     def artifact(self, adapter: Path, *, version: str, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
         """Show the stage's adapter, and where it comes from, on the dashboard (see `Dashboard.artifact`)."""
         options: dict[str, Any] = {"version": version, "parents": parents, "details": details}
-        self._artifact = functools.partial(Dashboard.artifact, adapter=adapter, **options)
-        self._tell(self._artifact)
+        self._final.append(partial(Dashboard.artifact, adapter=adapter, **options))
+        self._tell(self._final[-1])
 
     def alert(self, title: str, text: str, *, step: int) -> None:
         """Something that a person should look at: on stderr, as a row of `alarms.jsonl`, and as a W&B alert."""
@@ -142,8 +133,8 @@ class Tracker:
 
     def summarise(self, values: Mapping[str, float]) -> None:
         """Final numbers, as the run's summary."""
-        self._summary.update(values)
-        self._tell(lambda dashboard: dashboard.summarise(values))
+        self._final.append(partial(Dashboard.summarise, values=values))
+        self._tell(self._final[-1])
 
     def __enter__(self) -> "Tracker":
         return self

@@ -1,9 +1,11 @@
 """What SFT and DPO share: TRL's trainers on our roles, with fp32 masters, our metrics and our checkpoints."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, get_scheduler
 from transformers.utils.logging import log_levels
@@ -61,46 +63,39 @@ def configure(
 def rehearse(config: Any, roles: Roles) -> None:
     """RecipeError where what Trainer makes only when it starts to train cannot be made, before there is anything to
     lose: optimiser, schedule, loader."""
-    _require_usable(config, roles)
-    try:
-        kind, options = Trainer.get_optimizer_cls_and_kwargs(config, roles.base.model)
-        optimizer = kind([torch.nn.Parameter(torch.zeros(1))], **options)
-    except (*REFUSALS, RuntimeError) as error:
-        raise RecipeError(f"trl.optim={_plain(config.optim)}: this optimiser cannot be used here: {error}") from error
-    try:
-        get_scheduler(
-            config.lr_scheduler_type,
-            optimizer,
-            num_warmup_steps=0,
-            num_training_steps=10,
-            scheduler_specific_kwargs=config.lr_scheduler_kwargs,
-        )
-    except (*REFUSALS, AttributeError) as error:
-        raise RecipeError(
-            f"trl.lr_scheduler_type={_plain(config.lr_scheduler_type)}, with trl.lr_scheduler_kwargs="
-            f"{config.lr_scheduler_kwargs}: this schedule cannot be made: {error}"
-        ) from error
-
-
-def _require_usable(config: Any, roles: Roles) -> None:
     _require_checkpointing(config, roles)
     if config.router_aux_loss_coef and not hasattr(roles.base.model.config.get_text_config(), "output_router_logits"):
         raise RecipeError(
             f"trl.router_aux_loss_coef={config.router_aux_loss_coef}: {type(roles.base.model).__name__} is not a "
             "mixture of experts and has no such loss. Remove the key."
         )
-    try:
-        config.get_process_log_level()
-    except KeyError:
-        raise RecipeError(
-            f"trl.log_level: expected one of {', '.join(log_levels)}, found {config.log_level!r}."
-        ) from None
     rows: Any = [0]
     names = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")
-    try:
-        DataLoader(rows, **{name: getattr(config, f"dataloader_{name}") for name in names})
-    except REFUSALS as error:
-        raise RecipeError(f"trl.dataloader_...: no loader can be made with these: {error}") from error
+    loader = {name: getattr(config, f"dataloader_{name}") for name in names}
+
+    def optimizer() -> torch.optim.Optimizer:
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(config, roles.base.model)
+        return kind([torch.nn.Parameter(torch.zeros(1))], **options)
+
+    schedule = partial(
+        get_scheduler,
+        config.lr_scheduler_type,
+        num_warmup_steps=0,
+        num_training_steps=10,
+        scheduler_specific_kwargs=config.lr_scheduler_kwargs,
+    )
+    trials: dict[str, Callable[[], object]] = {
+        f"log_level: expected one of {', '.join(log_levels)}, found": config.get_process_log_level,
+        "dataloader_...: no loader can be made with these": lambda: DataLoader(rows, **loader),
+        f"optim={_plain(config.optim)}: this optimiser cannot be used here": optimizer,
+        f"lr_scheduler_type={_plain(config.lr_scheduler_type)}, with trl.lr_scheduler_kwargs="
+        f"{config.lr_scheduler_kwargs}: this schedule cannot be made": lambda: schedule(optimizer()),
+    }
+    for problem, trial in trials.items():
+        try:
+            trial()
+        except (*REFUSALS, RuntimeError, AttributeError) as error:
+            raise RecipeError(f"trl.{problem}: {error}") from error
 
 
 def _require_checkpointing(config: Any, roles: Roles) -> None:
@@ -126,16 +121,28 @@ def _plain(value: Any) -> str:
     return str(getattr(value, "value", value))
 
 
-def construct(roles: Roles, make: Callable[[], T], *, session: Session, names: Mapping[str, str]) -> T:
+def construct(
+    kind: Callable[..., T],
+    config: Any,
+    roles: Roles,
+    rows: Sequence[list[dict[str, Any]]],
+    *,
+    session: Session,
+    names: Mapping[str, str],
+) -> T:
     """A trainer that starts from exactly the adapter that `roles` holds under the name 'default', in fp32.
+
+    rows: to train on, and held out. names: of metrics, as TRL and we call them.
 
     On a quantised base TRL casts everything trainable to bf16 in its constructor, and at the learning rates of RL most
     steps would round away: so everything is frozen while it is built and thawed afterwards.
     """
     before = {name: tensor.clone() for name, tensor in roles.state(ROLE).items()}
     roles.train()
+    training, held_out = map(Dataset.from_list, rows)
+    options: dict[str, Any] = {"model": roles.peft, "args": config, "processing_class": roles.base.tokenizer}
     try:
-        trainer = make()
+        trainer = kind(train_dataset=training, eval_dataset=held_out, **options)
     except REFUSALS as error:
         raise RecipeError(f"trl: the trainer refuses these settings: {error}") from error
     roles.train(ROLE)
