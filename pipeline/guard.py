@@ -16,8 +16,6 @@ def guarded(work: Callable[P, int | None]) -> Callable[P, None]:
 
     @functools.wraps(work)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
-        codes: list[int | None] = []
-        failed = command.guarded(lambda: codes.append(work(*args, **kwargs)))
-        raise typer.Exit(failed or codes[0] or 0)
+        raise typer.Exit(command.guarded(lambda: work(*args, **kwargs)))
 
     return run

@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -23,14 +23,14 @@ from onebase.files.disk import DiskError, as_disk_error
 from onebase.files.writing import move_aside
 from onebase.recipe import reader, sections
 from onebase.recipe.differences import differences, summary
-from onebase.recipe.sections import Section
+from onebase.recipe.sections import Section, StageRecipe
 from onebase.run import folders, record
 from onebase.run.interruption import Interrupted
 from onebase.terminal import NobodyReadsError, release_streams, say, show
 
 
 class Stage(NamedTuple):
-    recipe: type[Section]
+    recipe: type[StageRecipe]
     run: Callable[..., object]
     identify: Callable[..., Any]
     """What a run of a recipe goes by now, a `onebase.run.identity.RunIdentity`. A finished run is compared with it."""
@@ -57,7 +57,7 @@ def run_stage(
         if print_config:
             show(reader.dump(recipe).rstrip("\n"))
             return
-        out = cast(Path, recipe.out)  # type: ignore[attr-defined]  # every stage's recipe has it
+        out = recipe.out
         folders.require_own(out, stage)
         if record.is_finished(out) and not restart:
             _verify_finished(stage, recipe, out, identify)
@@ -113,49 +113,45 @@ def without_input() -> Iterator[None]:
             sys.stdin = before
 
 
-def guarded(work: Callable[[], None]) -> int:
-    """Run `work`; its exit code, with what the user needs to know on stderr."""
+def guarded(work: Callable[[], int | None]) -> int:
+    """Run `work`; its exit code (None: 0), or that of its error, with what the user needs to know on stderr."""
     quieten()
     try:
-        return _guarded(work)
+        with without_input():
+            return work() or 0
+    except BaseException as error:
+        code, text = _ending(error)
+        if text:
+            say(text)
+        return code
     finally:
         release_streams()
 
 
-def _guarded(work: Callable[[], None]) -> int:
-    try:
-        with without_input():
-            work()
-    except InputError as error:
-        say(_sentences(f"error: {error}", *_notes_of(error)))
-        return 2
-    except Interrupted as interruption:
-        say("; ".join(["stopped", *_notes_of(interruption)]))
-        return interruption.exit_code
-    except KeyboardInterrupt:
-        say("interrupted")
-        return 130
-    except SystemExit as end:
-        # Nothing of ours calls sys.exit() in here: a library has, and its code may well be 0.
-        say(f"error: something called sys.exit({'' if end.code is None else end.code!r}) in the middle of the work")
-        return 1
-    except NobodyReadsError:
-        return 128 + signal.SIGPIPE  # as of any program whose reader has what it wanted
-    except DiskError as error:
-        say(_sentences(f"error: {error}.", REMEDIES.get(error.errno or 0, "Fix that"), *_notes_of(error)))
-        return 1
-    except OSError as error:
-        remedy = REMEDIES.get(error.errno or 0)
-        if error.errno is None or (error.filename is None and remedy is None):
-            say(traceback.format_exc().rstrip("\n"))
-        else:
+def _ending(error: BaseException) -> tuple[int, str]:
+    """Exit code and words."""
+    notes = getattr(error, "__notes__", [])
+    match error:
+        case InputError():
+            return 2, _sentences(f"error: {error}", *notes)
+        case Interrupted():
+            return error.exit_code, "; ".join(["stopped", *notes])
+        case KeyboardInterrupt():
+            return 130, "interrupted"
+        case SystemExit(code=code):
+            # Nothing of ours calls sys.exit() in here: a library has, and its code may well be 0.
+            return 1, f"error: something called sys.exit({'' if code is None else code!r}) in the middle of the work"
+        case NobodyReadsError():
+            return 128 + signal.SIGPIPE, ""  # as of any program whose reader has what it wanted
+        case DiskError():
+            return 1, _sentences(f"error: {error}.", REMEDIES.get(error.errno or 0, "Fix that"), *notes)
+        case OSError(errno=int(number)) if error.filename is not None or number in REMEDIES:
             where = "" if error.filename is None else f"{error.filename}: "
-            say(f"error: {where}{os.strerror(error.errno)}.{'' if remedy is None else f' {remedy}.'}")
-        return 1
-    except Exception:
-        say(traceback.format_exc().rstrip("\n"))
-        return 1
-    return 0
+            return 1, _sentences(
+                f"error: {where}{os.strerror(number)}.", *([REMEDIES[number]] if number in REMEDIES else [])
+            )
+        case _:
+            return 1, "".join(traceback.format_exception(error)).rstrip("\n")
 
 
 REMEDIES = {
@@ -167,10 +163,6 @@ REMEDIES = {
     errno.EISDIR: "Move it away",
 }
 """What the user can do about a disk, or a file that is in the way."""
-
-
-def _notes_of(error: BaseException) -> list[str]:
-    return getattr(error, "__notes__", [])
 
 
 def _sentences(first: str, *notes: str) -> str:

@@ -64,7 +64,8 @@ class Checkpoints:
         """folder: `<stage>/checkpoints`. recipe: resolved; checkpoints of another one are refused."""
         self.folder = folder
         self._section = section
-        self._settings, self.recipe = counted(recipe), recipe_hash(recipe)
+        self._settings = {key: value for key, value in recipe.items() if key not in UNCOUNTED}
+        self.recipe = recipe_hash(self._settings)
         """`recipe`: sha256 of all that decides a result."""
         self._last = time.monotonic()
 
@@ -200,14 +201,9 @@ class Checkpoints:
             shutil.rmtree(aside, ignore_errors=True)
 
 
-def counted(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The resolved recipe without what does not change a result."""
-    return {key: value for key, value in recipe.items() if key not in UNCOUNTED}
-
-
-def recipe_hash(recipe: Mapping[str, Any]) -> str:
+def recipe_hash(settings: Mapping[str, Any]) -> str:
     """sha256 of what counts of the resolved recipe."""
-    return hashlib.sha256(canonical(counted(recipe)).encode()).hexdigest()
+    return hashlib.sha256(canonical(settings).encode()).hexdigest()
 
 
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

@@ -30,7 +30,7 @@ from onebase.recipe.sections import PARENTS, CheckpointSection, TrackSection
 from onebase.run import folders
 from onebase.run.checkpoint import Checkpoint, Checkpoints
 from onebase.run.identity import FAILURE, RunIdentity, note_failure
-from onebase.run.interruption import Interrupted, answered, leave_next, say_stopping
+from onebase.run.interruption import NUMBERS, Interrupted
 from onebase.run.learning import restoring
 from onebase.seeding import random_state, set_random_state
 from onebase.terminal import say
@@ -195,8 +195,10 @@ class Session:
     # --- signals ----------------------------------------------------------------------------------------------------
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        leave_next(self._previous)
-        say_stopping(number)
+        # A second SIGHUP is ignored: a terminal that is closed sends one, and so does its shell.
+        for other in self._previous:
+            signal.signal(other, signal.SIG_IGN if other == signal.SIGHUP else signal.SIG_DFL)
+        say(f"{signal.Signals(number).name}: stopping; a second one leaves at once")
         if self._saving:
             self._pending = number
             return
@@ -204,8 +206,10 @@ class Session:
 
     def __enter__(self) -> "Session":
         if threading.current_thread() is threading.main_thread():
-            for number in answered():
-                self._previous[number] = signal.signal(number, self._handle)
+            for number in NUMBERS:
+                # Under `nohup` SIGHUP is ignored, and stays so.
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
