@@ -1,4 +1,9 @@
-"""Errors that the user can fix: bad recipes, data, parents. They end a command with exit code 2 and no traceback."""
+"""Errors that the user can fix (bad recipes, data, parents), and the signal that stops a run.
+
+The former end a command with exit code 2 and no traceback.
+"""
+
+import signal
 
 
 class InputError(Exception):
@@ -32,3 +37,16 @@ class DivergedError(InputError, FloatingPointError):
 
 class BaseError(InputError):
     """The base model, its tokenizer, or the hardware for it."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal told the process to stop. Not an Exception: no library may swallow it as one of its errors."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the signal's number, as shells do it: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
+        return 128 + self.number

@@ -23,7 +23,6 @@ from onebase.model.roles import Roles
 from onebase.run import record, stages
 from onebase.run.identity import RunIdentity
 from onebase.run.learning import learning_rate_factor, learning_state, restore_learning, restoring
-from onebase.run.members import load_members, read_members
 from onebase.run.record import DataIdentity, FinishedStage
 from onebase.seeding import generator, seed_everything
 from onebase.terminal import say
@@ -134,7 +133,7 @@ def read_parents(recipe: PpoRecipe) -> dict[str, FinishedStage]:
     engine_of(recipe)
     identity = stages.identify(recipe.base, recipe.chat)
     sft = stages.read_parent(recipe.parents.sft, "sft", identity)
-    rewards = read_members(recipe.parents.rewards, lambda folder: stages.read_parent(folder, "reward", identity))
+    rewards = stages.read_members(recipe.parents.rewards, lambda folder: stages.read_parent(folder, "reward", identity))
     for reward in rewards.values():
         record.require_descends(reward, "sft", sft)
         if recipe.reward.require_better_than_baselines:
@@ -158,7 +157,7 @@ def start_roles(base: Base, parents: dict[str, FinishedStage], recipe: PpoRecipe
     roles = require_sound(Roles(base))
     roles.load("policy", parents["sft"].adapter)
     roles.load("reference", parents["sft"].adapter)
-    load_members(roles, {name: parent for name, parent in parents.items() if name != "sft"})
+    stages.load_members(roles, {name: parent for name, parent in parents.items() if name != "sft"})
     if recipe.value_role is None:
         roles.train("policy")
     elif recipe.value_role == "value":

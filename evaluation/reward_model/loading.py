@@ -18,7 +18,6 @@ from onebase.model import base as bases
 from onebase.model.roles import Roles
 from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
 from onebase.run import record, same_chat, stages
-from onebase.run.members import load_members, read_members
 from onebase.run.record import FinishedStage
 
 
@@ -98,14 +97,14 @@ def read(folders: Sequence[Path]) -> dict[str, FinishedStage]:
         same_chat.require(stage, identity[0].tokenizer, identity[0].texts)
         return stage
 
-    return read_members(folders, read_member)
+    return stages.read_members(folders, read_member)
 
 
 def load_weights(members: dict[str, FinishedStage], combine: CombineSection | None = None) -> RewardModel:
     """The stages that `read` returned, on one base."""
     recipe = recipe_of(members[FIRST])
     base = bases.load(recipe.base, recipe.chat)
-    roles = load_members(require_sound(Roles(base)), members).train()
+    roles = stages.load_members(require_sound(Roles(base)), members).train()
     if recipe.train.shared_prompt == "off":
         roles.forwards.can_pack = False
     return RewardModel(

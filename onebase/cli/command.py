@@ -18,14 +18,13 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from onebase.errors import CodeError, InputError, RecordError
+from onebase.errors import CodeError, InputError, Interrupted, RecordError
 from onebase.files.disk import DiskError, as_disk_error
 from onebase.files.writing import move_aside
 from onebase.recipe import reader, sections
 from onebase.recipe.differences import differences, summary
 from onebase.recipe.sections import Section, StageRecipe
 from onebase.run import folders, record
-from onebase.run.interruption import Interrupted
 from onebase.terminal import NobodyReadsError, release_streams, say, show
 
 
@@ -147,9 +146,8 @@ def _ending(error: BaseException) -> tuple[int, str]:
             return 1, _sentences(f"error: {error}.", REMEDIES.get(error.errno or 0, "Fix that"), *notes)
         case OSError(errno=int(number)) if error.filename is not None or number in REMEDIES:
             where = "" if error.filename is None else f"{error.filename}: "
-            return 1, _sentences(
-                f"error: {where}{os.strerror(number)}.", *([REMEDIES[number]] if number in REMEDIES else [])
-            )
+            remedies = [REMEDIES[number]] if number in REMEDIES else []
+            return 1, _sentences(f"error: {where}{os.strerror(number)}.", *remedies)
         case _:
             return 1, "".join(traceback.format_exception(error)).rstrip("\n")
 

@@ -24,27 +24,16 @@ def as_disk_error(error: BaseException, folder: Path, *, needed: int | None = No
     if isinstance(error, DiskError):
         return error
     number = _number(error)
-    if number not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
-        return _as_path_error(error, folder)
-    place = folder
-    if isinstance(error, OSError) and isinstance(error.filename, str):
-        place = Path(error.filename)  # when that is known: it may lie in a cache
-        folder = place.parent
-    disk = mount_point(folder)
-    what = f"{os.strerror(number)}: the disk at {disk} has {shutil.disk_usage(disk).free} bytes free"
-    needs = "" if needed is None else f", and {needed} bytes were to be written"
-    return DiskError(number, f"{what}{needs}: {place}")
-
-
-def _as_path_error(error: BaseException, folder: Path) -> DiskError | None:
-    """What the system has against a file in `folder`: taken away, made read-only, replaced by something else."""
-    name = error.filename if isinstance(error, OSError) else None
-    if not isinstance(error, OSError) or error.errno is None or not isinstance(name, str):
-        return None
-    place = Path(name).absolute()
-    if not place.is_relative_to(folder.absolute()):
-        return None
-    return DiskError(error.errno, f"{os.strerror(error.errno)}: {place}")
+    path = Path(error.filename) if isinstance(error, OSError) and isinstance(error.filename, str) else None
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+        disk = mount_point(folder if path is None else path.parent)  # when it is known: it may lie in a cache
+        what = f"{os.strerror(number)}: the disk at {disk} has {shutil.disk_usage(disk).free} bytes free"
+        needs = "" if needed is None else f", and {needed} bytes were to be written"
+        return DiskError(number, f"{what}{needs}: {path or folder}")
+    # What the system has against a file in the folder: taken away, made read-only, replaced by something else.
+    if path is not None and number is not None and path.absolute().is_relative_to(folder.absolute()):
+        return DiskError(number, f"{os.strerror(number)}: {path.absolute()}")
+    return None
 
 
 def _number(error: BaseException) -> int | None:
@@ -58,10 +47,6 @@ def _number(error: BaseException) -> int | None:
 
 def mount_point(folder: Path) -> Path:
     """Where the disk that holds `folder` (which need not exist yet) is mounted."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    place = place.resolve()
-    while not os.path.ismount(place):
-        place = place.parent
-    return place
+    folder = folder.absolute()
+    place = next(path for path in (folder, *folder.parents) if path.exists()).resolve()
+    return next(path for path in (place, *place.parents) if os.path.ismount(path))

@@ -153,7 +153,8 @@ def _apply(content: dict[str, Any], override: str) -> tuple[str | int, ...]:
     except (YAMLError, ValueError, AssertionError, LookupError, RecursionError):
         value = text
     place: Any = content
-    *way, last = (int(part) if part.isdecimal() else part for part in key.split("."))
+    parts: list[Any] = [int(part) if part.isdecimal() else part for part in key.split(".")]
+    *way, last = parts
     for part in way:
         place = _inner(place, part, override)
     if not isinstance(place, list):

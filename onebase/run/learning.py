@@ -65,7 +65,7 @@ def restore_learning(
 ) -> None:
     """Put everything back, bit for bit; RecordError where the checkpoint does not fit these roles."""
     with restoring("what learns"):
-        _restore_weights(state["roles"], roles, names)
+        restore_weights(state["roles"], roles, names)
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
 
@@ -85,7 +85,7 @@ def restoring(what: str) -> Iterator[None]:
         ) from error
 
 
-def _restore_weights(weights: Mapping[str, Sequence[torch.Tensor]], roles: Roles, names: Sequence[str]) -> None:
+def restore_weights(weights: Mapping[str, Sequence[torch.Tensor]], roles: Roles, names: Sequence[str]) -> None:
     """The weights alone."""
     for name in names:
         parameters = roles.parameters(name)

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from onebase.errors import DivergedError, EndedError, InputError, RecordError
+from onebase.errors import DivergedError, EndedError, InputError, Interrupted, RecordError
 from onebase.files.disk import as_disk_error
 from onebase.files.writing import replace_file
 from onebase.memory import Budget
@@ -30,13 +30,14 @@ from onebase.recipe.sections import PARENTS, CheckpointSection, TrackSection
 from onebase.run import folders
 from onebase.run.checkpoint import Checkpoint, Checkpoints
 from onebase.run.identity import FAILURE, RunIdentity, note_failure
-from onebase.run.interruption import NUMBERS, Interrupted
 from onebase.run.learning import restoring
 from onebase.seeding import random_state, set_random_state
 from onebase.terminal import say
 from onebase.tracking.tracker import Tracker
 
 State = Mapping[str, Any]
+
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Session:
@@ -206,7 +207,7 @@ class Session:
 
     def __enter__(self) -> "Session":
         if threading.current_thread() is threading.main_thread():
-            for number in NUMBERS:
+            for number in STOPPING:
                 # Under `nohup` SIGHUP is ignored, and stays so.
                 if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                     self._previous[number] = signal.signal(number, self._handle)

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from onebase.custom.function_source import source_sha256
-from onebase.errors import InputError
+from onebase.errors import InputError, RecordError
 from onebase.files.writing import atomic_folder, move_aside, sync
+from onebase.inference.ensemble import member_names
 from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.base import Base
@@ -100,6 +101,28 @@ def read_parent(folder: Path, stage: str | None, identity: Identity) -> Finished
     record.require_same_base(parent, identity.base)
     same_chat.require(parent, identity.tokenizer, identity.texts)
     return parent
+
+
+def read_members(folders: Sequence[Path], read: Callable[[Path], FinishedStage]) -> dict[str, FinishedStage]:
+    """The finished reward stages by role, each read and verified by `read`; RecordError when one is given twice."""
+    members: dict[str, FinishedStage] = {}
+    for name, folder in zip(member_names(len(folders)), folders, strict=True):
+        member = read(folder)
+        twin = next((other for other in members.values() if other.sha256 == member.sha256), None)
+        if twin is not None:
+            raise RecordError(
+                f"parents.reward: {folder} is the stage that {twin.folder} is, and copies always agree. "
+                "Train another one (with another seed), or remove it."
+            )
+        members[name] = member
+    return members
+
+
+def load_members(roles: Roles, members: Mapping[str, FinishedStage]) -> Roles:
+    """An adapter and a head for each member, on the base that is there."""
+    for name, member in members.items():
+        roles.load(name, member.adapter)
+    return roles
 
 
 def open_session(origin: Origin[Any], *, state_bytes: int, budget: Budget | None = None) -> Session:

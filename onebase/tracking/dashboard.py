@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 
@@ -174,35 +174,34 @@ def _start_wandb(
     if mode in ("offline", "dryrun"):
         online = False
 
-    def start(mode: Literal["online", "offline"]) -> Any:
-        return wandb.init(
-            project=track.project,
-            group=group_of(folder, track.group),
-            name=run_name(folder, stage),
-            job_type=stage,
-            dir=str(folder),
-            config=dict(recipe),
-            mode=mode,
-            settings=wandb.Settings(
-                console="off",
-                disable_git=True,
-                save_code=False,
-                x_disable_stats=True,
-                x_disable_meta=True,
-                init_timeout=INIT_SECONDS,
-                silent=True,
-                # A run that was lost may still count as the active one.
-                reinit="create_new",
-            ),
-        )
+    start = partial(
+        wandb.init,
+        project=track.project,
+        group=group_of(folder, track.group),
+        name=run_name(folder, stage),
+        job_type=stage,
+        dir=str(folder),
+        config=dict(recipe),
+        settings=wandb.Settings(
+            console="off",
+            disable_git=True,
+            save_code=False,
+            x_disable_stats=True,
+            x_disable_meta=True,
+            init_timeout=INIT_SECONDS,
+            silent=True,
+            # A run that was lost may still count as the active one.
+            reinit="create_new",
+        ),
+    )
 
     try:
-        run = start("online" if online else "offline")
+        run = start(mode="online" if online else "offline")
     except Exception as error:  # whatever the network does, the training goes on
         if given_up.is_set():  # W&B's process was ended, which is why
             raise
         say(f"W&B cannot be reached ({type(error).__name__}); this run is kept offline.")
-        run = start("offline")
+        run = start(mode="offline")
     # Our own step: W&B's must only ever grow, and several things are logged at one of ours.
     run.define_metric(f"{stage}/step", hidden=True)
     run.define_metric("*", step_metric=f"{stage}/step")

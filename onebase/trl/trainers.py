@@ -10,10 +10,9 @@ from torch.utils.data import DataLoader
 from transformers import PrinterCallback, ProgressCallback, Trainer, get_scheduler
 from transformers.utils.logging import log_levels
 
-from onebase.errors import RecipeError
+from onebase.errors import Interrupted, RecipeError
 from onebase.model.roles import Roles
 from onebase.recipe.reader import unknown_key
-from onebase.run.interruption import Interrupted
 from onebase.run.session import Session
 from onebase.trl.arguments import CHECKPOINTING, TrlSection
 from onebase.trl.reports import Report

@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from onebase.errors import RecipeError
+from onebase.errors import Interrupted, RecipeError
 from onebase.inference.decoding import draw
 from onebase.inference.scoring import token_values
 from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import Roles
 from onebase.recipe import reader
-from onebase.run.interruption import Interrupted
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
 from ppo import rollout, train

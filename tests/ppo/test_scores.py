@@ -15,13 +15,12 @@ from data.chat.conversations import Chat, Limiter, encode_prompts
 from data.records import Prompt
 from data.select.sources import Source, load
 from onebase.custom.functions import load_function
-from onebase.errors import RecipeError, RecordError
+from onebase.errors import Interrupted, RecipeError, RecordError
 from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
 from onebase.recipe import reader
 from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
-from onebase.run.interruption import Interrupted
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
 from ppo.maths.rewards import overlong_penalty

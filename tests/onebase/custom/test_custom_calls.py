@@ -24,8 +24,7 @@ from onebase.custom import call_signals
 from onebase.custom.custom_calls import LONGEST, CallError, call
 from onebase.custom.functions import load_function
 from onebase.custom.process_state import BLOCKED, COMPUTING, MANNERS, Setting
-from onebase.errors import RecipeError
-from onebase.run.interruption import Interrupted
+from onebase.errors import Interrupted, RecipeError
 
 
 def through(function: Callable[[], Any], *, seconds: float | None = 60.0, seed: int = 0) -> Any:

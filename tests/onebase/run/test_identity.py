@@ -15,12 +15,11 @@ import pytest
 import torch
 
 from onebase.custom.function_source import source_sha256
-from onebase.errors import InputError, RecordError
+from onebase.errors import InputError, Interrupted, RecordError
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
 from onebase.recipe.sections import CheckpointSection, TrackSection
 from onebase.run import identity as identities
 from onebase.run.identity import FAILURE, RunIdentity
-from onebase.run.interruption import Interrupted
 from onebase.run.session import Session
 
 HASHES = {letter: letter * 64 for letter in "abcdef"}

@@ -13,10 +13,9 @@ import pytest
 import torch
 
 from onebase.cli.command import guarded
-from onebase.errors import InputError, RecordError
+from onebase.errors import InputError, Interrupted, RecordError
 from onebase.recipe.sections import CheckpointSection, TrackSection
 from onebase.run.folders import hold, release
-from onebase.run.interruption import Interrupted
 from onebase.run.learning import restoring
 from onebase.run.session import Session
 from onebase.seeding import set_random_state

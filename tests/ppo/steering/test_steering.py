@@ -13,12 +13,11 @@ from data.records import Prompt
 from data.select.sources import Source
 from data.select.sources import load as load_records
 from data.tasks.checks import grade
-from onebase.errors import DataError, RecipeError
+from onebase.errors import DataError, Interrupted, RecipeError
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
 from onebase.recipe import reader
 from onebase.run import record
-from onebase.run.interruption import Interrupted
 from ppo import train
 from ppo.recipe.recipe import PpoRecipe
 from ppo.start import read_parents, start_roles
