@@ -179,8 +179,8 @@ def require_log_two(metrics: Mapping[str, float], recipe: DpoRecipe) -> None:
     plain = plain and not block.get("router_aux_loss_coef")
     if abs(margin) > TOLERANCE or (plain and abs(loss - math.log(2)) > TOLERANCE):
         raise RuntimeError(
-            f"DPO starts with a loss of {loss:.6g} and a margin of {margin:.3g} where log 2 and 0 are expected: "
-            "policy and reference are not the same adapter, so this run would optimise the wrong objective."
+            f"DPO starts with a loss of {loss:.6g} and a margin of {margin:.3g} where log 2 and 0 are expected. "
+            "Policy and reference are not the same adapter, so this run would optimise the wrong objective."
         )
 
 

@@ -80,7 +80,7 @@ class Tracker:
                 dashboard.table(path.stem, list(table[0]), [list(row.values()) for row in table], step)
 
     def _begin(self, *, again: bool) -> Dashboard | None:
-        """A W&B run. again: in place of one that was lost; it is offline, and is told everything so far."""
+        """A W&B run. again: an offline one, in place of one that was lost. It gets everything so far."""
         try:
             dashboard = self._open(offline=again)
             for tell in (self._replay, *self._final) if again else ():

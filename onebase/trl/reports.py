@@ -14,7 +14,7 @@ from onebase.trl.resumable import ROLE, Resumable
 
 
 class Report(TrainerCallback):
-    """Sends what a trainer logs to the tracker, shows progress, and skips a step whose gradients are not finite."""
+    """Sends what a trainer logs to the tracker, shows progress, and skips a step with a gradient that is not finite."""
 
     def __init__(self, trainer: Resumable, names: Mapping[str, str]) -> None:
         """names: what TRL calls a metric -> its name in ours, without the stage; what is not named is not logged."""
