@@ -10,6 +10,7 @@ from data.select.sources import Source
 from onebase.files.paths import UserPath
 from onebase.recipe.sections import (
     Section,
+    SftParentSection,
     StageRecipe,
 )
 from onebase.trl.arguments import TrlSection, require_one_of, trl_section
@@ -40,12 +41,6 @@ GENERALISED = {"sigmoid", "sigmoid_norm", "hinge", "ipo", "exo_pair", "robust", 
 Pairing = Literal["best-worst", "best-random", "all"]
 
 
-class ParentsSection(Section):
-    """The finished stage with the adapter that this one starts from, and is held to."""
-
-    sft: UserPath
-
-
 class EvaluationSection(Section):
     """Held-out rankings: what `dpo/eval_loss` and `dpo/eval_accuracy` are measured on, before and after."""
 
@@ -57,7 +52,7 @@ class EvaluationSection(Section):
 class DpoRecipe(StageRecipe):
     """Stage 3, the other way: DPO from an SFT adapter, with a frozen copy of it as the reference."""
 
-    parents: ParentsSection
+    parents: SftParentSection
     data: tuple[Source, ...] = Field(min_length=1)
     pairs: Pairing = "best-worst"
     """Which (chosen, rejected) pairs a ranking gives.

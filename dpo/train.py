@@ -174,9 +174,8 @@ def require_log_two(metrics: Mapping[str, float], recipe: DpoRecipe) -> None:
     """Before the first update policy and reference are the same adapter: -log sigmoid(0) = log 2."""
     margin, loss = metrics["dpo/eval_margin"], metrics["dpo/eval_loss"]
     block = recipe.trl.arguments()
-    plain = block.get("loss_type", "sigmoid") in ("sigmoid", ["sigmoid"])
-    plain = plain and not block.get("use_weighting") and not block.get("loss_weights")
-    plain = plain and not block.get("router_aux_loss_coef")
+    weighted = any(block.get(key) for key in ("use_weighting", "loss_weights", "router_aux_loss_coef"))
+    plain = block.get("loss_type", "sigmoid") in ("sigmoid", ["sigmoid"]) and not weighted
     if abs(margin) > TOLERANCE or (plain and abs(loss - math.log(2)) > TOLERANCE):
         raise RuntimeError(
             f"DPO starts with a loss of {loss:.6g} and a margin of {margin:.3g} where log 2 and 0 are expected. "

@@ -13,14 +13,9 @@ from onebase.recipe.sections import (
     LossWeight,
     Schedule,
     Section,
+    SftParentSection,
     StageRecipe,
 )
-
-
-class ParentsSection(Section):
-    """The finished stage with the adapter that this one starts from."""
-
-    sft: UserPath
 
 
 class EvaluationSection(Section):
@@ -82,7 +77,7 @@ class LossSection(Section):
 class RewardRecipe(StageRecipe):
     """Stage 2: a reward model on rankings, from an SFT adapter."""
 
-    parents: ParentsSection
+    parents: SftParentSection
     data: tuple[Source, ...] = Field(min_length=1)
     evaluation: EvaluationSection
     labelers: LabelersSection = LabelersSection()

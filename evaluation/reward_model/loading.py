@@ -17,7 +17,7 @@ from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.roles import Roles
 from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
-from onebase.run import record, same_chat, stages
+from onebase.run import record, stages
 from onebase.run.record import FinishedStage
 
 
@@ -86,18 +86,9 @@ def load(folders: Sequence[Path], combine: CombineSection | None = None) -> Rewa
 
 def read(folders: Sequence[Path]) -> dict[str, FinishedStage]:
     """The stages' records, verified, by role. Weights take seconds and are not read."""
-    identity: list[stages.Identity] = []
-
-    def read_member(folder: Path) -> FinishedStage:
-        stage = record.read(folder, stage="reward")
-        recipe = recipe_of(stage)
-        if not identity:
-            identity.append(stages.identify(recipe.base, recipe.chat))
-        record.require_same_base(stage, identity[0].base)
-        same_chat.require(stage, identity[0].tokenizer, identity[0].texts)
-        return stage
-
-    return stages.read_members(folders, read_member)
+    first = recipe_of(record.read(folders[0], stage="reward"))
+    identity = stages.identify(first.base, first.chat)
+    return stages.read_members(folders, lambda folder: stages.read_parent(folder, "reward", identity))
 
 
 def load_weights(members: dict[str, FinishedStage], combine: CombineSection | None = None) -> RewardModel:

@@ -100,6 +100,12 @@ class CheckpointSection(Section):
     """Batches with a loss or gradient that is not finite at which a run ends. Until then they are skipped and kept."""
 
 
+class SftParentSection(Section):
+    """The finished stage with the adapter that a stage starts from. DPO's policy is held to it."""
+
+    sft: UserPath
+
+
 class RunRecipe(Section):
     """What the recipes of all stages, and of a comparison, have in common."""
 

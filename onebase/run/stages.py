@@ -193,5 +193,5 @@ def _artifact_of(parent: FinishedStage) -> str:
     """A parent's adapter, as its own run has told W&B of it."""
     track = parent.record.recipe.get("track")
     group = track.get("group") if isinstance(track, dict) else None
-    group = group if isinstance(group, str) else None
-    return f"{artifact_name(parent.folder, parent.record.stage, group)}:{version_of(parent.sha256)}"
+    name = artifact_name(parent.folder, parent.record.stage, group if isinstance(group, str) else None)
+    return f"{name}:{version_of(parent.sha256)}"

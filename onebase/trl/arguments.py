@@ -9,8 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from pydantic import TypeAdapter, ValidationInfo, create_model, field_validator, model_serializer, model_validator
-from pydantic.errors import PydanticSchemaGenerationError
+from pydantic import ValidationInfo, create_model, field_validator, model_serializer, model_validator
 
 from onebase.recipe.sections import Section
 
@@ -138,7 +137,7 @@ def trl_section(config: type, *, defaults: Mapping[str, Any]) -> type[TrlSection
     """The `trl:` block for one of TRL's config dataclasses: its fields and types."""
     hints = typing.get_type_hints(config)
     fields: dict[str, Any] = {
-        field.name: (_validatable(hints[field.name]), None) for field in dataclasses.fields(config) if field.init
+        field.name: (hints[field.name], None) for field in dataclasses.fields(config) if field.init
     }
     section = create_model(f"{config.__name__}Section", __base__=TrlSection, **fields)
     section.defaults = dict(defaults)
@@ -157,12 +156,3 @@ def padded_to(section: TrlSection) -> int:
     """Of which number the lengths of TRL's rows are multiples."""
     multiple = str(section.arguments().get("pad_to_multiple_of") or 1)
     return int(multiple) if multiple.isdecimal() else 1
-
-
-def _validatable(hint: Any) -> Any:
-    """The type, or Any for those that only the library itself can check."""
-    try:
-        TypeAdapter(hint)
-    except PydanticSchemaGenerationError:
-        return Any
-    return hint
