@@ -10,7 +10,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
@@ -47,21 +47,18 @@ def say(text: str) -> None:
 
 def show(text: str) -> None:
     """A line of a result, on stdout."""
-    with _result():
-        print(printable(text), flush=True)
+    _print(printable(text))
 
 
 def show_json(line: str) -> None:
     """A line of JSON on stdout. Control characters get JSON's own escapes: a parser reads the same."""
-    with _result():
-        print(_CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], line), flush=True)
+    _print(_CONTROLS.sub(lambda match: json.dumps(match[0])[1:-1], line))
 
 
-@contextlib.contextmanager
-def _result() -> Iterator[None]:
-    """Inside, stdout is written to: NobodyReadsError where its reader has ended, and any other error names it."""
+def _print(text: str) -> None:
+    """On stdout; NobodyReadsError where its reader has ended, and any other error names it."""
     try:
-        yield
+        print(text, flush=True)
     except BrokenPipeError:
         let_go(sys.stdout)
         raise NobodyReadsError from None

@@ -4,7 +4,6 @@ train.episodes: it had 32, this one says 64; chat.system: it had 'Be brief.', th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 WIDTH = 60
@@ -23,11 +22,8 @@ class _Absent:
 ABSENT = _Absent()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Difference:
-    key: str
-    before: Any
-    now: Any
+Difference = tuple[str, Any, Any]
+"""Key, and its value before and now."""
 
 
 def differences(before: Any, now: Any, key: str = "") -> list[Difference]:
@@ -38,20 +34,20 @@ def differences(before: Any, now: Any, key: str = "") -> list[Difference]:
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         pairs = [(str(index), a, b) for index, (a, b) in enumerate(zip(before, now, strict=True))]
     else:
-        return [] if before == now else [Difference(key=key, before=before, now=now)]
+        return [] if before == now else [(key, before, now)]
     return [leaf for name, a, b in pairs for leaf in differences(a, b, f"{key}.{name}" if key else name)]
 
 
 def summary(rows: Sequence[Difference]) -> str:
     """The first of them with both values, and how many more there are."""
-    words = list(dict.fromkeys(map(_in_words, rows)))
+    words = list(dict.fromkeys(_in_words(*row) for row in rows))
     more = f"; and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
     return "; ".join(words[:SHOWN]) + more
 
 
-def _in_words(difference: Difference) -> str:
-    before, now = both_shown(difference.before, difference.now)
-    return f"{difference.key}: it had {before}, this one says {now}"
+def _in_words(key: str, before: Any, now: Any) -> str:
+    had, says = both_shown(before, now)
+    return f"{key}: it had {had}, this one says {says}"
 
 
 def both_shown(before: Any, now: Any) -> tuple[str, str]:

@@ -141,7 +141,9 @@ class Checkpoints:
         problems: dict[Path, str] = {}
         for folder in reversed([*step_folders(self.folder)]):
             try:
-                checkpoint = self._read(folder)
+                manifest, tensors = self._verified(folder), load_file(folder / TENSORS)
+                state = _unpack(_read_json(folder / STATE), tensors)
+                checkpoint = Checkpoint(folder=folder, step=manifest["step"], state=state)
             except (OSError, ValueError, LookupError, TypeError, AttributeError, SafetensorError) as error:
                 problems[folder] = f"{folder}: {error}"
                 say(f"checkpoint skipped: {problems[folder]}")
@@ -185,12 +187,6 @@ class Checkpoints:
                 "Give the recipe it was started with, or start again with --restart."
             )
         return manifest
-
-    def _read(self, folder: Path) -> Checkpoint:
-        manifest = self._verified(folder)
-        tensors = load_file(folder / TENSORS)
-        content = _read_json(folder / STATE)
-        return Checkpoint(folder=folder, step=manifest["step"], state=_unpack(content, tensors))
 
     def _rotate(self) -> None:
         finished = [folder for folder in step_folders(self.folder) if (folder / MANIFEST).is_file()]

@@ -134,19 +134,15 @@ def hold(folder: Path) -> None:
     try:
         with writable(folder):
             place.parent.mkdir(parents=True, exist_ok=True)
-            _require_lock(file)
+            if file.is_symlink() or (file.exists() and (not file.is_file() or file.stat().st_size)):
+                # To open it would empty it.
+                raise InputError(f"{file}: is where the lock of a run lies, and is not a lock. Move it away.")
             lock.acquire(timeout=0)
     except Timeout:
         raise InputError(
             f"{folder}: another process is working in this folder. Wait for it, stop it, or give another out=FOLDER."
         ) from None
     _held[place] = lock
-
-
-def _require_lock(file: Path) -> None:
-    """InputError where the lock's file is not one: opening it would empty it."""
-    if file.is_symlink() or (file.exists() and (not file.is_file() or file.stat().st_size)):
-        raise InputError(f"{file}: is where the lock of a run lies, and is not a lock. Move it away.")
 
 
 def release(folder: Path) -> None:

@@ -89,9 +89,8 @@ def restore_weights(weights: Mapping[str, Sequence[torch.Tensor]], roles: Roles,
     """The weights alone."""
     for name in names:
         parameters = roles.parameters(name)
-        saved = weights.get(name)
-        shapes = None if saved is None else [tensor.shape for tensor in saved]
-        if saved is None or shapes != [parameter.shape for parameter in parameters]:
+        saved = weights.get(name, ())
+        if [tensor.shape for tensor in saved] != [parameter.shape for parameter in parameters]:
             raise RecordError(
                 f"checkpoint: the weights of role '{name}' are missing or of other shapes. Use --restart."
             )

@@ -69,7 +69,11 @@ class Session:
         self.checkpoints = Checkpoints(folder / folders.CHECKPOINTS, checkpoint, recipe=counted)
         self.resumed: Checkpoint | None = _whole(self.checkpoints.newest())
         self.identity = identity
-        self._identify(stage)
+        if identity is not None and self.resumed is None:
+            identity.begin()
+        elif identity is not None and self.resumed is not None:
+            fixed = (folder / FAILURE).is_file()
+            identity.resume(self.resumed.state.get("identity"), self.resumed.step, fixed=fixed, stage=stage)
         self.checkpoints.probe(state_bytes)
         folders.claim(folder, stage, self.checkpoints.recipe)
         kept = None if self.resumed is None else self.resumed.state["files"]
@@ -85,13 +89,6 @@ class Session:
         self._previous: dict[int, Any] = {}
         if self.resumed is not None:
             say(f"{stage}: resuming after step {self.resumed.step} from {self.resumed.folder}")
-
-    def _identify(self, stage: str) -> None:
-        if self.identity is not None and self.resumed is None:
-            self.identity.begin()
-        elif self.identity is not None and self.resumed is not None:
-            fixed = (self.folder / FAILURE).is_file()
-            self.identity.resume(self.resumed.state.get("identity"), self.resumed.step, fixed=fixed, stage=stage)
 
     @property
     def first_step(self) -> int:

@@ -121,8 +121,9 @@ class Tracker:
 
     def artifact(self, adapter: Path, *, version: str, parents: Mapping[str, str], details: Mapping[str, Any]) -> None:
         """Show the stage's adapter, and where it comes from, on the dashboard (see `Dashboard.artifact`)."""
-        options: dict[str, Any] = {"version": version, "parents": parents, "details": details}
-        self._final.append(partial(Dashboard.artifact, adapter=adapter, **options))
+        self._final.append(
+            partial(Dashboard.artifact, adapter=adapter, version=version, parents=parents, details=details)
+        )
         self._tell(self._final[-1])
 
     def alert(self, title: str, text: str, *, step: int) -> None:

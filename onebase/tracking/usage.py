@@ -71,8 +71,8 @@ class Stopwatch:
 
 def peaks() -> dict[str, float]:
     """What a step logs of memory, in bytes, at most so far: of the process, and of torch's allocator on a GPU."""
-    peaks = {"memory/peak": float(peak_rss_bytes())}
-    return peaks | ({"memory/cuda_peak": float(peak_gpu_bytes())} if torch.cuda.is_available() else {})
+    on_gpu = {"memory/cuda_peak": float(peak_gpu_bytes())} if torch.cuda.is_available() else {}
+    return {"memory/peak": float(peak_rss_bytes()), **on_gpu}
 
 
 def peak_gpu_bytes() -> int:

@@ -83,7 +83,9 @@ class Resumable(Trainer):
                     weight.grad = _copy(gradient)
             attempts.append(1)
             self._metrics["train"] = defaultdict(list)  # what an attempt adds is dropped with it
-            pieces, loss = self._pieces(inputs, self.session.budget.halved(size)), 0.0
+            rows, loss = self.session.budget.halved(size), 0.0
+            places = (range(start, min(start + rows, size)) for start in range(0, size, rows))
+            pieces = [dict(inputs)] if rows == size else [self.select_rows(inputs, place) for place in places]
             weights = [self.weigh(piece) for piece in pieces]
             for piece, weight in zip(pieces, weights, strict=True):
                 self._share = 1.0 if counted or len(pieces) == 1 else weight / max(self.weigh(inputs), 1.0)
@@ -134,13 +136,6 @@ class Resumable(Trainer):
     def rows_of(self, inputs: Mapping[str, Any]) -> int:
         """Rows of a micro-batch, of which none can be cut."""
         return len(inputs["input_ids"])
-
-    def _pieces(self, inputs: Mapping[str, Any], rows: int) -> list[dict[str, Any]]:
-        """A micro-batch in pieces of so many rows."""
-        size = self.rows_of(inputs)
-        if rows == size:
-            return [dict(inputs)]
-        return [self.select_rows(inputs, range(start, min(start + rows, size))) for start in range(0, size, rows)]
 
     def select_rows(self, inputs: Mapping[str, Any], rows: Sequence[int]) -> dict[str, Any]:
         """Some of a micro-batch's rows."""

@@ -73,8 +73,10 @@ def rehearse(config: Any, roles: Roles) -> None:
             "mixture of experts and has no such loss. Remove the key."
         )
     rows: Any = [0]
-    names = ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")
-    loader = {name: getattr(config, f"dataloader_{name}") for name in names}
+    loader = {
+        name: getattr(config, f"dataloader_{name}")
+        for name in ("num_workers", "persistent_workers", "prefetch_factor", "multiprocessing_context")
+    }
 
     def optimizer() -> torch.optim.Optimizer:
         kind, options = Trainer.get_optimizer_cls_and_kwargs(config, roles.base.model)
