@@ -128,8 +128,9 @@ class Session:
             (self.folder / FAILURE).unlink(missing_ok=True)
         except OSError as failure:
             error = as_disk_error(failure, self.folder) or failure
-            earlier = folders.step_folders(self.checkpoints.folder)
-            kept = [path.name for path in earlier if path.name != f"step-{step:08d}"]
+            kept = [
+                path.name for path in folders.step_folders(self.checkpoints.folder) if path.name != f"step-{step:08d}"
+            ]
             last = f"{kept[-1]} still stands" if kept else "there is no earlier one"
             say(f"checkpoint of step {step} was not written ({error}); {last}.")
         finally:
