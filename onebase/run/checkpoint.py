@@ -116,8 +116,8 @@ class Checkpoints:
                 probe.unlink()  # now: whatever comes, the room is given back with the file's last handle
                 if hasattr(os, "posix_fallocate"):
                     os.posix_fallocate(stream.fileno(), 0, needed)
-                elif free < needed:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if free < needed and not hasattr(os, "posix_fallocate"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise InputError(f"{place}: cannot be written ({error.strerror}). Give another out=FOLDER.") from None

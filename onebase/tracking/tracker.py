@@ -165,7 +165,8 @@ def _cut_back(folder: Path, kept: Mapping[str, int]) -> None:
     for path in _own(folder):
         if path.name not in kept:
             move_aside(path)
-        elif path.stat().st_size > kept[path.name]:
+    for path in _own(folder):
+        if path.stat().st_size > kept[path.name]:
             # In a new file of that name: the old one may have another name elsewhere, which keeps all of it.
             with path.open("rb") as whole, atomic_stream(path) as stream:
                 stream.write(whole.read(kept[path.name]))
