@@ -116,7 +116,10 @@ class RunIdentity(BaseModel):
 
     def _changes_since(self, before: "RunIdentity") -> dict[str, str]:
         """What differs, the causes before what follows from them. Data counts by its rows, wherever it lies."""
-        rows = [(words, *(getattr(getattr(each, part), key) for each in (before, self))) for part, key, words in FIELDS]
+        rows: list[tuple[str, Any, Any]] = [
+            (words, getattr(getattr(before, part), key), getattr(getattr(self, part), key))
+            for part, key, words in FIELDS
+        ]
         rows += _pairs("parent ", before.parents, self.parents)
         for then, now in zip(before.data, self.data, strict=False):
             rows.append((f"data {now[0]}{'' if now[1] is None else f' ({now[1]})'}", then[-1], now[-1]))
