@@ -153,16 +153,16 @@ def _apply(content: dict[str, Any], override: str) -> tuple[str | int, ...]:
     except (YAMLError, ValueError, AssertionError, LookupError, RecursionError):
         value = text
     place: Any = content
-    parts: list[Any] = [int(part) if part.isdecimal() else part for part in key.split(".")]
-    *way, last = parts
+    *way, last = (int(part) if part.isdecimal() else part for part in key.split("."))
     for part in way:
         place = _inner(place, part, override)
-    if not isinstance(place, list):
-        last = str(last)
-    elif not isinstance(last, int) or last >= len(place):
-        raise RecipeError(f"override '{override}': the list has {len(place)} elements. Check the index.")
-    place[last] = value
-    return (*way, last)
+    if isinstance(place, list):
+        if not isinstance(last, int) or last >= len(place):
+            raise RecipeError(f"override '{override}': the list has {len(place)} elements. Check the index.")
+        place[last] = value
+        return (*way, last)
+    place[str(last)] = value
+    return (*way, str(last))
 
 
 def _inner(place: Any, part: str | int, override: str) -> Any:
