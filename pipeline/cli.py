@@ -62,14 +62,9 @@ def run(
 
 
 for _stage in stages.ORDER:
-    parser.add_stage(
-        app,
-        _stage,
-        stages.loader(_stage),
-        *stages.describe(_stage),
-        flags=stages.flags(_stage),
-        panel="One stage",
-    )
+    _entry = stages.entry(_stage)
+    _flags = getattr(_entry, "FLAGS", None)
+    parser.add_stage(app, _stage, _entry.load, _entry.READS, _entry.WRITES, flags=_flags, panel="One stage")
 
 
 @app.command(rich_help_panel="What came out")
