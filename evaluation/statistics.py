@@ -6,13 +6,16 @@ is drawn together: a piece with its number of tokens, a prompt with all of its a
 each cluster is a pair of a sum and a count (`ratio`).
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.stats  # pyright: ignore[reportMissingTypeStubs]  # SciPy has none
 from numpy.typing import NDArray
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 Numbers = NDArray[np.float64]
 
@@ -57,9 +60,7 @@ def ratio(sums: Sequence[float], counts: Sequence[int], *, seed: int = 0) -> Est
 def clustered(values: Sequence[float], units: Sequence[Hashable], *, seed: int = 0) -> Estimate:
     """The mean of all values, and its interval over their units. Two answers to one prompt are not independent, so
     they are drawn together. units: of each value."""
-    groups: dict[Hashable, list[float]] = {}
-    for value, unit in zip(values, units, strict=True):
-        groups.setdefault(unit, []).append(value)
+    groups = grouped(zip(units, values, strict=True))
     if len(groups) == len(values):
         return bootstrap(values, seed=seed)
     return ratio([sum(group) for group in groups.values()], list(map(len, groups.values())), seed=seed)
@@ -75,6 +76,14 @@ def differences(after: Sequence[float], before: Sequence[float]) -> list[float]:
     if len(after) != len(before):
         raise ValueError(f"expected the same prompts on both sides, found {len(after)} and {len(before)}")
     return [a - b for a, b in zip(after, before, strict=True)]
+
+
+def grouped(items: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """The values of each key, in their order. Keys stand in the order in which they first occur."""
+    groups: dict[K, list[V]] = {}
+    for key, value in items:
+        groups.setdefault(key, []).append(value)
+    return groups
 
 
 def interval_text(estimate: Mapping[str, Any], form: str = ".2f") -> str:

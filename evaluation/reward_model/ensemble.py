@@ -6,7 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from evaluation.reward_model.pairs import Pair, ScoredRanking, by_prompt, by_quartile, cell, no_data, pairs_of
+from evaluation.reward_model.pairs import (
+    Pair,
+    ScoredRanking,
+    by_prompt,
+    by_quartile,
+    cell,
+    no_data,
+    pairs_of,
+    shares_right,
+)
 from evaluation.statistics import paired_difference
 
 
@@ -24,17 +33,16 @@ def ensemble(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair], *, seed: 
     names = list(rankings[0].members)
     if len(names) < 2:
         return no_data("there is one reward model")
-    combined = list(by_prompt(pairs, lambda pair: pair.right).values())
-    members = {}
-    margins: list[list[float]] = []
-    for name in names:
-        alone = pairs_of(rankings, [ranking.members[name] for ranking in rankings])
-        margins.append([pair.margin for pair in alone])
-        values = list(by_prompt(alone, lambda pair: pair.right).values())
-        members[name] = {
+    combined = shares_right(pairs)
+    pairs_by = {name: pairs_of(rankings, [ranking.members[name] for ranking in rankings]) for name in names}
+    members = {
+        name: {
             "accuracy": cell(alone, seed=seed),
-            "ensemble_is_better_by": paired_difference(combined, values, seed=seed).as_dict(),
+            "ensemble_is_better_by": paired_difference(combined, shares_right(alone), seed=seed).as_dict(),
         }
+        for name, alone in pairs_by.items()
+    }
+    margins = [[pair.margin for pair in alone] for alone in pairs_by.values()]
     spreads = [
         statistics.pstdev(scores) for ranking in rankings for scores in zip(*ranking.members.values(), strict=True)
     ]
@@ -44,6 +52,6 @@ def ensemble(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair], *, seed: 
     return {
         "members": members,
         "spread": round(statistics.fmean(spreads), 6),
-        "unanimous": round(statistics.fmean(by_prompt(pairs, unanimous.__getitem__).values()), 6),
+        "unanimous": round(statistics.fmean(by_prompt(pairs, unanimous.__getitem__)), 6),
         "by_spread_of_margin": by_quartile(pairs, apart.tolist(), seed=seed),
     }

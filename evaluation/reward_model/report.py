@@ -11,11 +11,19 @@ from typing import Any
 
 from evaluation.reward_model.calibration import calibration
 from evaluation.reward_model.ensemble import ensemble
-from evaluation.reward_model.labelers import HeldOutLabelers, held_out_labelers
 from evaluation.reward_model.length import length
 from evaluation.reward_model.orders import ScoredDemonstration, agreement, best_of_n, position_of
-from evaluation.reward_model.pairs import Pair, ScoredRanking, accuracy, by_prompt, cell, cells_by, no_data, pairs_of
-from evaluation.statistics import paired_difference
+from evaluation.reward_model.pairs import (
+    Pair,
+    ScoredRanking,
+    accuracy,
+    cell,
+    cells_by,
+    no_data,
+    pairs_of,
+    shares_right,
+)
+from evaluation.statistics import grouped, paired_difference
 
 SCHEMA = 3
 EXAMPLES = 5
@@ -28,12 +36,10 @@ def build(
     baselines: Mapping[str, Sequence[Sequence[float]] | str],
     seed: int,
     log_odds: float = 1.0,
-    labelers: HeldOutLabelers | None = None,
 ) -> dict[str, Any]:
     """The whole report. baselines: scores of the same responses by name, or the reason why a baseline has no scores.
 
     log_odds: of a unit of score, for calibration; 1 unless the head was divided by a number after training.
-    labelers: the rankings of held-out labelers.
     """
     pairs = pairs_of(rankings)
     return {
@@ -52,7 +58,6 @@ def build(
         "length": length(rankings, pairs, seed=seed),
         "calibration": calibration([replace(pair, margin=log_odds * pair.margin) for pair in pairs], seed=seed),
         "agreement": agreement(rankings, pairs, seed=seed),
-        "held_out_labelers": held_out_labelers(rankings, labelers or HeldOutLabelers(), seed=seed),
         "ensemble": ensemble(rankings, pairs, seed=seed),
         "best_of_n": best_of_n(rankings, seed=seed),
         "demonstrations": position_of(demonstrations, rankings, seed=seed),
@@ -63,18 +68,12 @@ def build(
 
 def by_label(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair], *, seed: int) -> Mapping[str, Any]:
     """For each label: how often a response with it is ranked below a better one, and its mean score."""
-
-    def of_worse(pair: Pair) -> str | None:
-        labels = rankings[pair.ranking].labels
-        return labels[pair.worse] if labels else None
-
-    if not any(ranking.labels for ranking in rankings):
+    labelled = [ranking for ranking in rankings if ranking.labels]
+    if not labelled:
         return no_data("the responses have no labels")
-    scores: dict[str, list[float]] = {}
-    for ranking in rankings:
-        for label, score in zip(ranking.labels, ranking.scores, strict=False):
-            scores.setdefault(label, []).append(score)
-    below = cells_by(pairs, of_worse, seed=seed)
+    scores = grouped(item for ranking in labelled for item in zip(ranking.labels, ranking.scores, strict=True))
+    known = [pair for pair in pairs if rankings[pair.ranking].labels]
+    below = cells_by(known, lambda pair: rankings[pair.ranking].labels[pair.worse], seed=seed)
     return {
         label: {
             "mean_score": round(statistics.fmean(scores[label]), 6),
@@ -93,19 +92,18 @@ def against(
     seed: int,
 ) -> dict[str, Any]:
     """Accuracy of each baseline, and how much better the model is, paired by prompt."""
-    model = list(by_prompt(pairs, lambda pair: pair.right).values())
-    rows: dict[str, Any] = {}
-    for name, scores in baselines.items():
+    model = shares_right(pairs)
+
+    def row(scores: Sequence[Sequence[float]] | str) -> Mapping[str, Any]:
         if isinstance(scores, str):
-            rows[name] = no_data(scores)
-            continue
+            return no_data(scores)
         theirs = pairs_of(rankings, scores)
-        values = list(by_prompt(theirs, lambda pair: pair.right).values())
-        rows[name] = {
+        return {
             "accuracy": accuracy(theirs, seed=seed).as_dict(),
-            "model_is_better_by": paired_difference(model, values, seed=seed).as_dict(),
+            "model_is_better_by": paired_difference(model, shares_right(theirs), seed=seed).as_dict(),
         }
-    return rows
+
+    return {name: row(scores) for name, scores in baselines.items()}
 
 
 def examples(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair]) -> dict[str, list[dict[str, Any]]]:
@@ -125,10 +123,9 @@ def examples(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair]) -> dict[s
         return {"prompt": ranking.prompt, "margin": round(pair.margin, 6), **sides}
 
     def first(chosen: Sequence[Pair]) -> list[dict[str, Any]]:
-        kept: dict[int, Pair] = {}
-        for pair in sorted(chosen, key=lambda pair: (pair.margin, pair.ranking, pair.better, pair.worse)):
-            kept.setdefault(pair.prompt, pair)
-        return [shown(pair) for pair in list(kept.values())[:EXAMPLES]]
+        in_order = sorted(chosen, key=lambda pair: (pair.margin, pair.ranking, pair.better, pair.worse))
+        by_prompt = grouped((pair.prompt, pair) for pair in in_order)
+        return [shown(pair) for pair, *_ in list(by_prompt.values())[:EXAMPLES]]
 
     return {
         "overconfident": first([pair for pair in pairs if pair.margin < 0]),
