@@ -79,7 +79,7 @@ def differences(after: Sequence[float], before: Sequence[float]) -> list[float]:
 
 
 def grouped(items: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
-    """The values of each key, in their order. Keys stand in the order in which they first occur."""
+    """The values of each key, in their order. Keys are in the order in which they first occur."""
     groups: dict[K, list[V]] = {}
     for key, value in items:
         groups.setdefault(key, []).append(value)
@@ -110,7 +110,7 @@ def _estimate(data: list[Numbers], statistic: Callable[..., Any], *, seed: int) 
     value, size = float(statistic(*data, axis=-1)), data[0].size
     if size == 1:  # which SciPy refuses
         return Estimate(mean=value, low=value, high=value)
-    bootstrapped: Any = scipy.stats.bootstrap(  # pyright: ignore[reportUnknownMemberType]  # SciPy has no types
+    interval: Any = scipy.stats.bootstrap(  # pyright: ignore[reportUnknownMemberType]  # SciPy has no types
         data,
         statistic,
         paired=True,
@@ -120,6 +120,5 @@ def _estimate(data: list[Numbers], statistic: Callable[..., Any], *, seed: int) 
         n_resamples=RESAMPLES,
         batch=max(1, 2_000_000 // size),  # many units must not make a huge table of indices
         rng=np.random.default_rng(seed),
-    )
-    interval = bootstrapped.confidence_interval
+    ).confidence_interval
     return Estimate(mean=value, low=float(interval.low), high=float(interval.high))

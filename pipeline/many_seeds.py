@@ -86,8 +86,9 @@ def show(summaries: Mapping[int, Mapping[str, Any]]) -> None:
     rows = {seed: _rows(summary) for seed, summary in summaries.items()}
     headings = list(dict.fromkeys(heading for some in rows.values() for row in some.values() for heading in row))
     numbers = (Column(heading, justify="right", overflow="fold") for heading in ("seed", *headings))
-    title = "paired differences, mean [95 % interval] over prompts"
-    table = Table(Column("difference", overflow="fold"), *numbers, title=title)
+    table = Table(
+        Column("difference", overflow="fold"), *numbers, title="paired differences, mean [95 % interval] over prompts"
+    )
     for difference in dict.fromkeys(name for row in rows.values() for name in row):
         shown = {seed: row[difference] for seed, row in rows.items() if difference in row}
         for seed, row in shown.items():

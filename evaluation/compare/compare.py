@@ -17,10 +17,9 @@ from data.select.room import require_pieces, require_room
 from data.select.sources import load as load_records
 from data.select.texts import Piece, load_pieces
 from evaluation.compare import run_plots, summary
-from evaluation.compare.grades import task_grades
 from evaluation.compare.language import as_episodes, piece_losses, piece_tokens
 from evaluation.compare.recipe import POLICIES, CompareRecipe
-from evaluation.compare.responses import Responder, adapter_sha256, texts
+from evaluation.compare.responses import Responder, adapter_sha256, task_grades, texts
 from evaluation.reward_model import verdict
 from evaluation.statistics import Estimate, clustered, differences, grouped, ratio
 from onebase.errors import RecordError

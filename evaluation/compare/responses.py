@@ -1,4 +1,5 @@
-"""Responses of a model to prompts, as text and as tokens. They are kept by content: nothing is generated twice."""
+"""Responses of a model to prompts, as text and as tokens, and their grades. They are kept by content: nothing is
+generated twice."""
 
 import hashlib
 import json
@@ -8,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from data.chat.conversations import Chat
+from data.chat.conversations import Chat, EncodedPrompt
+from data.tasks.checks import grade, has_check
 from onebase.errors import RecordError
 from onebase.files.json_file import read_object
 from onebase.files.writing import canonical, replace_file
@@ -52,6 +54,18 @@ def texts(chat: Chat, episodes: Episodes) -> list[str]:
     return [chat.text(row[mask].tolist()) for row, mask in zip(episodes.responses, episodes.mask, strict=True)]
 
 
+def task_grades(prompts: Sequence[EncodedPrompt], answers: Sequence[str]) -> dict[str, list[float]]:
+    """Correctness, form and their mean (the task score) of each answer, in [0, 1]; empty if a prompt has no check."""
+    if not all(has_check(encoded.prompt) for encoded in prompts):
+        return {}
+    grades = [grade(encoded.prompt, answer) for encoded, answer in zip(prompts, answers, strict=True)]
+    return {
+        "correctness": [each.correctness for each in grades],
+        "form": [each.form for each in grades],
+        "task_score": [each.mean for each in grades],
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class Responder:
     """Generates responses of one base to one set of prompts, or reads those that an earlier run kept."""
@@ -65,8 +79,7 @@ class Responder:
 
     def __call__(self, role: str | None, *, adapter_sha256: str | None, temperature: float) -> Episodes:
         """The role's responses. adapter_sha256: of the role's weights and config; None for the bare base."""
-        key = self._key(adapter_sha256, temperature)
-        kept = self.folder / f"{key}.json"
+        kept = self.folder / f"{self._key(adapter_sha256, temperature)}.json"
         responses = self._kept(kept)
         if responses is None:
             responses = self._generate(role, temperature)

@@ -9,14 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import scipy.stats
+
 from evaluation.reward_model.calibration import calibration
-from evaluation.reward_model.ensemble import ensemble
-from evaluation.reward_model.length import length
 from evaluation.reward_model.orders import ScoredDemonstration, agreement, best_of_n, position_of
 from evaluation.reward_model.pairs import (
     Pair,
     ScoredRanking,
     accuracy,
+    by_prompt,
+    by_quartile,
     cell,
     cells_by,
     no_data,
@@ -84,6 +87,79 @@ def by_label(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair], *, seed: 
     }
 
 
+def length(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair], *, seed: int) -> dict[str, Any]:
+    """Whether the model likes length: correlation of score and tokens, and accuracy by which of a pair is longer."""
+    sides = {
+        "better_is_shorter": [pair for pair in pairs if pair.longer < 0],
+        "equally_long": [pair for pair in pairs if pair.longer == 0],
+        "better_is_longer": [pair for pair in pairs if pair.longer > 0],
+    }
+    return {
+        "correlation_with_score": correlation(rankings),
+        "by_tokens_better_has_more": by_quartile(pairs, [pair.longer for pair in pairs], seed=seed),
+        **{name: cell(side, seed=seed) if side else no_data("no such pair") for name, side in sides.items()},
+    }
+
+
+def correlation(rankings: Sequence[ScoredRanking]) -> Mapping[str, Any]:
+    """Pearson's, over all responses, and within prompts (scores and tokens each less their prompt's mean).
+
+    The first also sees that some prompts have longer answers and higher scores; the second is the length bias.
+    """
+
+    def pearson(scores: Sequence[float], tokens: Sequence[float]) -> Any:
+        if np.ptp(scores) == 0 or np.ptp(tokens) == 0:
+            return no_data("scores or lengths are all equal")
+        result: Any = scipy.stats.pearsonr(scores, tokens)
+        return round(float(result.statistic), 6)
+
+    scores = [score for ranking in rankings for score in ranking.scores]
+    tokens = [float(count) for ranking in rankings for count in ranking.lengths]
+    within_scores = [score - statistics.fmean(ranking.scores) for ranking in rankings for score in ranking.scores]
+    within_tokens = [count - statistics.fmean(ranking.lengths) for ranking in rankings for count in ranking.lengths]
+    return {"all_responses": pearson(scores, tokens), "within_prompts": pearson(within_scores, within_tokens)}
+
+
+def ensemble(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair], *, seed: int) -> Mapping[str, Any]:
+    """What several reward models are worth together: each alone, and whether disagreement shows errors.
+
+    pairs: of the combined scores.
+
+    - members: accuracy of each, and by how much the ensemble is better, paired by prompt.
+    - spread: standard deviation of a response's scores over the members, the mean over responses.
+    - unanimous: share of pairs that all members order alike. Each prompt counts once.
+    - by_spread_of_margin: accuracy by quartiles of a pair's spread, the standard deviation over the members of its
+      difference of scores.
+
+    If disagreement tells anything, the last quartiles are the worst.
+    """
+    names = list(rankings[0].members)
+    if len(names) < 2:
+        return no_data("there is one reward model")
+    combined = shares_right(pairs)
+    pairs_by = {name: pairs_of(rankings, [ranking.members[name] for ranking in rankings]) for name in names}
+    members = {
+        name: {
+            "accuracy": cell(alone, seed=seed),
+            "ensemble_is_better_by": paired_difference(combined, shares_right(alone), seed=seed).as_dict(),
+        }
+        for name, alone in pairs_by.items()
+    }
+    margins = [[pair.margin for pair in alone] for alone in pairs_by.values()]
+    spreads = [
+        statistics.pstdev(scores) for ranking in rankings for scores in zip(*ranking.members.values(), strict=True)
+    ]
+    apart = np.std(np.asarray(margins), axis=0)
+    signs = np.sign(margins)
+    unanimous = dict(zip(pairs, (signs == signs[0]).all(axis=0).astype(float).tolist(), strict=True))
+    return {
+        "members": members,
+        "spread": round(statistics.fmean(spreads), 6),
+        "unanimous": round(statistics.fmean(by_prompt(pairs, unanimous.__getitem__)), 6),
+        "by_spread_of_margin": by_quartile(pairs, apart.tolist(), seed=seed),
+    }
+
+
 def against(
     rankings: Sequence[ScoredRanking],
     pairs: Sequence[Pair],
@@ -124,8 +200,8 @@ def examples(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair]) -> dict[s
 
     def first(chosen: Sequence[Pair]) -> list[dict[str, Any]]:
         in_order = sorted(chosen, key=lambda pair: (pair.margin, pair.ranking, pair.better, pair.worse))
-        by_prompt = grouped((pair.prompt, pair) for pair in in_order)
-        return [shown(pair) for pair, *_ in list(by_prompt.values())[:EXAMPLES]]
+        prompts = grouped((pair.prompt, pair) for pair in in_order)
+        return [shown(pair) for pair, *_ in list(prompts.values())[:EXAMPLES]]
 
     return {
         "overconfident": first([pair for pair in pairs if pair.margin < 0]),

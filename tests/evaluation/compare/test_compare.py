@@ -10,7 +10,7 @@ from data.chat.conversations import EncodedPrompt
 from data.tasks import generate
 from evaluation.compare import run_plots
 from evaluation.compare.compare import Answers, Comparison
-from evaluation.compare.grades import task_grades
+from evaluation.compare.responses import task_grades
 
 
 def encoded(rows: int = 6) -> list[EncodedPrompt]:

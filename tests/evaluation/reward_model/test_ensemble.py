@@ -8,10 +8,9 @@ import pytest
 
 from data.select.labelers import LabelersSection, fold_of
 from evaluation.reward_model.calibration import calibration
-from evaluation.reward_model.ensemble import ensemble
 from evaluation.reward_model.labelers import between_labelers, held_out_labelers
 from evaluation.reward_model.pairs import ScoredRanking, pairs_of
-from evaluation.reward_model.report import build
+from evaluation.reward_model.report import build, ensemble
 
 NUMBERS = itertools.count()
 
