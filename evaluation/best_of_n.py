@@ -120,8 +120,8 @@ def _answer(
         row, best = row_of(encoded.prompt), best_of(scores[block])
         added: dict[str, Any] = {"scores": scores[block]}
         if len(members) > 1:
-            added["members"] = {name: by_member[place, block].tolist() for place, name in enumerate(members)}
-            added["spread"] = spread[block]
+            alone = {name: scores[block] for name, scores in zip(members, by_member.tolist(), strict=True)}
+            added |= {"members": alone, "spread": spread[block]}
         if keep_all:
             yield {**row, "responses": responses[block], **added, "stopped": drawn.stopped[block].tolist()}
         else:

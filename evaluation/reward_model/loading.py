@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pydantic import BaseModel, PositiveInt, ValidationError
@@ -87,18 +88,13 @@ def load(folders: Sequence[Path], combine: CombineSection | None = None) -> Rewa
 
 def read(folders: Sequence[Path]) -> dict[str, FinishedStage]:
     """The stages' records, verified, by role. Weights take seconds and are not read."""
-    identity: list[stages.Identity] = []
-
-    def read_member(folder: Path) -> FinishedStage:
-        stage = record.read(folder, stage="reward")
-        recipe = recipe_of(stage)
-        if not identity:
-            identity.append(stages.identity_of(recipe.base, recipe.chat))
-        record.require_same_base(stage, identity[0].base)
-        same_chat.require(stage, identity[0].tokenizer, lambda: identity[0].texts)
-        return stage
-
-    return read_members(folders, read_member)
+    members = read_members(folders, partial(record.read, stage="reward"))
+    recipes = [recipe_of(stage) for stage in members.values()]
+    identity = stages.identity_of(recipes[0].base, recipes[0].chat)
+    for stage in members.values():
+        record.require_same_base(stage, identity.base)
+        same_chat.require(stage, identity.tokenizer, lambda: identity.texts)
+    return members
 
 
 def load_weights(members: dict[str, FinishedStage], combine: CombineSection | None = None) -> RewardModel:
