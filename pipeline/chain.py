@@ -168,9 +168,8 @@ def carry_out(steps: Sequence[Step], *, restart: bool) -> int:
 def _run_child(command: Sequence[str]) -> int:
     """Run a stage and wait for it. It answers signals itself, by writing a checkpoint."""
     child = subprocess.Popen(command)
-    # Ctrl-C reaches the child from the terminal. A SIGTERM reaches this process alone, so it is passed on.
-    # So is a SIGHUP, and a second one does no harm to a child that the terminal has sent one. Under `nohup` both ignore
-    # it.
+    # Ctrl-C reaches the child from the terminal. A SIGTERM reaches this process alone, so it is passed on. So is a
+    # SIGHUP: a second one does no harm to a child that the terminal has sent one. Under `nohup` both ignore it.
     passed_on = [signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else [])]
     before = {number: signal.signal(number, lambda number, _: child.send_signal(number)) for number in passed_on}
     before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
