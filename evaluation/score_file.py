@@ -65,10 +65,9 @@ def scored(model: RewardModel, path: Path, *, best: bool) -> Iterator[dict[str, 
 
     best: keep only the response with the highest score (the first of equal ones), as `response` with its `score`.
     """
-    reach = reach_of(model.roles.base.model.config)
     several = len(model.members) > 1
     added = ("score", "scores", *(("members", "spread") if several else ()))
-    rows = read_rows(path, model.chat, reach=reach, added=added)
+    rows = read_rows(path, model.chat, reach=reach_of(model.roles.base.model.config), added=added)
     done = 0
     while block := list(islice(rows, BLOCK)):
         scores = score_groups(

@@ -93,9 +93,10 @@ def interval_text(estimate: Mapping[str, Any], form: str = ".2f") -> str:
 
 def error_bars(estimates: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     """How far error bars reach below and above the means. By rounding, a mean may lie just outside its interval."""
-    below = [max(0.0, estimate["mean"] - estimate["low"]) for estimate in estimates]
-    above = [max(0.0, estimate["high"] - estimate["mean"]) for estimate in estimates]
-    return [below, above]
+    return [
+        [max(0.0, estimate["mean"] - estimate["low"]) for estimate in estimates],
+        [max(0.0, estimate["high"] - estimate["mean"]) for estimate in estimates],
+    ]
 
 
 def _finite(values: Sequence[float] | Sequence[int]) -> Numbers:

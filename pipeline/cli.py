@@ -63,8 +63,15 @@ def run(
 
 for _stage in stages.ORDER:
     _entry = stages.entry(_stage)
-    _flags = getattr(_entry, "FLAGS", None)
-    parser.add_stage(app, _stage, _entry.load, _entry.READS, _entry.WRITES, flags=_flags, panel="One stage")
+    parser.add_stage(
+        app,
+        _stage,
+        _entry.load,
+        _entry.READS,
+        _entry.WRITES,
+        flags=getattr(_entry, "FLAGS", None),
+        panel="One stage",
+    )
 
 
 @app.command(rich_help_panel="What came out")

@@ -50,8 +50,11 @@ class Answers:
 
     def only(self, rows: Sequence[int]) -> "Answers":
         """The answers to these prompts. Texts belong to no prompt."""
-        metrics = {name: [values[row] for row in rows] for name, values in self.metrics.items()}
-        return Answers(name=self.name, texts=[self.texts[row] for row in rows], metrics=metrics)
+        return Answers(
+            name=self.name,
+            texts=[self.texts[row] for row in rows],
+            metrics={name: [values[row] for row in rows] for name, values in self.metrics.items()},
+        )
 
     def row(self, prompt: int) -> dict[str, Any]:
         """One answer with its metrics."""

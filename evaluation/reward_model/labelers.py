@@ -24,12 +24,13 @@ def held_out_labelers(
     fresh = [ranking for ranking in rankings if ranking.key not in trained_prompts]
     theirs = [ranking for ranking in fresh if section.holds_out(ranking.labeler)]
     others = [ranking for ranking in fresh if ranking.labeler is not None and not section.holds_out(ranking.labeler)]
-    names = {ranking.labeler for ranking in rankings if ranking.labeler and section.holds_out(ranking.labeler)}
     pairs = pairs_of(theirs)
     return {
         "folds": section.folds,
         "held_out": section.held_out,
-        "labelers": sorted(names),
+        "labelers": sorted(
+            {ranking.labeler for ranking in rankings if ranking.labeler and section.holds_out(ranking.labeler)}
+        ),
         "not_trained_on": cell(pairs, seed=seed)
         if pairs
         else no_data("no ranking of a held-out labeler has a prompt that was not trained on"),

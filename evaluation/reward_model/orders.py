@@ -102,8 +102,11 @@ def position_of(
         return no_data("there are no demonstrations")
     scores = [shown.score for shown in demonstrations]
     mean = statistics.fmean(scores)
-    scored = [item for ranking in rankings for item in zip(ranking.tiers, ranking.scores, strict=True)]
-    tiers = grouped((tier, float(score < mean)) for tier, score in scored)
+    tiers = grouped(
+        (tier, float(score < mean))
+        for ranking in rankings
+        for tier, score in zip(ranking.tiers, ranking.scores, strict=True)
+    )
     both = [(shown.score, rankings[shown.ranking]) for shown in demonstrations if shown.ranking is not None]
     beaten = [
         statistics.fmean((score > other) + 0.5 * (score == other) for other in ranking.scores)

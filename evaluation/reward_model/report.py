@@ -75,8 +75,11 @@ def by_label(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair], *, seed: 
     if not labelled:
         return no_data("the responses have no labels")
     scores = grouped(item for ranking in labelled for item in zip(ranking.labels, ranking.scores, strict=True))
-    known = [pair for pair in pairs if rankings[pair.ranking].labels]
-    below = cells_by(known, lambda pair: rankings[pair.ranking].labels[pair.worse], seed=seed)
+    below = cells_by(
+        (pair for pair in pairs if rankings[pair.ranking].labels),
+        lambda pair: rankings[pair.ranking].labels[pair.worse],
+        seed=seed,
+    )
     return {
         label: {
             "mean_score": round(statistics.fmean(scores[label]), 6),
