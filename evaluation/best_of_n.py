@@ -32,7 +32,6 @@ from onebase.inference.ensemble import member_scores, spread_of
 from onebase.inference.sampling import sample
 from onebase.model.architecture import reach_of
 from onebase.run import record, same_chat
-from onebase.run.record import FinishedStage
 from onebase.run.same_chat import ChatTexts
 from onebase.seeding import generator
 
@@ -56,7 +55,7 @@ class Sampling:
         return max(1, self.batch // self.n)
 
 
-def add_policy(model: RewardModel, folder: Path) -> FinishedStage:
+def add_policy(model: RewardModel, folder: Path) -> None:
     """Load the policy's adapter on the base of the reward models. RecordError unless it was trained on that base with
     the same tokens."""
     stage = record.read(folder)
@@ -68,18 +67,15 @@ def add_policy(model: RewardModel, folder: Path) -> FinishedStage:
     record.require_same_base(stage, model.first.record.base)
     same_chat.require(stage, model.first.record.tokenizer, lambda: ChatTexts.of_stage(model.first))
     model.roles.load(POLICY, stage.adapter)
-    return stage
 
 
 def prompts_of(source: Source, *, seed: int) -> Iterator[Prompt]:
-    """Prompts of a file or hub id as they are read, in their order; built-in ones as they are generated."""
+    """Prompts of a file or hub id as they are read, in their order; built-in ones as they are generated. The first is
+    read at once: DataError without a prompt."""
     if source.source in BUILTIN:
-        return iter(load([source], Prompt, seed=seed).records)
-    return islice(records_of(source, Prompt, DroppedRows()), source.rows)
-
-
-def begun(prompts: Iterator[Prompt]) -> Iterator[Prompt]:
-    """The same prompts; the first is read at once. DataError without a prompt."""
+        prompts = iter(load([source], Prompt, seed=seed).records)
+    else:
+        prompts = islice(records_of(source, Prompt, DroppedRows()), source.rows)
     first = list(islice(prompts, 1))
     if not first:
         raise DataError("best-of-n: there are no prompts. Check the file and the split.")
@@ -124,8 +120,8 @@ def _answer(
         row, best = row_of(encoded.prompt), best_of(scores[block])
         added: dict[str, Any] = {"scores": scores[block]}
         if len(members) > 1:
-            added["members"] = {name: by_member[place, block].tolist() for place, name in enumerate(members)}
-            added["spread"] = spread[block]
+            alone = {name: scores[block] for name, scores in zip(members, by_member.tolist(), strict=True)}
+            added |= {"members": alone, "spread": spread[block]}
         if keep_all:
             yield {**row, "responses": responses[block], **added, "stopped": drawn.stopped[block].tolist()}
         else:

@@ -43,11 +43,6 @@ class Row:
     candidates: Candidates
 
 
-def write_scores(model: RewardModel, path: Path, out: Path | None, *, best: bool) -> int:
-    """`write_lines` of the scored rows of `path`."""
-    return write_lines(scored(model, path, best=best), out)
-
-
 def write_lines(rows: Iterator[dict[str, Any]], out: Path | None) -> int:
     """Write a line of JSON for each row; returns how many. A file appears when it is complete, stdout gets each row at
     once."""
@@ -70,10 +65,9 @@ def scored(model: RewardModel, path: Path, *, best: bool) -> Iterator[dict[str, 
 
     best: keep only the response with the highest score (the first of equal ones), as `response` with its `score`.
     """
-    reach = reach_of(model.roles.base.model.config)
     several = len(model.members) > 1
     added = ("score", "scores", *(("members", "spread") if several else ()))
-    rows = read_rows(path, model.chat, reach=reach, added=added)
+    rows = read_rows(path, model.chat, reach=reach_of(model.roles.base.model.config), added=added)
     done = 0
     while block := list(islice(rows, BLOCK)):
         scores = score_groups(
@@ -84,7 +78,7 @@ def scored(model: RewardModel, path: Path, *, best: bool) -> Iterator[dict[str, 
             ensemble=model.ensemble,
         )
         for row, group in zip(block, scores, strict=True):
-            yield with_best(row, group, several=several) if best else with_scores(row, group, several=several)
+            yield with_scores(row, group, best=best, several=several)
         done += len(block)
 
 
@@ -99,7 +93,6 @@ def require_rows(path: Path) -> None:
 def read_rows(path: Path, chat: Chat, *, reach: Reach | None, added: Sequence[str]) -> Iterator[Row]:
     """Rows as tokens. reach: how many tokens the model can take, prompt and response together. added: the keys that
     the rows will get."""
-    require_rows(path)
     for line, content in read_jsonl(path):
         origin = Origin(str(path), line)
         if not isinstance(content, dict):
@@ -126,10 +119,11 @@ def responses_of(content: dict[str, Any], origin: Origin, added: Sequence[str]) 
     """
     if ("response" in content) == ("responses" in content):
         raise DataError(f"{origin}: a row needs 'response' or 'responses', one of the two; found {sorted(content)}.")
-    single = "response" in content
-    responses = [content["response"]] if single else content["responses"]
+    responses = content["responses"] if "responses" in content else [content["response"]]
     if not isinstance(responses, list) or not responses or not all(isinstance(text, str) for text in responses):
-        key, expected = ("response", "text") if single else ("responses", "a list of texts, one at least")
+        key, expected = (
+            ("responses", "a list of texts, one at least") if "responses" in content else ("response", "text")
+        )
         raise DataError(f"{origin}: '{key}' must be {expected}.")
     taken = set(added) & content.keys()
     if taken:
@@ -137,26 +131,22 @@ def responses_of(content: dict[str, Any], origin: Origin, added: Sequence[str]) 
     return responses
 
 
-def with_scores(row: Row, group: GroupScores, *, several: bool) -> dict[str, Any]:
-    if "response" in row.content:
-        return {**row.content, "score": group.scores[0], **(members_at(group, 0) if several else {})}
-    added = {"members": group.members, "spread": group.spread} if several else {}
-    return {**row.content, "scores": group.scores, **added}
-
-
-def with_best(row: Row, group: GroupScores, *, several: bool) -> dict[str, Any]:
-    """The row with its best response alone."""
+def with_scores(row: Row, group: GroupScores, *, best: bool, several: bool) -> dict[str, Any]:
+    """The row with the scores of its responses. best: with its best response alone. several: with each member's."""
+    if "responses" in row.content and not best:
+        members = {"members": group.members, "spread": group.spread} if several else {}
+        return {**row.content, "scores": group.scores, **members}
     place = best_of(group.scores)
+    added: dict[str, Any] = {"score": group.scores[place]}
+    if several:
+        alone = {name: scores[place] for name, scores in group.members.items()}
+        added |= {"members": alone, "spread": group.spread[place]}
+    if not best:
+        return {**row.content, **added}
     kept = {key: value for key, value in row.content.items() if key not in ("response", "responses")}
-    added = members_at(group, place) if several else {}
-    return {**kept, "response": row.responses[place], "score": group.scores[place], **added}
+    return {**kept, "response": row.responses[place], **added}
 
 
 def best_of(scores: Sequence[float]) -> int:
     """The place of the highest score, the first of equal ones."""
     return max(range(len(scores)), key=lambda index: (scores[index], -index))
-
-
-def members_at(group: GroupScores, place: int) -> dict[str, Any]:
-    """Each member's score of one response, and their spread."""
-    return {"members": {name: scores[place] for name, scores in group.members.items()}, "spread": group.spread[place]}

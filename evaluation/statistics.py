@@ -6,13 +6,16 @@ is drawn together: a piece with its number of tokens, a prompt with all of its a
 each cluster is a pair of a sum and a count (`ratio`).
 """
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy.stats  # pyright: ignore[reportMissingTypeStubs]  # SciPy has none
 from numpy.typing import NDArray
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
 
 Numbers = NDArray[np.float64]
 
@@ -57,9 +60,7 @@ def ratio(sums: Sequence[float], counts: Sequence[int], *, seed: int = 0) -> Est
 def clustered(values: Sequence[float], units: Sequence[Hashable], *, seed: int = 0) -> Estimate:
     """The mean of all values, and its interval over their units. Two answers to one prompt are not independent, so
     they are drawn together. units: of each value."""
-    groups: dict[Hashable, list[float]] = {}
-    for value, unit in zip(values, units, strict=True):
-        groups.setdefault(unit, []).append(value)
+    groups = grouped(zip(units, values, strict=True))
     if len(groups) == len(values):
         return bootstrap(values, seed=seed)
     return ratio([sum(group) for group in groups.values()], list(map(len, groups.values())), seed=seed)
@@ -77,6 +78,14 @@ def differences(after: Sequence[float], before: Sequence[float]) -> list[float]:
     return [a - b for a, b in zip(after, before, strict=True)]
 
 
+def grouped(items: Iterable[tuple[K, V]]) -> dict[K, list[V]]:
+    """The values of each key, in their order. Keys are in the order in which they first occur."""
+    groups: dict[K, list[V]] = {}
+    for key, value in items:
+        groups.setdefault(key, []).append(value)
+    return groups
+
+
 def interval_text(estimate: Mapping[str, Any], form: str = ".2f") -> str:
     """Such as '0.52 [0.41, 0.63]'."""
     return f"{estimate['mean']:{form}} [{estimate['low']:{form}}, {estimate['high']:{form}}]"
@@ -84,9 +93,10 @@ def interval_text(estimate: Mapping[str, Any], form: str = ".2f") -> str:
 
 def error_bars(estimates: Sequence[Mapping[str, Any]]) -> list[list[float]]:
     """How far error bars reach below and above the means. By rounding, a mean may lie just outside its interval."""
-    below = [max(0.0, estimate["mean"] - estimate["low"]) for estimate in estimates]
-    above = [max(0.0, estimate["high"] - estimate["mean"]) for estimate in estimates]
-    return [below, above]
+    return [
+        [max(0.0, estimate["mean"] - estimate["low"]) for estimate in estimates],
+        [max(0.0, estimate["high"] - estimate["mean"]) for estimate in estimates],
+    ]
 
 
 def _finite(values: Sequence[float] | Sequence[int]) -> Numbers:
@@ -101,7 +111,7 @@ def _estimate(data: list[Numbers], statistic: Callable[..., Any], *, seed: int) 
     value, size = float(statistic(*data, axis=-1)), data[0].size
     if size == 1:  # which SciPy refuses
         return Estimate(mean=value, low=value, high=value)
-    bootstrapped: Any = scipy.stats.bootstrap(  # pyright: ignore[reportUnknownMemberType]  # SciPy has no types
+    interval: Any = scipy.stats.bootstrap(  # pyright: ignore[reportUnknownMemberType]  # SciPy has no types
         data,
         statistic,
         paired=True,
@@ -111,6 +121,5 @@ def _estimate(data: list[Numbers], statistic: Callable[..., Any], *, seed: int) 
         n_resamples=RESAMPLES,
         batch=max(1, 2_000_000 // size),  # many units must not make a huge table of indices
         rng=np.random.default_rng(seed),
-    )
-    interval = bootstrapped.confidence_interval
+    ).confidence_interval
     return Estimate(mean=value, low=float(interval.low), high=float(interval.high))

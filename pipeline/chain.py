@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from onebase.cli.command import Loader, say
+from onebase.cli.command import say
 from onebase.errors import RecipeError
 from onebase.files.paths import expanded
 from onebase.recipe import reader
@@ -83,14 +82,13 @@ def stage_of(name: str) -> str:
 
 def _recipes_of(folder: Path, stage: str) -> list[str]:
     """Names of a stage's recipes in the folder: the stage's own first, then its variants in alphabetical order."""
-    plain = [stage] if (folder / f"{stage}.yaml").is_file() else []
     variants = sorted(path.stem for path in folder.glob(f"{stage}-*.yaml"))
     odd = next((name for name in variants if not re.fullmatch(r"[\w-]+", name)), None)
     if odd is not None:
         raise RecipeError(
             f"{folder / odd}.yaml: a variant's name consists of letters, digits, _ and -, found '{odd}'. Rename it."
         )
-    return plain + variants
+    return ([stage] if (folder / f"{stage}.yaml").is_file() else []) + variants
 
 
 def _is_compared(name: str) -> bool:
@@ -103,7 +101,7 @@ def _fixed_parents(path: Path, stage: str, overrides: Sequence[str]) -> set[str]
     replace them; and those that the recipe sets to null, such as the reward model of PPO with reward functions."""
     overridden = {key.removeprefix("parents.") for key in _keys(overrides) if key.startswith("parents.")}
     try:
-        recipe = reader.read(path, _load(stage)()[0], overrides).model_dump(mode="json")
+        recipe = reader.read(path, _recipe_class(stage), overrides).model_dump(mode="json")
     except RecipeError:  # raised again when the step is read with its parents filled in
         return overridden
     parents = recipe.get("parents", {})
@@ -116,8 +114,7 @@ def _keys(overrides: Sequence[str]) -> set[str]:
 
 def _step(name: str, folder: Path, out: Path, overrides: Sequence[str]) -> Step:
     path, stage = folder / f"{name}.yaml", stage_of(name)
-    recipe_class = _load(stage)()[0]
-    reader.read(path, recipe_class, overrides)
+    reader.read(path, _recipe_class(stage), overrides)
     return Step(stage=stage, name=name, recipe=path, overrides=tuple(overrides), out=out)
 
 
@@ -171,12 +168,11 @@ def carry_out(steps: Sequence[Step], *, restart: bool) -> int:
 def _run_child(command: Sequence[str]) -> int:
     """Run a stage and wait for it. It answers signals itself, by writing a checkpoint."""
     child = subprocess.Popen(command)
-    # Ctrl-C reaches the child from the terminal. A SIGTERM reaches this process alone, so it is passed on.
-    before = {
-        signal.SIGINT: signal.signal(signal.SIGINT, lambda *_: None),
-        signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: child.terminate()),
-        **_hang_up(child),
-    }
+    # Ctrl-C reaches the child from the terminal. A SIGTERM reaches this process alone, so it is passed on. So is a
+    # SIGHUP: a second one does no harm to a child that the terminal has sent one. Under `nohup` both ignore it.
+    passed_on = [signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN else [])]
+    before = {number: signal.signal(number, lambda number, _: child.send_signal(number)) for number in passed_on}
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
     try:
         return child.wait()
     finally:
@@ -184,22 +180,9 @@ def _run_child(command: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
-def _hang_up(child: subprocess.Popen[bytes]) -> dict[signal.Signals, Any]:
-    """SIGHUP is passed on too: a second one does no harm to a child that the terminal has sent one. Under `nohup` both
-    ignore it."""
-    if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        return {}
-    return {signal.SIGHUP: signal.signal(signal.SIGHUP, lambda *_: child.send_signal(signal.SIGHUP))}
-
-
-def _load(stage: str) -> Loader:
+def _recipe_class(stage: str) -> type[Section]:
     if stage != COMPARE:
-        return stages.loader(stage)
+        return stages.loader(stage)().recipe
+    from evaluation.compare.recipe import CompareRecipe
 
-    def load() -> tuple[type[Section], object]:
-        from evaluation.compare.compare import run
-        from evaluation.compare.recipe import CompareRecipe
-
-        return CompareRecipe, run
-
-    return load  # type: ignore[return-value]  # the comparison returns a summary, not a record
+    return CompareRecipe

@@ -62,12 +62,14 @@ def run(
 
 
 for _stage in stages.ORDER:
+    _entry = stages.entry(_stage)
     parser.add_stage(
         app,
         _stage,
-        stages.loader(_stage),
-        *stages.describe(_stage),
-        flags=stages.flags(_stage),
+        _entry.load,
+        _entry.READS,
+        _entry.WRITES,
+        flags=getattr(_entry, "FLAGS", None),
         panel="One stage",
     )
 

@@ -6,16 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from data.records import Record, prompt_of
+from data.select.dropped import DroppedRows
 from onebase.errors import DataError
 from onebase.files.paths import expanded
+from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
 from onebase.run.folders import require_new
 from onebase.terminal import say, show
 from onebase.tracking.progress import track
 from pipeline.guard import guarded
 
 if TYPE_CHECKING:
-    from data.records import Record
-    from data.select.dropped import DroppedRows
     from data.select.kinds import Kind
     from data.select.sources import Source
 
@@ -82,10 +83,8 @@ def card(
     Writes OUT/card.json, OUT/lengths.svg, OUT/tasks.svg and, for rankings, OUT/rankings.svg.
     """
     from data import card as cards
-    from data.select.dropped import DroppedRows
     from data.select.kinds import name_of
     from data.select.sources import LoadedRecords, identify, records_of
-    from onebase.recipe.sections import LimitsSection
 
     folder = expanded(out)
     cards.require_room(folder)
@@ -131,7 +130,6 @@ def convert(
     The new file appears whole or not at all. With a folder for OUT: OUT/train.jsonl and OUT/heldout.jsonl, cut by a
     hash of the prompt in one pass.
     """
-    from data.select.dropped import DroppedRows
     from data.select.sources import Deduplicator, records_of
     from data.writing import write, write_splits
 
@@ -154,11 +152,10 @@ def convert(
 def _source(
     file: Path, format_name: str | None, longest_line: int | None, on_bad_row: Any, split: str | None = None
 ) -> "Source":
-    from data.files.lines import LONGEST_LINE
     from data.select.sources import Source
 
-    longest = longest_line or LONGEST_LINE
-    return Source(source=str(file), format=format_name, split=split, longest_line=longest, on_bad_row=on_bad_row)
+    limit = {} if longest_line is None else {"longest_line": longest_line}
+    return Source(source=str(file), format=format_name, split=split, on_bad_row=on_bad_row, **limit)
 
 
 def _kind(source: "Source", name: str | None) -> "Kind":
@@ -172,8 +169,6 @@ def _check(source: "Source", kind_name: str | None) -> int:
     """Print what a file holds and what formats leave out of it; how many defects there are."""
     from data.chat.known_marks import spells_known_mark
     from data.formats.unread import Unread
-    from data.records import prompt_of
-    from data.select.dropped import DroppedRows
     from data.select.kinds import name_of
     from data.select.mixing import task_of
     from data.select.sources import Deduplicator, records_of
@@ -202,7 +197,7 @@ def _check(source: "Source", kind_name: str | None) -> int:
     return dropped.defects
 
 
-def _show_dropped(dropped: "DroppedRows") -> None:
+def _show_dropped(dropped: DroppedRows) -> None:
     for reason, count in dropped.counts.most_common():
         show(f"  {count}: {reason}")
         if places := dropped.places.get(reason):
@@ -210,9 +205,7 @@ def _show_dropped(dropped: "DroppedRows") -> None:
             show(f"      {', '.join(places)}{more}")
 
 
-def _distinct(records: "Iterable[Record]", deduplicator: Any, dropped: "DroppedRows") -> "Iterator[Record]":
-    from data.records import prompt_of
-
+def _distinct(records: Iterable[Record], deduplicator: Any, dropped: DroppedRows) -> Iterator[Record]:
     for record in records:
         if deduplicator.is_new(record):
             yield record
@@ -233,11 +226,10 @@ def _require_other(file: Path, out: Path) -> None:
 def _chat(model: str) -> Any:
     from data.chat.conversations import Chat
     from onebase.model import base as bases
-    from onebase.recipe.sections import BaseSection, ChatSection
 
     section = ChatSection()
     return Chat(*bases.load_tokenizer(BaseSection(model=model), section), section)
 
 
-def _counted(records: "Iterable[Record]", source: "Source") -> "Iterator[Record]":
+def _counted(records: Iterable[Record], source: "Source") -> Iterator[Record]:
     return track(records, total=None, description=source.source)

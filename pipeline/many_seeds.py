@@ -79,15 +79,16 @@ def _home(steps: Sequence[chain.Step]) -> Path:
 
 def show(summaries: Mapping[int, Mapping[str, Any]]) -> None:
     """Print every paired difference of every seed, and their means over the seeds."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from evaluation.statistics import interval_text
 
     rows = {seed: _rows(summary) for seed, summary in summaries.items()}
     headings = list(dict.fromkeys(heading for some in rows.values() for row in some.values() for heading in row))
-    table = Table(title="paired differences, mean [95 % interval] over prompts")
-    for heading in ("difference", "seed", *headings):
-        table.add_column(heading, justify="left" if heading == "difference" else "right", overflow="fold")
+    numbers = (Column(heading, justify="right", overflow="fold") for heading in ("seed", *headings))
+    table = Table(
+        Column("difference", overflow="fold"), *numbers, title="paired differences, mean [95 % interval] over prompts"
+    )
     for difference in dict.fromkeys(name for row in rows.values() for name in row):
         shown = {seed: row[difference] for seed, row in rows.items() if difference in row}
         for seed, row in shown.items():
@@ -103,19 +104,20 @@ def show(summaries: Mapping[int, Mapping[str, Any]]) -> None:
 
 def _rows(summary: Mapping[str, Any]) -> dict[str, dict[str, Mapping[str, float]]]:
     """By difference, then by heading: an estimate."""
-    rows: dict[str, dict[str, Mapping[str, float]]] = {}
-    first = next(iter(METRICS))
-    tails = [source.rpartition("/")[2] for source in summary["by_source"]]
-    for name, difference in summary["differences"].items():
-        row = {heading: difference[metric] for metric, heading in METRICS.items() if metric in difference}
-        for source, part in summary["by_source"].items():
-            tail = source.rpartition("/")[2]
-            if first in part["differences"].get(name, {}):
-                row[f"{METRICS[first]}, {tail if tails.count(tail) == 1 else source}"] = part["differences"][name][
-                    first
-                ]
-        kl = summary["models"].get(name.partition(" over ")[0], {}).get("kl_to_sft")
-        rows[name] = row | ({KL: kl} if kl else {})
+    rows = {}
+    first, sources = next(iter(METRICS)), summary["by_source"]
+    tails = [source.rpartition("/")[2] for source in sources]
+    names = [tail if tails.count(tail) == 1 else source for tail, source in zip(tails, sources, strict=True)]
+    parts = {
+        f"{METRICS[first]}, {name}": part["differences"] for name, part in zip(names, sources.values(), strict=True)
+    }
+    for difference, metrics in summary["differences"].items():
+        of_policy = summary["models"].get(difference.partition(" over ")[0], {})
+        rows[difference] = {
+            **{heading: metrics[metric] for metric, heading in METRICS.items() if metric in metrics},
+            **{name: part[difference][first] for name, part in parts.items() if first in part.get(difference, {})},
+            **({KL: of_policy["kl_to_sft"]} if "kl_to_sft" in of_policy else {}),
+        }
     return rows
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onebase.errors import InputError
 from onebase.files.paths import expanded
 from onebase.run.folders import require_new, require_writable
+from onebase.run.record import is_finished
 from onebase.terminal import say, show
 from pipeline.guard import guarded
 
@@ -39,7 +41,8 @@ SpreadWeight = Annotated[
 def reward(
     record: Record,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for report.json and figures. Without it: evaluation/reward beside it.")
+        Path | None,
+        typer.Option(help="Folder for report.json and a figure. Without it: evaluation/reward beside it."),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -56,12 +59,10 @@ def reward(
     Accuracy with 95 % intervals, by gap, source, task, label and length; calibration; best of n; demonstrations;
     baselines; the pairs it gets most wrong. The reward stage ends with the same report on its own held-out rankings.
 
-    Writes report.json and figures (SVG).
+    Writes report.json and reliability.svg.
     """
     from data.select.sources import Source
     from evaluation.reward_model import heldout, loading, table
-    from onebase.errors import InputError
-    from onebase.run.record import is_finished
 
     if not data and (split is not None or rows is not None):
         raise InputError("--split and --rows are for --data, which is missing. Add --data, or leave them out.")
@@ -72,7 +73,7 @@ def reward(
     section = combine_section(combine, spread_weight, others)
     report = heldout.evaluate([record, *(others or ())], folder, rankings=sources, combine=section)
     table.show(report, f"{record}: {report['prompts']} held-out prompts")
-    show(f"report and figures: {folder}")
+    show(f"report and figure: {folder}")
 
 
 @guarded
@@ -96,7 +97,7 @@ def score(
     target = _new_file(out)
     score_file.require_rows(file)  # before the weights, which take seconds
     model = loading.load(folders, combine_section(combine, spread_weight, others))
-    count = score_file.write_scores(model, file, target, best=best)
+    count = score_file.write_lines(score_file.scored(model, file, best=best), target)
     say(f"{count} rows scored by {record}")
 
 
@@ -130,7 +131,7 @@ def best_of_n(
 
     folders = [record, *(others or ())]
     target = _new_file(out)
-    questions = best.begun(best.prompts_of(Source(source=prompts, split=split, rows=rows), seed=seed))
+    questions = best.prompts_of(Source(source=prompts, split=split, rows=rows), seed=seed)
     model = loading.load(folders, combine_section(combine, spread_weight, others))
     best.add_policy(model, policy)
     sampling = best.Sampling(n=n, max_new_tokens=max_new_tokens, temperature=temperature, batch=batch, seed=seed)
@@ -152,15 +153,14 @@ def combine_section(rule: str, spread_weight: float | None, others: list[Path] |
     """How several scores become one; InputError for an unknown rule, and for a rule with a single reward model."""
     from pydantic import ValidationError
 
-    from onebase.errors import InputError
     from onebase.inference.ensemble import COMBINATIONS, CombineSection
 
     if rule not in COMBINATIONS:
         raise InputError(f"--combine {rule}: unknown rule. Pass one of: {', '.join(COMBINATIONS)}.")
     if not others and (rule != "mean" or spread_weight is not None):
         raise InputError("--combine and --spread-weight need several reward models. Name more with --with.")
+    weight = {} if spread_weight is None else {"spread_weight": spread_weight}
     try:
-        weight = {} if spread_weight is None else {"spread_weight": spread_weight}
         return CombineSection.model_validate({"rule": rule, **weight})
     except ValidationError as error:
         raise InputError(f"--spread-weight: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None

@@ -1,6 +1,7 @@
 """The stages, in order, and who reads whom."""
 
 import importlib
+from typing import Any
 
 from onebase.cli.command import Loader
 
@@ -10,17 +11,11 @@ PARENTS: dict[str, tuple[str, ...]] = {"sft": (), "reward": ("sft",), "ppo": ("s
 """The stages that a stage starts from."""
 
 
+def entry(stage: str) -> Any:
+    """The stage's `__main__`: what it READS and WRITES, the FLAGS that only this stage has, and its `load`."""
+    return importlib.import_module(f"{stage}.__main__")
+
+
 def loader(stage: str) -> Loader:
     """Imports a stage's recipe class and run(), when called."""
-    return importlib.import_module(f"{stage}.__main__").load
-
-
-def describe(stage: str) -> tuple[str, str]:
-    """What it reads and what it writes, for --help."""
-    module = importlib.import_module(f"{stage}.__main__")
-    return module.READS, module.WRITES
-
-
-def flags(stage: str) -> dict[str, str]:
-    """The switches that only this stage has, each with its line of help."""
-    return getattr(importlib.import_module(f"{stage}.__main__"), "FLAGS", {})
+    return entry(stage).load

@@ -9,8 +9,6 @@ and Plackett-Luce are -log sigmoid(s_w - s_l); Rao-Kupper and Davidson are at th
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -142,26 +140,13 @@ def _margins(scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"]) -> tuple[Flo
     return margins[better], margins[tied]
 
 
-class Parameters(Protocol):
-    """The numbers that losses need, as the recipe's `loss:` section has them."""
-
-    @property
-    def margin(self) -> float: ...
-    @property
-    def label_smoothing(self) -> float: ...
-    @property
-    def theta(self) -> float: ...
-    @property
-    def nu(self) -> float: ...
-
-
 RankingLoss = Callable[[Tensor, Tensor], Tensor]
 """(scores, tiers) of one ranking -> its loss."""
 
-LOSSES: dict[str, Callable[[Parameters], RankingLoss]] = {
-    "bradley-terry": lambda p: partial(bradley_terry_loss, margin=p.margin, label_smoothing=p.label_smoothing),
-    "plackett-luce": lambda p: plackett_luce_loss,
-    "rao-kupper": lambda p: partial(rao_kupper_loss, theta=p.theta),
-    "davidson": lambda p: partial(davidson_loss, nu=p.nu),
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "bradley-terry": bradley_terry_loss,
+    "plackett-luce": plackett_luce_loss,
+    "rao-kupper": rao_kupper_loss,
+    "davidson": davidson_loss,
 }
-"""By the recipe's `loss.kind`."""
+"""By the recipe's `loss.kind`. Each takes scores, tiers and the keys that `reward.recipe.READS` names."""

@@ -44,6 +44,15 @@ class TrainSection(Section):
     activation_checkpointing: bool = False
 
 
+READS: dict[str, tuple[str, ...]] = {
+    "bradley-terry": ("margin", "label_smoothing"),
+    "plackett-luce": (),
+    "rao-kupper": ("theta",),
+    "davidson": ("nu",),
+}
+"""The keys of `loss` that each kind reads."""
+
+
 class LossSection(Section):
     """What a ranking says of its scores; the equations and their sources are in `reward/losses.py`."""
 
@@ -62,16 +71,15 @@ class LossSection(Section):
 
     @model_validator(mode="after")
     def _only_what_the_kind_reads(self) -> "LossSection":
-        readers = {
-            "margin": "bradley-terry",
-            "label_smoothing": "bradley-terry",
-            "theta": "rao-kupper",
-            "nu": "davidson",
-        }
-        for key, kind in readers.items():
+        for kind, key in ((kind, key) for kind, keys in READS.items() for key in keys):
             if getattr(self, key) != type(self).model_fields[key].default and kind != self.kind:
                 raise ValueError(f"'{key}' is read by kind: {kind} only, and this is kind: {self.kind}; remove it")
         return self
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """What this kind of loss reads."""
+        return {key: getattr(self, key) for key in READS[self.kind]}
 
 
 class RewardRecipe(StageRecipe):

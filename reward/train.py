@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from data.card import write_card
 from data.chat.conversations import (
@@ -31,8 +30,9 @@ from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
 from evaluation.reward_model.measure import encode_left_out, reward_report
 from evaluation.reward_model.pairs import accuracy, of_each_prompt, pairs_of
-from evaluation.reward_model.verdict import recorded, verdict_of
+from evaluation.reward_model.verdict import verdict_of
 from onebase.files.writing import canonical, replace_file
+from onebase.inference.ensemble import Ensemble
 from onebase.inference.scoring import batches_of_rankings, candidate_scores, score
 from onebase.inference.soundness import require_sound
 from onebase.memory import Budget
@@ -87,9 +87,7 @@ def run(recipe: RewardRecipe) -> StageRecord:
         session.tracker.log(steps(data.training, recipe), metrics)
         show_samples(roles, data.held_out, session)
         finished = stages.finish(origin, roles, "reward", metrics, session)
-    verdict = recorded(metrics)
-    assert verdict is not None, "evaluate measures it"
-    say(f"reward: verdict: {verdict.text}.")
+    say(f"reward: verdict: {verdict_of(report).text}.")
     return finished
 
 
@@ -171,20 +169,22 @@ def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe
                 continue
             session.changing()
             optimizer.step()
-            values = {
-                "reward/loss": loss,
-                "reward/accuracy": right,
-                "reward/grad_norm": norm.item(),
-                "reward/learning_rate": float(schedule.get_last_lr()[0]),
-                **usage.peaks(),
-            }
-            session.tracker.log(step, values)
+            session.tracker.log(
+                step,
+                {
+                    "reward/loss": loss,
+                    "reward/accuracy": right,
+                    "reward/grad_norm": norm.item(),
+                    "reward/learning_rate": float(schedule.get_last_lr()[0]),
+                    **usage.peaks(),
+                },
+            )
             schedule.step()
 
 
 def choose_loss(section: LossSection) -> RankingLoss:
     """The recipe's loss of a ranking, the centring penalty included where it has a weight."""
-    loss = LOSSES[section.kind](section)
+    loss = functools.partial(LOSSES[section.kind], **section.numbers)
     if section.centering == 0.0:
         return loss
     return lambda scores, tiers: loss(scores, tiers) + section.centering * centering_penalty(scores, tiers)
@@ -213,58 +213,54 @@ def backward(
     losses, accuracies = [], []
     groups = [ranking.candidates for ranking in rankings]
     for rows in batches_of_rankings(roles, groups, tokens=tokens_per_microbatch):
-        part = [rankings[row] for row in rows]
         with roles.forwards.training():
             scores = candidate_scores(roles, "reward", [groups[row] for row in rows])
-        share: list[Tensor] = []
-        for ranking, row in zip(part, scores, strict=True):
-            tiers = torch.tensor(ranking.ranking.tiers, device=row.device)
-            share.append(loss_of(row, tiers))
-            accuracies.append(float(ranked_right(row.detach(), tiers)))
-        torch.stack(share).sum().div(len(rankings)).backward()
-        losses += [float(loss.detach()) for loss in share]
+        tiers = [torch.tensor(rankings[row].ranking.tiers, device=roles.base.device) for row in rows]
+        share = torch.stack([loss_of(*ranked) for ranked in zip(scores, tiers, strict=True)])
+        share.sum().div(len(rankings)).backward()
+        losses += share.tolist()
+        accuracies += [float(ranked_right(row.detach(), order)) for row, order in zip(scores, tiers, strict=True)]
     return statistics.fmean(losses), statistics.fmean(accuracies)
 
 
 def measure(roles: Roles, data: Data, recipe: RewardRecipe, budget: Budget) -> tuple[dict[str, float], dict[str, Any]]:
-    """Bring the scores to their scale, then measure them on held-out data; the metrics and the report."""
+    """Bring the scores to their scale, then measure them on held-out data; the metrics and the report.
+
+    The metrics are mean loss and pair accuracy (with its 95 % interval) on held-out rankings, a prompt counting as one.
+    The loss is that of the scores before they were divided by the scale.
+    """
     shift = budget.fit(lambda: center(roles, data.demonstrations, tokens_per_microbatch=budget.tokens))
     scale = 1.0
     if recipe.scale == "unit":
         scale = budget.fit(lambda: rescale(roles, data.held_out, tokens_per_microbatch=budget.tokens))
-    metrics, report = budget.fit(lambda: evaluate(roles, data, recipe, scale, tokens_per_microbatch=budget.tokens))
-    return metrics | {"reward/shift": shift, "reward/scale": scale}, report
-
-
-def evaluate(
-    roles: Roles, data: Data, recipe: RewardRecipe, scale: float, *, tokens_per_microbatch: int
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Mean loss and pair accuracy (with its 95 % interval) on held-out rankings, a prompt counting as one; and the
-    report on them. scale: what the head was divided by; the loss is that of the scores before."""
-    scored, report = reward_report(
-        roles,
-        data.held_out,
-        data.demonstrations,
-        [ranking.ranking for ranking in data.training],
-        tokens_per_microbatch=tokens_per_microbatch,
-        seed=recipe.seed,
-        log_odds=scale,
-        labelers=recipe.labelers,
-        left_out=data.left_out,
+    scored, report = budget.fit(
+        lambda: reward_report(
+            roles,
+            data.held_out,
+            data.demonstrations,
+            [ranking.ranking for ranking in data.training],
+            tokens_per_microbatch=budget.tokens,
+            seed=recipe.seed,
+            ensemble=Ensemble(),
+            log_odds=scale,
+            labelers=recipe.labelers,
+            left_out=data.left_out,
+        )
     )
-    loss_of = choose_loss(recipe.loss)
-    right = accuracy(pairs_of(scored), seed=recipe.seed)
+    loss_of, right = choose_loss(recipe.loss), accuracy(pairs_of(scored), seed=recipe.seed)
+    losses = of_each_prompt(
+        scored, lambda row: float(loss_of(scale * torch.tensor(row.scores), torch.tensor(row.tiers)))
+    )
     metrics = {
-        "reward/eval_loss": statistics.fmean(
-            of_each_prompt(
-                scored, lambda row: float(loss_of(scale * torch.tensor(row.scores), torch.tensor(row.tiers)))
-            )
-        ),
+        "reward/eval_loss": statistics.fmean(losses),
         "reward/eval_accuracy": right.mean,
         "reward/eval_accuracy_low": right.low,
         "reward/eval_accuracy_high": right.high,
+        **verdict_of(report).metrics,
+        "reward/shift": shift,
+        "reward/scale": scale,
     }
-    return metrics | verdict_of(report).metrics, report
+    return metrics, report
 
 
 def show_samples(roles: Roles, rankings: Sequence[EncodedRanking], session: Session, *, shown: int = 4) -> None:
@@ -273,6 +269,6 @@ def show_samples(roles: Roles, rankings: Sequence[EncodedRanking], session: Sess
     for encoded in rankings[:shown]:
         ranking = encoded.ranking
         scores = score(roles, "reward", encoded.sequences, tokens_per_microbatch=session.budget.tokens)
-        for response, tier, value in zip(ranking.responses, ranking.tiers, scores.tolist(), strict=True):
-            rows.append([ranking.prompt.user_text, response, tier, value])
+        ranked = zip(ranking.responses, ranking.tiers, scores.tolist(), strict=True)
+        rows += [[ranking.prompt.user_text, *cells] for cells in ranked]
     session.tracker.table("samples", ["prompt", "response", "tier", "score"], rows)

@@ -17,12 +17,11 @@ from data.select.room import require_pieces, require_room
 from data.select.sources import load as load_records
 from data.select.texts import Piece, load_pieces
 from evaluation.compare import run_plots, summary
-from evaluation.compare.grades import task_grades
 from evaluation.compare.language import as_episodes, piece_losses, piece_tokens
 from evaluation.compare.recipe import POLICIES, CompareRecipe
-from evaluation.compare.responses import Responder, adapter_sha256, texts
+from evaluation.compare.responses import Responder, adapter_sha256, task_grades, texts
 from evaluation.reward_model import verdict
-from evaluation.statistics import Estimate, clustered, differences, ratio
+from evaluation.statistics import Estimate, clustered, differences, grouped, ratio
 from onebase.errors import RecordError
 from onebase.files.writing import canonical, replace_file
 from onebase.inference.scoring import kl_between, score
@@ -51,8 +50,15 @@ class Answers:
 
     def only(self, rows: Sequence[int]) -> "Answers":
         """The answers to these prompts. Texts belong to no prompt."""
-        metrics = {name: [values[row] for row in rows] for name, values in self.metrics.items()}
-        return Answers(name=self.name, texts=[self.texts[row] for row in rows], metrics=metrics)
+        return Answers(
+            name=self.name,
+            texts=[self.texts[row] for row in rows],
+            metrics={name: [values[row] for row in rows] for name, values in self.metrics.items()},
+        )
+
+    def row(self, prompt: int) -> dict[str, Any]:
+        """One answer with its metrics."""
+        return {"answer": self.texts[prompt]} | {name: round(row[prompt], 6) for name, row in self.metrics.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +70,7 @@ class Comparison:
 
     def by_source(self) -> dict[str, "Comparison"]:
         """The comparison on each source of prompts alone, by its name; built-in tasks by split."""
-        rows_of: dict[str, list[int]] = {}
-        for row, encoded in enumerate(self.prompts):
-            rows_of.setdefault(encoded.prompt.origin.source, []).append(row)
+        rows_of = grouped((encoded.prompt.origin.source, row) for row, encoded in enumerate(self.prompts))
         return {
             source: Comparison(
                 prompts=[self.prompts[row] for row in rows],
@@ -126,9 +130,9 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
     folder = recipe.out / "evaluation"
     folder.mkdir(parents=True, exist_ok=True)
     respond = Responder(
-        roles,
-        [encoded.ids for encoded in prompts],
-        folder / "responses",
+        roles=roles,
+        prompts=[encoded.ids for encoded in prompts],
+        folder=folder / "responses",
         max_new_tokens=recipe.sampling.max_new_tokens,
         batch=recipe.sampling.batch,
         seed=recipe.seed,
@@ -165,15 +169,14 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
 def read_parents(recipe: CompareRecipe) -> dict[str, FinishedStage]:
     """Every stage to compare, verified. All but further SFT stages must descend from the one SFT stage."""
     identity = stages.identify(recipe.base, recipe.chat)
-    parts = recipe.parents
-    folders_of = {"sft": parts.sft, "reward": parts.reward, "ppo": parts.ppo, "dpo": parts.dpo}
-    parents = {name: stages.read_parent(path, name, identity) for name, path in folders_of.items() if path is not None}
+    parents = {name: stages.read_parent(path, name, identity) for name, path in recipe.parents if path is not None}
     for name, path in recipe.policies.items():
         parents[name] = stages.read_parent(path, None, identity)
         kind = parents[name].record.stage
         if kind not in POLICIES:
-            known = ", ".join(POLICIES)
-            raise RecordError(f"policies.{name}: {path} is a finished stage '{kind}'; expected one of {known}.")
+            raise RecordError(
+                f"policies.{name}: {path} is a finished stage '{kind}'; expected one of {', '.join(POLICIES)}."
+            )
     for stage in parents.values():
         if stage.record.stage != "sft":
             record.require_descends(stage, "sft", parents["sft"])
@@ -232,10 +235,11 @@ def judge(
         rewards = score(roles, "reward", both, tokens_per_microbatch=budget).tolist()
         metrics["reward"], metrics["sampled_reward"] = rewards[: len(prompts)], rewards[len(prompts) :]
     kl = kl_between(roles, role, "sft", sampled, temperature=1.0, tokens_per_microbatch=budget)
-    metrics["kl_to_sft"] = kl.sum(dim=1).tolist()
-    metrics["length"] = greedy.mask.sum(dim=1).float().tolist()
-    stop_ids = roles.base.stop_ids
-    metrics["stop_rate"] = [float(sequence[-1] in stop_ids) for sequence in greedy.sequences]
+    metrics |= {
+        "kl_to_sft": kl.sum(dim=1).tolist(),
+        "length": greedy.mask.sum(dim=1).float().tolist(),
+        "stop_rate": [float(sequence[-1] in roles.base.stop_ids) for sequence in greedy.sequences],
+    }
     if not pieces:
         return Answers(name=name, texts=answers, metrics=metrics)
     episodes = as_episodes(pieces, roles)
@@ -253,19 +257,16 @@ def samples(comparison: Comparison, shown: int) -> list[dict[str, str]]:
 
 def write_answers(comparison: Comparison, path: Path) -> None:
     """Every prompt with every model's answer and metrics, one line each."""
-    rows = []
-    for index, encoded in enumerate(comparison.prompts):
-        models = {
-            model.name: {
-                "answer": model.texts[index],
-                **{name: round(values[index], 6) for name, values in model.metrics.items()},
-            }
-            for model in comparison.answers
+    rows = [
+        {
+            "prompt": encoded.prompt.user_text,
+            "source": encoded.prompt.origin.source,
+            "family": encoded.prompt.meta.get("family"),
+            **{model.name: model.row(index) for model in comparison.answers},
         }
-        source, family = encoded.prompt.origin.source, encoded.prompt.meta.get("family")
-        row = {"prompt": encoded.prompt.user_text, "source": source, "family": family, **models}
-        rows.append(json.dumps(row, ensure_ascii=False))
-    replace_file(path, "\n".join(rows) + "\n")
+        for index, encoded in enumerate(comparison.prompts)
+    ]
+    replace_file(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def log(comparison: Comparison, content: Mapping[str, Any], recipe: CompareRecipe, folder: Path) -> None:
@@ -282,9 +283,6 @@ def log(comparison: Comparison, content: Mapping[str, Any], recipe: CompareRecip
         (folder / name).unlink(missing_ok=True)
     with Tracker(folder, "compare", track, recipe.model_dump(mode="json")) as tracker:
         tracker.log(0, values)
-        rows = [
-            [encoded.prompt.user_text, *(model.texts[index] for model in comparison.answers)]
-            for index, encoded in enumerate(comparison.prompts)
-        ]
-        tracker.table("samples", ["prompt", *(model.name for model in comparison.answers)], rows)
+        rows = samples(comparison, len(comparison.prompts))
+        tracker.table("samples", list(rows[0]), [list(row.values()) for row in rows])
         tracker.summarise(values)

@@ -1,13 +1,16 @@
-"""Responses of a model to prompts, as text and as tokens. They are kept by content: nothing is generated twice."""
+"""Responses of a model to prompts, as text and as tokens, and their grades. They are kept by content: nothing is
+generated twice."""
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from data.chat.conversations import Chat
+from data.chat.conversations import Chat, EncodedPrompt
+from data.tasks.checks import grade, has_check
 from onebase.errors import RecordError
 from onebase.files.json_file import read_object
 from onebase.files.writing import canonical, replace_file
@@ -51,36 +54,38 @@ def texts(chat: Chat, episodes: Episodes) -> list[str]:
     return [chat.text(row[mask].tolist()) for row, mask in zip(episodes.responses, episodes.mask, strict=True)]
 
 
+def task_grades(prompts: Sequence[EncodedPrompt], answers: Sequence[str]) -> dict[str, list[float]]:
+    """Correctness, form and their mean (the task score) of each answer, in [0, 1]; empty if a prompt has no check."""
+    if not all(has_check(encoded.prompt) for encoded in prompts):
+        return {}
+    grades = [grade(encoded.prompt, answer) for encoded, answer in zip(prompts, answers, strict=True)]
+    return {
+        "correctness": [each.correctness for each in grades],
+        "form": [each.form for each in grades],
+        "task_score": [each.mean for each in grades],
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
 class Responder:
     """Generates responses of one base to one set of prompts, or reads those that an earlier run kept."""
 
-    def __init__(
-        self,
-        roles: Roles,
-        prompts: Sequence[Sequence[int]],
-        folder: Path,
-        *,
-        max_new_tokens: int,
-        batch: int,
-        seed: int,
-    ) -> None:
-        self._roles = roles
-        self._prompts = prompts
-        self._folder = folder
-        self._max_new_tokens = max_new_tokens
-        self._batch = batch
-        self._seed = seed
+    roles: Roles
+    prompts: Sequence[Sequence[int]]
+    folder: Path
+    max_new_tokens: int
+    batch: int
+    seed: int
 
     def __call__(self, role: str | None, *, adapter_sha256: str | None, temperature: float) -> Episodes:
         """The role's responses. adapter_sha256: of the role's weights and config; None for the bare base."""
-        key = self._key(adapter_sha256, temperature)
-        kept = self._folder / f"{key}.json"
+        kept = self.folder / f"{self._key(adapter_sha256, temperature)}.json"
         responses = self._kept(kept)
         if responses is None:
             responses = self._generate(role, temperature)
-            self._folder.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(parents=True, exist_ok=True)
             replace_file(kept, canonical({"sha256": _sha256(responses), "responses": responses}))
-        return Episodes.of(self._prompts, responses, pad_id=self._roles.base.pad_id)
+        return Episodes.of(self.prompts, responses, pad_id=self.roles.base.pad_id)
 
     def _kept(self, path: Path) -> list[list[int]] | None:
         """The responses that an earlier run kept; None without such a file, or if it was changed since."""
@@ -89,7 +94,7 @@ class Responder:
         try:
             content, _ = read_object(path, largest=LARGEST)
             responses = content["responses"]
-            if content["sha256"] == _sha256(responses) and len(responses) == len(self._prompts):
+            if content["sha256"] == _sha256(responses) and len(responses) == len(self.prompts):
                 return responses
             reason = "edited or damaged"
         except (RecordError, KeyError, TypeError) as error:
@@ -99,36 +104,36 @@ class Responder:
 
     def _generate(self, role: str | None, temperature: float) -> list[list[int]]:
         # Several batches in one call: a response that ends early makes room for another prompt's.
-        block = BLOCK * self._batch
-        starts = range(0, len(self._prompts), block)
-        drawn = generator(self._seed, "compare", str(temperature))
+        block = BLOCK * self.batch
+        starts = range(0, len(self.prompts), block)
+        drawn = generator(self.seed, "compare", str(temperature))
         responses: list[list[int]] = []
         for start in track(starts, total=len(starts), description=f"{role or 'base'}, temperature {temperature:g}"):
             part = sample(
-                self._roles,
+                self.roles,
                 role,
-                self._prompts[start : start + block],
-                max_new_tokens=self._max_new_tokens,
+                self.prompts[start : start + block],
+                max_new_tokens=self.max_new_tokens,
                 temperature=temperature,
                 generator=drawn,
-                batch=self._batch,
+                batch=self.batch,
             )
             pairs = zip(part.episodes.responses, part.episodes.mask, strict=True)
             responses += [row[mask].tolist() for row, mask in pairs]
         return responses
 
     def _key(self, adapter_sha256: str | None, temperature: float) -> str:
-        base = self._roles.base
+        base = self.roles.base
         content = {
             "base": base.identity.model_dump(exclude={"model", "revision"}),
             "stop_ids": sorted(base.stop_ids),
             "adapter": adapter_sha256,
-            "prompts": [list(prompt) for prompt in self._prompts],
-            "max_new_tokens": self._max_new_tokens,
+            "prompts": [list(prompt) for prompt in self.prompts],
+            "max_new_tokens": self.max_new_tokens,
             "temperature": temperature,
             # The shape of a batch decides the last bits of the logits, and so now and then a token.
-            "batch": self._batch,
-            "seed": stream(self._seed, "compare", str(temperature)),
+            "batch": self.batch,
+            "seed": stream(self.seed, "compare", str(temperature)),
             "versions": {name: version for name, version in versions().items() if name != "onebase"},
             "threads": torch.get_num_threads(),
             "device": torch.cuda.get_device_name() if base.device.type == "cuda" else base.device.type,

@@ -1,61 +1,38 @@
-"""Figures of a whole run, from the files of its stages: learning curves, reward against KL, reward reliability."""
+"""The figure of a whole run: where each policy ended, reward against KL."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from matplotlib.axes import Axes
 
-from evaluation.compare.frontier import frontier
-from evaluation.reward_model.plots import reliability
-from evaluation.statistics import error_bars
-from onebase.files.json_file import parse_object, read_object
+from evaluation.statistics import error_bars, grouped
+from onebase.files.json_file import parse_object
 from onebase.tracking.figures import COLOURS, GREY, save
 from onebase.tracking.tracker import METRICS
 
-CURVES: Mapping[str, tuple[tuple[str, ...], ...]] = {
-    "sft": (("sft/loss",),),
-    "reward": (("reward/loss",), ("reward/accuracy",)),
-    "ppo": (("ppo/score", "ppo/reward"), ("ppo/kl",), ("ppo/response_length",), ("ppo/explained_variance",)),
-    "dpo": (("dpo/loss",), ("dpo/accuracy",)),
-}
-"""Metrics of each stage's learning curves; those in the same tuple share a figure. Metrics not logged are left out."""
+T = TypeVar("T")
 
 TRAINED = "ppo/reward/reward_model"
 """The reward model's own score of the training prompts' responses, without weight or other terms."""
-
-LARGEST_REPORT = 2**28
-"""Bytes of report.json."""
 
 MARKERS = "osD^v*PX"
 """For the models of one stage."""
 
 
-def write(summary: Mapping[str, Any], stages: Mapping[str, tuple[str, Path]], folder: Path) -> list[Path]:
-    """Draw every figure with data; returns the files.
+def write(summary: Mapping[str, Any], stages: Mapping[str, tuple[str, Path]], folder: Path) -> Path | None:
+    """Draw `reward_against_kl.svg`; None if no model has both.
 
     summary: the content of summary.json. stages: by name, which stage each finished one is a run of, and its folder.
     """
-    written = []
-    logged = {name: read_metrics(path) for name, (_, path) in stages.items()}
-    for name, rows in logged.items():
-        stage, _ = stages[name]
-        for together in CURVES.get(stage, ()):
-            shown = [metric for metric in together if any(metric in row for row in rows)]
-            if shown:
-                target = folder / f"{shown[0].replace(stage, name, 1).replace('/', '_')}.svg"
-                written.append(save(partial(learning_curve, rows=rows, names=shown), target))
     models = {name: row for name, row in summary["models"].items() if {"reward", "kl_to_sft"} <= set(row)}
-    if models:
-        kinds = {name: stages[name][0] if name in stages else name for name in models}
-        draw = partial(reward_against_kl, models=models, kinds=kinds, trajectory=logged.get("ppo", []))
-        written.append(save(draw, folder / "reward_against_kl.svg"))
-    report = stages["reward"][1] / "report.json" if "reward" in stages else None
-    if report is not None and report.is_file():
-        content, _ = read_object(report, largest=LARGEST_REPORT)
-        written.append(save(partial(reliability, report=content), folder / "reward_reliability.svg"))
-    return written
+    if not models:
+        return None
+    kinds = {name: stages[name][0] if name in stages else name for name in models}
+    trajectory = read_metrics(stages["ppo"][1]) if "ppo" in stages else []
+    draw = partial(reward_against_kl, models=models, kinds=kinds, trajectory=trajectory)
+    return save(draw, folder / "reward_against_kl.svg")
 
 
 def read_metrics(stage: Path) -> list[dict[str, Any]]:
@@ -63,19 +40,8 @@ def read_metrics(stage: Path) -> list[dict[str, Any]]:
     path = stage / METRICS
     if not path.is_file():
         return []
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if line:
-            rows.append(parse_object(line, Path(f"{path}:{number}")))
-    return rows
-
-
-def learning_curve(axes: Axes, *, rows: list[dict[str, Any]], names: list[str]) -> None:
-    for name, colour in zip(names, COLOURS, strict=False):
-        known = [(row["step"], row[name]) for row in rows if name in row]
-        axes.plot([step for step, _ in known], [value for _, value in known], color=colour, label=name)
-    axes.set(xlabel="step")
-    axes.legend(frameon=False)
+    lines = enumerate(path.read_bytes().split(b"\n"), start=1)
+    return [parse_object(line, Path(f"{path}:{number}")) for number, line in lines if line]
 
 
 def reward_against_kl(
@@ -91,7 +57,7 @@ def reward_against_kl(
     bare base is then left out: it is so far away that all others would lie in a corner. The grey line is PPO in
     training, on training prompts, if the reward model was a term of its reward.
     """
-    stages = _by_stage(kinds)
+    stages = grouped((stage, name) for name, stage in kinds.items())
     if any(len(names) > 1 for names in stages.values()):
         stages.pop("base", None)
         models = {name: row for name, row in models.items() if name != "base"}
@@ -115,11 +81,15 @@ def reward_against_kl(
     axes.legend(frameon=False, **beside)
 
 
-def _by_stage(kinds: Mapping[str, str]) -> dict[str, list[str]]:
-    stages: dict[str, list[str]] = {}
-    for name, stage in kinds.items():
-        stages.setdefault(stage, []).append(name)
-    return stages
+def frontier(items: Iterable[T], at: Callable[[T], tuple[float, float]]) -> list[T]:
+    """The items that no other one dominates (at least their reward at no more KL), by rising KL; of equal ones the
+    first: the most reward at each KL. at: KL and reward of an item. Gao et al. 2022, https://arxiv.org/abs/2210.10760,
+    compare policies at equal KL in the same way."""
+    best: list[T] = []
+    for item in sorted(items, key=lambda item: (at(item)[0], -at(item)[1])):
+        if not best or at(item)[1] > at(best[-1])[1]:
+            best.append(item)
+    return best
 
 
 def point(

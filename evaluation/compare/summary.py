@@ -38,7 +38,6 @@ SAMPLED = {
 }
 """Metrics in the order of the tables, and their headings."""
 LANGUAGE = {"lm_loss": "LM loss, nats a token"}
-COLUMNS = GREEDY | SAMPLED
 
 
 def build(
@@ -98,10 +97,11 @@ def _metric(stage: FinishedStage, name: str) -> float:
 def lineage(parents: Mapping[str, FinishedStage], home: Path) -> dict[str, Any]:
     """Which record came from which, with the hashes of data and adapters: W&B's lineage, offline."""
     nodes: dict[str, Any] = {}
-
-    def visit(stage: FinishedStage) -> None:
+    waiting = list(parents.values())
+    while waiting:
+        stage = waiting.pop()
         if stage.sha256 in nodes:
-            return  # several stages may have one ancestor
+            continue  # several stages may have one ancestor
         nodes[stage.sha256] = {
             "stage": stage.record.stage,
             "path": os.path.relpath(stage.folder.resolve(), home.resolve()),
@@ -111,11 +111,7 @@ def lineage(parents: Mapping[str, FinishedStage], home: Path) -> dict[str, Any]:
             "parents": {name: link.sha256 for name, link in stage.record.parents.items()},
             "git": stage.record.git.model_dump(),
         }
-        for parent in stage.parents.values():
-            visit(parent)
-
-    for stage in parents.values():
-        visit(stage)
+        waiting += stage.parents.values()
     return {"schema_version": 1, "records": nodes}
 
 
@@ -151,15 +147,12 @@ def show(content: Mapping[str, Any]) -> None:
 def _show_table(
     screen: "Console", title: str, models: Mapping[str, Mapping[str, Any]], columns: Mapping[str, str]
 ) -> None:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     named = [name for name in columns if any(name in row for row in models.values())]
     if not named:
         return
-    table = Table(title=title)
-    table.add_column("model", vertical="top")
-    for name in named:
-        table.add_column(columns[name], justify="right")
+    table = Table("model", *(Column(columns[name], justify="right") for name in named), title=title)
     for model, row in models.items():
         table.add_row(model, *(_cell(name, row.get(name)).replace(" [", "\n[") for name in named))
     screen.print(table)

@@ -1,5 +1,6 @@
 """What a reward model must beat to be useful: rules that read nothing, or no more than single words."""
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -53,14 +54,13 @@ def bag_of_words(training: Sequence[Ranking], rankings: Sequence[ScoredRanking])
         training = [training[index] for index in seeded_order(len(training), 0)[:TRAINING]]
     responses = [response for ranking in training for response in ranking.responses]
     words = vocabulary(responses)
-    better, worse, weights = [], [], []
-    start = 0
-    for ranking in training:
-        for i, j in ranking.pairs:
-            better.append(start + i)
-            worse.append(start + j)
-            weights.append(1.0 / (len(ranking.pairs) * len(training)))
-        start += len(ranking.responses)
+    starts = itertools.accumulate((len(ranking.responses) for ranking in training), initial=0)
+    pairs = [
+        (start + better, start + worse, 1.0 / (len(ranking.pairs) * len(training)))
+        for start, ranking in zip(starts, training, strict=False)  # the last start is behind them all
+        for better, worse in ranking.pairs
+    ]
+    better, worse, weights = map(list, zip(*pairs, strict=True))
     features = counts(responses, words)
     learned = fit(features[better] - features[worse], np.array(weights))
     return [(counts(ranking.responses, words) @ learned).tolist() for ranking in rankings]

@@ -6,11 +6,14 @@ from 0.5 (it does not know) to 1. Calibrated means: of the guesses made with con
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.axes import Axes
+
 from evaluation.reward_model.pairs import Pair, by_prompt
-from evaluation.statistics import bootstrap
+from evaluation.statistics import bootstrap, grouped
+from onebase.tracking.figures import BLUE, GREY
 
 BINS = 10
 """Of equal width, from 0.5 to 1."""
@@ -34,38 +37,46 @@ def calibration(pairs: Sequence[Pair], *, seed: int) -> dict[str, Any]:
     knows nothing (all scores equal) has a log loss of log 2 = 0.693.
     """
     sizes = Counter(pair.prompt for pair in pairs)
-    weights = [1.0 / (sizes[pair.prompt] * len(sizes)) for pair in pairs]
-    bins = [_bin(pairs, weights, number) for number in range(BINS)]
+    guesses = [(confidence(pair), pair.right, 1.0 / (sizes[pair.prompt] * len(sizes))) for pair in pairs]
+    # A confidence of 1 belongs to the last bin.
+    inside = grouped((min(BINS - 1, int((guess[0] - 0.5) * 2 * BINS)), guess) for guess in guesses)
+    bins = [_bin(number, inside.get(number, [])) for number in range(BINS)]
     filled = [interval for interval in bins if interval["pairs"]]
     error = math.fsum(known["share"] * abs(known["accuracy"] - known["confidence"]) for known in filled)
     over = math.fsum(known["share"] * (known["confidence"] - known["accuracy"]) for known in filled)
     return {
-        "bins": [{name: _rounded(value) for name, value in interval.items()} for interval in bins],
+        "bins": [
+            {name: round(value, 6) if isinstance(value, float) else value for name, value in interval.items()}
+            for interval in bins
+        ],
         "ece": round(error, 6),
         "overconfidence": round(over, 6),
-        "log_loss": bootstrap(list(by_prompt(pairs, log_loss).values()), seed=seed).as_dict(),
+        "log_loss": bootstrap(by_prompt(pairs, log_loss), seed=seed).as_dict(),
     }
 
 
-def _bin(pairs: Sequence[Pair], weights: Sequence[float], number: int) -> dict[str, Any]:
-    """The pairs with a confidence in [low, high); 1 belongs to the last bin."""
-    low, high = 0.5 + number / (2 * BINS), 0.5 + (number + 1) / (2 * BINS)
-    inside = [
-        (pair, weight)
-        for pair, weight in zip(pairs, weights, strict=True)
-        if min(BINS - 1, int((confidence(pair) - 0.5) * 2 * BINS)) == number
-    ]
-    share = math.fsum(weight for _, weight in inside)
-    known = (
-        {
-            "confidence": math.fsum(weight * confidence(pair) for pair, weight in inside) / share,
-            "accuracy": math.fsum(weight * pair.right for pair, weight in inside) / share,
-        }
-        if inside
-        else {"confidence": None, "accuracy": None}
-    )
-    return {"low": low, "high": high, "pairs": len(inside), "share": share, **known}
+def reliability(axes: Axes, report: Mapping[str, Any]) -> None:
+    """The figure of a report: share right against confidence; the grey bars say how many of the pairs lie where."""
+    bins = report["calibration"]["bins"]
+    known = [interval for interval in bins if interval["pairs"]]
+    width = bins[0]["high"] - bins[0]["low"]
+    edges, shares = [interval["low"] for interval in bins], [interval["share"] for interval in bins]
+    axes.bar(edges, shares, width, align="edge", color=GREY, alpha=0.3)
+    axes.plot([0.5, 1], [0.5, 1], color=GREY, linestyle="--", linewidth=1, label="calibrated")
+    points = [interval["confidence"] for interval in known], [interval["accuracy"] for interval in known]
+    axes.plot(*points, marker="o", color=BLUE, label=f"model, ECE {report['calibration']['ece']:.3f}")
+    axes.set(xlim=(0.5, 1), ylim=(0, 1), xlabel="confidence (grey: share of the pairs)", ylabel="share right")
+    axes.legend(loc="lower right", frameon=False)
 
 
-def _rounded(value: float | int | None) -> float | int | None:
-    return round(value, 6) if isinstance(value, float) else value
+def _bin(number: int, inside: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
+    """Guesses with a confidence in [low, high). inside: of each its confidence, whether it is right, its weight."""
+    share = math.fsum(weight for _, _, weight in inside)
+    return {
+        "low": 0.5 + number / (2 * BINS),
+        "high": 0.5 + (number + 1) / (2 * BINS),
+        "pairs": len(inside),
+        "share": share,
+        "confidence": math.fsum(weight * sure for sure, _, weight in inside) / share if inside else None,
+        "accuracy": math.fsum(weight * right for _, right, weight in inside) / share if inside else None,
+    }

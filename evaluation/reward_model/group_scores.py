@@ -11,9 +11,6 @@ from onebase.model.roles import Roles
 from onebase.sequences.episodes import Candidates
 from onebase.tracking.progress import track
 
-SINGLE = Ensemble()
-"""One reward model, under its own role."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class GroupScores:
@@ -36,7 +33,7 @@ def score_groups(
     *,
     tokens_per_microbatch: int,
     description: str,
-    ensemble: Ensemble = SINGLE,
+    ensemble: Ensemble,
 ) -> list[GroupScores]:
     """The score of every response of every prompt, in micro-batches by token budget, in the given order."""
     groups: dict[int, GroupScores] = {}
@@ -46,11 +43,10 @@ def score_groups(
         with torch.no_grad():
             by_member = {name: candidate_scores(roles, name, chosen) for name in ensemble.members}
         for place, row in enumerate(rows):
-            members = {name: scores[place] for name, scores in by_member.items()}
-            stacked = torch.stack(list(members.values()))
+            stacked = torch.stack([scores[place] for scores in by_member.values()])
             groups[row] = GroupScores(
                 scores=ensemble.combine(stacked).tolist(),
-                members={name: scores.tolist() for name, scores in members.items()},
+                members=dict(zip(by_member, stacked.tolist(), strict=True)),
                 spread=spread_of(stacked).tolist(),
             )
     return [groups[row] for row in range(len(candidates))]

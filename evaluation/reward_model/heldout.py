@@ -4,6 +4,7 @@ The reward stage itself ends with the same `reward_report`, so its own report.js
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from data.records import Demonstration, Ranking, conversation_of
 from data.select.labelers import RankingSplit, divide
 from data.select.sources import Source
 from data.select.sources import load as load_records
+from evaluation.reward_model.calibration import reliability
 from evaluation.reward_model.loading import RecordedRecipe, load_weights, read, recipe_of
 from evaluation.reward_model.measure import encode_left_out, reward_report
 from onebase.errors import DataError
@@ -19,20 +21,19 @@ from onebase.files.writing import canonical, replace_file
 from onebase.inference.ensemble import FIRST, CombineSection
 from onebase.run.folders import require_replaceable, require_writable
 from onebase.terminal import say
+from onebase.tracking.figures import save
 
 
 def evaluate(
     folders: Sequence[Path], out: Path, *, rankings: Sequence[Source] = (), combine: CombineSection | None = None
 ) -> dict[str, Any]:
-    """The report of a finished stage, or of several as an ensemble, as report.json and figures in `out`.
+    """The report of a finished stage, or of several as an ensemble, as report.json and a figure in `out`.
 
     rankings: in place of the (first) recipe's held-out ones. Prompts that any member was trained on are then left out.
     From the recipe's own rankings, those that a further member was trained on are left out: it would know the answers.
     DataError if none is left.
     """
-    from evaluation.reward_model import plots
-
-    require_replaceable(out, "report.json", ("stage_sha256",), [f"{name}.svg" for name in plots.FIGURES])
+    require_replaceable(out, "report.json", ("stage_sha256",), ["reliability.svg"])
     require_writable(out)
     members = read(folders)
     recipe = recipe_of(members[FIRST])
@@ -41,8 +42,9 @@ def evaluate(
     divided = {name: training_of(recipe_of(stage)) for name, stage in members.items()}
     # The first member may have been trained on another labeler's ranking of one of its own held-out prompts. Its stage
     # reports these, and so does this.
-    trained = [split.training for name, split in divided.items() if name != FIRST or rankings]
-    fresh = untrained(held_out.records, trained)
+    fresh = untrained(
+        held_out.records, [split.training for name, split in divided.items() if name != FIRST or rankings]
+    )
     demonstrations = load_records(recipe.evaluation.demonstrations, Demonstration, seed=recipe.seed)
     model = load_weights(members, combine)
     training = encode_rankings(model.chat, divided[FIRST].training, Limiter(limiter.limits))
@@ -67,7 +69,7 @@ def evaluate(
         report["ensemble"]["stages_sha256"] = {name: stage.sha256 for name, stage in members.items()}
     out.mkdir(parents=True, exist_ok=True)
     replace_file(out / "report.json", canonical(report))
-    plots.write(report, out)
+    save(partial(reliability, report=report), out / "reliability.svg")
     return report
 
 

@@ -2,49 +2,42 @@
 
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
 from data.select.labelers import LabelersSection
 from evaluation.reward_model.pairs import ScoredRanking, cell, no_data, pairs_of
-from evaluation.statistics import bootstrap
+from evaluation.statistics import bootstrap, grouped
 
 
-@dataclass(frozen=True, kw_only=True)
-class HeldOutLabelers:
-    """What the model's agreement with held-out labelers is measured on, besides the report's own rankings."""
-
-    section: LabelersSection = field(default_factory=LabelersSection)
-    rankings: Sequence[ScoredRanking] = ()
-    """Of held-out labelers, from the data of which the other labelers' rankings were trained on."""
-    trained_prompts: Collection[str] = frozenset()
-    """Prompts that were trained on, by `ScoredRanking.key`."""
-
-
-def held_out_labelers(rankings: Sequence[ScoredRanking], labelers: HeldOutLabelers, *, seed: int) -> Mapping[str, Any]:
+def held_out_labelers(
+    rankings: Sequence[ScoredRanking], section: LabelersSection, *, trained_prompts: Collection[str], seed: int
+) -> Mapping[str, Any]:
     """Accuracy on rankings of labelers who were trained on, and of those who were not. Prompts that were trained on
-    (with somebody else's ranking) do not count, for either side."""
-    section = labelers.section
+    (with somebody else's ranking) do not count, for either side.
+
+    rankings: the report's own, and those of held-out labelers from the data of which the other labelers' rankings were
+    trained on. trained_prompts: by `ScoredRanking.key`.
+    """
     if section.folds is None:
         return no_data("the recipe holds out no labelers (labelers.folds)")
-    everything = [*rankings, *labelers.rankings]
-    fresh = [ranking for ranking in everything if ranking.key not in labelers.trained_prompts]
+    fresh = [ranking for ranking in rankings if ranking.key not in trained_prompts]
     theirs = [ranking for ranking in fresh if section.holds_out(ranking.labeler)]
     others = [ranking for ranking in fresh if ranking.labeler is not None and not section.holds_out(ranking.labeler)]
-    names = {ranking.labeler for ranking in everything if ranking.labeler and section.holds_out(ranking.labeler)}
     pairs = pairs_of(theirs)
     return {
         "folds": section.folds,
         "held_out": section.held_out,
-        "labelers": sorted(names),
+        "labelers": sorted(
+            {ranking.labeler for ranking in rankings if ranking.labeler and section.holds_out(ranking.labeler)}
+        ),
         "not_trained_on": cell(pairs, seed=seed)
         if pairs
         else no_data("no ranking of a held-out labeler has a prompt that was not trained on"),
         "trained_on": cell(pairs_of(others), seed=seed)
         if others
         else no_data("the held-out rankings are of no labeler who was trained on"),
-        "rankings_of_trained_prompts": len(everything) - len(fresh),
+        "rankings_of_trained_prompts": len(rankings) - len(fresh),
     }
 
 
@@ -54,23 +47,22 @@ def between_labelers(rankings: Sequence[ScoredRanking], *, seed: int) -> Mapping
     The mean over prompts of the mean over a prompt's pairs of labelers (InstructGPT, section 3.4: 72.6 %). A prompt
     counts once, even if several sets of responses to it were ranked.
     """
-    groups: dict[tuple[str, frozenset[str]], list[ScoredRanking]] = {}
-    for ranking in rankings:
-        if ranking.labeler is not None:
-            groups.setdefault((ranking.key, frozenset(ranking.responses)), []).append(ranking)
-    by_prompt: dict[str, list[float]] = {}
-    for (prompt, _), group in groups.items():
-        shares = [
-            share
-            for first, second in combinations(group, 2)
-            if first.labeler != second.labeler and (share := _agreement(first, second)) is not None
-        ]
-        if shares:
-            by_prompt.setdefault(prompt, []).append(statistics.fmean(shares))
+    groups = grouped(
+        ((ranking.key, frozenset(ranking.responses)), ranking) for ranking in rankings if ranking.labeler is not None
+    )
+    by_prompt = grouped(
+        (prompt, statistics.fmean(shares)) for (prompt, _), group in groups.items() if (shares := _agreements(group))
+    )
     if not by_prompt:
         return no_data("no two labelers ranked the same responses to a prompt")
     means = [statistics.fmean(shares) for shares in by_prompt.values()]
     return {**bootstrap(means, seed=seed).as_dict(), "prompts": len(means)}
+
+
+def _agreements(group: Sequence[ScoredRanking]) -> list[float]:
+    """Of each two labelers of the same responses."""
+    pairs = ((first, second) for first, second in combinations(group, 2) if first.labeler != second.labeler)
+    return [share for first, second in pairs if (share := _agreement(first, second)) is not None]
 
 
 def _agreement(first: ScoredRanking, second: ScoredRanking) -> float | None:

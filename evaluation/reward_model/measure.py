@@ -9,8 +9,8 @@ from data.records import Ranking, conversation_of
 from data.select.labelers import LabelersSection, labeler_of
 from data.select.mixing import UNNAMED, task_of
 from evaluation.reward_model import baselines
-from evaluation.reward_model.group_scores import SINGLE, ScoresOf, score_groups
-from evaluation.reward_model.labelers import HeldOutLabelers
+from evaluation.reward_model.group_scores import ScoresOf, score_groups
+from evaluation.reward_model.labelers import held_out_labelers
 from evaluation.reward_model.orders import ScoredDemonstration
 from evaluation.reward_model.pairs import ScoredRanking
 from evaluation.reward_model.report import build
@@ -18,9 +18,6 @@ from evaluation.reward_model.verdict import verdict_of
 from onebase.inference.ensemble import Ensemble
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Candidates
-
-EVERYBODY = LabelersSection()
-"""Nobody is held out."""
 
 
 def reward_report(
@@ -31,22 +28,23 @@ def reward_report(
     *,
     tokens_per_microbatch: int,
     seed: int,
-    ensemble: Ensemble = SINGLE,
-    log_odds: float = 1.0,
-    labelers: LabelersSection = EVERYBODY,
-    left_out: Sequence[EncodedRanking] = (),
+    ensemble: Ensemble,
+    log_odds: float,
+    labelers: LabelersSection,
+    left_out: Sequence[EncodedRanking],
 ) -> tuple[list[ScoredRanking], dict[str, Any]]:
-    """The role 'reward' (or an ensemble's roles) scores everything; the scored rankings and the report.
+    """The roles of an ensemble score everything; the scored rankings and the report.
 
     training: what the model was trained on; the bag-of-words baseline learns from it too. log_odds: see build.
     left_out: rankings of held-out labelers, which were not trained on.
     """
     scores_of = partial(score_groups, roles, tokens_per_microbatch=tokens_per_microbatch, ensemble=ensemble)
     scored = score_rankings(rankings, scores_of)
-    held_out = HeldOutLabelers(
-        section=labelers,
-        rankings=score_rankings(left_out, scores_of),
+    of_labelers = held_out_labelers(
+        [*scored, *score_rankings(left_out, scores_of)],
+        labelers,
         trained_prompts={conversation_of(ranking.prompt) for ranking in training},
+        seed=seed,
     )
     simple = {
         "longer wins": baselines.longer_wins(scored),
@@ -60,9 +58,8 @@ def reward_report(
         baselines=simple,
         seed=seed,
         log_odds=log_odds,
-        labelers=held_out,
     )
-    return scored, report | {"verdict": verdict_of(report).as_dict()}
+    return scored, report | {"held_out_labelers": of_labelers, "verdict": verdict_of(report).as_dict()}
 
 
 def encode_left_out(chat: Chat, rankings: Sequence[Ranking], limiter: Limiter) -> list[EncodedRanking]:

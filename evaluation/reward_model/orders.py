@@ -10,7 +10,7 @@ import scipy.stats
 
 from evaluation.reward_model.labelers import between_labelers
 from evaluation.reward_model.pairs import Pair, ScoredRanking, cells_by, no_data, of_each_prompt
-from evaluation.statistics import bootstrap, clustered
+from evaluation.statistics import bootstrap, clustered, grouped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +102,11 @@ def position_of(
         return no_data("there are no demonstrations")
     scores = [shown.score for shown in demonstrations]
     mean = statistics.fmean(scores)
-    tiers: dict[int, list[float]] = {}
-    for ranking in rankings:
-        for tier, score in zip(ranking.tiers, ranking.scores, strict=True):
-            tiers.setdefault(tier, []).append(float(score < mean))
+    tiers = grouped(
+        (tier, float(score < mean))
+        for ranking in rankings
+        for tier, score in zip(ranking.tiers, ranking.scores, strict=True)
+    )
     both = [(shown.score, rankings[shown.ranking]) for shown in demonstrations if shown.ranking is not None]
     beaten = [
         statistics.fmean((score > other) + 0.5 * (score == other) for other in ranking.scores)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from evaluation.statistics import Estimate, bootstrap
+from evaluation.statistics import Estimate, bootstrap, grouped
 
 G = TypeVar("G", int, str)
 
@@ -96,25 +96,26 @@ def pairs_of(rankings: Sequence[ScoredRanking], scores: Sequence[Sequence[float]
     ]
 
 
-def by_prompt(pairs: Iterable[Pair], value: Callable[[Pair], float]) -> dict[int, float]:
-    """The mean of `value` over the pairs of each prompt that has any, by the index of its first ranking."""
-    groups: dict[int, list[float]] = {}
-    for pair in pairs:
-        groups.setdefault(pair.prompt, []).append(value(pair))
-    return {index: math.fsum(values) / len(values) for index, values in sorted(groups.items())}
+def by_prompt(pairs: Iterable[Pair], value: Callable[[Pair], float]) -> list[float]:
+    """The mean of `value` over the pairs of each prompt that has any, in the order of their first rankings."""
+    groups = grouped((pair.prompt, value(pair)) for pair in pairs)
+    return [math.fsum(values) / len(values) for _, values in sorted(groups.items())]
+
+
+def shares_right(pairs: Iterable[Pair]) -> list[float]:
+    """Of each prompt the share of pairs in which the better response scores higher."""
+    return by_prompt(pairs, lambda pair: pair.right)
 
 
 def of_each_prompt(rankings: Iterable[ScoredRanking], value: Callable[[ScoredRanking], float]) -> list[float]:
     """The mean of `value` over the rankings of each prompt."""
-    groups: dict[str, list[float]] = {}
-    for ranking in rankings:
-        groups.setdefault(ranking.key, []).append(value(ranking))
+    groups = grouped((ranking.key, value(ranking)) for ranking in rankings)
     return [math.fsum(values) / len(values) for values in groups.values()]
 
 
 def accuracy(pairs: Sequence[Pair], *, seed: int) -> Estimate:
     """Share of pairs in which the better response scores higher. There must be a pair."""
-    return bootstrap(list(by_prompt(pairs, lambda pair: pair.right).values()), seed=seed)
+    return bootstrap(shares_right(pairs), seed=seed)
 
 
 def cell(pairs: Sequence[Pair], *, seed: int) -> dict[str, Any]:
@@ -125,25 +126,22 @@ def cell(pairs: Sequence[Pair], *, seed: int) -> dict[str, Any]:
 
 def cells_by(pairs: Iterable[Pair], group: Callable[[Pair], G | None], *, seed: int) -> dict[str, dict[str, Any]]:
     """Accuracy of each group of pairs, in the groups' order. Pairs with the group None are left out."""
-    groups: dict[G, list[Pair]] = {}
-    for pair in pairs:
-        key = group(pair)
-        if key is not None:
-            groups.setdefault(key, []).append(pair)
+    groups = grouped((key, pair) for pair in pairs if (key := group(pair)) is not None)
     return {str(key): cell(groups[key], seed=seed) for key in sorted(groups)}
 
 
 def by_quartile(pairs: Sequence[Pair], values: Sequence[float] | Sequence[int], *, seed: int) -> list[dict[str, Any]]:
     """Accuracy by quartiles of `values`, one a pair; each quartile with its least and greatest value."""
-    quartiles = np.searchsorted(np.quantile(values, [0.25, 0.5, 0.75]), values)
-    rows = []
-    for quartile in range(4):
-        inside = np.flatnonzero(quartiles == quartile).tolist()
-        if inside:
-            known = [values[place] for place in inside]
-            ends = {"least": round(min(known), 6), "most": round(max(known), 6)}
-            rows.append({"quartile": quartile + 1, **ends, **cell([pairs[place] for place in inside], seed=seed)})
-    return rows
+    quartiles = np.searchsorted(np.quantile(values, [0.25, 0.5, 0.75]), values).tolist()
+    return [
+        {
+            "quartile": quartile + 1,
+            "least": round(min(values[place] for place in places), 6),
+            "most": round(max(values[place] for place in places), 6),
+            **cell([pairs[place] for place in places], seed=seed),
+        }
+        for quartile, places in sorted(grouped(zip(quartiles, range(len(pairs)), strict=True)).items())
+    ]
 
 
 def no_data(why: str) -> Mapping[str, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from evaluation.reward_model.verdict import verdict_of
@@ -14,9 +14,8 @@ from onebase.terminal import console
 def show(report: Mapping[str, Any], title: str) -> None:
     """Print the numbers with their intervals, then the examples side by side."""
     screen = console()
-    table = Table("what", "share of pairs right [95 %]", "prompts", "pairs", title=title)
-    for column in (1, 2, 3):
-        table.columns[column].justify = "right"
+    numbers = (Column(name, justify="right") for name in ("share of pairs right [95 %]", "prompts", "pairs"))
+    table = Table("what", *numbers, title=title)
     for name, cell in _cells(report):
         if "no_data" in cell:
             table.add_row(name, f"no data: {cell['no_data']}", style="dim")
@@ -57,12 +56,10 @@ def _cells(report: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]
         yield f"baseline: {name}", row.get("accuracy", row)
 
 
-def _section(heading: str, section: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _section(heading: str, section: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
     if "no_data" in section:
-        yield f"by {heading}", section
-        return
-    for name, cell in section.items():
-        yield f"{heading} {name}", cell
+        return [(f"by {heading}", section)]
+    return [(f"{heading} {name}", cell) for name, cell in section.items()]
 
 
 def _lines(report: Mapping[str, Any]) -> Iterator[str]:

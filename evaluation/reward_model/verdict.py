@@ -10,7 +10,7 @@ paired by prompt, with its 95 % interval over prompts:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from evaluation.statistics import interval_text
@@ -25,9 +25,15 @@ LEAST = 6
 
 BETTER, NOT_BETTER, UNTOLD = "better", "not better", "cannot be told"
 
-BASELINE, OVER, PROMPTS = "reward/baseline", "reward/over_baseline", "reward/eval_prompts"
-NAMES = (PROMPTS, BASELINE, "reward/baseline_accuracy", OVER, f"{OVER}_low", f"{OVER}_high")
-"""Metrics of the reward stage, in the order of Verdict's fields."""
+NAMES = {
+    "prompts": "reward/eval_prompts",
+    "baseline": "reward/baseline",
+    "baseline_accuracy": "reward/baseline_accuracy",
+    "over": "reward/over_baseline",
+    "low": "reward/over_baseline_low",
+    "high": "reward/over_baseline_high",
+}
+"""Metrics of the reward stage, by Verdict's fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +67,9 @@ class Verdict:
             NOT_BETTER: "not better than",
             UNTOLD: "it cannot be told whether it is better than",
         }
-        figures = interval_text(self.interval, "+.2f")
         return (
             f"{words[self.says]} '{self.baseline}', which ranks {self.baseline_accuracy:.2f} of the held-out pairs "
-            f"right: {figures} over {self.prompts} prompts"
+            f"right: {interval_text(self.interval, '+.2f')} over {self.prompts} prompts"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -75,9 +80,8 @@ class Verdict:
     @property
     def metrics(self) -> dict[str, float]:
         """For the record, from which `recorded` reads it."""
-        place = float(BASELINES.index(self.baseline))
-        values = (float(self.prompts), place, self.baseline_accuracy, self.over, self.low, self.high)
-        return dict(zip(NAMES, values, strict=True))
+        values = asdict(self) | {"baseline": BASELINES.index(self.baseline)}
+        return {NAMES[field]: float(value) for field, value in values.items()}
 
 
 def verdict_of(report: Mapping[str, Any]) -> Verdict:
@@ -97,21 +101,15 @@ def verdict_of(report: Mapping[str, Any]) -> Verdict:
 
 def recorded(metrics: Mapping[str, float]) -> Verdict | None:
     """From a finished stage's metrics; None if an older Onebase did not measure it. RecordError if it was edited."""
-    if not metrics.keys() >= set(NAMES):
+    if not metrics.keys() >= set(NAMES.values()):
         return None
-    prompts, place, accuracy, over, low, high = (metrics[name] for name in NAMES)
+    values: dict[str, Any] = {field: metrics[name] for field, name in NAMES.items()}
+    place = values["baseline"]
     if place not in range(len(BASELINES)):
         raise RecordError(
-            f"metrics: {BASELINE} is {place:g}, expected 0 to {len(BASELINES) - 1}. The record was edited."
+            f"metrics: {NAMES['baseline']} is {place:g}, expected 0 to {len(BASELINES) - 1}. The record was edited."
         )
-    return Verdict(
-        prompts=int(prompts),
-        baseline=BASELINES[int(place)],
-        baseline_accuracy=accuracy,
-        over=over,
-        low=low,
-        high=high,
-    )
+    return Verdict(**values | {"prompts": int(values["prompts"]), "baseline": BASELINES[int(place)]})
 
 
 def warn(stage: FinishedStage, consequence: str) -> None:

@@ -17,9 +17,8 @@ from data.select.contamination import require_apart
 from data.select.room import require_pieces, require_room
 from data.select.sources import load as load_records
 from data.select.texts import Piece, load_pieces
-from evaluation.compare.grades import task_grades
 from evaluation.compare.language import as_episodes, lm_loss
-from evaluation.compare.responses import texts
+from evaluation.compare.responses import task_grades, texts
 from onebase.custom.functions import load_function
 from onebase.inference.sampling import sample
 from onebase.inference.scoring import in_microbatches, kl_between, token_scores

@@ -8,7 +8,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from evaluation.compare.frontier import frontier
+from evaluation.compare.run_plots import frontier
 from onebase.tracking import figures
 from onebase.tracking.figures import BLUE, GREY, ORANGE
 from ppo.steering.objective import JUDGE, OBJECTIVE

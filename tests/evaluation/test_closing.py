@@ -103,7 +103,9 @@ def test_best_of_n_and_compare_score_closed_responses(roles: Roles, tmp_path: Pa
     assert said == pytest.approx(scored_as_closed(roles, ids, responses), abs=1e-4)
 
     encoded = [EncodedPrompt(one, chat.prompt_ids(one)) for one in PROMPTS]
-    respond = Responder(roles, [one.ids for one in encoded], tmp_path, max_new_tokens=8, batch=8, seed=1)
+    respond = Responder(
+        roles=roles, prompts=[one.ids for one in encoded], folder=tmp_path, max_new_tokens=8, batch=8, seed=1
+    )
     recipe = reader.read("recipes/smoke/compare.yaml", CompareRecipe, [f"base.model={roles.base.identity.model}"])
     answers = compare.judge(roles, "base", None, respond, chat, encoded, [], recipe)
     for name, temperature in (("reward", 0.0), ("sampled_reward", 1.0)):

@@ -105,7 +105,7 @@ def test_summary_and_table_hold_every_model_with_intervals(finished_run: Path, c
     content = json.loads((finished_run / "summary.json").read_text())
     assert list(content["models"]) == ["base", "dpo", "ppo", "sft"]  # canonical JSON sorts its keys
     for row in content["models"].values():
-        assert set(row) == set(summary.COLUMNS)
+        assert set(row) == {*summary.GREEDY, *summary.SAMPLED}
         assert all(one["low"] <= one["mean"] <= one["high"] for one in row.values())
     assert content["models"]["sft"]["kl_to_sft"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     assert content["models"]["ppo"]["kl_to_sft"]["mean"] > 0
@@ -243,7 +243,8 @@ def test_greedy_and_sampled_answers_are_scored_as_if_each_stood_alone(finish_run
     chat, prompts, _, _ = compare.read_data(recipe)
     roles = compare.load_roles(bases.load(recipe.base, recipe.chat), found)
     sizes = {"max_new_tokens": recipe.sampling.max_new_tokens, "batch": recipe.sampling.batch, "seed": recipe.seed}
-    respond = Responder(roles, [one.ids for one in prompts], home / "evaluation" / "responses", **sizes)
+    ids, folder = [one.ids for one in prompts], home / "evaluation" / "responses"
+    respond = Responder(roles=roles, prompts=ids, folder=folder, **sizes)
     answers = compare.judge(roles, "ppo", found["ppo"], respond, chat, prompts, [], recipe)
     sha256 = adapter_sha256(found["ppo"].record.files)
     for name, temperature in (("reward", 0.0), ("sampled_reward", 1.0)):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 from itertools import combinations, permutations
 
 import pytest
@@ -13,12 +13,14 @@ from torch import Tensor
 
 from reward.losses import (
     LOSSES,
+    RankingLoss,
     bradley_terry_loss,
     centering_penalty,
     davidson_loss,
     plackett_luce_loss,
     rao_kupper_loss,
 )
+from reward.recipe import LossSection
 
 Ranked = list[tuple[float, int]]
 """For each response its score and its tier."""
@@ -31,12 +33,9 @@ UNTIED = st.lists(st.floats(-6, 6), min_size=2, max_size=7).map(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Numbers:
-    margin: float = 0.0
-    label_smoothing: float = 0.0
-    theta: float = 1.5
-    nu: float = 0.5
+def loss_of(kind: str, **numbers: float) -> RankingLoss:
+    """As a recipe chooses it. A kind takes of the numbers what it reads."""
+    return partial(LOSSES[kind], **LossSection.model_construct(kind=kind, **numbers).numbers)  # type: ignore[arg-type]
 
 
 def tensors(ranking: Ranked) -> tuple[Tensor, Tensor]:
@@ -180,7 +179,7 @@ def test_equal_scores_are_tied_as_often_as_the_docstring_says(loss: Callable, ti
 def test_a_shift_of_all_scores_changes_nothing_and_gradients_add_up_to_zero(
     kind: str, ranking: Ranked, shift: float
 ) -> None:
-    loss = LOSSES[kind](Numbers(margin=0.3, label_smoothing=0.1))
+    loss = loss_of(kind, margin=0.3, label_smoothing=0.1)
     scores, tiers = tensors(ranking)
     scores.requires_grad_()
     found = loss(scores, tiers)
@@ -195,13 +194,13 @@ def test_a_shift_of_all_scores_changes_nothing_and_gradients_add_up_to_zero(
 @settings(deadline=None, derandomize=True, max_examples=30)
 @given(RANKINGS)
 def test_the_order_of_the_responses_changes_nothing(kind: str, ranking: Ranked) -> None:
-    loss = LOSSES[kind](Numbers(margin=0.3, label_smoothing=0.1))
+    loss = loss_of(kind, margin=0.3, label_smoothing=0.1)
     torch.testing.assert_close(loss(*tensors(ranking)), loss(*tensors(sorted(ranking))))
 
 
 @pytest.mark.parametrize("kind", LOSSES)
 def test_scores_in_the_given_order_have_less_loss_than_upside_down(kind: str) -> None:
-    loss = LOSSES[kind](Numbers())
+    loss = loss_of(kind)
     tiers = torch.tensor([0, 1, 1, 2])
     right, wrong = loss(torch.tensor([2.0, 0.0, 0.0, -2.0]), tiers), loss(torch.tensor([-2.0, 0.0, 0.0, 2.0]), tiers)
     assert right < wrong
@@ -211,7 +210,7 @@ def test_scores_in_the_given_order_have_less_loss_than_upside_down(kind: str) ->
 @pytest.mark.parametrize("far", [1e3, -1e3])
 def test_scores_of_any_size_keep_loss_and_gradient_finite(kind: str, far: float) -> None:
     scores = torch.tensor([far, 0.0, 0.0], requires_grad=True)
-    found = LOSSES[kind](Numbers(label_smoothing=0.1))(scores, torch.tensor([0, 1, 1]))
+    found = loss_of(kind, label_smoothing=0.1)(scores, torch.tensor([0, 1, 1]))
     found.backward()
     assert found.isfinite()
     assert scores.grad is not None and scores.grad.isfinite().all()
@@ -251,7 +250,7 @@ def test_plackett_luce_does_not_let_tied_responses_pull_on_each_other() -> None:
 @pytest.mark.parametrize("kind", ["rao-kupper", "davidson"])
 def test_tie_models_pull_tied_scores_together(kind: str) -> None:
     scores = torch.tensor([1.0, -1.0, -9.0], dtype=torch.float64, requires_grad=True)
-    LOSSES[kind](Numbers())(scores, torch.tensor([0, 0, 1])).backward()
+    loss_of(kind)(scores, torch.tensor([0, 0, 1])).backward()
     assert scores.grad is not None
     assert scores.grad[0] > 0 > scores.grad[1]
 

@@ -16,7 +16,7 @@ MakeRoles = Callable[..., Roles]
 
 
 def responder(roles: Roles, folder: Path, *, batch: int = 2, seed: int = 0) -> Responder:
-    return Responder(roles, PROMPTS, folder, max_new_tokens=6, batch=batch, seed=seed)
+    return Responder(roles=roles, prompts=PROMPTS, folder=folder, max_new_tokens=6, batch=batch, seed=seed)
 
 
 def test_a_second_run_takes_what_the_first_has_generated(

@@ -8,10 +8,9 @@ import pytest
 
 from data.select.labelers import LabelersSection, fold_of
 from evaluation.reward_model.calibration import calibration
-from evaluation.reward_model.ensemble import ensemble
-from evaluation.reward_model.labelers import HeldOutLabelers, between_labelers, held_out_labelers
+from evaluation.reward_model.labelers import between_labelers, held_out_labelers
 from evaluation.reward_model.pairs import ScoredRanking, pairs_of
-from evaluation.reward_model.report import build
+from evaluation.reward_model.report import build, ensemble
 
 NUMBERS = itertools.count()
 
@@ -85,8 +84,7 @@ def test_held_out_labelers_and_trained_ones_are_measured_apart() -> None:
         scored([0.0, 1.0], [0, 1], labeler=OUT, prompt="d"),
         scored([1.0, 0.0], [0, 1], labeler=OUT, prompt="trained on"),
     ]
-    left_out = HeldOutLabelers(section=FIVE, rankings=out_of_training, trained_prompts={"trained on"})
-    found = held_out_labelers(rankings, left_out, seed=0)
+    found = held_out_labelers([*rankings, *out_of_training], FIVE, trained_prompts={"trained on"}, seed=0)
     assert (found["trained_on"]["mean"], found["trained_on"]["prompts"]) == (0.5, 2)
     assert (found["not_trained_on"]["mean"], found["not_trained_on"]["prompts"]) == (0.0, 1)
     assert found["labelers"] == [OUT] and found["rankings_of_trained_prompts"] == 1
@@ -95,8 +93,8 @@ def test_held_out_labelers_and_trained_ones_are_measured_apart() -> None:
 
 def test_a_section_of_labelers_without_data_says_so() -> None:
     rankings = [scored([1.0, 0.0], [0, 1])]
-    assert "labelers.folds" in held_out_labelers(rankings, HeldOutLabelers(), seed=0)["no_data"]
-    found = held_out_labelers(rankings, HeldOutLabelers(section=FIVE), seed=0)
+    assert "labelers.folds" in held_out_labelers(rankings, LabelersSection(), trained_prompts=(), seed=0)["no_data"]
+    found = held_out_labelers(rankings, FIVE, trained_prompts=(), seed=0)
     assert "no ranking of a held-out labeler" in found["not_trained_on"]["no_data"]
     assert "of no labeler who was trained on" in found["trained_on"]["no_data"]
     assert between_labelers(rankings, seed=0) == {"no_data": "no two labelers ranked the same responses to a prompt"}
