@@ -27,8 +27,7 @@ DEEPER = {
     "data/formats/meaning.py: is_filled": "a row is a tree of values",
     "data/formats/meaning.py: check_row": "a row is a tree of values",
     "data/formats/meaning.py: _texts": "a row is a tree of values",
-    "data/formats/table.py: build_all": "formats by records of a row",
-    "data/formats/table.py: _records_among": "formats by records of a row",
+    "data/formats/table.py: _outcomes": "the ways in which a row can be read",
 }
 """Functions nested deeper, with the reason."""
 

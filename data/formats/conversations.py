@@ -21,60 +21,51 @@ def _chat(read: TurnsReader, entries_key: str = "") -> dict[str, Any]:
     """What makes prompts and demonstrations of a conversation. entries_key: the list that may mark its turns."""
 
     def prompt(row: Row, origin: Origin) -> Prompt:
-        return _prompt_of(read(row, origin), origin, fields.facts(row))
+        """Everything before the assistant's last reply; or everything, when it is the assistant's turn."""
+        turns = read(row, origin)
+        return fields.prompt_of(row, turns[:-1] if turns[-1].role == "assistant" else turns, origin)
 
     def demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
+        """Each reply of the assistant with everything before it, but for those with a mark not to imitate them, such as
+        OpenAI's `weight: 0`: the model is shown them.
+
+        A conversation is sound or refused as a whole: what comes after a broken turn answers it.
+        """
         turns = read(row, origin)
+        if turns[-1].role != "assistant":
+            raise DataError(
+                f"{origin}: a demonstration must end with the assistant's message, found '{turns[-1].role}'. "
+                "The conversation is cut off: complete it, or remove the row."
+            )
+        whole = fields.prompt_of(row, turns[:-1], origin)
+        turns = (*whole.messages, turns[-1])
         entries = row[entries_key] if entries_key else ()
         # A system prompt beside the entries comes first; an empty one among them is gone.
-        not_learned = _not_learned(entries, origin, shift=len(turns) - len(entries))
-        return _replies(turns, origin, fields.facts(row), not_learned)
+        shift = len(turns) - len(entries)
+        not_learned = {
+            index + shift
+            for index, entry in enumerate(entries)
+            if not is_learned(entry, f"{origin}: message {index + 1}")
+        }
+        replies = [
+            (index not in not_learned, Demonstration(Prompt(turns[:index], origin, whole.meta), message.content))
+            for index, message in enumerate(turns)
+            if message.role == "assistant"
+        ]
+        learned = [demonstration for is_kept, demonstration in replies if is_kept]
+        if not learned:
+            raise DataError(
+                f"{origin}: every reply has the weight 0, or another mark not to learn it, so there is nothing to "
+                "imitate. Remove the row."
+            )
+        yield from learned
 
     return {"prompt": prompt, "rows": {Demonstration: demonstrations}}
 
 
-def _prompt_of(turns: Sequence[Message], origin: Origin, facts: dict[str, Any]) -> Prompt:
-    """Everything before the assistant's last reply; or everything, when it is the assistant's turn."""
-    return Prompt(tuple(turns[:-1] if turns[-1].role == "assistant" else turns), origin, facts)
-
-
-def _replies(
-    turns: Sequence[Message], origin: Origin, facts: dict[str, Any], not_learned: frozenset[int]
-) -> Iterator[Outcome]:
-    """Each reply of the assistant with everything before it.
-
-    A conversation is sound or refused as a whole: what comes after a broken turn answers it.
-    """
-    if turns[-1].role != "assistant":
-        raise DataError(
-            f"{origin}: a demonstration must end with the assistant's message, found '{turns[-1].role}'. "
-            "The conversation is cut off: complete it, or remove the row."
-        )
-    _prompt_of(turns, origin, facts)  # errors in the turns are best raised for the whole
-    places = [index for index, message in enumerate(turns) if message.role == "assistant"]
-    demonstrations = [
-        Demonstration(Prompt(tuple(turns[:index]), origin, facts), turns[index].content) for index in places
-    ]
-    learned = [record for index, record in zip(places, demonstrations, strict=True) if index not in not_learned]
-    if not learned:
-        raise DataError(
-            f"{origin}: every reply has the weight 0, or another mark not to learn it, so there is nothing to imitate. "
-            "Remove the row."
-        )
-    yield from learned
-
-
-def _not_learned(entries: Sequence[Row], origin: Origin, shift: int) -> frozenset[int]:
-    """Turns with a mark not to imitate them, such as OpenAI's `weight: 0`; the model is shown them. shift: how much
-    further down they are in the conversation that was made of the entries."""
-    return frozenset(
-        index + shift for index, entry in enumerate(entries) if not is_learned(entry, f"{origin}: message {index + 1}")
-    )
-
-
 def _messages(row: Row, origin: Origin) -> Sequence[Message]:
     """OpenAI's fine-tuning rows: {messages: [{role, content, weight?}]}."""
-    return fields.under_system(row, fields.messages(row, "messages", origin), origin)
+    return fields.messages(row, "messages", origin)
 
 
 PAGE = re.compile(r'<div class="(?:markdown|flex|min-h)|<button class=')
@@ -98,7 +89,7 @@ def _sharegpt(row: Row, origin: Origin) -> Sequence[Message]:
                 f"{origin}: turn {index + 1} holds the web page's HTML. Use a cleaned copy, or remove the row."
             )
         turns.append(Message(role, content))  # pyright: ignore[reportArgumentType]  # a value of SPEAKERS
-    return fields.under_system(row, fields.without_blank_system(turns), origin)
+    return fields.without_blank_system(turns)
 
 
 BAIZE = {"user": "[|Human|]", "assistant": "[|AI|]"}
@@ -106,9 +97,8 @@ BAIZE = {"user": "[|Human|]", "assistant": "[|AI|]"}
 
 def _baize(row: Row, origin: Origin) -> Sequence[Message]:
     """Baize's self-chat: {topic, input}, the transcript in `input`. It ends with the mark of a turn that never came."""
-    turns = fields.split_turns(fields.text(row, "input", origin), BAIZE, "input", origin, preamble=True)
-    if turns[-1] == Message("user", ""):
-        turns.pop()
+    transcript = fields.text(row, "input", origin)
+    turns = fields.split_turns(transcript, BAIZE, "input", origin, preamble=True, waiting="user")
     if not turns:
         raise DataError(f"{origin}: the transcript has no turns. Remove the row.")
     return turns

@@ -2,66 +2,58 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from data.formats import fields
 from data.formats.fields import given_prompt
-from data.formats.format import Options, Outcome, Row, Skipped, format_of
+from data.formats.format import Options, Outcome, Refusal, Row, Skipped, format_of
 from data.records import Demonstration, Origin, Prompt
-from onebase.errors import DataError
 
 
-def instruction_prompt(row: Row, origin: Origin) -> Prompt:
-    """{instruction, input?}."""
-    return _with_input(row, "instruction", "input", origin)
+@dataclass(frozen=True)
+class Question:
+    """Reads a prompt of one message, which is the text under a key."""
+
+    key: str
+    below: str = ""
+    """The key of a text that goes under it, where the row has one."""
+    task: str = ""
+    """The key of the task's name, where it is another than the usual ones."""
+    refused: Refusal | None = None
+
+    def __call__(self, row: Row, origin: Origin) -> Prompt:
+        task = fields.optional_text(row, self.task, origin) if self.task else ""
+        below = fields.optional_text(row, self.below, origin) if self.below else ""
+        content = fields.text(row, self.key, origin)
+        if self.refused:
+            fields.refuse(self.refused, content, origin)
+        return fields.prompt_of(row, fields.joined(content, below), origin, task=task)
 
 
-def context_prompt(row: Row, origin: Origin) -> Prompt:
-    """Dolly: {instruction, context, response, category}."""
-    return _with_input(row, "instruction", "context", origin)
+INSTRUCTION = Question("instruction", "input")
+QUESTION = Question("question", "context")
 
-
-def question_prompt(row: Row, origin: Origin) -> Prompt:
-    """{question, context?}."""
-    return _with_input(row, "question", "context", origin)
-
-
-def _with_input(row: Row, key: str, input_key: str, origin: Origin) -> Prompt:
-    task_input = fields.optional_text(row, input_key, origin)
-    return fields.user_prompt(row, fields.joined(fields.text(row, key, origin), task_input), origin)
-
-
-def _longform_prompt(row: Row, origin: Origin) -> Prompt:
-    """{input, output, source, subset}: the input is an instruction written for a text that was there before."""
-    subset = fields.optional_text(row, "subset", origin)
-    return fields.user_prompt(row, fields.text(row, "input", origin), origin, task=subset)
-
-
-TEMPLATE_WORDS = re.compile(
-    r"#\s?(?:The\s)?(?:Given|Rewritten|Created|New|Original)\sPrompt\s?#|\brewritten prompt\b", re.IGNORECASE
+EVOLVED = Question(
+    "instruction",
+    "input",
+    refused=(
+        re.compile(
+            r"#\s?(?:The\s)?(?:Given|Rewritten|Created|New|Original)\sPrompt\s?#|\brewritten prompt\b", re.IGNORECASE
+        ).search,
+        "the instruction holds {0!r}, words of the prompt that made it: a failed evolution. Remove the row.",
+    ),
 )
-"""Words of the prompt that asks for an evolved instruction: where they are left, the evolution failed (WizardLM,
-https://arxiv.org/abs/2304.12244, elimination evolving)."""
+"""WizardLM's elimination evolving: where words of the prompt that asks for an evolved instruction are left, the
+evolution failed (https://arxiv.org/abs/2304.12244)."""
 
-
-def _evolved_prompt(row: Row, origin: Origin) -> Prompt:
-    if words := TEMPLATE_WORDS.search(fields.text(row, "instruction", origin)):
-        raise DataError(
-            f"{origin}: the instruction holds {words[0]!r}, words of the prompt that made it: a failed evolution. "
-            "Remove the row."
-        )
-    return instruction_prompt(row, origin)
-
-
-def _refuse_no_output(output: str, origin: Origin) -> None:
-    if output.strip().lower() in ("<nooutput>", "nooutput", "<no output>", "n/a"):
-        raise DataError(
-            f"{origin}: 'output' is {output.strip()!r}, which means that there is no answer. Remove the row."
-        )
-
-
-def _refuse_punctuation(output: str, origin: Origin) -> None:
-    if output.strip() and not any(letter.isalnum() for letter in output):
-        raise DataError(f"{origin}: 'output' is nothing but punctuation, a failed evolution. Remove the row.")
+NO_OUTPUT: Refusal = (
+    re.compile(r"\s*(?:<nooutput>|nooutput|<no output>|n/a)\s*", re.IGNORECASE).fullmatch,
+    "'output' is {0!r}, which means that there is no answer. Remove the row.",
+)
+PUNCTUATION: Refusal = (
+    re.compile(r"(?=\s*\S)[\W_]+").fullmatch,
+    "'output' is nothing but punctuation, a failed evolution. Remove the row.",
+)
 
 
 def _back_translated(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
@@ -69,11 +61,9 @@ def _back_translated(row: Row, origin: Origin, options: Options) -> Iterator[Out
 
     Li et al. 2023, https://arxiv.org/abs/2308.06259.
     """
-    record = Demonstration(instruction_prompt(row, origin), fields.text(row, "response", origin))
-    if row.get("score") is not None and fields.number(row, "score", origin) < options["min_score"]:
-        yield Skipped("its score is under min_score", origin)
-    else:
-        yield record
+    record = Demonstration(INSTRUCTION(row, origin), fields.text(row, "response", origin))
+    bad = row.get("score") is not None and fields.number(row, "score", origin) < options["min_score"]
+    yield Skipped("its score is under min_score", origin) if bad else record
 
 
 FORMATS = [
@@ -87,30 +77,30 @@ FORMATS = [
         answer="completion",
         reads="history",
     ),
-    format_of("instruction", "ours", "instruction", prompt=instruction_prompt, reads="input history"),
+    format_of("instruction", "ours", "instruction", prompt=INSTRUCTION, reads="input history"),
     format_of(
         "alpaca",
         "Stanford Alpaca, https://github.com/tatsu-lab/stanford_alpaca",
         "instruction input output",
-        prompt=instruction_prompt,
+        prompt=INSTRUCTION,
         answer="output",
-        check_answer=_refuse_no_output,
+        refused=NO_OUTPUT,
         reads="history",
     ),
     format_of(
         "evol-instruct",
         "WizardLM, https://arxiv.org/abs/2304.12244",
         "instruction output",
-        prompt=_evolved_prompt,
+        prompt=EVOLVED,
         answer="output",
-        check_answer=_refuse_punctuation,
+        refused=PUNCTUATION,
         reads="input history",
     ),
     format_of(
         "dolly",
         "Databricks Dolly 15k, https://huggingface.co/datasets/databricks/databricks-dolly-15k",
         "instruction response category",
-        prompt=context_prompt,
+        prompt=Question("instruction", "context"),
         answer="response",
         reads="context history",
     ),
@@ -118,25 +108,25 @@ FORMATS = [
         "back-translation",
         "Instruction back-translation (Humpback), https://arxiv.org/abs/2308.06259",
         "instruction response",
-        prompt=instruction_prompt,
+        prompt=INSTRUCTION,
         rows={Demonstration: _back_translated},
         reads="input score history",
         options={"min_score": 0.0},
     ),
     format_of(
-        "longform",
+        "longform",  # the input is an instruction that was written for a text that was there before
         "LongForm, reverse instructions, https://arxiv.org/abs/2304.08460",
         "input output source subset",
-        prompt=_longform_prompt,
+        prompt=Question("input", task="subset"),
         answer="output",
         reads="history",
     ),
-    format_of("question", "ours", "question", prompt=question_prompt, reads="context history"),
+    format_of("question", "ours", "question", prompt=QUESTION, reads="context history"),
     format_of(
         "question-answer",
         "GSM8K (https://github.com/openai/grade-school-math) and others",
         "question answer",
-        prompt=question_prompt,
+        prompt=QUESTION,
         answer="answer",
         reads="context history",
     ),
@@ -144,7 +134,7 @@ FORMATS = [
         "question-response",
         "OpenOrca: system_prompt, question, response",
         "question response",
-        prompt=question_prompt,
+        prompt=QUESTION,
         answer="response",
         reads="context history",
     ),

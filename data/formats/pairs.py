@@ -5,9 +5,9 @@ from typing import Any
 
 from data.formats import fields
 from data.formats.conversations import MESSAGES
-from data.formats.fields import DIALOGUE, dialogue, given_prompt
-from data.formats.format import Options, Outcome, RankingReader, Row, format_of
-from data.formats.instructions import question_prompt
+from data.formats.fields import DIALOGUE, given_prompt
+from data.formats.format import Options, Outcome, PromptReader, Row, format_of
+from data.formats.instructions import QUESTION, Question
 from data.formats.meaning import is_learned
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from onebase.errors import DataError
@@ -26,48 +26,44 @@ Pair = tuple[Prompt, str, str]
 """Prompt, chosen, rejected."""
 
 
-def _refuse_contradiction(row: Row, origin: Origin) -> None:
-    """Scores, where the row has them, must say the same as the pair."""
-    for better, worse in SCORES:
-        if row.get(better) is None or row.get(worse) is None:
-            continue
-        if fields.number(row, better, origin) <= fields.number(row, worse, origin):
-            raise DataError(f"{origin}: contradictory: '{better}' is not above '{worse}'. Remove the row.")
+def _pair(read: Callable[[Row, Origin], Pair], prompt: PromptReader | None = None) -> dict[str, Any]:
+    """The prompt and the ranking of a pair. prompt: what reads the prompt, where it can be known without the pair."""
 
-
-def _ranking(read: Callable[[Row, Origin], Pair]) -> RankingReader:
     def ranking(row: Row, origin: Origin) -> Ranking:
+        """Scores, where the row has them, must say the same as the pair."""
         prompt, chosen, rejected = read(row, origin)
-        _refuse_contradiction(row, origin)
+        for better, worse in SCORES:
+            if row.get(better) is None or row.get(worse) is None:
+                continue
+            if fields.number(row, better, origin) <= fields.number(row, worse, origin):
+                raise DataError(f"{origin}: contradictory: '{better}' is not above '{worse}'. Remove the row.")
         return Ranking(prompt, (chosen, rejected), (0, 1))
 
-    return ranking
+    return {"prompt": prompt or (lambda row, origin: read(row, origin)[0]), "ranking": ranking}
 
 
-def _both(read: Callable[[Row, Origin], Pair]) -> dict[str, Any]:
-    """The prompt and the ranking of a pair that must be read as a whole to know its prompt."""
-    return {"prompt": lambda row, origin: read(row, origin)[0], "ranking": _ranking(read)}
-
-
-def _split(turns: Sequence[Message], key: str, origin: Origin) -> tuple[tuple[Message, ...], str]:
-    """The turns before the last reply, and that reply."""
-    last = turns[-1]
-    if last.role != "assistant":
-        raise DataError(
-            f"{origin}: '{key}' is cut off: it ends with the {last.role}'s turn, not a reply. Remove the row."
-        )
-    if not last.content.strip():
-        raise DataError(f"{origin}: '{key}' ends with an empty reply. Remove the row.")
-    return tuple(turns[:-1]), last.content
-
-
-def _require_same_start(chosen: Sequence[Message], rejected: Sequence[Message], origin: Origin) -> None:
+def _ends(
+    row: Row, origin: Origin, read: Callable[[Row, str, Origin], Sequence[Message]]
+) -> tuple[tuple[Message, ...], str, str]:
+    """The turns that chosen and rejected both begin with, and their last replies."""
+    both: list[Sequence[Message]] = []
+    for key in KEYS:
+        turns = read(row, key, origin)
+        if turns[-1].role != "assistant":
+            raise DataError(
+                f"{origin}: '{key}' is cut off: it ends with the {turns[-1].role}'s turn, not a reply. Remove the row."
+            )
+        if not turns[-1].content.strip():
+            raise DataError(f"{origin}: '{key}' ends with an empty reply. Remove the row.")
+        both.append(turns)
+    (*before, chosen), (*other, rejected) = both
     where = f"{origin}: chosen and rejected do not answer one prompt"
-    if len(chosen) != len(rejected):
-        raise DataError(f"{where}: they come after {len(chosen)} and {len(rejected)} messages. Remove the row.")
-    for index, (message, other) in enumerate(zip(chosen, rejected, strict=True)):
-        if message != other:
+    if len(before) != len(other):
+        raise DataError(f"{where}: they come after {len(before)} and {len(other)} messages. Remove the row.")
+    for index, (message, other_message) in enumerate(zip(before, other, strict=True)):
+        if message != other_message:
             raise DataError(f"{where}: message {index + 1} differs. Remove the row.")
+    return tuple(before), chosen.content, rejected.content
 
 
 # --- HH-RLHF ---
@@ -78,19 +74,12 @@ def _hh(row: Row, origin: Origin) -> Pair:
 
     Bai et al. 2022, https://arxiv.org/abs/2204.05862.
     """
-    (before, chosen), (other, rejected) = (
-        _split(dialogue(fields.text(row, key, origin), key, origin), key, origin) for key in KEYS
-    )
-    _require_same_start(before, other, origin)
-    return Prompt(fields.under_system(row, before, origin), origin, fields.facts(row)), chosen, rejected
+    before, chosen, rejected = _ends(row, origin, fields.dialogue)
+    return fields.prompt_of(row, before, origin), chosen, rejected
 
 
 def _is_hh(row: Row) -> bool:
     return any(isinstance(row[key], str) and row[key].lstrip("\n").startswith("Human:") for key in KEYS)
-
-
-def _is_not_hh(row: Row) -> bool:
-    return not _is_hh(row)
 
 
 def _hh_with_prompt(row: Row, origin: Origin) -> Pair:
@@ -109,10 +98,6 @@ def _as_messages(row: Row) -> bool:
     return any(isinstance(row[key], list) for key in KEYS)
 
 
-def _as_texts(row: Row) -> bool:
-    return not _as_messages(row) and not _has_dialogue_prompt(row)
-
-
 def _text_pair(row: Row, origin: Origin) -> Pair:
     """{prompt, chosen, rejected} of texts; the prompt may be messages."""
     for key in KEYS:
@@ -124,43 +109,33 @@ def _text_pair(row: Row, origin: Origin) -> Pair:
     return given_prompt(row, origin), fields.text(row, "chosen", origin), fields.text(row, "rejected", origin)
 
 
-def _ends(row: Row, origin: Origin) -> tuple[tuple[Message, ...], str, str] | None:
-    """What chosen and rejected both begin with, and their replies; None when neither is a list of messages."""
-    as_messages = [isinstance(row[key], list) for key in KEYS]
-    if not any(as_messages):
-        return None
-    if not all(as_messages):
+def _ends_as_messages(row: Row, origin: Origin) -> tuple[tuple[Message, ...], str, str]:
+    if not all(isinstance(row[key], list) for key in KEYS):
         raise DataError(f"{origin}: one of chosen and rejected is text and the other messages. Fix or remove the row.")
-    (before, chosen), (other, rejected) = (_split(fields.messages(row, key, origin), key, origin) for key in KEYS)
-    _require_same_start(before, other, origin)
+    ends = _ends(row, origin, fields.messages)
     for key in KEYS:
         if not is_learned(row[key][-1], f"{origin}: '{key}'"):
             raise DataError(f"{origin}: '{key}' ends with a reply that is marked not to be learned. Remove the row.")
-    return before, chosen, rejected
+    return ends
 
 
 def _without_prompt(row: Row, origin: Origin) -> Pair:
     """{chosen, rejected} of messages, the prompt's in both."""
-    ends = _ends(row, origin)
-    if ends is None:
+    if not _as_messages(row):
         raise DataError(
             f"{origin}: chosen and rejected are texts without a prompt. Add a 'prompt', or give dialogues that begin "
             "with 'Human:'."
         )
-    before, chosen, rejected = ends
-    before = fields.under_system(row, before, origin) if before else before
-    return Prompt(before, origin, fields.facts(row)), chosen, rejected
+    before, chosen, rejected = _ends_as_messages(row, origin)
+    return fields.prompt_of(row, before, origin), chosen, rejected
 
 
 def _with_prompt(row: Row, origin: Origin) -> Pair:
     """{prompt, chosen, rejected}; chosen and rejected may repeat the prompt, with a system message."""
     prompt = given_prompt(row, origin)
-    ends = _ends(row, origin)
-    if ends is None:
+    if not _as_messages(row):
         return _text_pair(row, origin)
-    before, chosen, rejected = ends
-    # An empty system message is what chats without one are left with.
-    before = before[1:] if before and before[0].role == "system" and not before[0].content.strip() else before
+    before, chosen, rejected = _ends_as_messages(row, origin)
     if not before:
         return prompt, chosen, rejected
     (system, turns), (prompt_system, prompt_turns) = _apart(before), _apart(prompt.messages)
@@ -177,8 +152,7 @@ def _apart(turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Messa
 
 def _question_pair(row: Row, origin: Origin) -> Pair:
     """{system?, question, chosen, rejected}."""
-    prompt = fields.user_prompt(row, fields.text(row, "question", origin), origin)
-    return prompt, fields.text(row, "chosen", origin), fields.text(row, "rejected", origin)
+    return Question("question")(row, origin), *(fields.text(row, key, origin) for key in KEYS)
 
 
 def _chosen_demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
@@ -195,24 +169,28 @@ FORMATS = [
         "Anthropic HH-RLHF, https://arxiv.org/abs/2204.05862",
         "chosen rejected",
         looks=_is_hh,
-        **_both(_hh),
+        **_pair(_hh),
     ),
     format_of(
         "hh-rlhf-prompt",
         "HH-RLHF with the dialogue taken out (Dahoas/full-hh-rlhf)",
         "prompt chosen rejected",
         looks=_has_dialogue_prompt,
-        prompt=given_prompt,
-        ranking=_ranking(_hh_with_prompt),
+        **_pair(_hh_with_prompt, given_prompt),
     ),
-    format_of("chosen-rejected", "TRL, implicit prompt", "chosen rejected", looks=_is_not_hh, **_both(_without_prompt)),
+    format_of(
+        "chosen-rejected",
+        "TRL, implicit prompt",
+        "chosen rejected",
+        looks=lambda row: not _is_hh(row),
+        **_pair(_without_prompt),
+    ),
     format_of(
         "prompt-chosen-rejected",
         "ours; TRL, explicit prompt",
         "prompt chosen rejected",
-        looks=_as_texts,
-        prompt=given_prompt,
-        ranking=_ranking(_text_pair),
+        looks=lambda row: not _as_messages(row) and not _has_dialogue_prompt(row),
+        **_pair(_text_pair, given_prompt),
         reads="history",
     ),
     format_of(
@@ -220,22 +198,21 @@ FORMATS = [
         "TRL, explicit prompt, chosen and rejected as messages",
         "prompt chosen rejected",
         looks=_as_messages,
-        **_both(_with_prompt),
+        **_pair(_with_prompt),
         reads="history",
     ),
     format_of(
         "ultrafeedback-binarized",
         "HuggingFaceH4/ultrafeedback_binarized: a pair, and its chosen dialogue as messages",
         "prompt chosen rejected messages",
-        **_both(_with_prompt),
+        **_pair(_with_prompt),
         rows={Demonstration: _chosen_demonstrations},
     ),
     format_of(
         "question-chosen-rejected",
         "Intel/orca_dpo_pairs",
         "question chosen rejected",
-        prompt=question_prompt,
-        ranking=_ranking(_question_pair),
+        **_pair(_question_pair, QUESTION),
         reads="history",
     ),
 ]

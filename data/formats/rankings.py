@@ -1,12 +1,13 @@
 """Several responses to one prompt in one row: our own rankings, UltraFeedback, Nectar, qa-feedback."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, permutations
 from typing import Literal
 
 from data.formats import fields
 from data.formats.fields import given_prompt
-from data.formats.format import Row, format_of
+from data.formats.format import PromptReader, RankingReader, Row, Skipped, format_of
+from data.formats.instructions import Question
 from data.records import Origin, Prompt, Ranking
 from onebase.errors import DataError
 
@@ -15,6 +16,47 @@ def tiers_of(scores: Sequence[int | float], *, best: Literal["highest", "lowest"
     """0 for the best score, 1 for the next one there is; equal scores tie."""
     levels = sorted(set(scores), reverse=best == "highest")
     return tuple(levels.index(score) for score in scores)
+
+
+def scored_ranking(prompt: Prompt, scores: Mapping[str, float], *, alone: str, tied: str) -> Ranking | Skipped:
+    """The ranking of responses by their scores, or why they give none. alone and tied: the reason where there is one
+    response, or one score."""
+    if len(scores) < 2:
+        return Skipped(alone, prompt.origin)
+    if len(set(scores.values())) < 2:
+        return Skipped(tied, prompt.origin)
+    return Ranking(prompt, tuple(scores), tiers_of(list(scores.values())))
+
+
+Order = Callable[[Row, Sequence[Row], Origin], tuple[int, ...]]
+"""Reads the tiers of a row's responses, by the row and by the parts that hold the responses."""
+
+
+def compared(
+    prompt: PromptReader,
+    responses: tuple[str, ...],
+    order: Order,
+    *,
+    listed: str = "",
+    label: str = "",
+    stripped: bool = False,
+) -> RankingReader:
+    """What reads a ranking of responses under several keys; or under one key of each object in a list.
+
+    listed: the key of that list. label: the key of a response's label. stripped: whether white space around responses
+    is the publisher's, and no part of them.
+    """
+
+    def ranking(row: Row, origin: Origin) -> Ranking:
+        parts = fields.objects(row, listed, origin) if listed else [row] * len(responses)
+        tiers = order(row, parts, origin)
+        keys = responses * len(parts) if listed else responses
+        texts = [fields.text(part, key, origin) for part, key in zip(parts, keys, strict=True)]
+        labels = tuple(fields.optional_text(part, label, origin) for part in parts) if label else ()
+        texts = [text.strip() for text in texts] if stripped else texts
+        return Ranking(prompt(row, origin), tuple(texts), tiers, labels if all(labels) else ())
+
+    return ranking
 
 
 # --- ours ---
@@ -57,50 +99,37 @@ def _rating(completion: Row, aspect: str, origin: Origin) -> int:
     return int(rating)
 
 
-def _ultrafeedback(row: Row, origin: Origin) -> Ranking:
+def _by_ratings(row: Row, completions: Sequence[Row], origin: Origin) -> tuple[int, ...]:
     """{source, instruction, completions: [{model, response, annotations: {aspect: {Rating, Rationale}}, ...}]}.
 
     Ranked by the mean of the four aspects' ratings. `overall_score` is not used: in the published file some are 10
     where the critique means 1. Cui et al. 2023, https://arxiv.org/abs/2310.01377.
     """
-    completions = fields.objects(row, "completions", origin)
-    scores = [sum(_rating(completion, aspect, origin) for aspect in ASPECTS) for completion in completions]
-    responses = tuple(fields.text(completion, "response", origin) for completion in completions)
-    labels = tuple(fields.optional_text(completion, "model", origin) for completion in completions)
-    return Ranking(_ultrafeedback_prompt(row, origin), responses, tiers_of(scores), labels if all(labels) else ())
-
-
-def _ultrafeedback_prompt(row: Row, origin: Origin) -> Prompt:
-    source = fields.optional_text(row, "source", origin)
-    return fields.user_prompt(row, fields.text(row, "instruction", origin), origin, task=source)
+    return tiers_of([sum(_rating(completion, aspect, origin) for aspect in ASPECTS) for completion in completions])
 
 
 # --- Nectar ---
 
 
-def _nectar(row: Row, origin: Origin) -> Ranking:
+def _by_ranks(row: Row, answers: Sequence[Row], origin: Origin) -> tuple[int, ...]:
     """{prompt, answers: [{answer, model, rank}], ...}: rank 1 is best; ranks may be 1.0, 2.0 ...
 
     The prompt is a dialogue with Anthropic's marks, which ends with the mark of the reply.
     https://huggingface.co/datasets/berkeley-nest/Nectar.
     """
-    answers = fields.objects(row, "answers", origin)
     ranks = [fields.number(answer, "rank", origin) for answer in answers]
     for rank in ranks:
-        if not rank.is_integer() or not 1 <= rank <= len(answers):
-            most = len(answers)
+        if rank % 1 or not 1 <= rank <= len(answers):
             raise DataError(
-                f"{origin}: 'rank' must be a whole number from 1 to {most}, found {rank:g}. Remove the row."
+                f"{origin}: 'rank' must be a whole number from 1 to {len(answers)}, found {rank:g}. Remove the row."
             )
-    responses = tuple(fields.text(answer, "answer", origin) for answer in answers)
-    labels = tuple(fields.optional_text(answer, "model", origin) for answer in answers)
-    tiers = tiers_of(ranks, best="lowest")
-    return Ranking(given_prompt(row, origin), responses, tiers, labels if all(labels) else ())
+    return tiers_of(ranks, best="lowest")
 
 
 # --- qa-feedback ---
 
 ANSWERS = 4
+PREDICTIONS = tuple(f"prediction {index + 1}" for index in range(ANSWERS))
 PAIRS = tuple(combinations(range(ANSWERS), 2))
 """The order of `preference`: (1,2) (1,3) (1,4) (2,3) (2,4) (3,4)."""
 TIE, FIRST, SECOND = 0, 1, 2
@@ -141,10 +170,10 @@ def _passages(row: Row, origin: Origin) -> str:
 
 def _qa_prompt(row: Row, origin: Origin) -> Prompt:
     content = fields.joined(fields.filled(row, "question", origin), _passages(row, origin))
-    return fields.user_prompt(row, content, origin)
+    return fields.prompt_of(row, content, origin)
 
 
-def _qa_feedback(row: Row, origin: Origin) -> Ranking:
+def _by_pairs(row: Row, parts: Sequence[Row], origin: Origin) -> tuple[int, ...]:
     """{question, passages, gold, "prediction 1" ... "prediction 4", preference: six pair labels}.
 
     Wu et al. 2023, https://arxiv.org/abs/2306.01693. The first position wins more often: shuffle the responses.
@@ -153,9 +182,10 @@ def _qa_feedback(row: Row, origin: Origin) -> Ranking:
     if not isinstance(labels, list) or len(labels) != len(PAIRS):
         raise DataError(f"{origin}: 'preference' must be a list of {len(PAIRS)} pair labels. Remove the row.")
     labels = [fields.choice_of({"preference": label}, "preference", (TIE, FIRST, SECOND), origin) for label in labels]
-    responses = tuple(fields.text(row, f"prediction {index + 1}", origin).strip() for index in range(ANSWERS))
-    return Ranking(_qa_prompt(row, origin), responses, tiers_of_pairs(labels, origin))
+    return tiers_of_pairs(labels, origin)
 
+
+ULTRAFEEDBACK = Question("instruction", task="source")
 
 FORMATS = [
     format_of("tiers", "ours", "prompt responses tiers", prompt=given_prompt, ranking=_tiers, reads="history"),
@@ -164,8 +194,8 @@ FORMATS = [
         "ultrafeedback",
         "openbmb/UltraFeedback, https://arxiv.org/abs/2310.01377",
         "instruction completions",
-        prompt=_ultrafeedback_prompt,
-        ranking=_ultrafeedback,
+        prompt=ULTRAFEEDBACK,
+        ranking=compared(ULTRAFEEDBACK, ("response",), _by_ratings, listed="completions", label="model"),
         reads="history",
     ),
     format_of(
@@ -173,7 +203,7 @@ FORMATS = [
         "berkeley-nest/Nectar, https://huggingface.co/datasets/berkeley-nest/Nectar",
         "prompt answers",
         prompt=given_prompt,
-        ranking=_nectar,
+        ranking=compared(given_prompt, ("answer",), _by_ranks, listed="answers", label="model"),
         reads="history",
     ),
     format_of(
@@ -181,7 +211,7 @@ FORMATS = [
         "FineGrainedRLHF, https://arxiv.org/abs/2306.01693",
         frozenset({"question", "passages", "preference", "prediction 1"}),
         prompt=_qa_prompt,
-        ranking=_qa_feedback,
+        ranking=compared(_qa_prompt, PREDICTIONS, _by_pairs, stripped=True),
         reads="history",
     ),
 ]

@@ -4,30 +4,12 @@ P3's `score_eval` templates have a row for each answer choice: right ones are de
 question are a ranking. Sanh et al. 2021, https://arxiv.org/abs/2110.08207.
 """
 
-from data.formats import fields
-from data.formats.format import Row, format_of
-from data.formats.grouped import ScoredResponse, grouped
-from data.records import Origin, Prompt
+from data.formats.format import format_of
+from data.formats.grouped import right_or_wrong
+from data.formats.instructions import Question
 
-
-def _text_prompt(row: Row, origin: Origin) -> Prompt:
-    """{inputs, targets}."""
-    return fields.user_prompt(row, fields.text(row, "inputs", origin), origin)
-
-
-def _is_text(row: Row) -> bool:
-    return not isinstance(row["inputs"], list)
-
-
-def _pretokenized_prompt(row: Row, origin: Origin) -> Prompt:
-    """{inputs_pretokenized, targets_pretokenized}; `inputs` and `targets` are token ids."""
-    return fields.user_prompt(row, fields.text(row, "inputs_pretokenized", origin), origin)
-
-
-def _choice(row: Row, origin: Origin) -> ScoredResponse:
-    answer = fields.text(row, "targets_pretokenized", origin)
-    return ScoredResponse(_pretokenized_prompt(row, origin), answer, float(fields.truth(row, "is_correct", origin)))
-
+PRETOKENIZED = Question("inputs_pretokenized")
+"""`inputs` and `targets` beside it are token ids."""
 
 _IN_THE_TEXT = "answer_choices weight history"
 """The template has written the choices into the text; `weight` makes the choices of a question count as one row."""
@@ -37,8 +19,8 @@ FORMATS = [
         "inputs-targets",
         "P3, xP3 and FLAN as text",
         "inputs targets",
-        looks=_is_text,
-        prompt=_text_prompt,
+        looks=lambda row: not isinstance(row["inputs"], list),
+        prompt=Question("inputs"),
         answer="targets",
         reads="history",
     ),
@@ -46,7 +28,7 @@ FORMATS = [
         "p3",
         "P3 as on the hub (bigscience/P3), https://arxiv.org/abs/2110.08207",
         "inputs_pretokenized targets_pretokenized",
-        prompt=_pretokenized_prompt,
+        prompt=PRETOKENIZED,
         answer="targets_pretokenized",
         reads=_IN_THE_TEXT,
     ),
@@ -54,8 +36,7 @@ FORMATS = [
         "p3-choices",
         "P3's score_eval templates: a row for each answer choice",
         "inputs_pretokenized targets_pretokenized is_correct",
-        prompt=_pretokenized_prompt,
-        **grouped(_choice, left_out="a wrong answer choice"),
+        **right_or_wrong(PRETOKENIZED, "targets_pretokenized", "is_correct", left_out="a wrong answer choice"),
         reads=_IN_THE_TEXT,
     ),
 ]
