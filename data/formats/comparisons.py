@@ -10,7 +10,7 @@ from data.formats.format import Row, format_of
 from data.formats.instructions import INSTRUCTION
 from data.formats.key_groups import SYSTEM
 from data.formats.rankings import compared
-from data.records import Origin, Prompt, Ranking
+from data.records import Origin, Prompt
 from onebase.errors import DataError
 
 GONE = ("[deleted]", "[removed]", "[deleted by user]", "[ removed by reddit ]")
@@ -44,11 +44,11 @@ def _post_prompt(row: Row, origin: Origin) -> Prompt:
     return fields.prompt_of({}, content, origin, task=subreddit)
 
 
-def _summaries(row: Row, origin: Origin) -> Ranking:
-    """The labeler is told beside the ranking alone, and not beside the post."""
-    ranking = SUMMARIES(row, origin)
+def _labelled_post(row: Row, origin: Origin) -> Prompt:
+    """The prompt of a ranking, with who ranked it."""
+    prompt = _post_prompt(row, origin)
     labeler = fields.facts({key: row.get(key) for key in fields.LABELERS})
-    return replace(ranking, prompt=replace(ranking.prompt, meta={**ranking.prompt.meta, **labeler}))
+    return replace(prompt, meta={**prompt.meta, **labeler})
 
 
 def _by_choice(row: Row, summaries: Sequence[Row], origin: Origin) -> tuple[int, ...]:
@@ -57,9 +57,6 @@ def _by_choice(row: Row, summaries: Sequence[Row], origin: Origin) -> tuple[int,
         raise DataError(f"{origin}: expected 2 summaries, found {len(summaries)}. Remove the row.")
     choice = fields.choice_of(row, "choice", (0, 1), origin)
     return choice, 1 - choice
-
-
-SUMMARIES = compared(_post_prompt, ("text",), _by_choice, listed="summaries", label="policy", stripped=True)
 
 
 # --- SHP ---
@@ -140,7 +137,7 @@ FORMATS = [
         "OpenAI summarize-from-feedback, comparisons, https://arxiv.org/abs/2009.01325",
         "info summaries choice",
         prompt=_post_prompt,
-        ranking=_summaries,
+        ranking=compared(_labelled_post, ("text",), _by_choice, listed="summaries", label="policy", stripped=True),
     ),
     format_of(
         "shp",

@@ -63,11 +63,6 @@ def _chat(read: TurnsReader, entries_key: str = "") -> dict[str, Any]:
     return {"prompt": prompt, "rows": {Demonstration: demonstrations}}
 
 
-def _messages(row: Row, origin: Origin) -> Sequence[Message]:
-    """OpenAI's fine-tuning rows: {messages: [{role, content, weight?}]}."""
-    return fields.messages(row, "messages", origin)
-
-
 PAGE = re.compile(r'<div class="(?:markdown|flex|min-h)|<button class=')
 """The web page's own markup, in crawls that were not cleaned."""
 
@@ -108,7 +103,12 @@ def _is_baize(row: Row) -> bool:
     return isinstance(row["input"], str) and any(mark in row["input"] for mark in BAIZE.values())
 
 
-MESSAGES = format_of("messages", "OpenAI fine-tuning, TRL", "messages", **_chat(_messages, "messages"))
+MESSAGES = format_of(
+    "messages",
+    "OpenAI fine-tuning, TRL",
+    "messages",
+    **_chat(lambda row, origin: fields.messages(row, "messages", origin), "messages"),
+)
 
 FORMATS = [
     MESSAGES,

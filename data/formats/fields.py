@@ -34,16 +34,16 @@ _IS: Mapping[str, Callable[[Any], bool]] = {
 """What a number of each sort is."""
 
 
-def _must_be(expected: str, value: Any, key: str, origin: Origin) -> DataError:
-    return DataError(f"{origin}: '{key}' must be {expected}, found {_shown(value)}. Fix or remove the row.")
-
-
 def _shown(value: Any) -> str:
-    if isinstance(value, str):
-        return f"the text {value[:20]!r}"
-    if isinstance(value, int) and abs(value) >= _LARGEST:  # thousands of digits have no decimal form in Python
-        return "a number of many digits"
-    return str(value) if isinstance(value, bool | int | float) else type(value).__name__
+    match value:
+        case str():
+            return f"the text {value[:20]!r}"
+        case int() if abs(value) >= _LARGEST:  # thousands of digits have no decimal form in Python
+            return "a number of many digits"
+        case bool() | int() | float():
+            return str(value)
+        case _:
+            return type(value).__name__
 
 
 def text(row: Row, key: str, origin: Origin) -> str:
@@ -78,20 +78,18 @@ def refuse(refusal: Refusal, content: str, origin: Origin) -> None:
         raise DataError(f"{origin}: {problem.format(match[0].strip())}")
 
 
-def number(row: Row, key: str, origin: Origin, expected: str = "a number") -> Any:
-    """A number; expected: of which sort, a key of _IS."""
+def number(row: Row, key: str, origin: Origin, expected: str = "a number", allowed: Sequence[int] | None = None) -> Any:
+    """A number; expected: of which sort, a key of _IS. allowed: the only ones that it may be."""
     value = row.get(key)
-    if not _IS[expected](value):
-        raise _must_be(expected, value, key, origin)
-    return value
+    if _IS[expected](value):
+        if allowed is None or value in allowed:
+            return value
+        expected = f"one of {', '.join(map(str, allowed))}"
+    raise DataError(f"{origin}: '{key}' must be {expected}, found {_shown(value)}. Fix or remove the row.")
 
 
 def choice_of(row: Row, key: str, allowed: Sequence[int], origin: Origin) -> int:
-    """A whole number of the allowed ones."""
-    value = number(row, key, origin, "a whole number")
-    if value not in allowed:
-        raise _must_be(f"one of {', '.join(map(str, allowed))}", value, key, origin)
-    return value
+    return number(row, key, origin, "a whole number", allowed)
 
 
 def objects(row: Row, key: str, origin: Origin) -> list[dict[str, Any]]:
@@ -108,9 +106,7 @@ def texts(row: Row, key: str, origin: Origin) -> list[str]:
     value = row.get(key)
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise DataError(f"{origin}: '{key}' must be a list of texts.")
-    for entry in value:
-        text({key: entry}, key, origin)
-    return value
+    return [text({key: entry}, key, origin) for entry in value]
 
 
 def _kinds(value: Any) -> str:
@@ -141,7 +137,7 @@ def without_blank_system(turns: Sequence[Message]) -> tuple[Message, ...]:
 def _message(entry: Any, index: int, origin: Origin) -> Message:
     role = entry.get("role") if isinstance(entry, dict) else type(entry).__name__
     role = "system" if role == "developer" else role
-    if not isinstance(entry, dict) or not isinstance(role, str) or role not in ROLES:
+    if not isinstance(entry, dict) or role not in ROLES:
         raise DataError(f"{origin}: message {index + 1}: the role must be one of {', '.join(ROLES)}, found {role!r}.")
     if entry.get("tool_calls") or entry.get("function_call"):
         raise DataError(f"{origin}: message {index + 1} calls a tool, which is not read. Remove the row.")
@@ -211,10 +207,7 @@ def prompt_of(
             raise DataError(
                 f"{origin}: there are two system prompts, one beside the messages and one in them. Remove one."
             )
-    known = facts(row)
-    if task:
-        known["task"] = task
-    return Prompt((*before, *turns), origin, known)
+    return Prompt((*before, *turns), origin, facts(row) | ({"task": task} if task else {}))
 
 
 def given_prompt(row: Row, origin: Origin) -> Prompt:
@@ -242,11 +235,10 @@ def earlier_turns(row: Row, origin: Origin) -> list[Message]:
             f"{origin}: 'history' must be a list of [question, answer], found {_kinds(value)}. Write the row as "
             "'messages', or remove it."
         )
-    turns = []
-    for question, answer in value:
-        turns.append(Message("user", text({"history": question}, "history", origin)))
-        turns.append(Message("assistant", text({"history": answer}, "history", origin)))
-    return turns
+    pairs = [[text({"history": content}, "history", origin) for content in turn] for turn in value]
+    return [
+        message for question, answer in pairs for message in (Message("user", question), Message("assistant", answer))
+    ]
 
 
 def facts(row: Row) -> dict[str, Any]:
@@ -276,6 +268,5 @@ def _own_facts(meta: Any) -> dict[str, Any]:
 def joined(instruction: str, task_input: str) -> str:
     """Alpaca's form: the input, where there is one, goes under the instruction. "<noinput>" is Alpaca's and
     self-instruct's word for none."""
-    if not task_input.strip() or task_input.strip() == "<noinput>":
-        return instruction
-    return f"{instruction}\n{task_input}" if instruction.strip() else task_input
+    texts = [instruction] if task_input.strip() in ("", "<noinput>") else [instruction, task_input]
+    return "\n".join(texts) if instruction.strip() else texts[-1]

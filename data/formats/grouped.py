@@ -1,7 +1,7 @@
 """Rows with one response and its score each: successive rows of one prompt become a ranking.
 
 HelpSteer's attributes, thumbs up and down, P3's answer choices. One group is held at a time, so a file of any size
-takes the same memory; rows of one prompt that are apart must be sorted first.
+takes the same memory; rows of one prompt that are apart must be sorted first. And the other rows of P3.
 """
 
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ from typing import Any
 
 from data.formats import fields
 from data.formats.format import FileBuilder, Options, Outcome, PromptReader, Row, Skipped, format_of
+from data.formats.instructions import Question
 from data.formats.rankings import scored_ranking
 from data.records import Demonstration, Origin, Prompt, Ranking
 from onebase.errors import DataError
@@ -114,7 +115,40 @@ def _helpsteer_rankings(rows: Iterator[tuple[Row, Origin]], options: Options) ->
 # true is thumbs up. KTO, https://arxiv.org/abs/2402.01306.
 THUMBS_DOWN = "thumbs down, so not to be imitated"
 
+
+# --- P3: Sanh et al. 2021, https://arxiv.org/abs/2110.08207 ---
+
+PRETOKENIZED = Question("inputs_pretokenized")
+"""`inputs` and `targets` beside it are token ids."""
+
+_IN_THE_TEXT = "answer_choices weight history"
+"""The template has written the choices into the text; `weight` makes the choices of a question count as one row."""
+
 FORMATS = [
+    format_of(
+        "inputs-targets",
+        "P3, xP3 and FLAN as text",
+        "inputs targets",
+        looks=lambda row: not isinstance(row["inputs"], list),
+        prompt=Question("inputs"),
+        answer="targets",
+        reads="history",
+    ),
+    format_of(
+        "p3",
+        "P3 as on the hub (bigscience/P3), https://arxiv.org/abs/2110.08207",
+        "inputs_pretokenized targets_pretokenized",
+        prompt=PRETOKENIZED,
+        answer="targets_pretokenized",
+        reads=_IN_THE_TEXT,
+    ),
+    format_of(
+        "p3-choices",
+        "P3's score_eval templates: a row for each answer choice",
+        "inputs_pretokenized targets_pretokenized is_correct",
+        **right_or_wrong(PRETOKENIZED, "targets_pretokenized", "is_correct", left_out="a wrong answer choice"),
+        reads=_IN_THE_TEXT,
+    ),
     format_of(
         "helpsteer",
         "NVIDIA HelpSteer and HelpSteer2, https://arxiv.org/abs/2406.08673",

@@ -1,11 +1,13 @@
 """One instruction and many inputs a row: self-instruct, Unnatural Instructions, (Super-)Natural Instructions."""
 
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from data.formats import fields
 from data.formats.format import Options, Outcome, Part, PromptReader, Row, RowBuilder, Skipped, format_of
+from data.formats.instructions import Question
 from data.formats.meaning import is_learned
 from data.records import Demonstration, Origin, Prompt, Ranking
 from onebase.errors import DataError
@@ -62,6 +64,15 @@ def _self_instruct(row: Row, origin: Origin) -> Task:
     return fields.objects(row, "instances", origin), prompt_of
 
 
+UNNATURAL = Question(
+    "instruction_with_input",
+    refused=(
+        re.compile("{INPUT}").search,
+        "the instruction still holds the placeholder {{INPUT}}. Remove the row.",
+    ),
+)
+
+
 def _unnatural(row: Row, origin: Origin) -> Task:
     """{instruction, instances: [{instruction_with_input, input, constraints, output}], reformulations?: [...]}.
 
@@ -71,14 +82,8 @@ def _unnatural(row: Row, origin: Origin) -> Task:
     instances = fields.objects(row, "instances", origin)
     if row.get("reformulations"):
         instances = instances + fields.objects(row, "reformulations", origin)
-    return instances, _unnatural_prompt
-
-
-def _unnatural_prompt(instance: Row, place: Origin) -> Prompt:
-    content = fields.text(instance, "instruction_with_input", place)
-    if "{INPUT}" in content:
-        raise DataError(f"{place}: the instruction still holds the placeholder {{INPUT}}. Remove the row.")
-    return fields.prompt_of({}, content, place)
+    key = UNNATURAL.key
+    return instances, lambda instance, place: UNNATURAL({key: instance.get(key)}, place)
 
 
 def _is_unnatural(row: Row) -> bool:
@@ -108,9 +113,7 @@ def _first_output(instance: Row, place: Origin) -> str:
 
 def _examples(row: Row, key: str, origin: Origin) -> list[dict[str, Any]]:
     """Positive or negative examples; in version 1 "-" means an empty list."""
-    if row.get(key) in (None, "-", ["-"], []):
-        return []
-    return fields.objects(row, key, origin)
+    return [] if row.get(key) in (None, "-", ["-"], []) else fields.objects(row, key, origin)
 
 
 def _task_name(row: Row, origin: Origin) -> str:
@@ -125,9 +128,9 @@ def _task(row: Row, origin: Origin) -> Task:
 
     Mishra et al. 2021, https://arxiv.org/abs/2104.08773; Wang et al. 2022, https://arxiv.org/abs/2204.07705.
     """
+    right = _examples(row, "Positive Examples", origin) + fields.objects(row, "Instances", origin)
     definition = _first_text(row, "Definition", origin, "Fill it in")
     definition, name = fields.filled({"Definition": definition}, "Definition", origin), _task_name(row, origin)
-    right = _examples(row, "Positive Examples", origin) + fields.objects(row, "Instances", origin)
 
     def prompt_of(instance: Row, place: Origin) -> Prompt:
         content = fields.joined(definition, fields.text(instance, "input", place))
@@ -139,10 +142,8 @@ def _task(row: Row, origin: Origin) -> Task:
 def _task_rankings(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
     """Rankings of the negative examples, each under the positive example or instance with the same input."""
     examples, prompt_of = _task(row, origin)
-    right: dict[str, Mapping[str, Any]] = {}
-    for example in examples:
-        if isinstance(example.get("input"), str):
-            right.setdefault(example["input"], example)
+    # Of several examples with the same input the first counts.
+    right = {example["input"]: example for example in reversed(examples) if isinstance(example.get("input"), str)}
     for index, wrong in enumerate(_examples(row, "Negative Examples", origin)):
         place = Part(origin.source, origin.line, index + 1)
         better = right.get(wrong["input"]) if isinstance(wrong.get("input"), str) else None
@@ -161,8 +162,8 @@ def _task_rankings(row: Row, origin: Origin, options: Options) -> Iterator[Outco
 
 def _flat_prompt(row: Row, origin: Origin) -> Prompt:
     """One instance a row: {task_name, id, definition, inputs, targets}."""
-    definition = fields.filled(row, "definition", origin)
-    return fields.prompt_of(row, fields.joined(definition, fields.text(row, "inputs", origin)), origin)
+    definition, task_input = fields.filled(row, "definition", origin), fields.text(row, "inputs", origin)
+    return fields.prompt_of(row, fields.joined(definition, task_input), origin)
 
 
 FORMATS = [

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from data.formats import fields
-from data.formats.fields import given_prompt
 from data.formats.format import Options, Outcome, Refusal, Row, Skipped, format_of
 from data.records import Demonstration, Origin, Prompt
 
@@ -67,13 +66,15 @@ def _back_translated(row: Row, origin: Origin, options: Options) -> Iterator[Out
 
 
 FORMATS = [
-    format_of("prompt", "ours", "prompt", prompt=given_prompt, reads="history"),
-    format_of("prompt-response", "ours", "prompt response", prompt=given_prompt, answer="response", reads="history"),
+    format_of("prompt", "ours", "prompt", prompt=fields.given_prompt, reads="history"),
+    format_of(
+        "prompt-response", "ours", "prompt response", prompt=fields.given_prompt, answer="response", reads="history"
+    ),
     format_of(
         "prompt-completion",
         "TRL; T0 rows with a `template`",
         "prompt completion",
-        prompt=given_prompt,
+        prompt=fields.given_prompt,
         answer="completion",
         reads="history",
     ),

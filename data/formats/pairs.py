@@ -5,10 +5,10 @@ from typing import Any
 
 from data.formats import fields
 from data.formats.conversations import MESSAGES
-from data.formats.fields import DIALOGUE, given_prompt
 from data.formats.format import Options, Outcome, PromptReader, Row, format_of
 from data.formats.instructions import QUESTION, Question
 from data.formats.meaning import is_learned
+from data.formats.rankings import compared
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from onebase.errors import DataError
 
@@ -26,18 +26,22 @@ Pair = tuple[Prompt, str, str]
 """Prompt, chosen, rejected."""
 
 
+def _chosen_first(row: Row, parts: Sequence[Row], origin: Origin) -> tuple[int, ...]:
+    """Scores, where the row has them, must say the same as the pair."""
+    for better, worse in SCORES:
+        if row.get(better) is None or row.get(worse) is None:
+            continue
+        if fields.number(row, better, origin) <= fields.number(row, worse, origin):
+            raise DataError(f"{origin}: contradictory: '{better}' is not above '{worse}'. Remove the row.")
+    return 0, 1
+
+
 def _pair(read: Callable[[Row, Origin], Pair], prompt: PromptReader | None = None) -> dict[str, Any]:
     """The prompt and the ranking of a pair. prompt: what reads the prompt, where it can be known without the pair."""
 
     def ranking(row: Row, origin: Origin) -> Ranking:
-        """Scores, where the row has them, must say the same as the pair."""
-        prompt, chosen, rejected = read(row, origin)
-        for better, worse in SCORES:
-            if row.get(better) is None or row.get(worse) is None:
-                continue
-            if fields.number(row, better, origin) <= fields.number(row, worse, origin):
-                raise DataError(f"{origin}: contradictory: '{better}' is not above '{worse}'. Remove the row.")
-        return Ranking(prompt, (chosen, rejected), (0, 1))
+        prompt, *responses = read(row, origin)
+        return Ranking(prompt, tuple(responses), _chosen_first(row, (), origin))
 
     return {"prompt": prompt or (lambda row, origin: read(row, origin)[0]), "ranking": ranking}
 
@@ -82,13 +86,8 @@ def _is_hh(row: Row) -> bool:
     return any(isinstance(row[key], str) and row[key].lstrip("\n").startswith("Human:") for key in KEYS)
 
 
-def _hh_with_prompt(row: Row, origin: Origin) -> Pair:
-    chosen, rejected = (fields.text(row, key, origin).strip() for key in KEYS)
-    return given_prompt(row, origin), chosen, rejected
-
-
 def _has_dialogue_prompt(row: Row) -> bool:
-    return isinstance(row["prompt"], str) and row["prompt"].startswith(DIALOGUE["user"])
+    return isinstance(row["prompt"], str) and row["prompt"].startswith(fields.DIALOGUE["user"])
 
 
 # --- chosen and rejected as text or messages ---
@@ -101,12 +100,12 @@ def _as_messages(row: Row) -> bool:
 def _text_pair(row: Row, origin: Origin) -> Pair:
     """{prompt, chosen, rejected} of texts; the prompt may be messages."""
     for key in KEYS:
-        if isinstance(row[key], str) and row[key].startswith(DIALOGUE["user"]):
+        if isinstance(row[key], str) and row[key].startswith(fields.DIALOGUE["user"]):
             raise DataError(
                 f"{origin}: '{key}' is a whole dialogue beside a 'prompt', which would be learned with the reply. "
                 "Remove the prompt (the format is then hh-rlhf), or give the replies alone."
             )
-    return given_prompt(row, origin), fields.text(row, "chosen", origin), fields.text(row, "rejected", origin)
+    return fields.given_prompt(row, origin), fields.text(row, "chosen", origin), fields.text(row, "rejected", origin)
 
 
 def _ends_as_messages(row: Row, origin: Origin) -> tuple[tuple[Message, ...], str, str]:
@@ -132,7 +131,7 @@ def _without_prompt(row: Row, origin: Origin) -> Pair:
 
 def _with_prompt(row: Row, origin: Origin) -> Pair:
     """{prompt, chosen, rejected}; chosen and rejected may repeat the prompt, with a system message."""
-    prompt = given_prompt(row, origin)
+    prompt = fields.given_prompt(row, origin)
     if not _as_messages(row):
         return _text_pair(row, origin)
     before, chosen, rejected = _ends_as_messages(row, origin)
@@ -148,11 +147,6 @@ def _with_prompt(row: Row, origin: Origin) -> Pair:
 def _apart(turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Message, ...]]:
     """The system message, if there is one, and the other turns."""
     return (turns[:1], turns[1:]) if turns[0].role == "system" else ((), turns)
-
-
-def _question_pair(row: Row, origin: Origin) -> Pair:
-    """{system?, question, chosen, rejected}."""
-    return Question("question")(row, origin), *(fields.text(row, key, origin) for key in KEYS)
 
 
 def _chosen_demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
@@ -176,7 +170,8 @@ FORMATS = [
         "HH-RLHF with the dialogue taken out (Dahoas/full-hh-rlhf)",
         "prompt chosen rejected",
         looks=_has_dialogue_prompt,
-        **_pair(_hh_with_prompt, given_prompt),
+        prompt=fields.given_prompt,
+        ranking=compared(fields.given_prompt, KEYS, _chosen_first, stripped=True),
     ),
     format_of(
         "chosen-rejected",
@@ -190,7 +185,7 @@ FORMATS = [
         "ours; TRL, explicit prompt",
         "prompt chosen rejected",
         looks=lambda row: not _as_messages(row) and not _has_dialogue_prompt(row),
-        **_pair(_text_pair, given_prompt),
+        **_pair(_text_pair, fields.given_prompt),
         reads="history",
     ),
     format_of(
@@ -212,7 +207,8 @@ FORMATS = [
         "question-chosen-rejected",
         "Intel/orca_dpo_pairs",
         "question chosen rejected",
-        **_pair(_question_pair, QUESTION),
+        prompt=QUESTION,
+        ranking=compared(Question("question"), KEYS, _chosen_first),
         reads="history",
     ),
 ]

@@ -5,7 +5,6 @@ from itertools import combinations, permutations
 from typing import Literal
 
 from data.formats import fields
-from data.formats.fields import given_prompt
 from data.formats.format import PromptReader, RankingReader, Row, Skipped, format_of
 from data.formats.instructions import Question
 from data.records import Origin, Prompt, Ranking
@@ -18,7 +17,7 @@ def tiers_of(scores: Sequence[int | float], *, best: Literal["highest", "lowest"
     return tuple(levels.index(score) for score in scores)
 
 
-def scored_ranking(prompt: Prompt, scores: Mapping[str, float], *, alone: str, tied: str) -> Ranking | Skipped:
+def scored_ranking(prompt: Prompt, scores: Mapping[str, int | float], *, alone: str, tied: str) -> Ranking | Skipped:
     """The ranking of responses by their scores, or why they give none. alone and tied: the reason where there is one
     response, or one score."""
     if len(scores) < 2:
@@ -78,8 +77,8 @@ def _tiers(row: Row, origin: Origin) -> Ranking:
     labels = row.get("labels") or []
     if not isinstance(labels, list):
         raise DataError(f"{origin}: 'labels' must be a list, one for each response. Fix or remove the row.")
-    labels = fields.texts(row, "labels", origin) if labels else []
-    return Ranking(given_prompt(row, origin), responses, orders[0], tuple(labels))
+    labels = fields.texts({"labels": labels}, "labels", origin)
+    return Ranking(fields.given_prompt(row, origin), responses, orders[0], tuple(labels))
 
 
 # --- UltraFeedback ---
@@ -94,8 +93,9 @@ def _rating(completion: Row, aspect: str, origin: Origin) -> int:
         raise DataError(f"{origin}: a completion has no annotation of '{aspect}'. Remove the row.")
     rating = annotation.get("Rating")
     if rating not in ("1", "2", "3", "4", "5"):
-        shown = repr(rating)[:20]
-        raise DataError(f"{origin}: a completion's rating of '{aspect}' is {shown}, not '1' to '5'. Remove the row.")
+        raise DataError(
+            f"{origin}: a completion's rating of '{aspect}' is {repr(rating)[:20]}, not '1' to '5'. Remove the row."
+        )
     return int(rating)
 
 
@@ -159,13 +159,11 @@ def _passages(row: Row, origin: Origin) -> str:
     passages = row["passages"]
     if not isinstance(passages, list):
         raise DataError(f"{origin}: 'passages' must be a list, found {type(passages).__name__}. Fix or remove the row.")
-    parts = []
-    for index, passage in enumerate(passages):
-        title, *sentences = fields.texts({"passages": passage}, "passages", origin) or [""]
-        if not sentences:
+    parts = [fields.texts({"passages": passage}, "passages", origin) for passage in passages]
+    for index, part in enumerate(parts):
+        if len(part) < 2:
             raise DataError(f"{origin}: passage {index + 1} has no sentence under its title. Remove the row.")
-        parts.append(f"{title}: {' '.join(sentences)}")
-    return "\n\n".join(parts)
+    return "\n\n".join(f"{title}: {' '.join(sentences)}" for title, *sentences in parts)
 
 
 def _qa_prompt(row: Row, origin: Origin) -> Prompt:
@@ -188,8 +186,8 @@ def _by_pairs(row: Row, parts: Sequence[Row], origin: Origin) -> tuple[int, ...]
 ULTRAFEEDBACK = Question("instruction", task="source")
 
 FORMATS = [
-    format_of("tiers", "ours", "prompt responses tiers", prompt=given_prompt, ranking=_tiers, reads="history"),
-    format_of("ranks", "ours", "prompt responses ranks", prompt=given_prompt, ranking=_tiers, reads="history"),
+    format_of("tiers", "ours", "prompt responses tiers", prompt=fields.given_prompt, ranking=_tiers, reads="history"),
+    format_of("ranks", "ours", "prompt responses ranks", prompt=fields.given_prompt, ranking=_tiers, reads="history"),
     format_of(
         "ultrafeedback",
         "openbmb/UltraFeedback, https://arxiv.org/abs/2310.01377",
@@ -202,8 +200,8 @@ FORMATS = [
         "nectar",
         "berkeley-nest/Nectar, https://huggingface.co/datasets/berkeley-nest/Nectar",
         "prompt answers",
-        prompt=given_prompt,
-        ranking=compared(given_prompt, ("answer",), _by_ranks, listed="answers", label="model"),
+        prompt=fields.given_prompt,
+        ranking=compared(fields.given_prompt, ("answer",), _by_ranks, listed="answers", label="model"),
         reads="history",
     ),
     format_of(

@@ -30,9 +30,8 @@ class _Comment:
 class _Threads:
     """What a file holds, by the submission's id."""
 
-    submissions: dict[str, Prompt] = field(default_factory=dict)
-    left_out: set[str] = field(default_factory=set)
-    """Submissions that ask nothing: their comments are counted under a reason of their own."""
+    submissions: dict[str, Prompt | None] = field(default_factory=dict)
+    """None for those that ask nothing: their comments are counted under a reason of their own."""
     comments: dict[str, list[_Comment]] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
     """Ids of comments."""
@@ -59,18 +58,15 @@ def _add_submission(row: Row, origin: Origin, threads: _Threads) -> str:
     """Keep a submission, or say why not. {id, title, selftext, is_self, subreddit, ...}."""
     name = fields.filled(row, "id", origin).removeprefix("t3_")
     title, body = fields.filled(row, "title", origin).strip(), fields.optional_text(row, "selftext", origin).strip()
-    if name in threads.submissions or name in threads.left_out:
+    if name in threads.submissions:
         return "copy of a submission"
     is_gone = body.lower() in GONE or title.lower() in GONE or bool(row.get("removed_by_category"))
     reason = _first_that_applies(
         {"a deleted submission": is_gone, "a submission that links elsewhere": row.get("is_self") is False}
     )
-    if reason:
-        threads.left_out.add(name)
-    else:
-        subreddit = fields.optional_text(row, "subreddit", origin)
-        content = f"{title}\n\n{body}" if body else title
-        threads.submissions[name] = fields.prompt_of({}, content, origin, task=subreddit)
+    content = f"{title}\n\n{body}" if body else title
+    subreddit = "" if reason else fields.optional_text(row, "subreddit", origin)
+    threads.submissions[name] = None if reason else fields.prompt_of({}, content, origin, task=subreddit)
     return reason
 
 
@@ -100,19 +96,19 @@ def _add_comment(row: Row, origin: Origin, threads: _Threads) -> str:
     return reason
 
 
-def _answers(rows: Rows) -> Iterator[Outcome | tuple[Prompt, dict[str, float]]]:
+def _answers(rows: Rows) -> Iterator[Outcome | tuple[Prompt, dict[str, int]]]:
     """Submissions in the order of the file, each with the scores of its comments, from the best on; equal scores in
     file order. And everything that is left out."""
     threads = _Threads()
     yield from _read(rows, threads)
     for name, comments in threads.comments.items():
-        if name in threads.submissions:
-            continue
-        where = "under a submission left out" if name in threads.left_out else "whose submission is not in the file"
-        for comment in comments:
-            yield Skipped(f"a comment {where}", comment.origin)
+        where = "under a submission left out" if name in threads.submissions else "whose submission is not in the file"
+        if threads.submissions.get(name) is None:
+            yield from (Skipped(f"a comment {where}", comment.origin) for comment in comments)
     for name, prompt in threads.submissions.items():
-        scores: dict[str, float] = {}
+        if prompt is None:
+            continue
+        scores: dict[str, int] = {}
         for comment in sorted(threads.comments.get(name, ()), key=lambda comment: -comment.score):
             if comment.body in scores:
                 yield Skipped("copy of a comment", comment.origin)
@@ -123,7 +119,7 @@ def _answers(rows: Rows) -> Iterator[Outcome | tuple[Prompt, dict[str, float]]]:
 def _prompts(rows: Rows, options: Options) -> Iterator[Outcome]:
     threads = _Threads()
     yield from _read(rows, threads)
-    yield from threads.submissions.values()
+    yield from filter(None, threads.submissions.values())
 
 
 def _demonstrations(rows: Rows, options: Options) -> Iterator[Outcome]:

@@ -23,11 +23,10 @@ from data.formats import (
     pairs,
     rankings,
     reddit,
-    templates,
 )
 from data.formats.format import Answer, Format, Outcome, Row, Skipped
 from data.formats.meaning import check_row
-from data.formats.serialised import OPENS, unpacked
+from data.formats.serialised import unpacked
 from data.formats.unread import Unread
 from data.records import Demonstration, Origin, Prompt, Ranking
 from onebase.errors import DataError
@@ -39,7 +38,7 @@ Report = Callable[[DataError], None]
 Note = Callable[[str, str], None]
 """Takes the reason and the place of what a format leaves out by its own rule."""
 
-_MODULES = (conversations, instructions, instances, templates, pairs, comparisons, rankings, grouped, reddit)
+_MODULES = (conversations, instructions, instances, pairs, comparisons, rankings, grouped, reddit)
 
 FORMATS: Mapping[str, Format] = MappingProxyType({known.name: known for module in _MODULES for known in module.FORMATS})
 
@@ -86,15 +85,14 @@ def build_all(
     """
     named = None if format is None else _named(format, kind, source)
     chosen, looked_at = named, []
-    rows = _unpacked(rows)
+    rows = ((line, unpacked(row) if isinstance(row, dict) else row) for line, row in rows)
     for line, row in islice(rows, 0 if named else LOOKED_AT):
         looked_at.append((line, row))
         fitting = candidates(row, kind) if isinstance(row, dict) else ()
         if len(fitting) == 1:
             chosen = fitting[0]
             break
-    rows, report = chain(looked_at, rows), report or _raise
-    note = note or _ignore
+    rows, report, note = chain(looked_at, rows), report or _raise, note or (lambda reason, place: None)
     if unread is not None:
         rows, report, note = unread.watch(rows, source), unread.watch_drops(report), unread.watch_drops(note)
     if joins and chosen is not None and kind in chosen.files:
@@ -114,17 +112,6 @@ def build_all(
 
 def _raise(error: DataError) -> None:
     raise error
-
-
-def _ignore(reason: str, place: str) -> None:
-    pass
-
-
-def _unpacked(rows: Numbered) -> Numbered:
-    for line, row in rows:
-        # Nearly no row holds a list that is written as text.
-        written = isinstance(row, dict) and any(isinstance(value, str) and OPENS.match(value) for value in row.values())
-        yield line, unpacked(row) if written else row
 
 
 def _not_an_object(row: Any, origin: Origin) -> DataError:
@@ -175,19 +162,15 @@ def _outcomes(rows: Numbered, named: Format | None, kind: type, source: str) -> 
                     "rows of a file must have it, from the first on."
                 )
             elif kind is Demonstration:
-                yield _demonstration(row, chosen.makers[kind], origin)
+                answer: Answer = chosen.makers[kind]
+                prompt, response = answer.prompt(row, origin), fields.text(row, answer.key, origin)
+                if answer.refused is not None:
+                    fields.refuse(answer.refused, response, origin)
+                yield Demonstration(prompt, response)
             else:
                 yield chosen.makers[kind](row, origin)
         except DataError as error:
             yield error
-
-
-def _demonstration(row: Row, answer: Answer, origin: Origin) -> Demonstration:
-    prompt = answer.prompt(row, origin)
-    response = fields.text(row, answer.key, origin)
-    if answer.refused is not None:
-        fields.refuse(answer.refused, response, origin)
-    return Demonstration(prompt, response)
 
 
 def _unrecognised(row: Row, fitting: Sequence[Format], kind: type, origin: Origin) -> DataError:
@@ -195,7 +178,8 @@ def _unrecognised(row: Row, fitting: Sequence[Format], kind: type, origin: Origi
     if fitting:
         listed = ", ".join(map(_shown, fitting))
         return DataError(f"{origin}: the row fits several formats: {listed}. Name one with `format`.")
-    nearest = "; ".join(map(_shown, _nearest(_present(row), kind))) or "docs/data.md has all formats"
+    present = frozenset(key for key, value in row.items() if value is not None)
+    nearest = "; ".join(map(_shown, _nearest(present, kind))) or "docs/data.md has all formats"
     return DataError(
         f"{origin}: no {kind.__name__.lower()} can be made of the keys {sorted(map(str, row))}. Nearest: {nearest}."
     )
@@ -208,15 +192,11 @@ def _nearest(present: frozenset[str], kind: type) -> list[Format]:
     return sorted(sharing, key=lambda known: (len(known.keys - present), -len(known.keys)))[:NEAREST]
 
 
-def _present(row: Row) -> frozenset[str]:
-    """Keys with a value."""
-    return frozenset(key for key, value in row.items() if value is not None)
-
-
 def candidates(row: Row, kind: type) -> Sequence[Format]:
     """The formats that a row fits, except those that need fewer keys than another one. Formats that make the same of
     it count once."""
-    fitting = [known for known in _with_keys(_present(row), kind) if known.looks is None or known.looks(row)]
+    present = frozenset(key for key, value in row.items() if value is not None)
+    fitting = [known for known in _with_keys(present, kind) if known.looks is None or known.looks(row)]
     most = [known for known in fitting if not any(known.keys < other.keys for other in fitting)]
     return most[:1] if len({known.makers[kind] for known in most}) == 1 else most
 
