@@ -11,15 +11,15 @@ from data.formats.instructions import INSTRUCTION
 from data.formats.key_groups import SYSTEM
 from data.formats.rankings import compared
 from data.records import Origin, Prompt
-from onebase.errors import DataError
 
 GONE = ("[deleted]", "[removed]", "[deleted by user]", "[ removed by reddit ]")
 """What Reddit writes where a text was, in lower case."""
 
 
 def _refuse_gone(row: Row, key: str, origin: Origin) -> None:
-    if fields.text(row, key, origin).strip().lower() in GONE:
-        raise DataError(f"{origin}: '{key}' was deleted. Remove the row.")
+    fields.require(
+        fields.text(row, key, origin).strip().lower() not in GONE, origin, f"'{key}' was deleted. Remove the row."
+    )
 
 
 # --- OpenAI's summaries ---
@@ -31,8 +31,9 @@ def _post_prompt(row: Row, origin: Origin) -> Prompt:
     The form of the prompt is the paper's for Reddit (Stiennon et al. 2020, https://arxiv.org/abs/2009.01325).
     """
     info = row.get("info")
-    if not isinstance(info, dict):
-        raise DataError(f"{origin}: 'info' must be an object, found {type(info).__name__}. Fix or remove the row.")
+    fields.require(
+        isinstance(info, dict), origin, f"'info' must be an object, found {type(info).__name__}. Fix or remove the row."
+    )
     title = fields.optional_text(info, "title", origin).strip()
     if info.get("post") is None:
         article = f"Article: {fields.filled(info, 'article', origin).strip()}\n\nTL;DR:"
@@ -53,8 +54,7 @@ def _labelled_post(row: Row, origin: Origin) -> Prompt:
 
 def _by_choice(row: Row, summaries: Sequence[Row], origin: Origin) -> tuple[int, ...]:
     """{info, summaries: [{text, policy, note}, ...], choice}: the index of the better one. Texts begin with a space."""
-    if len(summaries) != 2:
-        raise DataError(f"{origin}: expected 2 summaries, found {len(summaries)}. Remove the row.")
+    fields.require(len(summaries) == 2, origin, f"expected 2 summaries, found {len(summaries)}. Remove the row.")
     choice = fields.choice_of(row, "choice", (0, 1), origin)
     return choice, 1 - choice
 
@@ -82,10 +82,11 @@ def _by_label(row: Row, parts: Sequence[Row], origin: Origin) -> tuple[int, ...]
     first = fields.choice_of(row, "labels", (0, 1), origin)
     if row.get("score_A") is not None and row.get("score_B") is not None:
         score, other = fields.number(row, "score_A", origin), fields.number(row, "score_B", origin)
-        if score == other or (score > other) != (first == 1):
-            raise DataError(
-                f"{origin}: contradictory: 'labels' prefers the one that does not score higher. Remove the row."
-            )
+        fields.require(
+            score != other and (score > other) == (first == 1),
+            origin,
+            "contradictory: 'labels' prefers the one that does not score higher. Remove the row.",
+        )
     return 1 - first, first
 
 
@@ -105,8 +106,9 @@ def _by_votes(row: Row, parts: Sequence[Row], origin: Origin) -> tuple[int, ...]
     keys = sorted(key for key in row if _ANNOTATOR.fullmatch(key) and row[key] is not None)
     votes = [fields.choice_of(row, key, (0, 1, 2), origin) for key in keys]
     (verdict, count), *_ = Counter(votes).most_common(1)
-    if 2 * count <= len(votes):
-        raise DataError(f"{origin}: the annotators do not agree: {', '.join(map(str, votes))}. Remove the row.")
+    fields.require(
+        2 * count > len(votes), origin, f"the annotators do not agree: {', '.join(map(str, votes))}. Remove the row."
+    )
     return int(verdict == 2), int(verdict == 1)
 
 

@@ -32,11 +32,12 @@ def _chat(read: TurnsReader, entries_key: str = "") -> dict[str, Any]:
         A conversation is sound or refused as a whole: what comes after a broken turn answers it.
         """
         turns = read(row, origin)
-        if turns[-1].role != "assistant":
-            raise DataError(
-                f"{origin}: a demonstration must end with the assistant's message, found '{turns[-1].role}'. "
-                "The conversation is cut off: complete it, or remove the row."
-            )
+        fields.require(
+            turns[-1].role == "assistant",
+            origin,
+            f"a demonstration must end with the assistant's message, found '{turns[-1].role}'. "
+            "The conversation is cut off: complete it, or remove the row.",
+        )
         whole = fields.prompt_of(row, turns[:-1], origin)
         turns = (*whole.messages, turns[-1])
         entries = row[entries_key] if entries_key else ()
@@ -53,11 +54,12 @@ def _chat(read: TurnsReader, entries_key: str = "") -> dict[str, Any]:
             if message.role == "assistant"
         ]
         learned = [demonstration for is_kept, demonstration in replies if is_kept]
-        if not learned:
-            raise DataError(
-                f"{origin}: every reply has the weight 0, or another mark not to learn it, so there is nothing to "
-                "imitate. Remove the row."
-            )
+        fields.require(
+            learned,
+            origin,
+            "every reply has the weight 0, or another mark not to learn it, so there is nothing to "
+            "imitate. Remove the row.",
+        )
         yield from learned
 
     return {"prompt": prompt, "rows": {Demonstration: demonstrations}}
@@ -79,10 +81,11 @@ def _sharegpt(row: Row, origin: Origin) -> Sequence[Message]:
                 f"{origin}: turn {index + 1} is from {entry[speaker]!r}, which is not read. Known: {known}."
             )
         content = fields.text(entry, key, origin)
-        if PAGE.search(content):
-            raise DataError(
-                f"{origin}: turn {index + 1} holds the web page's HTML. Use a cleaned copy, or remove the row."
-            )
+        fields.require(
+            not PAGE.search(content),
+            origin,
+            f"turn {index + 1} holds the web page's HTML. Use a cleaned copy, or remove the row.",
+        )
         turns.append(Message(role, content))  # pyright: ignore[reportArgumentType]  # a value of SPEAKERS
     return fields.without_blank_system(turns)
 
@@ -94,8 +97,7 @@ def _baize(row: Row, origin: Origin) -> Sequence[Message]:
     """Baize's self-chat: {topic, input}, the transcript in `input`. It ends with the mark of a turn that never came."""
     transcript = fields.text(row, "input", origin)
     turns = fields.split_turns(transcript, BAIZE, "input", origin, preamble=True, waiting="user")
-    if not turns:
-        raise DataError(f"{origin}: the transcript has no turns. Remove the row.")
+    fields.require(turns, origin, "the transcript has no turns. Remove the row.")
     return turns
 
 

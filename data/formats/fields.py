@@ -46,6 +46,12 @@ def _shown(value: Any) -> str:
             return type(value).__name__
 
 
+def require(condition: object, where: Origin | str, problem: str) -> None:
+    """DataError unless the condition holds. problem: what is wrong, what was there, and what to do."""
+    if not condition:
+        raise DataError(f"{where}: {problem}")
+
+
 def text(row: Row, key: str, origin: Origin) -> str:
     value = row.get(key)
     if not isinstance(value, str):
@@ -61,8 +67,7 @@ def text(row: Row, key: str, origin: Origin) -> str:
 def filled(row: Row, key: str, origin: Origin) -> str:
     """A text that is more than white space."""
     value = text(row, key, origin)
-    if not value.strip():
-        raise DataError(f"{origin}: '{key}' is empty. Remove the row or fill it in.")
+    require(value.strip(), origin, f"'{key}' is empty. Remove the row or fill it in.")
     return value
 
 
@@ -95,8 +100,11 @@ def choice_of(row: Row, key: str, allowed: Sequence[int], origin: Origin) -> int
 def objects(row: Row, key: str, origin: Origin) -> list[dict[str, Any]]:
     """A list of objects, one at least."""
     value = row.get(key)
-    if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
-        raise DataError(f"{origin}: '{key}' must be a list of objects, found {_kinds(value)}. Fix or remove the row.")
+    require(
+        isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value),
+        origin,
+        f"'{key}' must be a list of objects, found {_kinds(value)}. Fix or remove the row.",
+    )
     for index, entry in enumerate(value):
         refuse_content(entry, f"{origin}: '{key}' {index + 1}", turn=key == "conversations")
     return value
@@ -121,10 +129,11 @@ def _kinds(value: Any) -> str:
 def messages(row: Row, key: str, origin: Origin) -> tuple[Message, ...]:
     """A list of {role, content}. Content may be OpenAI's list of text parts; `developer` is their word for system."""
     value = row.get(key)
-    if not isinstance(value, list) or not value:
-        raise DataError(
-            f"{origin}: '{key}' must be a list of {{role, content}}, found {_kinds(value)}. Fix or remove the row."
-        )
+    require(
+        isinstance(value, list) and value,
+        origin,
+        f"'{key}' must be a list of {{role, content}}, found {_kinds(value)}. Fix or remove the row.",
+    )
     return without_blank_system([_message(entry, index, origin) for index, entry in enumerate(value)])
 
 
@@ -200,13 +209,10 @@ def prompt_of(
         )
     key = "system" if row.get("system") is not None else "system_prompt"
     system = "" if row.get(key) is None else text(row, key, origin)
-    if turns and system.strip():
-        if turns[0].role != "system":
-            before.insert(0, Message("system", system))
-        elif turns[0].content != system:
-            raise DataError(
-                f"{origin}: there are two system prompts, one beside the messages and one in them. Remove one."
-            )
+    if turns and system.strip() and turns[0].role != "system":
+        before.insert(0, Message("system", system))
+    elif turns and system.strip() and turns[0].content != system:
+        raise DataError(f"{origin}: there are two system prompts, one beside the messages and one in them. Remove one.")
     return Prompt((*before, *turns), origin, facts(row) | ({"task": task} if task else {}))
 
 
@@ -230,11 +236,12 @@ def earlier_turns(row: Row, origin: Origin) -> list[Message]:
     value = parsed(value) or value if isinstance(value, str) else value
     if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
         return list(messages({"history": value}, "history", origin))
-    if not isinstance(value, list) or not all(isinstance(turn, list | tuple) and len(turn) == 2 for turn in value):
-        raise DataError(
-            f"{origin}: 'history' must be a list of [question, answer], found {_kinds(value)}. Write the row as "
-            "'messages', or remove it."
-        )
+    require(
+        isinstance(value, list) and all(isinstance(turn, list | tuple) and len(turn) == 2 for turn in value),
+        origin,
+        f"'history' must be a list of [question, answer], found {_kinds(value)}. Write the row as "
+        "'messages', or remove it.",
+    )
     pairs = [[text({"history": content}, "history", origin) for content in turn] for turn in value]
     return [
         message for question, answer in pairs for message in (Message("user", question), Message("assistant", answer))

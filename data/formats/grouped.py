@@ -107,8 +107,11 @@ _by_attributes = _ranked(_helpsteer_prompt, "response", _helpsteer_score)
 
 
 def _helpsteer_rankings(rows: Iterator[tuple[Row, Origin]], options: Options) -> Iterator[Outcome]:
-    if not any(options.values()):
-        raise DataError("data: helpsteer: all weights are 0, so every response ties. Give one that is not.")
+    fields.require(
+        any(options.values()),
+        "data: helpsteer",
+        "all weights are 0, so every response ties. Give one that is not.",
+    )
     return _by_attributes(rows, options)
 
 

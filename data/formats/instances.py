@@ -101,8 +101,7 @@ def _first_text(row: Row, key: str, origin: Origin, advice: str) -> str:
     if not isinstance(row.get(key), list):
         return fields.text(row, key, origin)
     texts = fields.texts(row, key, origin)
-    if not texts:
-        raise DataError(f"{origin}: '{key}' is an empty list. {advice}.")
+    fields.require(texts, origin, f"'{key}' is an empty list. {advice}.")
     return texts[0]
 
 
@@ -153,8 +152,11 @@ def _task_rankings(row: Row, origin: Origin, options: Options) -> Iterator[Outco
         try:
             responses = (_first_output(better, place), _first_output(wrong, place))
             right_answers = better["output"] if isinstance(better.get("output"), list) else responses[:1]
-            if responses[1] in right_answers:
-                raise DataError(f"{place}: contradictory: a negative example is one of the right answers. Remove it.")
+            fields.require(
+                responses[1] not in right_answers,
+                place,
+                "contradictory: a negative example is one of the right answers. Remove it.",
+            )
             yield Ranking(prompt_of(wrong, place), responses, (0, 1))
         except DataError as error:
             yield error

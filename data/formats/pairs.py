@@ -10,7 +10,6 @@ from data.formats.instructions import QUESTION, Question
 from data.formats.meaning import is_learned
 from data.formats.rankings import compared
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
-from onebase.errors import DataError
 
 KEYS = ("chosen", "rejected")
 
@@ -31,8 +30,11 @@ def _chosen_first(row: Row, parts: Sequence[Row], origin: Origin) -> tuple[int, 
     for better, worse in SCORES:
         if row.get(better) is None or row.get(worse) is None:
             continue
-        if fields.number(row, better, origin) <= fields.number(row, worse, origin):
-            raise DataError(f"{origin}: contradictory: '{better}' is not above '{worse}'. Remove the row.")
+        fields.require(
+            fields.number(row, better, origin) > fields.number(row, worse, origin),
+            origin,
+            f"contradictory: '{better}' is not above '{worse}'. Remove the row.",
+        )
     return 0, 1
 
 
@@ -53,20 +55,20 @@ def _ends(
     both: list[Sequence[Message]] = []
     for key in KEYS:
         turns = read(row, key, origin)
-        if turns[-1].role != "assistant":
-            raise DataError(
-                f"{origin}: '{key}' is cut off: it ends with the {turns[-1].role}'s turn, not a reply. Remove the row."
-            )
-        if not turns[-1].content.strip():
-            raise DataError(f"{origin}: '{key}' ends with an empty reply. Remove the row.")
+        fields.require(
+            turns[-1].role == "assistant",
+            origin,
+            f"'{key}' is cut off: it ends with the {turns[-1].role}'s turn, not a reply. Remove the row.",
+        )
+        fields.require(turns[-1].content.strip(), origin, f"'{key}' ends with an empty reply. Remove the row.")
         both.append(turns)
     (*before, chosen), (*other, rejected) = both
     where = f"{origin}: chosen and rejected do not answer one prompt"
-    if len(before) != len(other):
-        raise DataError(f"{where}: they come after {len(before)} and {len(other)} messages. Remove the row.")
+    fields.require(
+        len(before) == len(other), where, f"they come after {len(before)} and {len(other)} messages. Remove the row."
+    )
     for index, (message, other_message) in enumerate(zip(before, other, strict=True)):
-        if message != other_message:
-            raise DataError(f"{where}: message {index + 1} differs. Remove the row.")
+        fields.require(message == other_message, where, f"message {index + 1} differs. Remove the row.")
     return tuple(before), chosen.content, rejected.content
 
 
@@ -100,31 +102,38 @@ def _as_messages(row: Row) -> bool:
 def _text_pair(row: Row, origin: Origin) -> Pair:
     """{prompt, chosen, rejected} of texts; the prompt may be messages."""
     for key in KEYS:
-        if isinstance(row[key], str) and row[key].startswith(fields.DIALOGUE["user"]):
-            raise DataError(
-                f"{origin}: '{key}' is a whole dialogue beside a 'prompt', which would be learned with the reply. "
-                "Remove the prompt (the format is then hh-rlhf), or give the replies alone."
-            )
+        fields.require(
+            not isinstance(row[key], str) or not row[key].startswith(fields.DIALOGUE["user"]),
+            origin,
+            f"'{key}' is a whole dialogue beside a 'prompt', which would be learned with the reply. "
+            "Remove the prompt (the format is then hh-rlhf), or give the replies alone.",
+        )
     return fields.given_prompt(row, origin), fields.text(row, "chosen", origin), fields.text(row, "rejected", origin)
 
 
 def _ends_as_messages(row: Row, origin: Origin) -> tuple[tuple[Message, ...], str, str]:
-    if not all(isinstance(row[key], list) for key in KEYS):
-        raise DataError(f"{origin}: one of chosen and rejected is text and the other messages. Fix or remove the row.")
+    fields.require(
+        all(isinstance(row[key], list) for key in KEYS),
+        origin,
+        "one of chosen and rejected is text and the other messages. Fix or remove the row.",
+    )
     ends = _ends(row, origin, fields.messages)
     for key in KEYS:
-        if not is_learned(row[key][-1], f"{origin}: '{key}'"):
-            raise DataError(f"{origin}: '{key}' ends with a reply that is marked not to be learned. Remove the row.")
+        fields.require(
+            is_learned(row[key][-1], f"{origin}: '{key}'"),
+            origin,
+            f"'{key}' ends with a reply that is marked not to be learned. Remove the row.",
+        )
     return ends
 
 
 def _without_prompt(row: Row, origin: Origin) -> Pair:
     """{chosen, rejected} of messages, the prompt's in both."""
-    if not _as_messages(row):
-        raise DataError(
-            f"{origin}: chosen and rejected are texts without a prompt. Add a 'prompt', or give dialogues that begin "
-            "with 'Human:'."
-        )
+    fields.require(
+        _as_messages(row),
+        origin,
+        "chosen and rejected are texts without a prompt. Add a 'prompt', or give dialogues that begin with 'Human:'.",
+    )
     before, chosen, rejected = _ends_as_messages(row, origin)
     return fields.prompt_of(row, before, origin), chosen, rejected
 
@@ -139,8 +148,11 @@ def _with_prompt(row: Row, origin: Origin) -> Pair:
         return prompt, chosen, rejected
     (system, turns), (prompt_system, prompt_turns) = _apart(before), _apart(prompt.messages)
     # A plain prompt may be the last turn of a longer conversation.
-    if turns[-len(prompt_turns) :] != prompt_turns or (system and prompt_system and system != prompt_system):
-        raise DataError(f"{origin}: 'prompt' is not what chosen and rejected begin with. Remove the row.")
+    fields.require(
+        turns[-len(prompt_turns) :] == prompt_turns and (not system or not prompt_system or system == prompt_system),
+        origin,
+        "'prompt' is not what chosen and rejected begin with. Remove the row.",
+    )
     return Prompt((system or prompt_system) + turns, origin, prompt.meta), chosen, rejected
 
 
@@ -152,8 +164,9 @@ def _apart(turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Messa
 def _chosen_demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
     """`messages` is the chosen dialogue over again; where it is another one, it may be the rejected one."""
     turns, chosen = fields.messages(row, "messages", origin), fields.messages(row, "chosen", origin)
-    if turns[-1] != chosen[-1]:
-        raise DataError(f"{origin}: contradictory: 'messages' does not end with the chosen reply. Remove the row.")
+    fields.require(
+        turns[-1] == chosen[-1], origin, "contradictory: 'messages' does not end with the chosen reply. Remove the row."
+    )
     yield from MESSAGES.rows[Demonstration](row, origin, options)
 
 

@@ -89,13 +89,15 @@ ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 def _rating(completion: Row, aspect: str, origin: Origin) -> int:
     annotations = completion.get("annotations")
     annotation = annotations.get(aspect) if isinstance(annotations, dict) else None
-    if not isinstance(annotation, dict):
-        raise DataError(f"{origin}: a completion has no annotation of '{aspect}'. Remove the row.")
+    fields.require(
+        isinstance(annotation, dict), origin, f"a completion has no annotation of '{aspect}'. Remove the row."
+    )
     rating = annotation.get("Rating")
-    if rating not in ("1", "2", "3", "4", "5"):
-        raise DataError(
-            f"{origin}: a completion's rating of '{aspect}' is {repr(rating)[:20]}, not '1' to '5'. Remove the row."
-        )
+    fields.require(
+        rating in ("1", "2", "3", "4", "5"),
+        origin,
+        f"a completion's rating of '{aspect}' is {repr(rating)[:20]}, not '1' to '5'. Remove the row.",
+    )
     return int(rating)
 
 
@@ -119,10 +121,11 @@ def _by_ranks(row: Row, answers: Sequence[Row], origin: Origin) -> tuple[int, ..
     """
     ranks = [fields.number(answer, "rank", origin) for answer in answers]
     for rank in ranks:
-        if rank % 1 or not 1 <= rank <= len(answers):
-            raise DataError(
-                f"{origin}: 'rank' must be a whole number from 1 to {len(answers)}, found {rank:g}. Remove the row."
-            )
+        fields.require(
+            not rank % 1 and 1 <= rank <= len(answers),
+            origin,
+            f"'rank' must be a whole number from 1 to {len(answers)}, found {rank:g}. Remove the row.",
+        )
     return tiers_of(ranks, best="lowest")
 
 
@@ -157,12 +160,14 @@ def tiers_of_pairs(labels: Sequence[int], origin: Origin) -> tuple[int, ...]:
 def _passages(row: Row, origin: Origin) -> str:
     """`passages`: a list of [title, sentence, sentence, ...]."""
     passages = row["passages"]
-    if not isinstance(passages, list):
-        raise DataError(f"{origin}: 'passages' must be a list, found {type(passages).__name__}. Fix or remove the row.")
+    fields.require(
+        isinstance(passages, list),
+        origin,
+        f"'passages' must be a list, found {type(passages).__name__}. Fix or remove the row.",
+    )
     parts = [fields.texts({"passages": passage}, "passages", origin) for passage in passages]
     for index, part in enumerate(parts):
-        if len(part) < 2:
-            raise DataError(f"{origin}: passage {index + 1} has no sentence under its title. Remove the row.")
+        fields.require(len(part) >= 2, origin, f"passage {index + 1} has no sentence under its title. Remove the row.")
     return "\n\n".join(f"{title}: {' '.join(sentences)}" for title, *sentences in parts)
 
 
@@ -177,8 +182,11 @@ def _by_pairs(row: Row, parts: Sequence[Row], origin: Origin) -> tuple[int, ...]
     Wu et al. 2023, https://arxiv.org/abs/2306.01693. The first position wins more often: shuffle the responses.
     """
     labels = row["preference"]
-    if not isinstance(labels, list) or len(labels) != len(PAIRS):
-        raise DataError(f"{origin}: 'preference' must be a list of {len(PAIRS)} pair labels. Remove the row.")
+    fields.require(
+        isinstance(labels, list) and len(labels) == len(PAIRS),
+        origin,
+        f"'preference' must be a list of {len(PAIRS)} pair labels. Remove the row.",
+    )
     labels = [fields.choice_of({"preference": label}, "preference", (TIE, FIRST, SECOND), origin) for label in labels]
     return tiers_of_pairs(labels, origin)
 

@@ -74,8 +74,11 @@ def _add_comment(row: Row, origin: Origin, threads: _Threads) -> str:
     """Keep a comment, or say why not. {id, link_id: t3_..., parent_id: t3_... or t1_..., body, score, ...}."""
     name, thread = fields.filled(row, "id", origin), fields.filled(row, "link_id", origin)
     parent, body = fields.filled(row, "parent_id", origin), fields.text(row, "body", origin).strip()
-    if not thread.startswith("t3_"):
-        raise DataError(f"{origin}: 'link_id' must begin with t3_, found {thread[:20]!r}. Fix or remove the row.")
+    fields.require(
+        thread.startswith("t3_"),
+        origin,
+        f"'link_id' must begin with t3_, found {thread[:20]!r}. Fix or remove the row.",
+    )
     is_copy = name in threads.seen
     threads.seen.add(name)
     is_notice = row.get("distinguished") == "moderator" or row.get("author") == "AutoModerator"
@@ -90,8 +93,7 @@ def _add_comment(row: Row, origin: Origin, threads: _Threads) -> str:
     )
     if not reason:
         score = fields.number(row, "score", origin, "a whole number")
-        if not body:
-            raise DataError(f"{origin}: 'body' is empty. Remove the row.")
+        fields.require(body, origin, "'body' is empty. Remove the row.")
         threads.comments.setdefault(thread.removeprefix("t3_"), []).append(_Comment(body, score, origin))
     return reason
 
@@ -139,8 +141,7 @@ def _demonstrations(rows: Rows, options: Options) -> Iterator[Outcome]:
 
 def _rankings(rows: Rows, options: Options) -> Iterator[Outcome]:
     most = int(options["responses"])
-    if most < 2:
-        raise DataError(f"data: format 'reddit': responses must be at least 2, found {most}.")
+    fields.require(most >= 2, "data: format 'reddit'", f"responses must be at least 2, found {most}.")
     few, tied = "a submission with fewer than two answers", "a submission whose answers all have the same score"
     for answered in _answers(rows):
         if isinstance(answered, tuple):

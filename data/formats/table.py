@@ -222,24 +222,26 @@ def parse(format: str) -> Format:
     options = dict(FORMATS[name].options)
     for assignment in assignments:
         key, _, text = assignment.partition("=")
-        if key not in options:
-            known = ", ".join(options) or "none"
-            raise DataError(f"data: format '{name}' has no option '{key}'. Its options: {known}.")
+        known = ", ".join(options) or "none"
+        fields.require(key in options, "data", f"format '{name}' has no option '{key}'. Its options: {known}.")
         try:
             options[key] = float(text)
         except ValueError:
             options[key] = float("nan")
-        if not abs(options[key]) < float("inf"):
-            raise DataError(f"data: format '{name}': {key} must be a number, found '{text}'.")
+        is_number = abs(options[key]) < float("inf")
+        fields.require(is_number, f"data: format '{name}'", f"{key} must be a number, found '{text}'.")
     return replace(FORMATS[name], options=MappingProxyType(options))
 
 
 def _named(format: str, kind: type, source: str) -> Format:
     """The format that a recipe names; DataError where it does not make this kind of record."""
     chosen = parse(format)
-    if kind not in chosen.makers:
-        kinds = ", ".join(possible.__name__.lower() + "s" for possible in chosen.makers)
-        raise DataError(f"data: {source}: the format '{chosen.name}' gives {kinds}, not {kind.__name__.lower()}s.")
+    kinds = ", ".join(possible.__name__.lower() + "s" for possible in chosen.makers)
+    fields.require(
+        kind in chosen.makers,
+        f"data: {source}",
+        f"the format '{chosen.name}' gives {kinds}, not {kind.__name__.lower()}s.",
+    )
     return chosen
 
 

@@ -56,8 +56,13 @@ class Unread:
             watched = _watched(row, 0)
             self._place = f"{source}:{line}"
             yield line, watched
-            if self._place:
-                self._count(watched)
+            if not self._place:
+                continue
+            for name in set(_unread(watched, "")):
+                if name in self.rows or len(self.rows) < DISTINCT:
+                    self.rows[name] += 1
+                else:
+                    self.others += 1
 
     def watch_drops(self, count: Callable[..., None]) -> Callable[..., None]:
         """The same report of an error, or note of a reason and a place, which marks the row at hand as left out."""
@@ -69,13 +74,6 @@ class Unread:
             count(*arguments)
 
         return watched
-
-    def _count(self, row: Watched) -> None:
-        for name in set(_unread(row, "")):
-            if name in self.rows or len(self.rows) < DISTINCT:
-                self.rows[name] += 1
-            else:
-                self.others += 1
 
     def summary(self) -> str:
         """`not read: a (3 rows), b (1 row)`, the most frequent first; "" where all was read."""
