@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from data.formats import fields
+from data.formats.demonstrations import INSTRUCTION
 from data.formats.format import Row, format_of
-from data.formats.instructions import INSTRUCTION
 from data.formats.key_groups import SYSTEM
 from data.formats.rankings import compared
 from data.records import Origin, Prompt

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from data.formats import fields
+from data.formats.demonstrations import Question
 from data.formats.format import FileBuilder, Options, Outcome, PromptReader, Row, Skipped, format_of
-from data.formats.instructions import Question
 from data.formats.rankings import scored_ranking
 from data.records import Demonstration, Origin, Prompt, Ranking
 from onebase.errors import DataError

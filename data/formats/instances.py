@@ -6,8 +6,8 @@ from functools import partial
 from typing import Any
 
 from data.formats import fields
+from data.formats.demonstrations import Question
 from data.formats.format import Options, Outcome, Part, PromptReader, Row, RowBuilder, Skipped, format_of
-from data.formats.instructions import Question
 from data.formats.meaning import is_learned
 from data.records import Demonstration, Origin, Prompt, Ranking
 from onebase.errors import DataError

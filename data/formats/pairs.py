@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from data.formats import fields
-from data.formats.conversations import MESSAGES
+from data.formats.demonstrations import MESSAGES, QUESTION, Question
 from data.formats.format import Options, Outcome, PromptReader, Row, format_of
-from data.formats.instructions import QUESTION, Question
 from data.formats.meaning import is_learned
 from data.formats.rankings import compared
 from data.records import Demonstration, Message, Origin, Prompt, Ranking

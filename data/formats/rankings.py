@@ -5,8 +5,8 @@ from itertools import combinations, permutations
 from typing import Literal
 
 from data.formats import fields
+from data.formats.demonstrations import Question
 from data.formats.format import PromptReader, RankingReader, Row, Skipped, format_of
-from data.formats.instructions import Question
 from data.records import Origin, Prompt, Ranking
 from onebase.errors import DataError
 

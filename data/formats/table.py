@@ -15,11 +15,10 @@ from typing import Any, TypeVar
 from data.files.lines import Numbered
 from data.formats import (
     comparisons,
-    conversations,
+    demonstrations,
     fields,
     grouped,
     instances,
-    instructions,
     pairs,
     rankings,
     reddit,
@@ -38,7 +37,7 @@ Report = Callable[[DataError], None]
 Note = Callable[[str, str], None]
 """Takes the reason and the place of what a format leaves out by its own rule."""
 
-_MODULES = (conversations, instructions, instances, pairs, comparisons, rankings, grouped, reddit)
+_MODULES = (demonstrations, instances, pairs, comparisons, rankings, grouped, reddit)
 
 FORMATS: Mapping[str, Format] = MappingProxyType({known.name: known for module in _MODULES for known in module.FORMATS})
 
