@@ -120,7 +120,7 @@ def _pandalm_prompt(row: Row, origin: Origin) -> Prompt:
 
 
 def _context_prompt(row: Row, origin: Origin) -> Prompt:
-    known = {**{key: row.get(key) for key in SYSTEM}, "category": row.get("domain")}
+    known = {"category": row.get("domain"), **{key: row.get(key) for key in SYSTEM}}
     return fields.prompt_of(known, fields.messages(row, "context", origin), origin)
 
 

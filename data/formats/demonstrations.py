@@ -144,11 +144,10 @@ def _sharegpt(row: Row, origin: Origin) -> Sequence[Message]:
                 f"{origin}: turn {index + 1} is from {entry[speaker]!r}, which is not read. Known: {known}."
             )
         content = fields.text(entry, key, origin)
-        fields.require(
-            not PAGE.search(content),
-            origin,
-            f"turn {index + 1} holds the web page's HTML. Use a cleaned copy, or remove the row.",
-        )
+        if PAGE.search(content):
+            raise DataError(
+                f"{origin}: turn {index + 1} holds the web page's HTML. Use a cleaned copy, or remove the row."
+            )
         turns.append(Message(role, content))  # pyright: ignore[reportArgumentType]  # a value of SPEAKERS
     return fields.without_blank_system(turns)
 

@@ -100,11 +100,8 @@ def choice_of(row: Row, key: str, allowed: Sequence[int], origin: Origin) -> int
 def objects(row: Row, key: str, origin: Origin) -> list[dict[str, Any]]:
     """A list of objects, one at least."""
     value = row.get(key)
-    require(
-        isinstance(value, list) and value and all(isinstance(entry, dict) for entry in value),
-        origin,
-        f"'{key}' must be a list of objects, found {_kinds(value)}. Fix or remove the row.",
-    )
+    if not isinstance(value, list) or not value or not all(isinstance(entry, dict) for entry in value):
+        raise DataError(f"{origin}: '{key}' must be a list of objects, found {_kinds(value)}. Fix or remove the row.")
     for index, entry in enumerate(value):
         refuse_content(entry, f"{origin}: '{key}' {index + 1}", turn=key == "conversations")
     return value
@@ -129,11 +126,10 @@ def _kinds(value: Any) -> str:
 def messages(row: Row, key: str, origin: Origin) -> tuple[Message, ...]:
     """A list of {role, content}. Content may be OpenAI's list of text parts; `developer` is their word for system."""
     value = row.get(key)
-    require(
-        isinstance(value, list) and value,
-        origin,
-        f"'{key}' must be a list of {{role, content}}, found {_kinds(value)}. Fix or remove the row.",
-    )
+    if not isinstance(value, list) or not value:
+        raise DataError(
+            f"{origin}: '{key}' must be a list of {{role, content}}, found {_kinds(value)}. Fix or remove the row."
+        )
     return without_blank_system([_message(entry, index, origin) for index, entry in enumerate(value)])
 
 
@@ -203,7 +199,7 @@ def prompt_of(
     """
     turns = (Message("user", content),) if isinstance(content, str) else tuple(content)
     before = earlier_turns(row, origin) if history and row.get("history") and isinstance(content, str) else []
-    if not isinstance(content, str) and is_filled(row.get("history")):
+    if row.get("history") and not isinstance(content, str) and is_filled(row["history"]):
         raise DataError(
             f"{origin}: 'prompt' is a conversation, and 'history' beside it is not read. Put one into the other."
         )

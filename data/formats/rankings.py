@@ -47,13 +47,12 @@ def compared(
     """
 
     def ranking(row: Row, origin: Origin) -> Ranking:
-        parts = fields.objects(row, listed, origin) if listed else [row] * len(responses)
+        parts = fields.objects(row, listed, origin) if listed else [row]
         tiers = order(row, parts, origin)
-        keys = responses * len(parts) if listed else responses
-        texts = [fields.text(part, key, origin) for part, key in zip(parts, keys, strict=True)]
-        labels = tuple(fields.optional_text(part, label, origin) for part in parts) if label else ()
+        texts = [fields.text(part, key, origin) for part in parts for key in responses]
         texts = [text.strip() for text in texts] if stripped else texts
-        return Ranking(prompt(row, origin), tuple(texts), tiers, labels if all(labels) else ())
+        labels = [fields.optional_text(part, label, origin) for part in parts] if label else []
+        return Ranking(prompt(row, origin), tuple(texts), tiers, tuple(labels) if all(labels) else ())
 
     return ranking
 
@@ -89,15 +88,13 @@ ASPECTS = ("instruction_following", "honesty", "truthfulness", "helpfulness")
 def _rating(completion: Row, aspect: str, origin: Origin) -> int:
     annotations = completion.get("annotations")
     annotation = annotations.get(aspect) if isinstance(annotations, dict) else None
-    fields.require(
-        isinstance(annotation, dict), origin, f"a completion has no annotation of '{aspect}'. Remove the row."
-    )
+    if not isinstance(annotation, dict):
+        raise DataError(f"{origin}: a completion has no annotation of '{aspect}'. Remove the row.")
     rating = annotation.get("Rating")
-    fields.require(
-        rating in ("1", "2", "3", "4", "5"),
-        origin,
-        f"a completion's rating of '{aspect}' is {repr(rating)[:20]}, not '1' to '5'. Remove the row.",
-    )
+    if rating not in ("1", "2", "3", "4", "5"):
+        raise DataError(
+            f"{origin}: a completion's rating of '{aspect}' is {repr(rating)[:20]}, not '1' to '5'. Remove the row."
+        )
     return int(rating)
 
 
@@ -121,11 +118,10 @@ def _by_ranks(row: Row, answers: Sequence[Row], origin: Origin) -> tuple[int, ..
     """
     ranks = [fields.number(answer, "rank", origin) for answer in answers]
     for rank in ranks:
-        fields.require(
-            not rank % 1 and 1 <= rank <= len(answers),
-            origin,
-            f"'rank' must be a whole number from 1 to {len(answers)}, found {rank:g}. Remove the row.",
-        )
+        if rank % 1 or not 1 <= rank <= len(answers):
+            raise DataError(
+                f"{origin}: 'rank' must be a whole number from 1 to {len(answers)}, found {rank:g}. Remove the row."
+            )
     return tiers_of(ranks, best="lowest")
 
 

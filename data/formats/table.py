@@ -194,16 +194,20 @@ def _nearest(present: frozenset[str], kind: type) -> list[Format]:
 def candidates(row: Row, kind: type) -> Sequence[Format]:
     """The formats that a row fits, except those that need fewer keys than another one. Formats that make the same of
     it count once."""
-    present = frozenset(key for key, value in row.items() if value is not None)
-    fitting = [known for known in _with_keys(present, kind) if known.looks is None or known.looks(row)]
+    fitting = _with_keys(frozenset([key for key, value in row.items() if value is not None]), kind)
+    if len(fitting) == 1 and fitting[0].looks is None:
+        return fitting
+    fitting = [known for known in fitting if known.looks is None or known.looks(row)]
     most = [known for known in fitting if not any(known.keys < other.keys for other in fitting)]
     return most[:1] if len({known.makers[kind] for known in most}) == 1 else most
 
 
 @lru_cache(maxsize=1024)
-def _with_keys(present: frozenset[str], kind: type) -> tuple[Format, ...]:
-    """The formats of a kind whose keys a row has."""
-    return tuple(known for known in FORMATS.values() if kind in known.makers and known.keys <= present)
+def _with_keys(present: frozenset[str], kind: type) -> Sequence[Format]:
+    """The formats of a kind whose keys a row has, except those that need fewer than one that looks at no value."""
+    fitting = [known for known in FORMATS.values() if kind in known.makers and known.keys <= present]
+    certain = [known.keys for known in fitting if known.looks is None]
+    return [known for known in fitting if not any(known.keys < keys for keys in certain)]
 
 
 def _shown(format: Format) -> str:
