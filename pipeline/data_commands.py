@@ -172,7 +172,6 @@ def _check(source: "Source", kind_name: str | None) -> int:
     """Print what a file holds and what formats leave out of it; how many defects there are."""
     from data.chat.known_marks import spells_known_mark
     from data.formats.unread import Unread
-    from data.records import prompt_of
     from data.select.dropped import DroppedRows
     from data.select.kinds import name_of
     from data.select.mixing import task_of
@@ -188,7 +187,7 @@ def _check(source: "Source", kind_name: str | None) -> int:
         repeated += not prompts.is_new(record)
         tasks.add(task_of(record))
         if spells_known_mark(record):
-            spelling.add("rows that spell control tokens", str(prompt_of(record).origin))
+            spelling.add("rows that spell control tokens", str(record.prompt.origin))
     if not kept + dropped.total:
         raise DataError(f"{source.source}: the file has no row.")
     show(f"{source.source}: {kept} sound {name_of(kind)}s, {dropped.defects} with a defect")
@@ -211,13 +210,12 @@ def _show_dropped(dropped: "DroppedRows") -> None:
 
 
 def _distinct(records: "Iterable[Record]", deduplicator: Any, dropped: "DroppedRows") -> "Iterator[Record]":
-    from data.records import prompt_of
 
     for record in records:
         if deduplicator.is_new(record):
             yield record
         else:
-            dropped.add(deduplicator.reason, str(prompt_of(record).origin))
+            dropped.add(deduplicator.reason, str(record.prompt.origin))
 
 
 def _require_other(file: Path, out: Path) -> None:

@@ -9,7 +9,7 @@ import yaml
 
 from data.files.readers import reader_of
 from data.formats.table import FORMATS, build, build_all, candidates, parse
-from data.records import Demonstration, Message, Origin, Prompt, Ranking, prompt_of
+from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from data.select.dropped import DroppedRows
 from onebase.errors import DataError
 
@@ -52,11 +52,11 @@ def expected_record(kind: str, given: dict[str, Any]) -> Any:
 
 def at(record: Any) -> str:
     """The line of a record, and the part where it is one of several."""
-    return str(prompt_of(record).origin).split(":", 1)[1]
+    return str(record.prompt.origin).split(":", 1)[1]
 
 
 def anonymous(record: Any) -> Any:
-    prompt = prompt_of(record)
+    prompt = record.prompt
     bare = Prompt(prompt.messages, ORIGIN, prompt.meta)
     match record:
         case Demonstration():
