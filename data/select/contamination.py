@@ -33,7 +33,7 @@ PERMUTATIONS = 128
 def require_apart(key: str, held_out: Sequence[Record], training: Iterable[Record]) -> None:
     """DataError where a held-out row's prompt is one that is trained on. key: the recipe's, of the held-out rows."""
     trained = {conversation_of(record.prompt) for record in training}
-    both = [prompt for prompt in (record.prompt for record in held_out) if conversation_of(prompt) in trained]
+    both = [record.prompt for record in held_out if conversation_of(record.prompt) in trained]
     if both:
         raise DataError(
             f"{key}: {len(both)} of {len(held_out)} prompts are trained on as well, such as {both[0].origin}: they "
