@@ -89,8 +89,8 @@ def _chat(read: TurnsReader, entries_key: str = "") -> dict[str, Any]:
         return fields.prompt_of(row, turns[:-1] if turns[-1].role == "assistant" else turns, origin)
 
     def demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
-        """Each reply of the assistant with everything before it, but for those with a mark not to imitate them, such as
-        OpenAI's `weight: 0`: the model is shown them.
+        """Each reply of the assistant with everything before it. One with a mark not to imitate it, such as OpenAI's
+        `weight: 0`, is only shown to the model.
 
         A conversation is sound or refused as a whole: what comes after a broken turn answers it.
         """

@@ -166,7 +166,7 @@ def split_turns(
     transcript: str, marks: dict[str, str], key: str, origin: Origin, *, preamble: bool = False, waiting: str = ""
 ) -> list[Message]:
     """The turns of one long text. marks: what each role's turns begin with. preamble: text before the first is allowed.
-    waiting: the role whose turn is still to come, so that its mark at the end is left out.
+    waiting: the role that speaks next. Its mark at the end is left out.
 
     White space around a turn belongs to the transcript and is removed.
     """

@@ -179,7 +179,7 @@ def _is_something_else(key: str, value: Any, group: Group) -> bool:
 
 
 def _word(value: Any) -> str:
-    """A value as one of the words of key_groups; "" where it is none. A number is its digits."""
+    """A value as one of the words of key_groups, or "". A number is its digits."""
     if isinstance(value, str):
         word = value.strip()
         return word if _NUMBER.fullmatch(word) else word.lower().replace(" ", "_").replace("-", "_")

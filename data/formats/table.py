@@ -137,7 +137,7 @@ def _sound_rows(
 
 
 def _outcomes(rows: Numbered, named: Format | None, kind: type, source: str) -> Iterator[Outcome]:
-    """What each row becomes by itself. named: the format that the recipe names."""
+    """What each row becomes, without the others. named: the format that the recipe names."""
     for line, row in rows:
         origin = Origin(source, line)
         try:
@@ -173,7 +173,7 @@ def _outcomes(rows: Numbered, named: Format | None, kind: type, source: str) -> 
 
 
 def _unrecognised(row: Row, fitting: Sequence[Format], kind: type, origin: Origin) -> DataError:
-    """fitting: the formats that the row fits, which are none or several."""
+    """fitting: the formats that the row fits, if it fits several."""
     if fitting:
         listed = ", ".join(map(_shown, fitting))
         return DataError(f"{origin}: the row fits several formats: {listed}. Name one with `format`.")
@@ -204,7 +204,7 @@ def candidates(row: Row, kind: type) -> Sequence[Format]:
 
 @lru_cache(maxsize=1024)
 def _with_keys(present: frozenset[str], kind: type) -> Sequence[Format]:
-    """The formats of a kind whose keys a row has, except those that need fewer than one that looks at no value."""
+    """Formats of a kind, by the keys of a row. Those that need fewer than one that looks at no value are left out."""
     fitting = [known for known in FORMATS.values() if kind in known.makers and known.keys <= present]
     certain = [known.keys for known in fitting if known.looks is None]
     return [known for known in fitting if not any(known.keys < keys for keys in certain)]
