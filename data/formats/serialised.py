@@ -124,20 +124,16 @@ def _parsed_once(text: str) -> Any:
     text = array[1] if array else text
     # numpy writes no commas between the elements; a line feed inside a text would be escaped, so this one is not.
     for written in (text, _BETWEEN.sub("},{", text)):
-        for parse in (STRICT.decode, _literal):
+        for parse in (STRICT.decode, ast.literal_eval):
             try:
-                value = parse(written)
+                with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
+                    value = parse(written)
                 refuse_broken_text(value)
                 json.dumps(value)  # a literal of Python may hold sets or bytes
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, Defect):
                 continue
             return list(value) if isinstance(value, tuple) else value
     return None
-
-
-def _literal(text: str) -> Any:
-    with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
-        return ast.literal_eval(text)
 
 
 def _continues_in_words(text: str) -> bool:

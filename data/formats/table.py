@@ -25,7 +25,7 @@ from data.formats import (
 )
 from data.formats.format import Answer, Format, Outcome, Row, Skipped
 from data.formats.meaning import check_row
-from data.formats.serialised import unpacked
+from data.formats.serialised import OPENS, unpacked
 from data.formats.unread import Unread
 from data.records import Demonstration, Origin, Prompt, Ranking
 from onebase.errors import DataError
@@ -84,7 +84,13 @@ def build_all(
     """
     named = None if format is None else _named(format, kind, source)
     chosen, looked_at = named, []
-    rows = ((line, unpacked(row) if isinstance(row, dict) else row) for line, row in rows)
+    # Nearly no row holds a list that is written as text.
+    rows = (
+        (line, unpacked(row))
+        if isinstance(row, dict) and any(type(value) is str and OPENS.match(value) for value in row.values())
+        else (line, row)
+        for line, row in rows
+    )
     for line, row in islice(rows, 0 if named else LOOKED_AT):
         looked_at.append((line, row))
         fitting = candidates(row, kind) if isinstance(row, dict) else ()
