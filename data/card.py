@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy
 
-from data.records import Prompt, Ranking, Record, answers_of, prompt_of
+from data.records import Prompt, Ranking, Record
 from data.select.mixing import task_of
 from data.select.sources import Dedupe, Deduplicator, LoadedRecords
 from data.writing import data_errors
@@ -82,7 +82,7 @@ def measure(records: Sequence[Record], tokens: Tokens | None) -> Lengths:
     rows = []
     for index in chosen:
         record = records[index]
-        prompt, responses = prompt_of(record), answers_of(record)
+        prompt, responses = record.prompt, record.responses
         if tokens is None:
             rows.append((record, sum(len(message.content) for message in prompt.messages), tuple(map(len, responses))))
         else:
@@ -108,8 +108,8 @@ def describe(
         ],
         "tasks": _tasks(records),
         "duplicates": {"rows": _copies(records, "rows"), "prompts": _copies(records, "prompts")},
-        "turns": _counted(sum(message.role == "user" for message in prompt_of(record).messages) for record in records),
-        "with_system_message": sum(prompt_of(record).messages[0].role == "system" for record in records),
+        "turns": _counted(sum(message.role == "user" for message in record.prompt.messages) for record in records),
+        "with_system_message": sum(record.prompt.messages[0].role == "system" for record in records),
         "lengths": {
             "unit": lengths.unit,
             "rows_measured": len(lengths.rows),

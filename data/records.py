@@ -6,7 +6,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from onebase.errors import DataError
 
@@ -40,6 +40,8 @@ class Prompt:
     origin: Origin
     meta: Mapping[str, Any] = field(default_factory=dict)
     """JSON-able facts about the prompt; for built-in tasks the family and what its check needs."""
+    responses: ClassVar[tuple[str, ...]] = ()
+    """Every record has `prompt` and `responses`, whatever its kind."""
 
     def __post_init__(self) -> None:
         turns = self.messages[1:] if self.messages and self.messages[0].role == "system" else self.messages
@@ -62,6 +64,10 @@ class Prompt:
             raise DataError(f"{self.origin}: the prompt ends with the assistant's turn; it must end with the user's.")
 
     @property
+    def prompt(self) -> "Prompt":
+        return self
+
+    @property
     def user_text(self) -> str:
         """The last user message: what to show a person."""
         return self.messages[-1].content
@@ -77,6 +83,10 @@ class Demonstration:
     def __post_init__(self) -> None:
         if not self.response.strip():
             raise DataError(f"{self.prompt.origin}: the response is empty. Remove the row or fill it in.")
+
+    @property
+    def responses(self) -> tuple[str, ...]:
+        return (self.response,)
 
 
 @dataclass(frozen=True)
@@ -117,21 +127,6 @@ class Ranking:
 
 
 Record = Prompt | Demonstration | Ranking
-
-
-def prompt_of(record: Record) -> Prompt:
-    return record if isinstance(record, Prompt) else record.prompt
-
-
-def answers_of(record: Record) -> tuple[str, ...]:
-    """The responses of a record: none of a prompt."""
-    match record:
-        case Demonstration():
-            return (record.response,)
-        case Ranking():
-            return record.responses
-        case _:
-            return ()
 
 
 def conversation_of(prompt: Prompt) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data.formats.fields import DIALOGUE
-from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
+from data.records import Demonstration, Prompt, Ranking, Record
 from data.splits import FILE_SPLITS, split_of
 from onebase.errors import DataError
 from onebase.files.writing import FULL, atomic_file
@@ -27,7 +27,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 def row_of(record: Record) -> dict[str, Any]:
     """The row that becomes this record again."""
-    prompt = prompt_of(record)
+    prompt = record.prompt
     # A text with Anthropic's mark would be read back as a dialogue.
     plain = len(prompt.messages) == 1 and not prompt.user_text.startswith(DIALOGUE["user"])
     row: dict[str, Any] = {"prompt": prompt.messages[0].content if plain else _messages(prompt)}
@@ -108,8 +108,8 @@ def _parquet(path: Path) -> Iterator[Write]:
     def write(record: Record) -> None:
         nonlocal kind
         kind = type(record)
-        meta = prompt_of(record).meta
-        row = {**row_of(record), "prompt": _messages(prompt_of(record)), "meta": _encode(dict(meta)) if meta else None}
+        meta = record.prompt.meta
+        row = {**row_of(record), "prompt": _messages(record.prompt), "meta": _encode(dict(meta)) if meta else None}
         batch.append(row)
         if len(batch) >= BATCH:
             flush(kind)
@@ -154,7 +154,7 @@ def write_splits(
             for split, target in targets.items()
         }
         for record in records:
-            split = split_of(prompt_of(record), shares)
+            split = split_of(record.prompt, shares)
             put[split](record)
             counts[split] += 1
     return counts

@@ -183,7 +183,7 @@ def _check(source: "Source", kind_name: str | None) -> int:
         repeated += not prompts.is_new(record)
         tasks.add(task_of(record))
         if spells_known_mark(record):
-            spelling.add("rows that spell control tokens", str(prompt_of(record).origin))
+            spelling.add("rows that spell control tokens", str(record.prompt.origin))
     if not kept + dropped.total:
         raise DataError(f"{source.source}: the file has no row.")
     show(f"{source.source}: {kept} sound {name_of(kind)}s, {dropped.defects} with a defect")
@@ -210,7 +210,7 @@ def _distinct(records: Iterable[Record], deduplicator: Any, dropped: DroppedRows
         if deduplicator.is_new(record):
             yield record
         else:
-            dropped.add(deduplicator.reason, str(prompt_of(record).origin))
+            dropped.add(deduplicator.reason, str(record.prompt.origin))
 
 
 def _require_other(file: Path, out: Path) -> None:

@@ -24,11 +24,8 @@ change makes a way shorter; a change that makes one longer needs another design.
 LINES, FUNCTION_LINES, DEPTH = 300, 60, 3
 DEEPER = {
     "data/files/lines.py: _texts": "one loop over the kinds of compression",
-    "data/formats/meaning.py: is_filled": "a row is a tree of values",
     "data/formats/meaning.py: check_row": "a row is a tree of values",
-    "data/formats/meaning.py: _texts": "a row is a tree of values",
-    "data/formats/table.py: build_all": "formats by records of a row",
-    "data/formats/table.py: _records_among": "formats by records of a row",
+    "data/formats/table.py: _outcomes": "the ways in which a row can be read",
 }
 """Functions nested deeper, with the reason."""
 

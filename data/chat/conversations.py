@@ -17,7 +17,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 from data.chat.frames import frame_of
 from data.chat.marks import Marks, control_tokens
 from data.chat.turns import ORDINARY, Template, Turn
-from data.records import Demonstration, Message, Origin, Prompt, Ranking, answers_of, prompt_of
+from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from onebase.errors import DataError
 from onebase.model.base import Base
 from onebase.recipe.sections import ChatSection, LimitsSection
@@ -256,8 +256,8 @@ def _encode_all(chat: Chat, records: Sequence[R], limiter: Limiter) -> list[tupl
     spelling: list[Origin] = []
     try:
         for record in records:
-            prompt = prompt_of(record)
-            tokens = chat.encode(prompt, *answers_of(record))
+            prompt = record.prompt
+            tokens = chat.encode(prompt, *record.responses)
             if tokens.spells_control:
                 spelling.append(prompt.origin)
             if limiter.fits(prompt, tokens):

@@ -2,7 +2,7 @@
 
 import re
 
-from data.records import Record, answers_of, prompt_of
+from data.records import Record
 
 WELL_KNOWN = re.compile(
     r"<\|(?:im_start|im_end|im_sep|endoftext|eot_id|eom_id|end_of_text|begin_of_text|start_header_id|end_header_id"
@@ -15,5 +15,5 @@ WELL_KNOWN = re.compile(
 
 def spells_known_mark(record: Record) -> bool:
     """Whether a text of the record spells one: a mistake, or an attempt to write another speaker's turn."""
-    contents = (message.content for message in prompt_of(record).messages)
-    return any(WELL_KNOWN.search(text) is not None for text in (*contents, *answers_of(record)))
+    contents = (message.content for message in record.prompt.messages)
+    return any(WELL_KNOWN.search(text) is not None for text in (*contents, *record.responses))

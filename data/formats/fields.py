@@ -2,11 +2,11 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from data.files.lines import refuse_broken_text
-from data.formats.format import Row
+from data.formats.format import Refusal, Row
 from data.formats.meaning import is_filled, refuse_content
 from data.formats.serialised import OPENS, is_conversation, parsed
 from data.records import ROLES, Message, Origin, Prompt
@@ -26,16 +26,30 @@ DIALOGUE = {"user": "\n\nHuman:", "assistant": "\n\nAssistant:"}
 """Anthropic's marks, two line feeds included, which Nectar uses too."""
 
 
-def _must_be(expected: str, value: Any, key: str, origin: Origin) -> DataError:
-    return DataError(f"{origin}: '{key}' must be {expected}, found {_shown(value)}. Fix or remove the row.")
+_IS: Mapping[str, Callable[[Any], bool]] = {
+    "a number": lambda value: type(value) in (int, float) and -_LARGEST < value < _LARGEST,
+    "a whole number": lambda value: type(value) is int,
+    "true or false": lambda value: type(value) is bool,
+}
+"""What a number of each sort is."""
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, str):
-        return f"the text {value[:20]!r}"
-    if isinstance(value, int) and abs(value) >= _LARGEST:  # thousands of digits have no decimal form in Python
-        return "a number of many digits"
-    return str(value) if isinstance(value, bool | int | float) else type(value).__name__
+    match value:
+        case str():
+            return f"the text {value[:20]!r}"
+        case int() if abs(value) >= _LARGEST:  # thousands of digits have no decimal form in Python
+            return "a number of many digits"
+        case bool() | int() | float():
+            return str(value)
+        case _:
+            return type(value).__name__
+
+
+def require(condition: object, where: Origin | str, problem: str) -> None:
+    """DataError unless the condition holds. problem: what is wrong, what was there, and what to do."""
+    if not condition:
+        raise DataError(f"{where}: {problem}")
 
 
 def text(row: Row, key: str, origin: Origin) -> str:
@@ -53,8 +67,7 @@ def text(row: Row, key: str, origin: Origin) -> str:
 def filled(row: Row, key: str, origin: Origin) -> str:
     """A text that is more than white space."""
     value = text(row, key, origin)
-    if not value.strip():
-        raise DataError(f"{origin}: '{key}' is empty. Remove the row or fill it in.")
+    require(value.strip(), origin, f"'{key}' is empty. Remove the row or fill it in.")
     return value
 
 
@@ -63,33 +76,25 @@ def optional_text(row: Row, key: str, origin: Origin) -> str:
     return "" if row.get(key) is None else text(row, key, origin)
 
 
-def whole_number(row: Row, key: str, origin: Origin) -> int:
+def refuse(refusal: Refusal, content: str, origin: Origin) -> None:
+    """DataError when a text holds what may not be in it."""
+    search, problem = refusal
+    if match := search(content):
+        raise DataError(f"{origin}: {problem.format(match[0].strip())}")
+
+
+def number(row: Row, key: str, origin: Origin, expected: str = "a number", allowed: Sequence[int] | None = None) -> Any:
+    """A number; expected: of which sort, a key of _IS. allowed: the only ones that it may be."""
     value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _must_be("a whole number", value, key, origin)
-    return value
-
-
-def number(row: Row, key: str, origin: Origin) -> float:
-    value = row.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not -_LARGEST < value < _LARGEST:
-        raise _must_be("a number", value, key, origin)
-    return float(value)
-
-
-def truth(row: Row, key: str, origin: Origin) -> bool:
-    value = row.get(key)
-    if not isinstance(value, bool):
-        raise _must_be("true or false", value, key, origin)
-    return value
+    if _IS[expected](value):
+        if allowed is None or value in allowed:
+            return value
+        expected = f"one of {', '.join(map(str, allowed))}"
+    raise DataError(f"{origin}: '{key}' must be {expected}, found {_shown(value)}. Fix or remove the row.")
 
 
 def choice_of(row: Row, key: str, allowed: Sequence[int], origin: Origin) -> int:
-    """A whole number of the allowed ones."""
-    value = whole_number(row, key, origin)
-    if value not in allowed:
-        raise _must_be(f"one of {', '.join(map(str, allowed))}", value, key, origin)
-    return value
+    return number(row, key, origin, "a whole number", allowed)
 
 
 def objects(row: Row, key: str, origin: Origin) -> list[dict[str, Any]]:
@@ -106,91 +111,13 @@ def texts(row: Row, key: str, origin: Origin) -> list[str]:
     value = row.get(key)
     if not isinstance(value, list) or not all(isinstance(entry, str) for entry in value):
         raise DataError(f"{origin}: '{key}' must be a list of texts.")
-    for entry in value:
-        text({key: entry}, key, origin)
-    return value
+    return [text({key: entry}, key, origin) for entry in value]
 
 
 def _kinds(value: Any) -> str:
     if not isinstance(value, list):
         return type(value).__name__
     return "an empty list" if not value else "a list with something else in it"
-
-
-# --- what surrounds a prompt ---
-
-
-def facts(row: Row) -> dict[str, Any]:
-    """What a row tells about its prompt: our own `meta` (in Parquet a JSON text), its task, and who ranked it."""
-    known = _own_facts(row["meta"]) if "meta" in row else {}
-    for key, name in FACTS.items():
-        if key in row and isinstance(row[key], str) and row[key]:
-            known.setdefault(name, row[key])
-    return {**labeler(row), **known}
-
-
-def labeler(row: Row) -> dict[str, str]:
-    """Who ranked, by name or number, as {"labeler": name}; empty where no key tells."""
-    for key in LABELERS:
-        value = row.get(key)
-        if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
-            return {"labeler": str(value)}
-    return {}
-
-
-def _own_facts(meta: Any) -> dict[str, Any]:
-    """An object of JSON; anything else that a publisher has under this name is ignored."""
-    try:
-        content = json.loads(meta) if isinstance(meta, str) else meta
-        refuse_broken_text(content)
-        return json.loads(json.dumps(content, allow_nan=False)) if isinstance(content, dict) else {}
-    except (TypeError, ValueError, RecursionError):
-        return {}
-
-
-def system_of(row: Row, origin: Origin) -> str:
-    """The system prompt, which some publishers put beside the conversation; "" where it is blank."""
-    key = "system" if row.get("system") is not None else "system_prompt"
-    system = text(row, key, origin) if row.get(key) is not None else ""
-    return system if system.strip() else ""
-
-
-def under_system(row: Row, turns: tuple[Message, ...], origin: Origin) -> tuple[Message, ...]:
-    """A conversation under the system prompt that is beside it, where there is one."""
-    system = system_of(row, origin)
-    if not system or not turns:
-        return turns
-    if turns[0].role == "system" and turns[0].content != system:
-        raise DataError(f"{origin}: there are two system prompts, one beside the messages and one in them. Remove one.")
-    return turns if turns[0].role == "system" else (Message("system", system), *turns)
-
-
-def earlier_turns(row: Row, origin: Origin) -> list[Message]:
-    """`history` as LLaMA-Factory has it: a list of [question, answer]; or a list of messages."""
-    value = row.get("history")
-    if not is_filled(value):
-        return []
-    value = parsed(value) or value if isinstance(value, str) else value
-    if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
-        return list(messages({"history": value}, "history", origin))
-    if not isinstance(value, list) or not all(isinstance(turn, list | tuple) and len(turn) == 2 for turn in value):
-        raise DataError(
-            f"{origin}: 'history' must be a list of [question, answer], found {_kinds(value)}. Write the row as "
-            "'messages', or remove it."
-        )
-    turns = []
-    for question, answer in value:
-        turns.append(Message("user", text({"history": question}, "history", origin)))
-        turns.append(Message("assistant", text({"history": answer}, "history", origin)))
-    return turns
-
-
-def no_earlier_turns(row: Row, key: str, origin: Origin) -> None:
-    """DataError for a `history` beside a conversation, which has its earlier turns in itself."""
-    if is_filled(row.get("history")):
-        raise DataError(
-            f"{origin}: '{key}' is a conversation, and 'history' beside it is not read. Put one into the other."
-        )
 
 
 # --- messages ---
@@ -215,7 +142,7 @@ def without_blank_system(turns: Sequence[Message]) -> tuple[Message, ...]:
 def _message(entry: Any, index: int, origin: Origin) -> Message:
     role = entry.get("role") if isinstance(entry, dict) else type(entry).__name__
     role = "system" if role == "developer" else role
-    if not isinstance(entry, dict) or not isinstance(role, str) or role not in ROLES:
+    if not isinstance(entry, dict) or role not in ROLES:
         raise DataError(f"{origin}: message {index + 1}: the role must be one of {', '.join(ROLES)}, found {role!r}.")
     if entry.get("tool_calls") or entry.get("function_call"):
         raise DataError(f"{origin}: message {index + 1} calls a tool, which is not read. Remove the row.")
@@ -236,9 +163,10 @@ def _text_part(part: Any, index: int, origin: Origin) -> str:
 
 
 def split_turns(
-    transcript: str, marks: dict[str, str], key: str, origin: Origin, *, preamble: bool = False
+    transcript: str, marks: dict[str, str], key: str, origin: Origin, *, preamble: bool = False, waiting: str = ""
 ) -> list[Message]:
     """The turns of one long text. marks: what each role's turns begin with. preamble: text before the first is allowed.
+    waiting: the role that speaks next. Its mark at the end is left out.
 
     White space around a turn belongs to the transcript and is removed.
     """
@@ -248,51 +176,100 @@ def split_turns(
         expected = " or ".join(repr(mark) for mark in marks.values())
         raise DataError(f"{origin}: '{key}' is not a dialogue: it must begin with {expected}. Fix or remove the row.")
     roles: dict[str, Any] = {mark: role for role, mark in marks.items()}
-    return [Message(roles[mark], turn.strip()) for mark, turn in zip(pieces[::2], pieces[1::2], strict=True)]
+    turns = [Message(roles[mark], turn.strip()) for mark, turn in zip(pieces[::2], pieces[1::2], strict=True)]
+    return turns[:-1] if turns[-1].role == waiting and not turns[-1].content else turns
 
 
-def dialogue(transcript: str, key: str, origin: Origin) -> list[Message]:
+def dialogue(row: Row, key: str, origin: Origin, *, waiting: str = "") -> list[Message]:
     """A transcript of Anthropic's; some copies have lost the line feeds in front."""
-    return split_turns("\n\n" + transcript.lstrip("\n"), DIALOGUE, key, origin)
+    transcript = "\n\n" + text(row, key, origin).lstrip("\n")
+    return split_turns(transcript, DIALOGUE, key, origin, waiting=waiting)
 
 
 # --- prompts ---
 
 
-def user_prompt(row: Row, content: str, origin: Origin, *, task: str = "", history: bool = True) -> Prompt:
-    """A prompt of one user message, under the row's system prompt and behind its earlier turns, if it has such.
+def prompt_of(
+    row: Row, content: str | Sequence[Message], origin: Origin, *, task: str = "", history: bool = True
+) -> Prompt:
+    """A prompt of one user message, or of turns, under the system prompt that is beside them.
 
-    task: where no key names it. history: whether `history` is earlier turns, and not the content itself.
+    task: where no key names it. history: whether `history` is what comes before a user message, and not the content
+    itself. Turns have their earlier ones in themselves.
     """
-    turns = [Message("user", content)]
-    if history and row.get("history"):
-        turns = [*earlier_turns(row, origin), *turns]
-    if system := system_of(row, origin):
-        turns.insert(0, Message("system", system))
-    known = facts(row)
-    if task:
-        known["task"] = task
-    return Prompt(tuple(turns), origin, known)
+    turns = (Message("user", content),) if isinstance(content, str) else tuple(content)
+    before = earlier_turns(row, origin) if history and row.get("history") and isinstance(content, str) else []
+    if row.get("history") and not isinstance(content, str) and is_filled(row["history"]):
+        raise DataError(
+            f"{origin}: 'prompt' is a conversation, and 'history' beside it is not read. Put one into the other."
+        )
+    key = "system" if row.get("system") is not None else "system_prompt"
+    system = "" if row.get(key) is None else text(row, key, origin)
+    if turns and system.strip() and turns[0].role != "system":
+        before.insert(0, Message("system", system))
+    elif turns and system.strip() and turns[0].content != system:
+        raise DataError(f"{origin}: there are two system prompts, one beside the messages and one in them. Remove one.")
+    return Prompt((*before, *turns), origin, facts(row) | ({"task": task} if task else {}))
 
 
 def given_prompt(row: Row, origin: Origin) -> Prompt:
     """`prompt` as text or as messages; or as a dialogue with Anthropic's marks, which is more than one message."""
     prompt = row.get("prompt")
     if isinstance(prompt, list):
-        turns = messages(row, "prompt", origin)
+        content = messages(row, "prompt", origin)
     elif isinstance(prompt, str) and prompt.startswith(DIALOGUE["user"]):
-        turns = dialogue(text(row, "prompt", origin), "prompt", origin)
-        if turns[-1] == Message("assistant", ""):  # the mark of the reply that is to come
-            turns.pop()
+        content = dialogue(row, "prompt", origin, waiting="assistant")
     else:
-        return user_prompt(row, text(row, "prompt", origin), origin)
-    no_earlier_turns(row, "prompt", origin)
-    return Prompt(under_system(row, tuple(turns), origin), origin, facts(row))
+        content = text(row, "prompt", origin)
+    return prompt_of(row, content, origin)
+
+
+def earlier_turns(row: Row, origin: Origin) -> list[Message]:
+    """`history` as LLaMA-Factory has it: a list of [question, answer]; or a list of messages."""
+    value = row.get("history")
+    if not is_filled(value):
+        return []
+    value = parsed(value) or value if isinstance(value, str) else value
+    if isinstance(value, list) and all(isinstance(entry, dict) for entry in value):
+        return list(messages({"history": value}, "history", origin))
+    require(
+        isinstance(value, list) and all(isinstance(turn, list | tuple) and len(turn) == 2 for turn in value),
+        origin,
+        f"'history' must be a list of [question, answer], found {_kinds(value)}. Write the row as "
+        "'messages', or remove it.",
+    )
+    pairs = [[text({"history": content}, "history", origin) for content in turn] for turn in value]
+    return [
+        message for question, answer in pairs for message in (Message("user", question), Message("assistant", answer))
+    ]
+
+
+def facts(row: Row) -> dict[str, Any]:
+    """What a row tells about its prompt: our own `meta` (in Parquet a JSON text), its task, and who ranked it, by name
+    or number."""
+    known = _own_facts(row["meta"]) if "meta" in row else {}
+    for key, name in FACTS.items():
+        if key in row and isinstance(row[key], str) and row[key]:
+            known.setdefault(name, row[key])
+    for key in LABELERS:
+        labeler = row.get(key)
+        if isinstance(labeler, str | int) and not isinstance(labeler, bool) and str(labeler).strip():
+            return {"labeler": str(labeler), **known}
+    return known
+
+
+def _own_facts(meta: Any) -> dict[str, Any]:
+    """An object of JSON; anything else that a publisher has under this name is ignored."""
+    try:
+        content = json.loads(meta) if isinstance(meta, str) else meta
+        refuse_broken_text(content)
+        return json.loads(json.dumps(content, allow_nan=False)) if isinstance(content, dict) else {}
+    except (TypeError, ValueError, RecursionError):
+        return {}
 
 
 def joined(instruction: str, task_input: str) -> str:
     """Alpaca's form: the input, where there is one, goes under the instruction. "<noinput>" is Alpaca's and
     self-instruct's word for none."""
-    if not task_input.strip() or task_input.strip() == "<noinput>":
-        return instruction
-    return f"{instruction}\n{task_input}" if instruction.strip() else task_input
+    texts = [instruction] if task_input.strip() in ("", "<noinput>") else [instruction, task_input]
+    return "\n".join(texts) if instruction.strip() else texts[-1]

@@ -1,7 +1,9 @@
-"""What a format of rows is: which keys it has, and which functions make which kind of record of it."""
+"""What a format of rows is: which keys it has, and what makes which kind of record of it."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from data.records import Demonstration, Origin, Prompt, Ranking, Record
@@ -42,6 +44,20 @@ PromptReader = Callable[[Row, Origin], Prompt]
 RankingReader = Callable[[Row, Origin], Ranking]
 
 
+Refusal = tuple[Callable[[str], re.Match[str] | None], str]
+"""The search for what a text may not hold, and what to say of it behind the row's place; {0!r} is what was there."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a demonstration is read: by its prompt, and the key of its response."""
+
+    prompt: PromptReader
+    key: str
+    refused: Refusal | None = None
+    """Responses that mean "no answer"."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Format:
     """A published shape of rows."""
@@ -56,26 +72,15 @@ class Format:
     looks: Callable[[Row], bool] | None
     """Whether the values fit this format, where the keys alone do not tell. Called with all `keys` present, and never
     raises."""
-    prompt: PromptReader | None
-    answer: str
-    """The key of a demonstration's response; "" where a row has none."""
-    check_answer: Callable[[str, Origin], None] | None
-    """Raises DataError for responses that mean "no answer"."""
-    ranking: RankingReader | None
     rows: Mapping[type, RowBuilder]
-    """By kind of record: for rows that become several records, or are left out by a rule. They come before `prompt`,
-    `answer` and `ranking`."""
+    """By kind of record: for rows that become several records, or are left out by a rule."""
     files: Mapping[type, FileBuilder]
     """By kind of record: where rows must be joined."""
+    makers: Mapping[type, Any]
+    """By kind of record: `rows` and `files`, and what reads the records of all other rows: a PromptReader, an Answer or
+    a RankingReader. Two formats with equal makers make the same of a row."""
     options: Options
     """Numbers that a recipe may set behind the name, with their defaults: `helpsteer verbosity=-0.4`."""
-    makers: Mapping[type, Any]
-    """What makes each kind of record: two formats with equal makers make the same of a row."""
-
-    @property
-    def kinds(self) -> tuple[type, ...]:
-        """Which of Prompt, Demonstration and Ranking it gives."""
-        return tuple(self.makers)
 
 
 def format_of(
@@ -85,36 +90,26 @@ def format_of(
     *,
     prompt: PromptReader | None = None,
     answer: str = "",
-    check_answer: Callable[[str, Origin], None] | None = None,
+    refused: Refusal | None = None,
     ranking: RankingReader | None = None,
-    rows: Mapping[type, RowBuilder] | None = None,
-    files: Mapping[type, FileBuilder] | None = None,
+    rows: Mapping[type, RowBuilder] = MappingProxyType({}),
+    files: Mapping[type, FileBuilder] = MappingProxyType({}),
     reads: str = "",
     looks: Callable[[Row], bool] | None = None,
-    options: Options | None = None,
+    options: Options = MappingProxyType({}),
 ) -> Format:
     """keys and reads: names separated by spaces; `keys` may be a set, for names with spaces in them."""
     listed = frozenset(keys.split()) if isinstance(keys, str) else keys
-    makers: dict[type, Any] = {}
-    if prompt is not None:
-        makers[Prompt] = prompt
-    if answer:
-        makers[Demonstration] = (prompt, answer, check_answer)
-    if ranking is not None:
-        makers[Ranking] = ranking
-    makers |= {**(rows or {}), **(files or {})}
+    demonstration = Answer(prompt, answer, refused) if prompt and answer else None
+    readers = {Prompt: prompt, Demonstration: demonstration, Ranking: ranking}
     return Format(
         name=name,
         publisher=publisher,
         keys=listed,
         reads=listed | frozenset(reads.split()),
         looks=looks,
-        prompt=prompt,
-        answer=answer,
-        check_answer=check_answer,
-        ranking=ranking,
-        rows=rows or {},
-        files=files or {},
-        options=options or {},
-        makers=makers,
+        rows=rows,
+        files=files,
+        makers={kind: reader for kind, reader in readers.items() if reader} | dict(rows) | dict(files),
+        options=options,
     )

@@ -1,86 +1,81 @@
 """Rows with one response and its score each: successive rows of one prompt become a ranking.
 
 HelpSteer's attributes, thumbs up and down, P3's answer choices. One group is held at a time, so a file of any size
-takes the same memory; rows of one prompt that are apart must be sorted first.
+takes the same memory; rows of one prompt that are apart must be sorted first. And the other rows of P3.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from data.formats import fields
-from data.formats.format import Options, Outcome, Row, Skipped, format_of
-from data.records import Demonstration, Message, Origin, Prompt, Ranking
+from data.formats.demonstrations import Question
+from data.formats.format import FileBuilder, Options, Outcome, PromptReader, Row, Skipped, format_of
+from data.formats.rankings import scored_ranking
+from data.records import Demonstration, Origin, Prompt, Ranking
 from onebase.errors import DataError
 
-
-@dataclass(frozen=True)
-class ScoredResponse:
-    prompt: Prompt
-    response: str
-    score: float
-    """Higher is better; equal scores tie."""
+ScoreReader = Callable[[Row, Origin, Options], float]
+"""Higher is better; equal scores tie."""
 
 
-@dataclass
-class _Group:
-    prompt: Prompt
-    scores: dict[str, float] = field(default_factory=dict)
-    """By response, in the order of the rows."""
-
-
-ScoreReader = Callable[[Row, Origin], ScoredResponse]
-
-
-def grouped(read: ScoreReader, *, left_out: str) -> dict[str, Any]:
-    """Builders of a format with scores of 1 and 0: what scores 1 is imitated, and the responses to a prompt are ranked.
-    left_out: what a response with the score 0 is."""
-
-    def demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
-        scored = read(row, origin)
-        record = Demonstration(scored.prompt, scored.response)
-        yield record if scored.score else Skipped(left_out, origin)
+def _ranked(prompt_of: PromptReader, answer: str, score_of: ScoreReader) -> FileBuilder:
+    """Makes a ranking of each run of rows with the same prompt. A bad row is refused alone."""
 
     def rankings(rows: Iterator[tuple[Row, Origin]], options: Options) -> Iterator[Outcome]:
-        return ranked(rows, read)
+        prompt: Prompt | None = None
+        scores: dict[str, float] = {}
+        for row, origin in rows:
+            try:
+                score = score_of(row, origin, options)
+                scored = Demonstration(prompt_of(row, origin), fields.text(row, answer, origin))
+            except DataError as error:
+                yield error
+                continue
+            if prompt is not None and prompt.messages != scored.prompt.messages:
+                yield _ranking(prompt, scores)
+                prompt, scores = None, {}
+            prompt = prompt or scored.prompt
+            if scored.response not in scores:
+                scores[scored.response] = score
+            elif scores[scored.response] == score:
+                yield Skipped("copy of a response to the same prompt", origin)
+            else:
+                yield DataError(
+                    f"{origin}: the same response has another score further up: contradictory. Remove both."
+                )
+        if prompt is not None:
+            yield _ranking(prompt, scores)
 
-    return {"rows": {Demonstration: demonstrations}, "files": {Ranking: rankings}}
-
-
-def ranked(rows: Iterator[tuple[Row, Origin]], read: ScoreReader) -> Iterator[Outcome]:
-    """A ranking of each run of rows with the same prompt. A bad row is refused alone."""
-    group: _Group | None = None
-    for row, origin in rows:
-        try:
-            scored = read(row, origin)
-            Demonstration(scored.prompt, scored.response)  # refuses an empty response with its own place
-        except DataError as error:
-            yield error
-            continue
-        if group is not None and group.prompt.messages != scored.prompt.messages:
-            yield from _ranking(group)
-            group = None
-        group = group or _Group(scored.prompt)
-        if scored.response not in group.scores:
-            group.scores[scored.response] = scored.score
-        elif group.scores[scored.response] == scored.score:
-            yield Skipped("copy of a response to the same prompt", origin)
-        else:
-            yield DataError(f"{origin}: the same response has another score further up: contradictory. Remove both.")
-    if group is not None:
-        yield from _ranking(group)
+    return rankings
 
 
-def _ranking(group: _Group) -> Iterator[Outcome]:
-    levels = sorted(set(group.scores.values()), reverse=True)
-    origin = group.prompt.origin
-    if len(group.scores) < 2:
-        yield Skipped("the only response of its prompt here; rows of one prompt must stand together", origin)
-    elif len(levels) < 2:
-        yield Skipped("all responses to its prompt have the same score", origin)
-    else:
-        tiers = tuple(levels.index(score) for score in group.scores.values())
-        yield Ranking(group.prompt, tuple(group.scores), tiers)
+def _ranking(prompt: Prompt, scores: dict[str, float]) -> Outcome:
+    """scores: by response, in the order of the rows."""
+    return scored_ranking(
+        prompt,
+        scores,
+        alone="the only response of its prompt here; rows of one prompt must stand together",
+        tied="all responses to its prompt have the same score",
+    )
+
+
+def right_or_wrong(prompt: PromptReader, answer: str, key: str, *, left_out: str) -> dict[str, Any]:
+    """Builders of a format with a truth for each response: a right one is imitated, and the responses to a prompt are
+    ranked. key: of the truth. left_out: what a wrong response is."""
+
+    def score_of(row: Row, origin: Origin, options: Options) -> float:
+        return float(fields.number(row, key, origin, "true or false"))
+
+    def demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
+        score = score_of(row, origin, options)
+        record = Demonstration(prompt(row, origin), fields.text(row, answer, origin))
+        yield record if score else Skipped(left_out, origin)
+
+    return {
+        "prompt": prompt,
+        "rows": {Demonstration: demonstrations},
+        "files": {Ranking: _ranked(prompt, answer, score_of)},
+    }
 
 
 # --- HelpSteer ---
@@ -91,17 +86,13 @@ NEMO = {"user": "<extra_id_1>User\n", "assistant": "<extra_id_1>Assistant\n"}
 
 def _helpsteer_prompt(row: Row, origin: Origin) -> Prompt:
     """`prompt` is text; HelpSteer2 writes a conversation into it with NeMo's marks, the first of them left out."""
-    text = fields.text(row, "prompt", origin)
-    if "<extra_id_1>" not in text:
-        return fields.user_prompt(row, text, origin)
-    turns = fields.split_turns(NEMO["user"] + text, NEMO, "prompt", origin)
-    if turns[-1] == Message("assistant", ""):
-        turns.pop()
-    fields.no_earlier_turns(row, "prompt", origin)
-    return Prompt(fields.under_system(row, tuple(turns), origin), origin, fields.facts(row))
+    content = fields.text(row, "prompt", origin)
+    if "<extra_id_1>" in content:
+        content = fields.split_turns(NEMO["user"] + content, NEMO, "prompt", origin, waiting="assistant")
+    return fields.prompt_of(row, content, origin)
 
 
-def _helpsteer(row: Row, origin: Origin, weights: Options) -> ScoredResponse:
+def _helpsteer_score(row: Row, origin: Origin, weights: Options) -> float:
     """{prompt, response, helpfulness, correctness, coherence, complexity, verbosity}: attributes from 0 to 4."""
     score = 0.0
     for attribute, weight in weights.items():
@@ -109,32 +100,58 @@ def _helpsteer(row: Row, origin: Origin, weights: Options) -> ScoredResponse:
         if not 0 <= value <= 4:
             raise DataError(f"{origin}: '{attribute}' must be from 0 to 4, found {value:g}. Fix or remove the row.")
         score += weight * value
-    # The rounding keeps sums of floats from deciding a tie.
-    return ScoredResponse(_helpsteer_prompt(row, origin), fields.text(row, "response", origin), round(score, 9))
+    return round(score, 9)  # so that sums of floats do not decide a tie
+
+
+_by_attributes = _ranked(_helpsteer_prompt, "response", _helpsteer_score)
 
 
 def _helpsteer_rankings(rows: Iterator[tuple[Row, Origin]], options: Options) -> Iterator[Outcome]:
-    if not any(options.values()):
-        raise DataError("data: helpsteer: all weights are 0, so every response ties. Give one that is not.")
-    return ranked(rows, lambda row, origin: _helpsteer(row, origin, options))
+    fields.require(
+        any(options.values()),
+        "data: helpsteer",
+        "all weights are 0, so every response ties. Give one that is not.",
+    )
+    return _by_attributes(rows, options)
 
 
-# --- thumbs ---
-
-
-def _thumbs(answer: str) -> ScoreReader:
-    """{prompt, completion or response, label}: true is thumbs up. KTO, https://arxiv.org/abs/2402.01306."""
-
-    def read(row: Row, origin: Origin) -> ScoredResponse:
-        up = fields.truth(row, "label", origin)
-        return ScoredResponse(fields.given_prompt(row, origin), fields.text(row, answer, origin), float(up))
-
-    return read
-
-
+# true is thumbs up. KTO, https://arxiv.org/abs/2402.01306.
 THUMBS_DOWN = "thumbs down, so not to be imitated"
 
+
+# --- P3: Sanh et al. 2021, https://arxiv.org/abs/2110.08207 ---
+
+PRETOKENIZED = Question("inputs_pretokenized")
+"""`inputs` and `targets` beside it are token ids."""
+
+_IN_THE_TEXT = "answer_choices weight history"
+"""The template has written the choices into the text; `weight` makes the choices of a question count as one row."""
+
 FORMATS = [
+    format_of(
+        "inputs-targets",
+        "P3, xP3 and FLAN as text",
+        "inputs targets",
+        looks=lambda row: not isinstance(row["inputs"], list),
+        prompt=Question("inputs"),
+        answer="targets",
+        reads="history",
+    ),
+    format_of(
+        "p3",
+        "P3 as on the hub (bigscience/P3), https://arxiv.org/abs/2110.08207",
+        "inputs_pretokenized targets_pretokenized",
+        prompt=PRETOKENIZED,
+        answer="targets_pretokenized",
+        reads=_IN_THE_TEXT,
+    ),
+    format_of(
+        "p3-choices",
+        "P3's score_eval templates: a row for each answer choice",
+        "inputs_pretokenized targets_pretokenized is_correct",
+        **right_or_wrong(PRETOKENIZED, "targets_pretokenized", "is_correct", left_out="a wrong answer choice"),
+        reads=_IN_THE_TEXT,
+    ),
     format_of(
         "helpsteer",
         "NVIDIA HelpSteer and HelpSteer2, https://arxiv.org/abs/2406.08673",
@@ -149,16 +166,14 @@ FORMATS = [
         "thumbs",
         "TRL's unpaired preferences (KTO)",
         "prompt completion label",
-        prompt=fields.given_prompt,
-        **grouped(_thumbs("completion"), left_out=THUMBS_DOWN),
+        **right_or_wrong(fields.given_prompt, "completion", "label", left_out=THUMBS_DOWN),
         reads="history",
     ),
     format_of(
         "thumbs-response",
         "thumbs up and down on our own rows",
         "prompt response label",
-        prompt=fields.given_prompt,
-        **grouped(_thumbs("response"), left_out=THUMBS_DOWN),
+        **right_or_wrong(fields.given_prompt, "response", "label", left_out=THUMBS_DOWN),
         reads="history",
     ),
 ]

@@ -7,30 +7,45 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from data.formats.key_groups import BAD, GOOD, NO, NOTHING, SPOKEN, SYSTEM, YES, Group, grouped_keys, plain
+from data.formats.key_groups import BAD, GOOD, NO, NOTHING, SPOKEN, SYSTEM, YES, Group, Rule, grouped_keys, plain
 from data.records import Demonstration, Origin, Prompt, Ranking
 from onebase.errors import DataError
 
+_WORDS: Mapping[Rule, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "verdict": (GOOD, BAD),
+    "fault": (NO, YES),
+    "learned": (YES, NO),
+    "masked": ((*NO, "user", "human"), YES),  # NeMo's `mask` names whose turns are masked
+}
+"""What lets an answer be imitated, and what does not."""
+
 NOT_IMITATED = "says that this is not to be imitated"
 
+_NUMBER = re.compile(r"-?[0-9.]+")
 _SCORES = re.compile(r"\w+:\d+(?:\.\d+)?(?:,\s*\w+:\d+(?:\.\d+)?)*")
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """The values inside lists and objects, in order. No recursion: rows may be nested as deeply as JSON is read."""
+    waiting = [value]
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, Mapping):
+            inner = list(inner.values())
+        if isinstance(inner, list | tuple):
+            waiting.extend(reversed(inner))
+        else:
+            yield inner
 
 
 def is_filled(value: Any) -> bool:
     """Whether there is something in a value: not null, false, NaN, blank, or a list or an object of such."""
-    waiting = [value]  # no recursion: rows may be nested as deeply as JSON is read
-    while waiting:
-        inner = waiting.pop()
-        if isinstance(inner, Mapping):
-            waiting.extend(inner.values())
-        elif isinstance(inner, list | tuple):
-            waiting.extend(inner)
-        elif isinstance(inner, str):
-            if inner.strip().lower() not in NOTHING:
-                return True
-        elif inner is not None and inner is not False and inner == inner:
-            return True
-    return False
+    return any(
+        leaf.strip().lower() not in NOTHING
+        if isinstance(leaf, str)
+        else leaf is not None and leaf is not False and leaf == leaf
+        for leaf in _leaves(value)
+    )
 
 
 def refuse_content(entry: Mapping[str, Any], where: str, *, turn: bool = False) -> None:
@@ -116,16 +131,8 @@ def _hold_in_order(text: str, parts: Iterable[str]) -> bool:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts in a value, stripped; it may be nested as deeply as JSON is read."""
-    waiting = [value]
-    while waiting:
-        inner = waiting.pop()
-        if isinstance(inner, Mapping):
-            waiting.extend(reversed(list(inner.values())))
-        elif isinstance(inner, list | tuple):
-            waiting.extend(reversed(inner))
-        elif isinstance(inner, str) and inner.strip():
-            yield inner.strip()
+    """The texts in a value, stripped."""
+    return (leaf.strip() for leaf in _leaves(value) if isinstance(leaf, str) and leaf.strip())
 
 
 def _allows_imitation(key: str, value: Any, group: Group, where: str) -> bool:
@@ -134,22 +141,16 @@ def _allows_imitation(key: str, value: Any, group: Group, where: str) -> bool:
         return True
     word = _word(value)
     if group.rule == "score":
-        if isinstance(value, bool) or not _is_number(word):
-            return word not in BAD
         # A number is a score on some scale, but no scale has its good answers at 0 or -1.
-        if word in BAD:
+        if word in BAD and _NUMBER.fullmatch(word) and not isinstance(value, bool):
             raise DataError(
                 f"{where}: '{key}' is {_shown(value)}, which may say that the answer is bad. Keep the rows that are to "
                 "be imitated and remove the key, or write the rest as true or false."
             )
-        return True
-    good, bad = {"verdict": (GOOD, BAD), "fault": (NO, YES), "learned": (YES, NO), "masked": (NO, YES)}[group.rule]
-    if word in good:
-        return True
-    if word in bad:
-        return False
-    if group.rule == "masked" and word in ("user", "human"):
-        return True  # NeMo's `mask` names whose turns are masked
+        return word not in BAD
+    good, bad = _WORDS[group.rule]
+    if word in good or word in bad:
+        return word in good
     raise DataError(
         f"{where}: '{key}' must be 0 or 1, true or false, found {_shown(value)}. It says {group.name}. Fix it, or "
         "remove the key."
@@ -178,26 +179,25 @@ def _is_something_else(key: str, value: Any, group: Group) -> bool:
 
 
 def _word(value: Any) -> str:
+    """A value as one of the words of key_groups, or "". A number is its digits."""
     if isinstance(value, str):
-        return value.strip().lower().replace(" ", "_").replace("-", "_") if not _is_number(value) else value.strip()
-    if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 2):
-        return str(value).lower()
-    return ""
-
-
-def _is_number(word: str) -> bool:
-    return re.fullmatch(r"-?[0-9.]+", word.strip()) is not None
+        word = value.strip()
+        return word if _NUMBER.fullmatch(word) else word.lower().replace(" ", "_").replace("-", "_")
+    return str(value).lower() if isinstance(value, float) or value in (-1, 0, 1) else ""
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, str):
-        return repr(value if len(value) <= 40 else value[:40] + "...")
-    if isinstance(value, Mapping):
-        return "an object"
-    if isinstance(value, list | tuple):
-        return f"a list of {len(value)}"
-    # Thousands of digits have no decimal form in Python.
-    return "a number of many digits" if isinstance(value, int) and abs(value) > 1e15 else str(value)
+    match value:
+        case str():
+            return repr(value if len(value) <= 40 else value[:40] + "...")
+        case Mapping():
+            return "an object"
+        case list() | tuple():
+            return f"a list of {len(value)}"
+        case int() if abs(value) > 1e15:  # thousands of digits have no decimal form in Python
+            return "a number of many digits"
+        case _:
+            return str(value)
 
 
 def _not_read(key: str, value: Any, group: Group, where: str) -> DataError:

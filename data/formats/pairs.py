@@ -4,13 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from data.formats import fields
-from data.formats.conversations import MESSAGES
-from data.formats.fields import DIALOGUE, dialogue, given_prompt
-from data.formats.format import Options, Outcome, RankingReader, Row, format_of
-from data.formats.instructions import question_prompt
+from data.formats.demonstrations import MESSAGES, QUESTION, Question
+from data.formats.format import Options, Outcome, PromptReader, Row, format_of
 from data.formats.meaning import is_learned
+from data.formats.rankings import compared
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
-from onebase.errors import DataError
 
 KEYS = ("chosen", "rejected")
 
@@ -26,48 +24,51 @@ Pair = tuple[Prompt, str, str]
 """Prompt, chosen, rejected."""
 
 
-def _refuse_contradiction(row: Row, origin: Origin) -> None:
+def _chosen_first(row: Row, parts: Sequence[Row], origin: Origin) -> tuple[int, ...]:
     """Scores, where the row has them, must say the same as the pair."""
     for better, worse in SCORES:
         if row.get(better) is None or row.get(worse) is None:
             continue
-        if fields.number(row, better, origin) <= fields.number(row, worse, origin):
-            raise DataError(f"{origin}: contradictory: '{better}' is not above '{worse}'. Remove the row.")
-
-
-def _ranking(read: Callable[[Row, Origin], Pair]) -> RankingReader:
-    def ranking(row: Row, origin: Origin) -> Ranking:
-        prompt, chosen, rejected = read(row, origin)
-        _refuse_contradiction(row, origin)
-        return Ranking(prompt, (chosen, rejected), (0, 1))
-
-    return ranking
-
-
-def _both(read: Callable[[Row, Origin], Pair]) -> dict[str, Any]:
-    """The prompt and the ranking of a pair that must be read as a whole to know its prompt."""
-    return {"prompt": lambda row, origin: read(row, origin)[0], "ranking": _ranking(read)}
-
-
-def _split(turns: Sequence[Message], key: str, origin: Origin) -> tuple[tuple[Message, ...], str]:
-    """The turns before the last reply, and that reply."""
-    last = turns[-1]
-    if last.role != "assistant":
-        raise DataError(
-            f"{origin}: '{key}' is cut off: it ends with the {last.role}'s turn, not a reply. Remove the row."
+        fields.require(
+            fields.number(row, better, origin) > fields.number(row, worse, origin),
+            origin,
+            f"contradictory: '{better}' is not above '{worse}'. Remove the row.",
         )
-    if not last.content.strip():
-        raise DataError(f"{origin}: '{key}' ends with an empty reply. Remove the row.")
-    return tuple(turns[:-1]), last.content
+    return 0, 1
 
 
-def _require_same_start(chosen: Sequence[Message], rejected: Sequence[Message], origin: Origin) -> None:
+def _pair(read: Callable[[Row, Origin], Pair], prompt: PromptReader | None = None) -> dict[str, Any]:
+    """The prompt and the ranking of a pair. prompt: what reads the prompt, where it can be known without the pair."""
+
+    def ranking(row: Row, origin: Origin) -> Ranking:
+        prompt, *responses = read(row, origin)
+        return Ranking(prompt, tuple(responses), _chosen_first(row, (), origin))
+
+    return {"prompt": prompt or (lambda row, origin: read(row, origin)[0]), "ranking": ranking}
+
+
+def _ends(
+    row: Row, origin: Origin, read: Callable[[Row, str, Origin], Sequence[Message]]
+) -> tuple[tuple[Message, ...], str, str]:
+    """The turns that chosen and rejected both begin with, and their last replies."""
+    both: list[Sequence[Message]] = []
+    for key in KEYS:
+        turns = read(row, key, origin)
+        fields.require(
+            turns[-1].role == "assistant",
+            origin,
+            f"'{key}' is cut off: it ends with the {turns[-1].role}'s turn, not a reply. Remove the row.",
+        )
+        fields.require(turns[-1].content.strip(), origin, f"'{key}' ends with an empty reply. Remove the row.")
+        both.append(turns)
+    (*before, chosen), (*other, rejected) = both
     where = f"{origin}: chosen and rejected do not answer one prompt"
-    if len(chosen) != len(rejected):
-        raise DataError(f"{where}: they come after {len(chosen)} and {len(rejected)} messages. Remove the row.")
-    for index, (message, other) in enumerate(zip(chosen, rejected, strict=True)):
-        if message != other:
-            raise DataError(f"{where}: message {index + 1} differs. Remove the row.")
+    fields.require(
+        len(before) == len(other), where, f"they come after {len(before)} and {len(other)} messages. Remove the row."
+    )
+    for index, (message, other_message) in enumerate(zip(before, other, strict=True)):
+        fields.require(message == other_message, where, f"message {index + 1} differs. Remove the row.")
+    return tuple(before), chosen.content, rejected.content
 
 
 # --- HH-RLHF ---
@@ -78,28 +79,16 @@ def _hh(row: Row, origin: Origin) -> Pair:
 
     Bai et al. 2022, https://arxiv.org/abs/2204.05862.
     """
-    (before, chosen), (other, rejected) = (
-        _split(dialogue(fields.text(row, key, origin), key, origin), key, origin) for key in KEYS
-    )
-    _require_same_start(before, other, origin)
-    return Prompt(fields.under_system(row, before, origin), origin, fields.facts(row)), chosen, rejected
+    before, chosen, rejected = _ends(row, origin, fields.dialogue)
+    return fields.prompt_of(row, before, origin), chosen, rejected
 
 
 def _is_hh(row: Row) -> bool:
     return any(isinstance(row[key], str) and row[key].lstrip("\n").startswith("Human:") for key in KEYS)
 
 
-def _is_not_hh(row: Row) -> bool:
-    return not _is_hh(row)
-
-
-def _hh_with_prompt(row: Row, origin: Origin) -> Pair:
-    chosen, rejected = (fields.text(row, key, origin).strip() for key in KEYS)
-    return given_prompt(row, origin), chosen, rejected
-
-
 def _has_dialogue_prompt(row: Row) -> bool:
-    return isinstance(row["prompt"], str) and row["prompt"].startswith(DIALOGUE["user"])
+    return isinstance(row["prompt"], str) and row["prompt"].startswith(fields.DIALOGUE["user"])
 
 
 # --- chosen and rejected as text or messages ---
@@ -109,64 +98,60 @@ def _as_messages(row: Row) -> bool:
     return any(isinstance(row[key], list) for key in KEYS)
 
 
-def _as_texts(row: Row) -> bool:
-    return not _as_messages(row) and not _has_dialogue_prompt(row)
-
-
 def _text_pair(row: Row, origin: Origin) -> Pair:
     """{prompt, chosen, rejected} of texts; the prompt may be messages."""
     for key in KEYS:
-        if isinstance(row[key], str) and row[key].startswith(DIALOGUE["user"]):
-            raise DataError(
-                f"{origin}: '{key}' is a whole dialogue beside a 'prompt', which would be learned with the reply. "
-                "Remove the prompt (the format is then hh-rlhf), or give the replies alone."
-            )
-    return given_prompt(row, origin), fields.text(row, "chosen", origin), fields.text(row, "rejected", origin)
+        fields.require(
+            not isinstance(row[key], str) or not row[key].startswith(fields.DIALOGUE["user"]),
+            origin,
+            f"'{key}' is a whole dialogue beside a 'prompt', which would be learned with the reply. "
+            "Remove the prompt (the format is then hh-rlhf), or give the replies alone.",
+        )
+    return fields.given_prompt(row, origin), fields.text(row, "chosen", origin), fields.text(row, "rejected", origin)
 
 
-def _ends(row: Row, origin: Origin) -> tuple[tuple[Message, ...], str, str] | None:
-    """What chosen and rejected both begin with, and their replies; None when neither is a list of messages."""
-    as_messages = [isinstance(row[key], list) for key in KEYS]
-    if not any(as_messages):
-        return None
-    if not all(as_messages):
-        raise DataError(f"{origin}: one of chosen and rejected is text and the other messages. Fix or remove the row.")
-    (before, chosen), (other, rejected) = (_split(fields.messages(row, key, origin), key, origin) for key in KEYS)
-    _require_same_start(before, other, origin)
+def _ends_as_messages(row: Row, origin: Origin) -> tuple[tuple[Message, ...], str, str]:
+    fields.require(
+        all(isinstance(row[key], list) for key in KEYS),
+        origin,
+        "one of chosen and rejected is text and the other messages. Fix or remove the row.",
+    )
+    ends = _ends(row, origin, fields.messages)
     for key in KEYS:
-        if not is_learned(row[key][-1], f"{origin}: '{key}'"):
-            raise DataError(f"{origin}: '{key}' ends with a reply that is marked not to be learned. Remove the row.")
-    return before, chosen, rejected
+        fields.require(
+            is_learned(row[key][-1], f"{origin}: '{key}'"),
+            origin,
+            f"'{key}' ends with a reply that is marked not to be learned. Remove the row.",
+        )
+    return ends
 
 
 def _without_prompt(row: Row, origin: Origin) -> Pair:
     """{chosen, rejected} of messages, the prompt's in both."""
-    ends = _ends(row, origin)
-    if ends is None:
-        raise DataError(
-            f"{origin}: chosen and rejected are texts without a prompt. Add a 'prompt', or give dialogues that begin "
-            "with 'Human:'."
-        )
-    before, chosen, rejected = ends
-    before = fields.under_system(row, before, origin) if before else before
-    return Prompt(before, origin, fields.facts(row)), chosen, rejected
+    fields.require(
+        _as_messages(row),
+        origin,
+        "chosen and rejected are texts without a prompt. Add a 'prompt', or give dialogues that begin with 'Human:'.",
+    )
+    before, chosen, rejected = _ends_as_messages(row, origin)
+    return fields.prompt_of(row, before, origin), chosen, rejected
 
 
 def _with_prompt(row: Row, origin: Origin) -> Pair:
     """{prompt, chosen, rejected}; chosen and rejected may repeat the prompt, with a system message."""
-    prompt = given_prompt(row, origin)
-    ends = _ends(row, origin)
-    if ends is None:
+    prompt = fields.given_prompt(row, origin)
+    if not _as_messages(row):
         return _text_pair(row, origin)
-    before, chosen, rejected = ends
-    # An empty system message is what chats without one are left with.
-    before = before[1:] if before and before[0].role == "system" and not before[0].content.strip() else before
+    before, chosen, rejected = _ends_as_messages(row, origin)
     if not before:
         return prompt, chosen, rejected
     (system, turns), (prompt_system, prompt_turns) = _apart(before), _apart(prompt.messages)
     # A plain prompt may be the last turn of a longer conversation.
-    if turns[-len(prompt_turns) :] != prompt_turns or (system and prompt_system and system != prompt_system):
-        raise DataError(f"{origin}: 'prompt' is not what chosen and rejected begin with. Remove the row.")
+    fields.require(
+        turns[-len(prompt_turns) :] == prompt_turns and (not system or not prompt_system or system == prompt_system),
+        origin,
+        "'prompt' is not what chosen and rejected begin with. Remove the row.",
+    )
     return Prompt((system or prompt_system) + turns, origin, prompt.meta), chosen, rejected
 
 
@@ -175,17 +160,12 @@ def _apart(turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], tuple[Messa
     return (turns[:1], turns[1:]) if turns[0].role == "system" else ((), turns)
 
 
-def _question_pair(row: Row, origin: Origin) -> Pair:
-    """{system?, question, chosen, rejected}."""
-    prompt = fields.user_prompt(row, fields.text(row, "question", origin), origin)
-    return prompt, fields.text(row, "chosen", origin), fields.text(row, "rejected", origin)
-
-
 def _chosen_demonstrations(row: Row, origin: Origin, options: Options) -> Iterator[Outcome]:
     """`messages` is the chosen dialogue over again; where it is another one, it may be the rejected one."""
     turns, chosen = fields.messages(row, "messages", origin), fields.messages(row, "chosen", origin)
-    if turns[-1] != chosen[-1]:
-        raise DataError(f"{origin}: contradictory: 'messages' does not end with the chosen reply. Remove the row.")
+    fields.require(
+        turns[-1] == chosen[-1], origin, "contradictory: 'messages' does not end with the chosen reply. Remove the row."
+    )
     yield from MESSAGES.rows[Demonstration](row, origin, options)
 
 
@@ -195,24 +175,29 @@ FORMATS = [
         "Anthropic HH-RLHF, https://arxiv.org/abs/2204.05862",
         "chosen rejected",
         looks=_is_hh,
-        **_both(_hh),
+        **_pair(_hh),
     ),
     format_of(
         "hh-rlhf-prompt",
         "HH-RLHF with the dialogue taken out (Dahoas/full-hh-rlhf)",
         "prompt chosen rejected",
         looks=_has_dialogue_prompt,
-        prompt=given_prompt,
-        ranking=_ranking(_hh_with_prompt),
+        prompt=fields.given_prompt,
+        ranking=compared(fields.given_prompt, KEYS, _chosen_first, stripped=True),
     ),
-    format_of("chosen-rejected", "TRL, implicit prompt", "chosen rejected", looks=_is_not_hh, **_both(_without_prompt)),
+    format_of(
+        "chosen-rejected",
+        "TRL, implicit prompt",
+        "chosen rejected",
+        looks=lambda row: not _is_hh(row),
+        **_pair(_without_prompt),
+    ),
     format_of(
         "prompt-chosen-rejected",
         "ours; TRL, explicit prompt",
         "prompt chosen rejected",
-        looks=_as_texts,
-        prompt=given_prompt,
-        ranking=_ranking(_text_pair),
+        looks=lambda row: not _as_messages(row) and not _has_dialogue_prompt(row),
+        **_pair(_text_pair, fields.given_prompt),
         reads="history",
     ),
     format_of(
@@ -220,22 +205,22 @@ FORMATS = [
         "TRL, explicit prompt, chosen and rejected as messages",
         "prompt chosen rejected",
         looks=_as_messages,
-        **_both(_with_prompt),
+        **_pair(_with_prompt),
         reads="history",
     ),
     format_of(
         "ultrafeedback-binarized",
         "HuggingFaceH4/ultrafeedback_binarized: a pair, and its chosen dialogue as messages",
         "prompt chosen rejected messages",
-        **_both(_with_prompt),
+        **_pair(_with_prompt),
         rows={Demonstration: _chosen_demonstrations},
     ),
     format_of(
         "question-chosen-rejected",
         "Intel/orca_dpo_pairs",
         "question chosen rejected",
-        prompt=question_prompt,
-        ranking=_ranking(_question_pair),
+        prompt=QUESTION,
+        ranking=compared(Question("question"), KEYS, _chosen_first),
         reads="history",
     ),
 ]

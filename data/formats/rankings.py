@@ -1,12 +1,12 @@
 """Several responses to one prompt in one row: our own rankings, UltraFeedback, Nectar, qa-feedback."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, permutations
 from typing import Literal
 
 from data.formats import fields
-from data.formats.fields import given_prompt
-from data.formats.format import Row, format_of
+from data.formats.demonstrations import Question
+from data.formats.format import PromptReader, RankingReader, Row, Skipped, format_of
 from data.records import Origin, Prompt, Ranking
 from onebase.errors import DataError
 
@@ -15,6 +15,46 @@ def tiers_of(scores: Sequence[int | float], *, best: Literal["highest", "lowest"
     """0 for the best score, 1 for the next one there is; equal scores tie."""
     levels = sorted(set(scores), reverse=best == "highest")
     return tuple(levels.index(score) for score in scores)
+
+
+def scored_ranking(prompt: Prompt, scores: Mapping[str, int | float], *, alone: str, tied: str) -> Ranking | Skipped:
+    """The ranking of responses by their scores, or why they give none. alone and tied: the reason where there is one
+    response, or one score."""
+    if len(scores) < 2:
+        return Skipped(alone, prompt.origin)
+    if len(set(scores.values())) < 2:
+        return Skipped(tied, prompt.origin)
+    return Ranking(prompt, tuple(scores), tiers_of(list(scores.values())))
+
+
+Order = Callable[[Row, Sequence[Row], Origin], tuple[int, ...]]
+"""Reads the tiers of a row's responses, by the row and by the parts that hold the responses."""
+
+
+def compared(
+    prompt: PromptReader,
+    responses: tuple[str, ...],
+    order: Order,
+    *,
+    listed: str = "",
+    label: str = "",
+    stripped: bool = False,
+) -> RankingReader:
+    """What reads a ranking of responses under several keys; or under one key of each object in a list.
+
+    listed: the key of that list. label: the key of a response's label. stripped: whether white space around responses
+    is the publisher's, and no part of them.
+    """
+
+    def ranking(row: Row, origin: Origin) -> Ranking:
+        parts = fields.objects(row, listed, origin) if listed else [row]
+        tiers = order(row, parts, origin)
+        texts = [fields.text(part, key, origin) for part in parts for key in responses]
+        texts = [text.strip() for text in texts] if stripped else texts
+        labels = [fields.optional_text(part, label, origin) for part in parts] if label else []
+        return Ranking(prompt(row, origin), tuple(texts), tiers, tuple(labels) if all(labels) else ())
+
+    return ranking
 
 
 # --- ours ---
@@ -36,8 +76,8 @@ def _tiers(row: Row, origin: Origin) -> Ranking:
     labels = row.get("labels") or []
     if not isinstance(labels, list):
         raise DataError(f"{origin}: 'labels' must be a list, one for each response. Fix or remove the row.")
-    labels = fields.texts(row, "labels", origin) if labels else []
-    return Ranking(given_prompt(row, origin), responses, orders[0], tuple(labels))
+    labels = fields.texts({"labels": labels}, "labels", origin)
+    return Ranking(fields.given_prompt(row, origin), responses, orders[0], tuple(labels))
 
 
 # --- UltraFeedback ---
@@ -52,55 +92,43 @@ def _rating(completion: Row, aspect: str, origin: Origin) -> int:
         raise DataError(f"{origin}: a completion has no annotation of '{aspect}'. Remove the row.")
     rating = annotation.get("Rating")
     if rating not in ("1", "2", "3", "4", "5"):
-        shown = repr(rating)[:20]
-        raise DataError(f"{origin}: a completion's rating of '{aspect}' is {shown}, not '1' to '5'. Remove the row.")
+        raise DataError(
+            f"{origin}: a completion's rating of '{aspect}' is {repr(rating)[:20]}, not '1' to '5'. Remove the row."
+        )
     return int(rating)
 
 
-def _ultrafeedback(row: Row, origin: Origin) -> Ranking:
+def _by_ratings(row: Row, completions: Sequence[Row], origin: Origin) -> tuple[int, ...]:
     """{source, instruction, completions: [{model, response, annotations: {aspect: {Rating, Rationale}}, ...}]}.
 
     Ranked by the mean of the four aspects' ratings. `overall_score` is not used: in the published file some are 10
     where the critique means 1. Cui et al. 2023, https://arxiv.org/abs/2310.01377.
     """
-    completions = fields.objects(row, "completions", origin)
-    scores = [sum(_rating(completion, aspect, origin) for aspect in ASPECTS) for completion in completions]
-    responses = tuple(fields.text(completion, "response", origin) for completion in completions)
-    labels = tuple(fields.optional_text(completion, "model", origin) for completion in completions)
-    return Ranking(_ultrafeedback_prompt(row, origin), responses, tiers_of(scores), labels if all(labels) else ())
-
-
-def _ultrafeedback_prompt(row: Row, origin: Origin) -> Prompt:
-    source = fields.optional_text(row, "source", origin)
-    return fields.user_prompt(row, fields.text(row, "instruction", origin), origin, task=source)
+    return tiers_of([sum(_rating(completion, aspect, origin) for aspect in ASPECTS) for completion in completions])
 
 
 # --- Nectar ---
 
 
-def _nectar(row: Row, origin: Origin) -> Ranking:
+def _by_ranks(row: Row, answers: Sequence[Row], origin: Origin) -> tuple[int, ...]:
     """{prompt, answers: [{answer, model, rank}], ...}: rank 1 is best; ranks may be 1.0, 2.0 ...
 
     The prompt is a dialogue with Anthropic's marks, which ends with the mark of the reply.
     https://huggingface.co/datasets/berkeley-nest/Nectar.
     """
-    answers = fields.objects(row, "answers", origin)
     ranks = [fields.number(answer, "rank", origin) for answer in answers]
     for rank in ranks:
-        if not rank.is_integer() or not 1 <= rank <= len(answers):
-            most = len(answers)
+        if rank % 1 or not 1 <= rank <= len(answers):
             raise DataError(
-                f"{origin}: 'rank' must be a whole number from 1 to {most}, found {rank:g}. Remove the row."
+                f"{origin}: 'rank' must be a whole number from 1 to {len(answers)}, found {rank:g}. Remove the row."
             )
-    responses = tuple(fields.text(answer, "answer", origin) for answer in answers)
-    labels = tuple(fields.optional_text(answer, "model", origin) for answer in answers)
-    tiers = tiers_of(ranks, best="lowest")
-    return Ranking(given_prompt(row, origin), responses, tiers, labels if all(labels) else ())
+    return tiers_of(ranks, best="lowest")
 
 
 # --- qa-feedback ---
 
 ANSWERS = 4
+PREDICTIONS = tuple(f"prediction {index + 1}" for index in range(ANSWERS))
 PAIRS = tuple(combinations(range(ANSWERS), 2))
 """The order of `preference`: (1,2) (1,3) (1,4) (2,3) (2,4) (3,4)."""
 TIE, FIRST, SECOND = 0, 1, 2
@@ -128,52 +156,56 @@ def tiers_of_pairs(labels: Sequence[int], origin: Origin) -> tuple[int, ...]:
 def _passages(row: Row, origin: Origin) -> str:
     """`passages`: a list of [title, sentence, sentence, ...]."""
     passages = row["passages"]
-    if not isinstance(passages, list):
-        raise DataError(f"{origin}: 'passages' must be a list, found {type(passages).__name__}. Fix or remove the row.")
-    parts = []
-    for index, passage in enumerate(passages):
-        title, *sentences = fields.texts({"passages": passage}, "passages", origin) or [""]
-        if not sentences:
-            raise DataError(f"{origin}: passage {index + 1} has no sentence under its title. Remove the row.")
-        parts.append(f"{title}: {' '.join(sentences)}")
-    return "\n\n".join(parts)
+    fields.require(
+        isinstance(passages, list),
+        origin,
+        f"'passages' must be a list, found {type(passages).__name__}. Fix or remove the row.",
+    )
+    parts = [fields.texts({"passages": passage}, "passages", origin) for passage in passages]
+    for index, part in enumerate(parts):
+        fields.require(len(part) >= 2, origin, f"passage {index + 1} has no sentence under its title. Remove the row.")
+    return "\n\n".join(f"{title}: {' '.join(sentences)}" for title, *sentences in parts)
 
 
 def _qa_prompt(row: Row, origin: Origin) -> Prompt:
     content = fields.joined(fields.filled(row, "question", origin), _passages(row, origin))
-    return fields.user_prompt(row, content, origin)
+    return fields.prompt_of(row, content, origin)
 
 
-def _qa_feedback(row: Row, origin: Origin) -> Ranking:
+def _by_pairs(row: Row, parts: Sequence[Row], origin: Origin) -> tuple[int, ...]:
     """{question, passages, gold, "prediction 1" ... "prediction 4", preference: six pair labels}.
 
     Wu et al. 2023, https://arxiv.org/abs/2306.01693. The first position wins more often: shuffle the responses.
     """
     labels = row["preference"]
-    if not isinstance(labels, list) or len(labels) != len(PAIRS):
-        raise DataError(f"{origin}: 'preference' must be a list of {len(PAIRS)} pair labels. Remove the row.")
+    fields.require(
+        isinstance(labels, list) and len(labels) == len(PAIRS),
+        origin,
+        f"'preference' must be a list of {len(PAIRS)} pair labels. Remove the row.",
+    )
     labels = [fields.choice_of({"preference": label}, "preference", (TIE, FIRST, SECOND), origin) for label in labels]
-    responses = tuple(fields.text(row, f"prediction {index + 1}", origin).strip() for index in range(ANSWERS))
-    return Ranking(_qa_prompt(row, origin), responses, tiers_of_pairs(labels, origin))
+    return tiers_of_pairs(labels, origin)
 
+
+ULTRAFEEDBACK = Question("instruction", task="source")
 
 FORMATS = [
-    format_of("tiers", "ours", "prompt responses tiers", prompt=given_prompt, ranking=_tiers, reads="history"),
-    format_of("ranks", "ours", "prompt responses ranks", prompt=given_prompt, ranking=_tiers, reads="history"),
+    format_of("tiers", "ours", "prompt responses tiers", prompt=fields.given_prompt, ranking=_tiers, reads="history"),
+    format_of("ranks", "ours", "prompt responses ranks", prompt=fields.given_prompt, ranking=_tiers, reads="history"),
     format_of(
         "ultrafeedback",
         "openbmb/UltraFeedback, https://arxiv.org/abs/2310.01377",
         "instruction completions",
-        prompt=_ultrafeedback_prompt,
-        ranking=_ultrafeedback,
+        prompt=ULTRAFEEDBACK,
+        ranking=compared(ULTRAFEEDBACK, ("response",), _by_ratings, listed="completions", label="model"),
         reads="history",
     ),
     format_of(
         "nectar",
         "berkeley-nest/Nectar, https://huggingface.co/datasets/berkeley-nest/Nectar",
         "prompt answers",
-        prompt=given_prompt,
-        ranking=_nectar,
+        prompt=fields.given_prompt,
+        ranking=compared(fields.given_prompt, ("answer",), _by_ranks, listed="answers", label="model"),
         reads="history",
     ),
     format_of(
@@ -181,7 +213,7 @@ FORMATS = [
         "FineGrainedRLHF, https://arxiv.org/abs/2306.01693",
         frozenset({"question", "passages", "preference", "prediction 1"}),
         prompt=_qa_prompt,
-        ranking=_qa_feedback,
+        ranking=compared(_qa_prompt, PREDICTIONS, _by_pairs, stripped=True),
         reads="history",
     ),
 ]

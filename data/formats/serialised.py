@@ -51,13 +51,9 @@ _CLOSES = re.compile(r"[\]}]")
 
 def unpacked(row: dict[str, Any]) -> dict[str, Any]:
     """The row with its messages, and other lists where only lists can be, parsed; the same row without such."""
-    changed: dict[str, Any] = {}
-    for key, value in row.items():
-        if type(value) is str and OPENS.match(value):
-            parsed_value = _value_of(key, value)
-            if parsed_value is not None:
-                changed[key] = parsed_value
-    return {**row, **changed} if changed else row
+    written = [(key, value) for key, value in row.items() if type(value) is str and OPENS.match(value)]
+    values = {key: value for key, text in written if (value := _value_of(key, text)) is not None}
+    return {**row, **values} if values else row
 
 
 def is_conversation(text: str) -> bool:
@@ -71,19 +67,14 @@ def is_conversation(text: str) -> bool:
 
 
 def _value_of(key: str, text: str) -> Any:
-    if key in LISTS:
-        value = parsed(text)
-        messages = _messages(value)
-        if key == "messages" and messages is not None:
-            return list(map(_as_role, messages))
-        return (messages or value) if isinstance(value, list | dict) else None
-    if (key not in CONVERSATIONS and key not in REPLIES) or _SPEAKS.search(text) is None:
+    if key not in LISTS and (key not in (*CONVERSATIONS, *REPLIES) or _SPEAKS.search(text) is None):
         return None
-    messages = _messages(parsed(text))
-    if messages is None:
-        return None
+    value = parsed(text)
+    messages = _messages(value)
+    if messages is None or (key in LISTS and key != "messages"):
+        return (messages or value) if key in LISTS else None
     turns = list(map(_as_role, messages))
-    if key in CONVERSATIONS:
+    if key not in REPLIES:
         return turns
     alone = len(turns) == 1 and set(turns[0]) == {"role", "content"} and turns[0]["role"] == "assistant"
     return turns[0]["content"] if alone and isinstance(turns[0]["content"], str) else None
@@ -93,20 +84,16 @@ def _messages(value: Any) -> list[dict[str, Any]] | None:
     """The messages that a parsed value is: a list of them, a single one, or an object that holds nothing else."""
     if isinstance(value, dict) and len(value) == 1 and set(value) <= {"messages", "conversations"}:
         (value,) = value.values()
-    if isinstance(value, dict):
-        value = [value]
+    value = [value] if isinstance(value, dict) else value
     return value if isinstance(value, list) and value and all(map(_is_message, value)) else None
 
 
 def _is_message(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    pairs = (("role", "content"), ("from", "value"))
-    return any(_is_speaker(value.get(speaker)) and content in value for speaker, content in pairs)
-
-
-def _is_speaker(name: Any) -> bool:
-    return isinstance(name, str) and (name.lower() in SPEAKERS or name.lower() in OTHER_SPEAKERS)
+    names = (*SPEAKERS, *OTHER_SPEAKERS)
+    return isinstance(value, dict) and any(
+        isinstance(name := value.get(speaker), str) and name.lower() in names and content in value
+        for speaker, content in (("role", "content"), ("from", "value"))
+    )
 
 
 def _as_role(message: dict[str, Any]) -> dict[str, Any]:
@@ -137,21 +124,16 @@ def _parsed_once(text: str) -> Any:
     text = array[1] if array else text
     # numpy writes no commas between the elements; a line feed inside a text would be escaped, so this one is not.
     for written in (text, _BETWEEN.sub("},{", text)):
-        for parse in (STRICT.decode, _literal):
+        for parse in (STRICT.decode, ast.literal_eval):
             try:
-                value = parse(written)
+                with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
+                    value = parse(written)
                 refuse_broken_text(value)
                 json.dumps(value)  # a literal of Python may hold sets or bytes
             except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, Defect):
                 continue
             return list(value) if isinstance(value, tuple) else value
     return None
-
-
-def _literal(text: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of escapes that Python does not know
-        return ast.literal_eval(text)
 
 
 def _continues_in_words(text: str) -> bool:

@@ -17,7 +17,7 @@ DEEPEST = 6
 class Watched(dict[str, Any]):
     """A row that remembers which of its keys were read, within its parts as well."""
 
-    def __init__(self, row: dict[str, Any], depth: int = 0) -> None:
+    def __init__(self, row: dict[str, Any], depth: int) -> None:
         super().__init__((key, _watched(value, depth + 1)) for key, value in row.items())
         self.read: set[str] = set()
 
@@ -53,36 +53,27 @@ class Unread:
     def watch(self, rows: Iterator[tuple[int, Any]], source: str) -> Iterator[tuple[int, Any]]:
         """The rows; the keys of each are counted when the next one is taken."""
         for line, row in rows:
-            if not isinstance(row, dict):
-                yield line, row
-                continue
-            watched = Watched(row)
+            watched = _watched(row, 0)
             self._place = f"{source}:{line}"
             yield line, watched
-            if self._place:
-                self._count(watched)
+            if not self._place:
+                continue
+            for name in set(_unread(watched, "")):
+                if name in self.rows or len(self.rows) < DISTINCT:
+                    self.rows[name] += 1
+                else:
+                    self.others += 1
 
-    def watch_drops(self, count: Callable[..., None] | None) -> Callable[..., None] | None:
+    def watch_drops(self, count: Callable[..., None]) -> Callable[..., None]:
         """The same report of an error, or note of a reason and a place, which marks the row at hand as left out."""
-        if count is None:
-            return None
 
         def watched(*arguments: Any) -> None:
             # A row left out as a whole is not counted. Parts of one have a longer place.
-            message = str(arguments[-1])
-            rest = message.removeprefix(self._place)
-            if rest != message and (not rest or rest.startswith(": ")):
+            if f"{arguments[-1]}: ".startswith(f"{self._place}: "):
                 self._place = ""
             count(*arguments)
 
         return watched
-
-    def _count(self, row: Watched) -> None:
-        for name in set(_unread(row, "")):
-            if name in self.rows or len(self.rows) < DISTINCT:
-                self.rows[name] += 1
-            else:
-                self.others += 1
 
     def summary(self) -> str:
         """`not read: a (3 rows), b (1 row)`, the most frequent first; "" where all was read."""
@@ -98,10 +89,8 @@ def _unread(row: Watched, path: str) -> Iterator[str]:
         if key not in row.read:
             yield path + key
             continue
-        parts = [(f"{path}{key}.", value)]
-        if isinstance(value, list):
-            parts = [(f"{path}{key}[].", entry) for entry in value]
-        for place, part in parts:
+        place, parts = (f"{path}{key}[].", value) if isinstance(value, list) else (f"{path}{key}.", [value])
+        for part in parts:
             if isinstance(part, Watched) and part.read:  # one of which nothing was read was taken as a whole
                 yield from _unread(part, place)
 

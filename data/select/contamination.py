@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, PositiveInt
 
-from data.records import Demonstration, Prompt, Ranking, Record, answers_of, conversation_of, normalised, prompt_of
+from data.records import Demonstration, Prompt, Ranking, Record, conversation_of, normalised
 from data.select.dropped import DroppedRows
 from onebase.errors import DataError
 from onebase.recipe.sections import Section
@@ -32,8 +32,8 @@ PERMUTATIONS = 128
 
 def require_apart(key: str, held_out: Sequence[Record], training: Iterable[Record]) -> None:
     """DataError where a held-out row's prompt is one that is trained on. key: the recipe's, of the held-out rows."""
-    trained = {conversation_of(prompt_of(record)) for record in training}
-    both = [prompt for prompt in map(prompt_of, held_out) if conversation_of(prompt) in trained]
+    trained = {conversation_of(record.prompt) for record in training}
+    both = [record.prompt for record in held_out if conversation_of(record.prompt) in trained]
     if both:
         raise DataError(
             f"{key}: {len(both)} of {len(held_out)} prompts are trained on as well, such as {both[0].origin}: they "
@@ -81,7 +81,7 @@ class Evaluation:
 
     def finding(self, record: Record) -> tuple[str, str] | None:
         """What is wrong with a record and the place of the evaluation prompt it holds; None when it is clean."""
-        prompt = prompt_of(record)
+        prompt = record.prompt
         if (index := self._whole.get(_questions(prompt)[-1])) is not None:
             return "the prompt is an evaluation prompt", self._origins[index]
         for text in _texts(record):
@@ -130,10 +130,10 @@ def clean(
         reason, where = finding
         if section.on_contaminated_row == "error":
             raise DataError(
-                f"{prompt_of(record).origin}: {reason}: {where}. Remove the row, or leave such rows out with "
+                f"{record.prompt.origin}: {reason}: {where}. Remove the row, or leave such rows out with "
                 "contamination.on_contaminated_row=drop."
             )
-        dropped.add(reason, str(prompt_of(record).origin))
+        dropped.add(reason, str(record.prompt.origin))
 
 
 def _user_text(prompt: Prompt) -> str:
@@ -142,8 +142,8 @@ def _user_text(prompt: Prompt) -> str:
 
 
 def _texts(record: Record) -> Sequence[str]:
-    conversation = "\n".join(message.content for message in prompt_of(record).messages)
-    return (conversation, *answers_of(record))
+    conversation = "\n".join(message.content for message in record.prompt.messages)
+    return (conversation, *record.responses)
 
 
 # Chinese, Japanese and Korean leave no space between words: there, a character counts as one.

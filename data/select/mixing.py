@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
-from data.records import Demonstration, Prompt, Ranking, Record, prompt_of
+from data.records import Demonstration, Prompt, Ranking, Record
 from data.select.dropped import DroppedRows
 from onebase.errors import DataError
 
@@ -24,7 +24,7 @@ UNNAMED = "(none)"
 
 def task_of(record: Record) -> str:
     """The task a record belongs to, for caps and counts."""
-    meta = prompt_of(record).meta
+    meta = record.prompt.meta
     return next((str(meta[key]) for key in TASK_KEYS if meta.get(key) not in (None, "")), UNNAMED)
 
 

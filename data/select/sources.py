@@ -17,7 +17,7 @@ from data.files.lines import LONGEST_LINE
 from data.files.readers import READERS, reader_of
 from data.formats import table
 from data.formats.unread import Unread
-from data.records import Demonstration, Prompt, Ranking, Record, fingerprint, normalised, prompt_of
+from data.records import Demonstration, Prompt, Ranking, Record, fingerprint, normalised
 from data.select.contamination import ContaminationSection, Evaluation, clean
 from data.select.dropped import DroppedRows
 from data.select.labelers import labeler_of
@@ -114,7 +114,7 @@ class Deduplicator:
         """Whether no earlier record was a copy of this one; from now on it counts itself."""
         if self.dedupe == "none":
             return True
-        digest = hashlib.blake2b(normalised(prompt_of(record)).encode(), digest_size=16)
+        digest = hashlib.blake2b(normalised(record.prompt).encode(), digest_size=16)
         if self.dedupe == "rows" and isinstance(record, Demonstration):
             digest.update(b"\0" + record.response.encode())
         elif self.dedupe == "rows" and isinstance(record, Ranking):
@@ -143,7 +143,7 @@ def load(sources: Sequence[Source], kind: type[K], *, seed: int, evaluation: Ite
     if weights and len(weights) < len(sources):
         without = next(source.source for source in sources if source.weight is None)
         raise DataError(f"data: some sources have a weight and {without} has none. Give all of them one, or none.")
-    evaluated = [prompt_of(record) for record in evaluation]
+    evaluated = [record.prompt for record in evaluation]
     deduplicators: dict[Dedupe, Deduplicator] = {}
     drops = [DroppedRows() for _ in sources]
     records_by_source: list[list[K]] = []
@@ -195,7 +195,7 @@ def _load_source(
         if deduplicator.is_new(record):
             distinct.append(record)
         else:
-            dropped.add(deduplicator.reason, str(prompt_of(record).origin))
+            dropped.add(deduplicator.reason, str(record.prompt.origin))
     if not distinct:
         emptied = f"the split '{source.split}'" if source.split else "what is left of it"
         raise DataError(f"{source.source}: no records{dropped.summary()}. The file is empty, or {emptied} is.")
@@ -254,7 +254,7 @@ def records_of(source: Source, kind: type[K], dropped: DroppedRows, unread: Unre
     )
     if read is None or source.split is None:
         return records
-    return (record for record in records if split_of(prompt_of(record), FILE_SPLITS) == source.split)
+    return (record for record in records if split_of(record.prompt, FILE_SPLITS) == source.split)
 
 
 def _refuse_unused(source: Source, kind_of_source: str) -> None:

@@ -8,15 +8,15 @@ import pytest
 import yaml
 
 from data.files.readers import reader_of
-from data.formats.table import FORMATS, build, build_all, candidates, parse, recognise
-from data.records import Demonstration, Message, Origin, Prompt, Ranking, prompt_of
+from data.formats.table import FORMATS, build, build_all, candidates, parse
+from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from data.select.dropped import DroppedRows
 from onebase.errors import DataError
 
 FIXTURES = Path(__file__).parent / "fixtures"
 KINDS: dict[str, Any] = {"prompt": Prompt, "demonstration": Demonstration, "ranking": Ranking}
 EXPECTED = {path.name.removesuffix(".expected.yaml"): path for path in sorted(FIXTURES.glob("*.expected.yaml"))}
-CASES = [(name, kind) for name in EXPECTED for kind in KINDS if KINDS[kind] in FORMATS[name].kinds]
+CASES = [(name, kind) for name in EXPECTED for kind in KINDS if KINDS[kind] in FORMATS[name].makers]
 ORIGIN = Origin("a.jsonl", 1)
 
 
@@ -52,11 +52,11 @@ def expected_record(kind: str, given: dict[str, Any]) -> Any:
 
 def at(record: Any) -> str:
     """The line of a record, and the part where it is one of several."""
-    return str(prompt_of(record).origin).split(":", 1)[1]
+    return str(record.prompt.origin).split(":", 1)[1]
 
 
 def anonymous(record: Any) -> Any:
-    prompt = prompt_of(record)
+    prompt = record.prompt
     bare = Prompt(prompt.messages, ORIGIN, prompt.meta)
     match record:
         case Demonstration():
@@ -102,7 +102,7 @@ def test_a_fixture_becomes_what_is_written_beside_it(name: str, kind: str):
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_the_first_row_of_a_fixture_is_recognised(name: str, kind: str):
-    found = FORMATS[recognise(rows_of(name)[0][1], KINDS[kind], ORIGIN)]
+    (found,) = candidates(rows_of(name)[0][1], KINDS[kind])
     # Formats that make the same of a row need no telling apart.
     assert found.name == name or found.makers[KINDS[kind]] == FORMATS[name].makers[KINDS[kind]]
 
@@ -132,30 +132,31 @@ def test_rows_that_stand_alone_are_read_the_same_in_any_order(name: str, kind: s
 def test_a_row_that_fits_two_formats_is_refused_with_both():
     row = {"prompt": "a", "response": "b", "completion": "c"}
     with pytest.raises(DataError) as caught:
-        recognise(row, Demonstration, ORIGIN)
+        list(build(row, Demonstration, ORIGIN))
     assert str(caught.value) == (
         "a.jsonl:1: the row fits several formats: prompt-response {prompt, response}, prompt-completion "
         "{completion, prompt}. Name one with `format`."
     )
-    assert recognise(row, Prompt, ORIGIN) == "prompt-response"  # the same prompt either way
+    assert [one.name for one in candidates(row, Prompt)] == ["prompt-response"]  # the same prompt either way
     (record,) = build(row, Demonstration, ORIGIN, format="prompt-completion")
     assert record.response == "c"
 
 
 def test_a_row_that_fits_none_is_refused_with_the_nearest():
     with pytest.raises(DataError) as caught:
-        recognise({"prompt": "a", "chosen": "b", "reject": "c"}, Ranking, ORIGIN)
+        list(build({"prompt": "a", "chosen": "b", "reject": "c"}, Ranking, ORIGIN))
     assert str(caught.value) == (
         "a.jsonl:1: no ranking can be made of the keys ['chosen', 'prompt', 'reject']. Nearest: "
         "hh-rlhf-prompt {chosen, prompt, rejected}; prompt-chosen-rejected {chosen, prompt, rejected}; "
         "prompt-chosen-rejected-chat {chosen, prompt, rejected}; hh-rlhf {chosen, rejected}."
     )
     with pytest.raises(DataError, match=r"keys \['x'\]. Nearest: docs/data.md has all formats"):
-        recognise({"x": 1}, Prompt, ORIGIN)
+        list(build({"x": 1}, Prompt, ORIGIN))
 
 
 def test_a_key_that_is_null_is_no_key():
-    assert recognise({"prompt": "a", "response": "b", "completion": None}, Demonstration, ORIGIN) == "prompt-response"
+    row = {"prompt": "a", "response": "b", "completion": None}
+    assert [one.name for one in candidates(row, Demonstration)] == ["prompt-response"]
 
 
 @pytest.mark.parametrize(
@@ -237,9 +238,9 @@ def test_a_format_recognises_by_keys_and_looks():
 
 
 def test_options_overlay_the_defaults_and_leave_the_table_alone():
-    name, options = parse("helpsteer helpfulness=0.65 verbosity=-0.4")
-    assert name == "helpsteer"
-    assert dict(options) == {
+    format = parse("helpsteer helpfulness=0.65 verbosity=-0.4")
+    assert format.name == "helpsteer"
+    assert dict(format.options) == {
         "helpfulness": 0.65,
         "correctness": 0.0,
         "coherence": 0.0,

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.records import Demonstration, Message, Origin, Prompt, Ranking, Record, prompt_of
+from data.records import Demonstration, Message, Origin, Prompt, Ranking, Record
 from data.select.dropped import DroppedRows
 from data.select.sources import Source, records_of
 from data.writing import row_of, write
@@ -129,7 +129,7 @@ def read(path: Path, kind: Any, **settings: Any) -> tuple[list[Any], DroppedRows
 
 def anonymous(found: Any) -> Any:
     """The record without its place."""
-    prompt = replace(prompt_of(found), origin=ORIGIN)
+    prompt = replace(found.prompt, origin=ORIGIN)
     return prompt if isinstance(found, Prompt) else replace(found, prompt=prompt)
 
 

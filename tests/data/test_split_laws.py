@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data.records import Demonstration, normalised, prompt_of
+from data.records import Demonstration, normalised
 from data.select.dropped import DroppedRows
 from data.select.sources import Source, load, records_of
 from data.splits import FILE_SPLITS
@@ -37,7 +37,7 @@ def splits_of(shards: list[list[str]], folder: Path) -> dict[str, set[str]]:
         path.write_text("".join(json.dumps({"prompt": text, "response": "yes"}) + "\n" for text in shard))
         for split in FILE_SPLITS:
             records = records_of(Source(source=str(path), split=split), Demonstration, DroppedRows())
-            found.setdefault(split, set()).update(normalised(prompt_of(record)) for record in records)
+            found.setdefault(split, set()).update(normalised(record.prompt) for record in records)
     return found
 
 

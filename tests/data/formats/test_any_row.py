@@ -124,7 +124,7 @@ def changed_row_law(examples: int) -> Callable[..., None]:
         places = places_in(rows[which])
         path = places[data.draw(st.integers(0, len(places) - 1))]
         rows[which] = with_other(rows[which], path, value)
-        for kind in FORMATS[name].kinds:
+        for kind in FORMATS[name].makers:
             requires_records_or_data_error(rows, kind, name if named else None)
 
     return test
@@ -145,7 +145,7 @@ def test_no_value_in_any_place_of_a_fixture_ends_in_a_traceback(name: str):
     for path in places_in(first):
         for value in VALUES:
             changed = with_other(first, path, value)
-            for kind in FORMATS[name].kinds:
+            for kind in FORMATS[name].makers:
                 errors: list[DataError] = []
                 found = list(build_all(iter([(1, changed)]), kind, "f", format=name, report=errors.append))
                 assert all(isinstance(one, kind) for one in found)
@@ -157,7 +157,7 @@ def test_no_key_of_a_fixture_can_be_lost_without_a_word(name: str):
     """A row without one of its format's keys is refused, whatever else it has."""
     for key in FORMATS[name].keys:
         row = {other: value for other, value in FIXTURES[name][0].items() if other != key}
-        for kind in set(FORMATS[name].kinds) - set(FORMATS[name].files):
+        for kind in set(FORMATS[name].makers) - set(FORMATS[name].files):
             with pytest.raises(DataError, match=f"the row has no '{key}', which the format '{name}' needs"):
                 list(build(row, kind, Origin("f", 1), format=name))
 
@@ -165,6 +165,6 @@ def test_no_key_of_a_fixture_can_be_lost_without_a_word(name: str):
 def test_rows_are_not_changed_by_reading_them():
     for name, rows in FIXTURES.items():
         before = json.dumps(rows)
-        for kind in FORMATS[name].kinds:
+        for kind in FORMATS[name].makers:
             list(build_all(enumerate(rows, start=1), kind, "f", format=name, report=lambda error: None))
         assert json.dumps(rows) == before

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from data.formats.table import FORMATS, build_all, recognise
-from data.records import Demonstration, Origin, Prompt, Ranking
+from data.formats.table import FORMATS, build_all, candidates
+from data.records import Demonstration, Prompt, Ranking
 from onebase.errors import DataError
 
 PAGE = Path(__file__).parents[3] / "docs" / "data.md"
@@ -38,8 +38,8 @@ def test_an_example_is_recognised_and_sound(name: str):
     row = json.loads(example.strip("`"))
     assert FORMATS[name].keys <= set(row)
     assert fields
-    for kind in FORMATS[name].kinds:
-        found = FORMATS[recognise(row, kind, Origin("f", 1))]
+    for kind in FORMATS[name].makers:
+        (found,) = candidates(row, kind)
         assert found.name == name or found.makers[kind] == FORMATS[name].makers[kind]
         try:
             list(build_all(iter([(1, row)]), kind, "f", format=name))
@@ -59,7 +59,7 @@ def test_what_a_row_becomes_is_named(name: str):
         for letter, kind in (("P", Prompt), ("D", Demonstration), ("R", Ranking))
         if re.search(rf"\b{letter}\b", becomes)
     }
-    assert named == set(FORMATS[name].kinds)
+    assert named == set(FORMATS[name].makers)
 
 
 @pytest.mark.parametrize("name", sorted(name for name, one in FORMATS.items() if one.options))
