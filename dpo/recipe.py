@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from trl.trainer.dpo_config import DPOConfig
 
 from data.select.sources import Source
@@ -12,6 +12,7 @@ from onebase.recipe.sections import (
     BaseSection,
     ChatSection,
     CheckpointSection,
+    Count,
     LimitsSection,
     Section,
     Seed,
@@ -55,7 +56,7 @@ class EvaluationSection(Section):
     """Held-out rankings: what `dpo/eval_loss` and `dpo/eval_accuracy` are measured on, before and after."""
 
     rankings: tuple[Source, ...] = Field(min_length=1)
-    samples: PositiveInt = 8
+    samples: Count = 8
     """Held-out prompts answered at the end, for a person to read."""
 
 
