@@ -1,11 +1,13 @@
 from pathlib import Path
 
-from data.tasks.describe import tasks
+import pytest
 
-PAGE = Path(__file__).parents[3] / "docs" / "tasks.md"
+from data.describe import TABLES, table
+
+PAGES = {"tasks": "tasks.md", "problems": "verifiable.md"}
 
 
-def test_the_page_shows_the_families_as_they_are():
-    assert tasks() in PAGE.read_text("utf-8"), (
-        "run `python -m data.tasks.describe` and put its table into docs/tasks.md"
-    )
+@pytest.mark.parametrize("name", TABLES)
+def test_a_page_shows_the_families_as_they_are(name: str):
+    page = Path(__file__).parents[2] / "docs" / PAGES[name]
+    assert table(name) in page.read_text("utf-8"), f"run `python -m data.describe {name}` and put its table into {page}"
