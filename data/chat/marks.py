@@ -88,10 +88,9 @@ class Marks:
         self.control = control
         self.added = frozenset(token.content for token in tokenizer.added_tokens_decoder.values())
         self.ids = frozenset(control.values())
-        longest_first = sorted(control, key=len, reverse=True)
         self._pattern = re.compile(self.pattern_of(control))
-        self._numbers = {text: number for number, text in enumerate(longest_first)}
-        self._texts = longest_first
+        self._texts = sorted(control, key=len, reverse=True)
+        self._numbers = {text: number for number, text in enumerate(self._texts)}
         self._counted = self.ids - {control.get(str(tokenizer.unk_token))}
         self.plain: Callable[[str], list[int]] = functools.partial(tokenizer.encode, add_special_tokens=False)
         """A text's tokens as the tokenizer gives them, for texts that spell no control token."""

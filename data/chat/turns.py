@@ -44,13 +44,11 @@ class Template:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str | None) -> None:
         self.tokenizer = tokenizer
-        self._system = system
-
-    def with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """The messages and the recipe's system message before them, unless they bring their own."""
-        if self._system is None or messages[0].role == "system":
-            return messages
-        return (Message("system", self._system), *messages)
+        self.system = () if system is None else (Message("system", system),)
+        """The recipe's system message, for messages that bring none."""
+        self.conversations = tuple(
+            messages if messages[0].role == "system" else (*self.system, *messages) for messages in CONVERSATIONS
+        )
 
     def text(
         self,
@@ -83,7 +81,7 @@ class Template:
 class Turn:
     """An assistant's turn of one template and tokenizer; DataError where it cannot be separated from its prompt.
 
-    Messages are passed with the recipe's system message (`Template.with_system`).
+    Messages are passed with the recipe's system message (`Template.system`).
     """
 
     def __init__(self, template: Template, marks: Marks, stop_ids: frozenset[int]) -> None:
@@ -95,7 +93,7 @@ class Turn:
         self._end: str | None = None
         self._before: dict[str, list[int]] = {}
         """Tokens of the texts that answers are encoded behind."""
-        self.question = template.with_system(QUESTION)
+        self.question = (*template.system, *QUESTION)
         """A conversation to render answers behind that belong to none."""
         opened = template.text(self.question, generation=True)
         end = self._stop.findall(self.tail(self.question, "b", opened))[-1]
@@ -209,9 +207,8 @@ class Turn:
 
     def _require_same_everywhere(self) -> None:
         """What follows a short prompt must follow a long one."""
-        for messages in CONVERSATIONS:
+        for messages in self._template.conversations:
             try:
-                messages = self._template.with_system(messages)
                 opened = self._template.text(messages, generation=True)
                 tail = self.tail(messages, "b", opened)
             except DataError:  # the template takes no such conversation: a row of that kind will be refused
