@@ -97,7 +97,6 @@ class Marks:
         hidden = self._are_hidden_by_a_normaliser()
         self.are_spelled_in: Callable[[str], object] = self._are_encoded_from if hidden else self._pattern.search
         """Truthy where encoding a text by the tokenizer would make a control token of a part of it."""
-        self._renamed: tuple[Tokenizer, dict[int, int]] | None = None
 
     @staticmethod
     def pattern_of(tokens: Collection[str]) -> str:
@@ -129,8 +128,7 @@ class Marks:
         transformers' own `sanitize_control_tokens` cuts the text at what is spelled. A reply would have different
         tokens as an answer and in the next prompt.
         """
-        clone, numbers = self._renamed or self._rename()
-        self._renamed = clone, numbers
+        clone, numbers = self._renamed
         written = self._pattern.sub(lambda match: chr(WRITTEN + self._numbers[match[0]]), rendered)
         marks = sum(ord(letter) >= WRITTEN for letter in written)
         text = re.sub("[\U000f0000-\U000fffff]", lambda match: self._texts[ord(match[0]) - HELD], written)
@@ -149,7 +147,9 @@ class Marks:
                 "control tokens. Remove it from the text, or use another base."
             )
 
-    def _rename(self) -> tuple[Tokenizer, dict[int, int]]:
+    @functools.cached_property
+    def _renamed(self) -> tuple[Tokenizer, dict[int, int]]:
+        """The copy, and the original's number of each of its tokens."""
         backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise DataError("a text spells a control token, and this tokenizer has no fast form. Remove it.")

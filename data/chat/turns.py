@@ -9,6 +9,7 @@ The seam is what the template writes before every answer: nothing (ChatML), a sp
 the model has to write what comes behind it. The seam is cut off from texts that people read.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -91,8 +92,8 @@ class Turn:
         self._stop = re.compile(marks.pattern_of(self._ends))
         self._content = re.compile(f"({marks.pattern_of(marks.added - marks.control.keys())})")
         self._end: str | None = None
-        self._before: dict[str, list[int]] = {}
-        """Tokens of the texts that answers are encoded behind."""
+        self._before = functools.cache(marks.plain)
+        """Tokens of a text that answers are encoded behind."""
         self.question = (*template.system, *QUESTION)
         """A conversation to render answers behind that belong to none."""
         opened = template.text(self.question, generation=True)
@@ -165,9 +166,7 @@ class Turn:
     def _behind(self, anchor: str, tail: str, *, held: bool) -> tuple[int, ...] | None:
         """Tokens of a tail that follows the anchor; None where the tail changes the anchor's own."""
         encode = self._marks.encode if held else self._marks.plain
-        if anchor not in self._before:
-            self._before[anchor] = self._marks.plain(anchor)
-        before, whole = self._before[anchor], encode(anchor + tail)
+        before, whole = self._before(anchor), encode(anchor + tail)
         return tuple(whole[len(before) :]) if whole[: len(before)] == before else None
 
     def _find_anchors(self, opened: str) -> tuple[str, ...]:
