@@ -98,9 +98,7 @@ def describe(
 ) -> dict[str, Any]:
     """The content of card.json."""
     identities = list(identities)
-    reasons: Counter[str] = Counter()
-    for identity in identities:
-        reasons.update(identity.dropped)
+    reasons = sum((Counter(identity.dropped) for identity in identities), Counter[str]())
     card: dict[str, Any] = {
         "schema_version": SCHEMA,
         "kind": type(records[0]).__name__.lower() if records else None,

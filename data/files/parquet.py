@@ -27,6 +27,8 @@ BATCH = 1000
 """Rows that become Python's at once."""
 HELD = 100 * BATCH
 """Rows that are held at once, their texts in a dictionary."""
+BINARY = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+"""Types of columns that are left out."""
 
 
 def read(path: Path, *, longest: int, report: Report | None) -> Numbered:
@@ -64,11 +66,7 @@ def _columns(schema: Any, path: Path) -> list[str]:
     for name in schema.names:
         if schema.names.count(name) > 1:
             raise DataError(f"{path}: the column '{name}' is there twice. Rename one.")
-    return [field.name for field in schema if not _is_binary(field.type)]
-
-
-def _is_binary(kind: Any) -> bool:
-    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+    return [field.name for field in schema if not any(is_binary(field.type) for is_binary in BINARY)]
 
 
 def _as_text(batch: Any) -> Any:

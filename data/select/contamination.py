@@ -75,9 +75,6 @@ class Evaluation:
         self._runs = {run: min(indices) for run, indices in sharing.items() if len(indices) <= section.common}
         self._near = self._index_near() if section.similarity is not None else None
 
-    def __len__(self) -> int:
-        return len(self._origins)
-
     def finding(self, record: Record) -> tuple[str, str] | None:
         """What is wrong with a record and the place of the evaluation prompt it holds; None when it is clean."""
         prompt = prompt_of(record)
@@ -106,10 +103,8 @@ class Evaluation:
         return index
 
     def _nearest(self, prompt: Prompt) -> int | None:
-        if self._near is None:
-            return None
         shingles = _shingles(_words(_user_text(prompt)))
-        if not shingles:
+        if self._near is None or not shingles:
             return None
         for candidate in sorted(self._near.query(_sketch(shingles))):
             other = self._shingles[candidate]
