@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy
 
@@ -23,6 +23,9 @@ from onebase.run.folders import require_replaceable
 from onebase.run.record import DataIdentity
 from onebase.seeding import seeded_order
 
+if TYPE_CHECKING:
+    from data.chat.conversations import Tokens
+
 SCHEMA = 1
 CARD = "card.json"
 PLOTS = ("lengths.svg", "tasks.svg", "rankings.svg")
@@ -33,18 +36,17 @@ TASKS = 50
 
 
 @runtime_checkable
-class Tokens(Protocol):
-    """What turns a record into the tokens of a run; `data.chat.conversations.Chat` does."""
+class Encoder(Protocol):
+    """What gives the tokens of a prompt and its responses; `data.chat.conversations.Chat` does."""
 
-    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]: ...
-    def response_ids(self, text: str) -> tuple[int, ...]: ...
+    def encode(self, prompt: Prompt, *answers: str) -> "Tokens": ...
 
 
 def write_card(
     folder: Path,
     loaded: LoadedRecords[Any],
     *,
-    tokens: Tokens | None = None,
+    tokens: Encoder | None = None,
     limits: LimitsSection | None = None,
 ) -> dict[str, Any]:
     """Write card.json and its plots into `folder`; the card. Without `tokens` lengths are counted in characters."""
@@ -76,7 +78,7 @@ class Lengths:
         self.responses = [length for _, _, responses in rows for length in responses]
 
 
-def measure(records: Sequence[Record], tokens: Tokens | None) -> Lengths:
+def measure(records: Sequence[Record], tokens: Encoder | None) -> Lengths:
     """Lengths of all records, or of MEASURED of them, drawn by position."""
     chosen = range(len(records)) if len(records) <= MEASURED else sorted(seeded_order(len(records), 0)[:MEASURED])
     rows = []
@@ -86,8 +88,8 @@ def measure(records: Sequence[Record], tokens: Tokens | None) -> Lengths:
         if tokens is None:
             rows.append((record, sum(len(message.content) for message in prompt.messages), tuple(map(len, responses))))
         else:
-            ended = tuple(len(tokens.response_ids(response)) for response in responses)
-            rows.append((record, len(tokens.prompt_ids(prompt)), ended))
+            encoded = tokens.encode(prompt, *responses)
+            rows.append((record, len(encoded.prompt), tuple(map(len, encoded.responses))))
     return Lengths("characters" if tokens is None else "tokens", rows)
 
 
@@ -96,9 +98,7 @@ def describe(
 ) -> dict[str, Any]:
     """The content of card.json."""
     identities = list(identities)
-    reasons: Counter[str] = Counter()
-    for identity in identities:
-        reasons.update(identity.dropped)
+    reasons = sum((Counter(identity.dropped) for identity in identities), Counter[str]())
     card: dict[str, Any] = {
         "schema_version": SCHEMA,
         "kind": type(records[0]).__name__.lower() if records else None,
@@ -154,20 +154,21 @@ def quantiles(lengths: Sequence[int]) -> dict[str, float]:
 
 def _fits(lengths: Lengths, limits: LimitsSection) -> dict[str, Any]:
     """How many rows are learned whole, their end tokens included."""
-    prompts = [prompt <= limits.prompt_tokens for _, prompt, _ in lengths.rows]
-    ends = [all(length <= limits.response_tokens for length in responses) for _, _, responses in lengths.rows]
-    both = [prompt and end for prompt, end in zip(prompts, ends, strict=True)]
+    fits = [
+        (prompt <= limits.prompt_tokens, max(responses, default=0) <= limits.response_tokens)
+        for _, prompt, responses in lengths.rows
+    ]
     return {
         "prompt_tokens": limits.prompt_tokens,
         "response_tokens": limits.response_tokens,
-        "share_prompt_fits": _share(sum(prompts), len(prompts)),
-        "share_end_token_fits": _share(sum(ends), len(ends)),
-        "share_both_fit": _share(sum(both), len(both)),
+        "share_prompt_fits": _share([prompt for prompt, _ in fits]),
+        "share_end_token_fits": _share([end for _, end in fits]),
+        "share_both_fit": _share([prompt and end for prompt, end in fits]),
     }
 
 
-def _share(count: int, total: int) -> float | None:
-    return round(count / total, 4) if total else None
+def _share(fits: Sequence[bool]) -> float | None:
+    return round(sum(fits) / len(fits), 4) if fits else None
 
 
 def _rankings(rankings: Sequence[Ranking], lengths: Lengths) -> dict[str, Any]:

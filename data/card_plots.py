@@ -26,8 +26,7 @@ def _lengths(lengths: Lengths, limits: LimitsSection | None) -> Figure:
     figure = Figure(figsize=(8, 3), layout="constrained")
     both = (("prompt", lengths.prompts), ("response", lengths.responses))
     for axes, (name, values) in zip(figure.subplots(1, 2), both, strict=True):
-        axes.set_xlabel(f"{name}, {lengths.unit}")
-        axes.set_ylabel("count")
+        axes.set(xlabel=f"{name}, {lengths.unit}", ylabel="count")
         if values:
             axes.hist(values, bins=min(40, max(values) - min(values) + 1), color=BLUE)
         if limits is not None and lengths.unit == "tokens":
@@ -53,8 +52,7 @@ def _rankings(rankings: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(8, 3), layout="constrained")
     sizes, biases = figure.subplots(1, 2)
     sizes.bar(list(rankings["sizes"]), list(rankings["sizes"].values()), color=BLUE)
-    sizes.set_xlabel("responses per ranking")
-    sizes.set_ylabel("rankings")
+    sizes.set(xlabel="responses per ranking", ylabel="rankings")
     for position, name in enumerate(("longer_wins", "earlier_wins")):
         bias = rankings[name]
         if bias["pairs"]:
@@ -63,7 +61,5 @@ def _rankings(rankings: Mapping[str, Any]) -> Figure:
             biases.errorbar([bias["share"]], [position], xerr=error, fmt="o", color=BLUE, capsize=4)
     biases.axvline(0.5, color=GREY, linestyle="--")
     biases.set_yticks([0, 1], ["longer wins", "earlier wins"])
-    biases.set_ylim(-0.5, 1.5)
-    biases.set_xlim(0, 1)
-    biases.set_xlabel("share of pairs, 95 % interval")
+    biases.set(ylim=(-0.5, 1.5), xlim=(0, 1), xlabel="share of pairs, 95 % interval")
     return figure

@@ -5,6 +5,7 @@ hashed, a held-out prompt of a later turn could hold a training prompt and its a
 """
 
 import hashlib
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -28,10 +29,6 @@ def split_of(prompt: Prompt, shares: Mapping[str, float]) -> str:
     assert abs(sum(shares.values()) - 1.0) < 1e-9, "shares must add up to 1"
     digest = hashlib.sha256(normalised(opening(prompt)).encode()).digest()
     position = int.from_bytes(digest[:8], "big") / 2**64
-    end = 0.0
-    *others, last = shares
-    for name in others:
-        end += shares[name]
-        if position < end:
-            return name
-    return last
+    ends = itertools.accumulate(shares.values())
+    *_, last = shares  # rounding may leave the sum below 1
+    return next((name for name, end in zip(shares, ends, strict=True) if position < end), last)

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from trl.trainer.dpo_config import DPOConfig
 
 from data.select.sources import Source
 from onebase.files.paths import UserPath
 from onebase.recipe.sections import (
+    Count,
     Section,
     SftParentSection,
     StageRecipe,
@@ -45,7 +46,7 @@ class EvaluationSection(Section):
     """Held-out rankings: what `dpo/eval_loss` and `dpo/eval_accuracy` are measured on, before and after."""
 
     rankings: tuple[Source, ...] = Field(min_length=1)
-    samples: PositiveInt = 8
+    samples: Count = 8
     """Held-out prompts answered at the end, for a person to read."""
 
 

@@ -20,7 +20,7 @@ def stream(seed: int, *names: str | int) -> int:
 
 def seeded_order(count: int, seed: int) -> list[int]:
     """Positions 0 .. count-1, sorted by a hash of seed and position: more positions never reorder the first ones."""
-    return sorted(range(count), key=lambda index: stream(seed, "order", index))
+    return sorted(range(count), key=lambda index: hashlib.sha256(f"{seed}/order/{index}".encode()).digest())
 
 
 def generator(seed: int, *names: str | int) -> "torch.Generator":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from data.records import Record, prompt_of
+from data.records import Record
 from data.select.dropped import DroppedRows
 from onebase.errors import DataError
 from onebase.files.paths import expanded

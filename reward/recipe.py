@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from data.select.labelers import LabelersSection
 from data.select.sources import Source
 from onebase.files.paths import UserPath
 from onebase.recipe.sections import (
+    Count,
+    CountOrZero,
     LearningRate,
     LossWeight,
     Schedule,
@@ -29,13 +31,13 @@ class TrainSection(Section):
     """Sizes and steps."""
 
     learning_rate: LearningRate = 1e-4
-    epochs: PositiveInt = 1
+    epochs: Count = 1
     """InstructGPT: more than one overfits."""
-    rankings_per_step: PositiveInt = 8
+    rankings_per_step: Count = 8
     """Prompts per optimiser step; all responses of a prompt stay together."""
-    tokens_per_microbatch: PositiveInt = 2048
+    tokens_per_microbatch: Count = 2048
     """Tokens (padding included, where there is any) that go through the model at once; decides memory, not results."""
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: CountOrZero = 0
     schedule: Schedule = "constant"
     """What the learning rate does after the warm-up: stay, or fall to 0 at the last step (InstructGPT: cosine)."""
     max_grad_norm: PositiveFloat = 1.0

@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 from trl.trainer.sft_config import SFTConfig
 
 from data.select.sources import Source
 from onebase.files.paths import UserPath
 from onebase.recipe.sections import (
     AdapterSection,
+    Count,
     Section,
     StageRecipe,
 )
@@ -37,7 +38,7 @@ class EvaluationSection(Section):
     """Held-out demonstrations: what `sft/eval_loss` is measured on, before and after."""
 
     demonstrations: tuple[Source, ...] = Field(min_length=1)
-    samples: PositiveInt = 8
+    samples: Count = 8
     """Held-out prompts answered at the end, for a person to read."""
 
 

@@ -104,48 +104,34 @@ class Chat:
         """The conversation so far and the opening of the assistant's turn."""
         return self.encode(prompt).prompt
 
-    def response_ids(self, text: str) -> tuple[int, ...]:
-        """A response's tokens and the end token, as the template renders them behind a prompt.
-
-        A control token that the text spells stays text: there is one end token, and it is at the end.
-        """
-        (ids,) = self._encode(self.turn.question, (text,)).responses
-        return ids
-
-    def demonstration(self, demonstration: Demonstration) -> EncodedDemonstration:
-        tokens = self.encode(demonstration.prompt, demonstration.response)
-        return EncodedDemonstration(tokens.prompt, tokens.responses[0])
-
-    def ranking(self, ranking: Ranking) -> EncodedRanking:
-        tokens = self.encode(ranking.prompt, *ranking.responses)
-        return EncodedRanking(ranking, tokens.prompt, tokens.responses)
-
     def candidates(self, prompt: Prompt, responses: Sequence[str]) -> Candidates:
         """Responses to score, empty ones too."""
         tokens = self.encode(prompt, *responses)
         return Candidates(tokens.prompt, tokens.responses)
 
     def encode(self, prompt: Prompt, *answers: str) -> Tokens:
-        """Tokens of a prompt and of answers to it; DataError with the prompt's place where they cannot be encoded."""
+        """Tokens of a prompt and of answers to it, each as it is rendered behind the prompt, with its end token.
+
+        A control token that a text spells stays text. DataError with the prompt's place where they cannot be encoded.
+        """
+        messages: Sequence[Message] = prompt.messages
+        if messages[0].role != "system":
+            messages = (*self.template.system, *messages)
+        spells_control = any(map(self.marks.are_spelled_in, (*(message.content for message in messages), *answers)))
         try:
-            return self._encode(prompt.messages, answers)
+            if self._words:
+                self._require_no_imitation(messages)
+            if spells_control:
+                self._require_apart()
+                messages = [Message(message.role, self.marks.held(message.content)) for message in messages]
+                answers = tuple(map(self.marks.held, answers))
+            opened = self.template.text(messages, generation=True)
+            ids = self.marks.encode(opened) if spells_control else self.marks.plain(opened)
+            tails = [self.turn.tail(messages, answer, opened) for answer in answers]
+            responses = tuple(self.turn.ids(tail, held=spells_control) for tail in tails)
         except DataError as error:
             raise DataError(f"{prompt.origin}: {error}") from None
-
-    def _encode(self, messages: Sequence[Message], answers: Sequence[str]) -> Tokens:
-        messages = self.template.with_system(messages)
-        if self._words:
-            self._require_no_imitation(messages)
-        spells_control = any(map(self.marks.are_spelled_in, (*(message.content for message in messages), *answers)))
-        if spells_control:
-            self._require_apart()
-            messages = [Message(message.role, self.marks.held(message.content)) for message in messages]
-            answers = list(map(self.marks.held, answers))
-        opened = self.template.text(messages, generation=True)
-        prompt = self.marks.encode(opened) if spells_control else self.marks.plain(opened)
-        tails = [self.turn.tail(messages, answer, opened) for answer in answers]
-        responses = tuple(self.turn.ids(tail, held=spells_control) for tail in tails)
-        return Tokens(tuple(prompt), responses, spells_control)
+        return Tokens(tuple(ids), responses, spells_control)
 
     def _require_no_imitation(self, messages: Sequence[Message]) -> None:
         """Where a template parts turns by words alone, a message that spells them has the tokens of two turns."""
@@ -197,24 +183,14 @@ class Limiter:
     kept: int = 0
     """Rows within the limits, of all sources and splits together."""
 
-    def fits(self, prompt: Prompt, tokens: Tokens) -> bool:
-        """Whether the prompt is within its limit, and the longest response within its own."""
-        longest = max(map(len, tokens.responses), default=0)
-        for part, length, limit in (
-            ("prompt", len(tokens.prompt), self.limits.prompt_tokens),
-            ("response", longest, self.limits.response_tokens),
-        ):
-            if length <= limit:
-                continue
-            if self.limits.over == "error":
-                raise DataError(
-                    f"{prompt.origin}: the {part} is {length} tokens, over limits.{part}_tokens={limit}. "
-                    "Raise the limit, or leave such rows out with limits.over=drop."
-                )
-            self.dropped[f"{part} over {limit} tokens"] += 1
-            return False
-        self.kept += 1
-        return True
+    def leave_out(self, prompt: Prompt, part: str, length: int, limit: int) -> None:
+        """Raise, or count a row with a part that is over its limit."""
+        if self.limits.over == "error":
+            raise DataError(
+                f"{prompt.origin}: the {part} is {length} tokens, over limits.{part}_tokens={limit}. "
+                "Raise the limit, or leave such rows out with limits.over=drop."
+            )
+        self.dropped[f"{part} over {limit} tokens"] += 1
 
     def settle(self, stage: str) -> list[DataIdentity]:
         """Report what was left out, and count it for the record as the source `limits`; nothing where all fitted. The
@@ -254,13 +230,19 @@ def _encode_all(chat: Chat, records: Sequence[R], limiter: Limiter) -> list[tupl
     """
     fitting: list[tuple[R, Tokens]] = []
     spelling: list[Origin] = []
+    limits = {"prompt": limiter.limits.prompt_tokens, "response": limiter.limits.response_tokens}
     try:
         for record in records:
             prompt = record.prompt
             tokens = chat.encode(prompt, *record.responses)
             if tokens.spells_control:
                 spelling.append(prompt.origin)
-            if limiter.fits(prompt, tokens):
+            lengths = {"prompt": len(tokens.prompt), "response": max(map(len, tokens.responses), default=0)}
+            over = [part for part, length in lengths.items() if length > limits[part]]
+            if over:
+                limiter.leave_out(prompt, over[0], lengths[over[0]], limits[over[0]])
+            else:
+                limiter.kept += 1
                 fitting.append((record, tokens))
     finally:  # also before the error of a row that such a token breaks
         if spelling:

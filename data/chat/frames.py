@@ -1,11 +1,12 @@
 """What a chat template writes around the contents of a conversation, seen on a few conversations that it renders."""
 
+import contextlib
 import itertools
 from collections.abc import Sequence
 from typing import Any
 
 from data.chat.marks import Frame
-from data.chat.turns import ANSWER, CONVERSATIONS, FIRST, SECOND, Template
+from data.chat.turns import ANSWER, FIRST, SECOND, Template
 from data.records import Message
 from onebase.errors import DataError
 
@@ -22,17 +23,15 @@ TOOL_TURNS: tuple[dict[str, Any], ...] = (
 
 
 def frame_of(template: Template) -> Frame:
-    """What the template writes, seen on the first of CONVERSATIONS that it takes; DataError where it takes none."""
-    for messages in CONVERSATIONS[:-1]:
-        try:
+    """What the template writes, seen on the first of its conversations that it takes; DataError where it takes none."""
+    *others, last = template.conversations
+    for messages in others:
+        with contextlib.suppress(DataError):
             return _frame_of(template, messages)
-        except DataError:
-            continue
-    return _frame_of(template, CONVERSATIONS[-1])
+    return _frame_of(template, last)
 
 
 def _frame_of(template: Template, messages: Sequence[Message]) -> Frame:
-    messages = template.with_system(messages)
     head, _, behind_first = template.text(messages, generation=True).partition(FIRST)
     opening, _, behind_answer = behind_first.partition(ANSWER)
     between, _, closing = behind_answer.partition(SECOND)
@@ -56,8 +55,6 @@ def _frame_of(template: Template, messages: Sequence[Message]) -> Frame:
 def _with_tools(template: Template) -> list[str]:
     rendered: list[str] = []
     for turns, tools in itertools.product((TOOL_TURNS[:1], TOOL_TURNS), (None, [TOOL])):
-        try:
+        with contextlib.suppress(DataError):
             rendered.append(template.text(turns, generation=True, tools=tools))
-        except DataError:
-            continue
     return rendered

@@ -88,17 +88,15 @@ class Marks:
         self.control = control
         self.added = frozenset(token.content for token in tokenizer.added_tokens_decoder.values())
         self.ids = frozenset(control.values())
-        longest_first = sorted(control, key=len, reverse=True)
         self._pattern = re.compile(self.pattern_of(control))
-        self._numbers = {text: number for number, text in enumerate(longest_first)}
-        self._texts = longest_first
+        self._texts = sorted(control, key=len, reverse=True)
+        self._numbers = {text: number for number, text in enumerate(self._texts)}
         self._counted = self.ids - {control.get(str(tokenizer.unk_token))}
         self.plain: Callable[[str], list[int]] = functools.partial(tokenizer.encode, add_special_tokens=False)
         """A text's tokens as the tokenizer gives them, for texts that spell no control token."""
         hidden = self._are_hidden_by_a_normaliser()
         self.are_spelled_in: Callable[[str], object] = self._are_encoded_from if hidden else self._pattern.search
         """Truthy where encoding a text by the tokenizer would make a control token of a part of it."""
-        self._renamed: tuple[Tokenizer, dict[int, int]] | None = None
 
     @staticmethod
     def pattern_of(tokens: Collection[str]) -> str:
@@ -130,8 +128,7 @@ class Marks:
         transformers' own `sanitize_control_tokens` cuts the text at what is spelled. A reply would have different
         tokens as an answer and in the next prompt.
         """
-        clone, numbers = self._renamed or self._rename()
-        self._renamed = clone, numbers
+        clone, numbers = self._renamed
         written = self._pattern.sub(lambda match: chr(WRITTEN + self._numbers[match[0]]), rendered)
         marks = sum(ord(letter) >= WRITTEN for letter in written)
         text = re.sub("[\U000f0000-\U000fffff]", lambda match: self._texts[ord(match[0]) - HELD], written)
@@ -150,7 +147,9 @@ class Marks:
                 "control tokens. Remove it from the text, or use another base."
             )
 
-    def _rename(self) -> tuple[Tokenizer, dict[int, int]]:
+    @functools.cached_property
+    def _renamed(self) -> tuple[Tokenizer, dict[int, int]]:
+        """The copy, and the original's number of each of its tokens."""
         backend: Any = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise DataError("a text spells a control token, and this tokenizer has no fast form. Remove it.")

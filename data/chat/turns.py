@@ -9,6 +9,7 @@ The seam is what the template writes before every answer: nothing (ChatML), a sp
 the model has to write what comes behind it. The seam is cut off from texts that people read.
 """
 
+import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -44,13 +45,11 @@ class Template:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, system: str | None) -> None:
         self.tokenizer = tokenizer
-        self._system = system
-
-    def with_system(self, messages: Sequence[Message]) -> Sequence[Message]:
-        """The messages and the recipe's system message before them, unless they bring their own."""
-        if self._system is None or messages[0].role == "system":
-            return messages
-        return (Message("system", self._system), *messages)
+        self.system = () if system is None else (Message("system", system),)
+        """The recipe's system message, for messages that bring none."""
+        self.conversations = tuple(
+            messages if messages[0].role == "system" else (*self.system, *messages) for messages in CONVERSATIONS
+        )
 
     def text(
         self,
@@ -83,7 +82,7 @@ class Template:
 class Turn:
     """An assistant's turn of one template and tokenizer; DataError where it cannot be separated from its prompt.
 
-    Messages are passed with the recipe's system message (`Template.with_system`).
+    Messages are passed with the recipe's system message (`Template.system`).
     """
 
     def __init__(self, template: Template, marks: Marks, stop_ids: frozenset[int]) -> None:
@@ -93,9 +92,9 @@ class Turn:
         self._stop = re.compile(marks.pattern_of(self._ends))
         self._content = re.compile(f"({marks.pattern_of(marks.added - marks.control.keys())})")
         self._end: str | None = None
-        self._before: dict[str, list[int]] = {}
-        """Tokens of the texts that answers are encoded behind."""
-        self.question = template.with_system(QUESTION)
+        self._before = functools.cache(marks.plain)
+        """Tokens of a text that answers are encoded behind."""
+        self.question = (*template.system, *QUESTION)
         """A conversation to render answers behind that belong to none."""
         opened = template.text(self.question, generation=True)
         end = self._stop.findall(self.tail(self.question, "b", opened))[-1]
@@ -167,9 +166,7 @@ class Turn:
     def _behind(self, anchor: str, tail: str, *, held: bool) -> tuple[int, ...] | None:
         """Tokens of a tail that follows the anchor; None where the tail changes the anchor's own."""
         encode = self._marks.encode if held else self._marks.plain
-        if anchor not in self._before:
-            self._before[anchor] = self._marks.plain(anchor)
-        before, whole = self._before[anchor], encode(anchor + tail)
+        before, whole = self._before(anchor), encode(anchor + tail)
         return tuple(whole[len(before) :]) if whole[: len(before)] == before else None
 
     def _find_anchors(self, opened: str) -> tuple[str, ...]:
@@ -209,9 +206,8 @@ class Turn:
 
     def _require_same_everywhere(self) -> None:
         """What follows a short prompt must follow a long one."""
-        for messages in CONVERSATIONS:
+        for messages in self._template.conversations:
             try:
-                messages = self._template.with_system(messages)
                 opened = self._template.text(messages, generation=True)
                 tail = self.tail(messages, "b", opened)
             except DataError:  # the template takes no such conversation: a row of that kind will be refused

@@ -8,9 +8,8 @@ import gzip
 import io
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from onebase.errors import DataError
 
@@ -22,8 +21,6 @@ Report = Callable[[DataError], None]
 
 Numbered = Iterator[tuple[int, Any]]
 """Rows of a file with their numbers."""
-
-COMPRESSIONS = (".gz", ".zst")
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -57,42 +54,19 @@ def refuse(error: DataError, report: Report | None) -> None:
     report(error)
 
 
-@contextmanager
-def open_bytes(path: Path) -> Iterator[io.BufferedReader]:
-    """The file's content, unpacked when its name ends in .gz or .zst."""
-    suffix = path.suffix.lower()
-    try:
-        stream: Any
-        if suffix == ".gz":
-            stream = io.BufferedReader(gzip.GzipFile(path, "rb"))
-        elif suffix == ".zst":
-            import pyarrow
-
-            stream = io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
-        else:
-            stream = path.open("rb")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be opened ({error.strerror or error}).") from None
-    with stream:
-        yield stream
+def _open_gzip(path: Path, mode: Literal["rb"]) -> io.BufferedReader:
+    return io.BufferedReader(gzip.GzipFile(path, mode))
 
 
-def read_line(stream: io.BufferedReader, size: int, path: Path, number: int) -> bytes:
-    """The next line, or its first `size` bytes; DataError where a compressed stream is damaged."""
-    try:
-        return stream.readline(size)
-    except EOFError:
-        raise DataError(f"{path}:{number}: the gzip stream ends early: the file is cut off. Fetch it again.") from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise DataError(
-            f"{path}:{number}: not a sound gzip file ({error}). Fetch it again, or correct its name."
-        ) from None
-    except OSError as error:
-        if "Truncated" in str(error):
-            raise DataError(
-                f"{path}:{number}: the zstd stream ends early: the file is cut off. Fetch it again."
-            ) from None
-        raise DataError(f"{path}:{number}: cannot be read ({error}). Fetch it again, or correct its name.") from None
+def _open_zstd(path: Path, mode: Literal["rb"]) -> io.BufferedReader:
+    import pyarrow
+
+    unpacked: Any = pyarrow.input_stream(str(path), compression="zstd")
+    return io.BufferedReader(unpacked)
+
+
+COMPRESSIONS: dict[str, Callable[[Path, Literal["rb"]], io.BufferedReader]] = {".gz": _open_gzip, ".zst": _open_zstd}
+"""What opens a compressed file, by the last ending of its name."""
 
 
 def not_text(raw: bytes, path: Path, number: int) -> DataError:
@@ -113,15 +87,22 @@ def not_text(raw: bytes, path: Path, number: int) -> DataError:
 
 def text_lines(path: Path, *, longest: int = LONGEST_LINE, report: Report | None = None) -> Iterator[tuple[int, str]]:
     """Every line with its number from 1 and its line end; a byte order mark is removed."""
-    number = 0
-    with open_bytes(path) as stream:
-        while raw := read_line(stream, longest + 1, path, number + 1):
+    try:
+        stream = COMPRESSIONS.get(path.suffix.lower(), open)(path, "rb")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be opened ({error.strerror or error}).") from None
+    number, has_ended = 0, True
+    try:
+        for raw in iter(lambda: stream.readline(longest + 1), b""):
+            is_rest, has_ended = not has_ended, raw.endswith(b"\n")
+            if is_rest:  # of a line that is too long
+                continue
             number += 1
             if number == 1 and (kinds := [kind for signature, kind in _SIGNATURES if raw.startswith(signature)]):
                 raise DataError(f"{path}:1: not text: it is {kinds[0]}.")
             if len(raw) > longest:
-                _skip_line(stream, raw, path, number)
-                refuse(_too_long(path, number, longest), report)
+                what = f"the line is over {longest} bytes. Is it one line by mistake? Else raise `longest_line`."
+                refuse(DataError(f"{path}:{number}: {what}"), report)
                 continue
             # Files joined with `cat` have byte order marks in their middle.
             raw = raw.removeprefix(BYTE_ORDER_MARK)
@@ -133,17 +114,20 @@ def text_lines(path: Path, *, longest: int = LONGEST_LINE, report: Report | None
                 refuse(not_text(raw, path, number), report)
             else:
                 yield number, text
+    except (EOFError, OSError, zlib.error) as error:
+        raise _unreadable(error, f"{path}:{number + has_ended}") from None
+    finally:
+        stream.close()
 
 
-def _too_long(path: Path, number: int, longest: int) -> DataError:
-    return DataError(
-        f"{path}:{number}: the line is over {longest} bytes. Is it one line by mistake? Else raise `longest_line`."
-    )
-
-
-def _skip_line(stream: io.BufferedReader, raw: bytes, path: Path, number: int) -> None:
-    while raw and not raw.endswith(b"\n"):
-        raw = read_line(stream, 2**20, path, number)
+def _unreadable(error: Exception, place: str) -> DataError:
+    """Why a stream, which may be compressed, cannot be read on."""
+    if isinstance(error, EOFError) or "Truncated" in str(error):
+        kind = "gzip" if isinstance(error, EOFError) else "zstd"
+        return DataError(f"{place}: the {kind} stream ends early: the file is cut off. Fetch it again.")
+    is_gzip = isinstance(error, gzip.BadGzipFile | zlib.error)
+    problem = f"not a sound gzip file ({error})" if is_gzip else f"cannot be read ({error})"
+    return DataError(f"{place}: {problem}. Fetch it again, or correct its name.")
 
 
 def refuse_broken_text(value: Any) -> None:

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.compute
+import pyarrow.types as types
+from pyarrow.parquet import ParquetFile
 
-from data.files.lines import LONGEST_LINE, Defect, Numbered, Report, refuse, refuse_broken_text
+from data.files.lines import Defect, Numbered, Report, refuse, refuse_broken_text
 from onebase.errors import DataError
 
 SMALL = 128 * 2**20
@@ -23,15 +27,15 @@ BATCH = 1000
 """Rows that become Python's at once."""
 HELD = 100 * BATCH
 """Rows that are held at once, their texts in a dictionary."""
+BINARY = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary)
+"""Types of columns that are left out."""
 
 
-def read_parquet(path: Path, *, longest: int = LONGEST_LINE, report: Report | None = None) -> Numbered:
+def read(path: Path, *, longest: int, report: Report | None) -> Numbered:
     """Rows numbered from 1, read in batches. Times and decimals come as text; binary columns are left out.
 
     Refused: a file that would take far more memory than its length, and a row over `longest` bytes.
     """
-    import pyarrow
-
     number = 0
     try:
         for number, row in _rows(path, longest, report):
@@ -50,8 +54,6 @@ def read_parquet(path: Path, *, longest: int = LONGEST_LINE, report: Report | No
 
 
 def _rows(path: Path, longest: int, report: Report | None) -> Numbered:
-    from pyarrow.parquet import ParquetFile
-
     with ParquetFile(path) as file:
         columns, first = _columns(file.schema_arrow, path), 1
     for batch in batches_of(path, columns, longest=longest):
@@ -64,20 +66,11 @@ def _columns(schema: Any, path: Path) -> list[str]:
     for name in schema.names:
         if schema.names.count(name) > 1:
             raise DataError(f"{path}: the column '{name}' is there twice. Rename one.")
-    return [field.name for field in schema if not _is_binary(field.type)]
-
-
-def _is_binary(kind: Any) -> bool:
-    import pyarrow.types as types
-
-    return types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind)
+    return [field.name for field in schema if not any(is_binary(field.type) for is_binary in BINARY)]
 
 
 def _as_text(batch: Any) -> Any:
     """The batch with columns of types that JSON lacks cast to text, and with texts out of their dictionaries."""
-    import pyarrow
-    import pyarrow.types as types
-
     for index, field in enumerate(batch.schema):
         if types.is_dictionary(field.type):
             batch = batch.set_column(index, field.name, batch.column(index).dictionary_decode())
@@ -92,8 +85,6 @@ def batches_of(path: Path, columns: list[str], *, longest: int) -> Iterator[Any]
 
     longest: bytes that a row may have.
     """
-    from pyarrow.parquet import ParquetFile
-
     with ParquetFile(path) as plain:
         schema, groups = plain.schema, plain.metadata.num_row_groups
         leaves = [schema.column(index) for index in range(len(schema.names))]
@@ -136,8 +127,6 @@ def _rows_at_once(packed: Any, number: int, columns: list[str]) -> int:
 
 
 def _longest_text(array: Any) -> int:
-    import pyarrow.types as types
-
     if types.is_dictionary(array.type):
         return int(_compute("max", _compute("binary_length", array.dictionary)).as_py() or 0)
     if types.is_struct(array.type):
@@ -148,8 +137,6 @@ def _longest_text(array: Any) -> int:
 
 
 def _is_list(kind: Any) -> bool:
-    import pyarrow.types as types
-
     return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
@@ -171,8 +158,6 @@ def parts_of(batch: Any, number: int, path: Path, *, longest: int, report: Repor
 
 def bytes_of(array: Any) -> Any:
     """Bytes of each element: of its texts, however often they are repeated, and of all other values."""
-    import pyarrow.types as types
-
     kind = array.type
     if types.is_dictionary(kind):
         lengths = _compute("binary_length", array.dictionary).fill_null(0)
@@ -190,8 +175,6 @@ def bytes_of(array: Any) -> Any:
 
 def _compute(name: str, array: Any) -> Any:
     """One of Arrow's functions by its name: pyarrow makes them as it is imported, where no type checker sees them."""
-    import pyarrow.compute
-
     return pyarrow.compute.call_function(name, [array])
 
 

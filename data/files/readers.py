@@ -24,11 +24,13 @@ from data.files.lines import (
     refuse_broken_text,
     text_lines,
 )
-from data.files.parquet import read_parquet
 from onebase.errors import DataError
 
 LARGEST_LIST = 2 * 2**30
 """Bytes of a JSON list, unpacked: it is held as a whole."""
+
+ESCAPE = "\\u"
+"""Only escapes can write broken text: raw bytes of it are not UTF-8, or were refused with the line."""
 
 BLANK = " \t\r\n"
 """White space in JSON."""
@@ -62,20 +64,12 @@ STRICT = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_c
 LENIENT = json.JSONDecoder()
 
 
-def _scan(text: str, start: int) -> tuple[Any, int]:
-    """The value that begins at `start`, and where it ends. JSONDecodeError or Defect."""
-    try:
-        value, end = STRICT.raw_decode(text, start)
-    except RecursionError:
-        raise Defect("lists or objects are nested too deeply") from None
-    except (json.JSONDecodeError, Defect):
-        raise
-    except ValueError:  # int() refuses more than 4,300 digits
-        raise Defect("a whole number has thousands of digits") from None
-    # Only escapes can write broken text: raw bytes of it are not UTF-8, or were refused with the line.
-    if text.find("\\u", start, end) >= 0:
-        refuse_broken_text(value)
-    return value, end
+def _reason_of_defect(error: Exception) -> str:
+    """Why `STRICT` refuses a value that is well-formed, or that ends beyond what it can read."""
+    if isinstance(error, Defect):
+        return str(error)
+    is_deep = isinstance(error, RecursionError)  # int() refuses more than 4,300 digits
+    return "lists or objects are nested too deeply" if is_deep else "a whole number has thousands of digits"
 
 
 def _reason_of(error: json.JSONDecodeError) -> str:
@@ -96,13 +90,15 @@ def read_jsonl(path: Path, *, longest: int = LONGEST_LINE, report: Report | None
         if start == len(line):
             continue
         try:
-            row, end = _scan(line, start)
+            row, end = STRICT.raw_decode(line, start)
+            if ESCAPE in line:
+                refuse_broken_text(row)
             if line[end:].strip(BLANK):
                 raise json.JSONDecodeError("Extra data", line, _after_blanks(line, end))
         except json.JSONDecodeError as error:
             refuse(_malformed_line(line, error, path, number), report)
-        except Defect as defect:
-            refuse(DataError(f"{path}:{number}: {defect}. Fix or remove the line."), report)
+        except (ValueError, RecursionError) as error:
+            refuse(DataError(f"{path}:{number}: {_reason_of_defect(error)}. Fix or remove the line."), report)
         else:
             yield number, row
 
@@ -126,35 +122,26 @@ def read_json(path: Path, *, longest: int = LONGEST_LINE, report: Report | None 
     Malformed JSON always ends the reading: nobody can say where the next row would begin.
     """
     text = _whole_text(path)
-    start = _after_blanks(text, 0)
-    if text[start : start + 1] == "{":
-        value, end = _element(text, start, 1, path, longest, report)
-        end = _after_blanks(text, end)
-        if end < len(text):
-            raise DataError(
-                f"{_place(text, end, path)}: there is more after the first row. Write a list, or one row per line "
-                "as .jsonl."
-            )
-        if value is not _DEFECTIVE:
-            yield 1, value
-        return
-    if text[start : start + 1] != "[":
-        raise _no_list(text, start, path)
-    position, number = _after_blanks(text, start + 1), 0
-    ended = text[position : position + 1] == "]"
-    while not ended:
+    position, number, has_ended = _after_blanks(text, 0), 0, False
+    is_list = text[position : position + 1] == "["
+    if is_list:
+        position = _after_blanks(text, position + 1)
+        has_ended = text[position : position + 1] == "]"
+    elif text[position : position + 1] != "{":
+        raise _no_list(text, position, path)
+    while not has_ended:
         number += 1
         value, position = _element(text, position, number, path, longest, report)
         if value is not _DEFECTIVE:
             yield number, value
         position = _after_blanks(text, position)
-        ended = _is_end(text, position, path)
-        position = position if ended else _after_blanks(text, position + 1)
-    position = _after_blanks(text, position + 1)
+        has_ended = not is_list or _is_end(text, position, path)
+        position = position if has_ended else _after_blanks(text, position + 1)
+    position = _after_blanks(text, position + 1) if is_list else position
     if position < len(text):
-        raise DataError(
-            f"{_place(text, position, path)}: there is more after the list's end. Remove it, or join the lists."
-        )
+        of_list = "the list's end. Remove it, or join the lists."
+        of_row = "the first row. Write a list, or one row per line as .jsonl."
+        raise DataError(f"{_place(text, position, path)}: there is more after {of_list if is_list else of_row}")
 
 
 def _whole_text(path: Path) -> str:
@@ -186,18 +173,21 @@ _DEFECTIVE = object()
 def _element(text: str, start: int, number: int, path: Path, longest: int, report: Report | None) -> tuple[Any, int]:
     """The row that begins at `start`, and where it ends; _DEFECTIVE where its defect was reported."""
     try:
-        value, end = _scan(text, start)
+        value, end = STRICT.raw_decode(text, start)
+        if text.find(ESCAPE, start, end) >= 0:
+            refuse_broken_text(value)
     except json.JSONDecodeError as error:
         if error.msg.startswith("Unterminated") and len(text) - start > longest:
             raise _too_long(text, start, number, path, longest) from None
         place = _place(text, error.pos, path)
         raise DataError(f"{place}: not valid JSON: {_reason_of(error)}. Fix the file.") from None
-    except Defect as defect:
+    except (ValueError, RecursionError) as error:
+        reason = _reason_of_defect(error)
         try:
             _, end = LENIENT.raw_decode(text, start)
         except (ValueError, RecursionError):
-            raise DataError(f"{_place(text, start, path)}: {defect}. Fix the file.") from None
-        refuse(DataError(f"{path}:{number}: {defect}. Fix or remove the row."), report)
+            raise DataError(f"{_place(text, start, path)}: {reason}. Fix the file.") from None
+        refuse(DataError(f"{path}:{number}: {reason}. Fix or remove the row."), report)
         value = _DEFECTIVE
     if end - start > longest:
         raise _too_long(text, start, number, path, longest)
@@ -261,6 +251,13 @@ def _check_header(names: Sequence[str], path: Path) -> None:
         raise DataError(f"{path}:1: the columns are separated by {separators[0]!r}. Save the file with commas.")
 
 
+def read_parquet(path: Path, *, longest: int = LONGEST_LINE, report: Report | None = None) -> Numbered:
+    """Rows numbered from 1, read in batches; pyarrow is imported for such a file alone."""
+    from data.files import parquet
+
+    return parquet.read(path, longest=longest, report=report)
+
+
 READERS: dict[str, Reader] = {
     ".jsonl": read_jsonl,
     ".json": read_json,
@@ -272,9 +269,8 @@ READERS: dict[str, Reader] = {
 
 def reader_of(path: Path) -> Reader | None:
     """The reader for a file's name; None when files of its kind are not read."""
-    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
-    packed = bool(suffixes) and suffixes[-1] in COMPRESSIONS
-    if packed:
-        suffixes.pop()
-    ending = suffixes[-1] if suffixes else ""
-    return None if packed and ending == ".parquet" else READERS.get(ending)
+    ending = path.suffix.lower()
+    if ending not in COMPRESSIONS:
+        return READERS.get(ending)
+    ending = path.with_suffix("").suffix.lower()
+    return READERS.get(ending) if ending != ".parquet" else None

@@ -2,8 +2,7 @@
 
 from data.problems.families import puzzles, stories
 from data.records import Demonstration, Prompt
-from data.tasks.rows import Rows, Task
-from data.tasks.sizes import tokens
+from data.tasks.rows import Rows
 
 FAMILIES = {family.name: family for module in (stories, puzzles) for family in module.FAMILIES}
 """In a fixed order: rows of a split depend on it."""
@@ -11,23 +10,14 @@ FAMILIES = {family.name: family for module in (stories, puzzles) for family in m
 SHARES = {"sft": 0.3, "rl": 0.6, "heldout-prompts": 0.1}
 """Of all prompts with trained families and templates, by hash."""
 
-PROMPT_TOKENS = 50
-"""Most tokens of a problem, by estimate."""
-GOLD_TOKENS = 40
-"""Most tokens of a worked solution."""
-
-
-def _fits(task: Task) -> bool:
-    return tokens(task.prompt.user_text) <= PROMPT_TOKENS and tokens(task.draw.gold) <= GOLD_TOKENS
-
-
 _ROWS = Rows(
     name="problems",
     trained=tuple(family for family in FAMILIES.values() if not family.held_out),
     held_out=tuple(family for family in FAMILIES.values() if family.held_out),
     shares=SHARES,
     heldout=("heldout-prompts", "heldout-templates", "heldout-families"),
-    fits=_fits,
+    prompt_tokens=50,
+    gold_tokens=40,
 )
 SPLITS, task = _ROWS.splits, _ROWS.task
 

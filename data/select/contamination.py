@@ -16,12 +16,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from data.records import Demonstration, Prompt, Ranking, Record, conversation_of, normalised
 from data.select.dropped import DroppedRows
 from onebase.errors import DataError
-from onebase.recipe.sections import Section
+from onebase.recipe.sections import Count, Section
 
 K = TypeVar("K", Prompt, Demonstration, Ranking)
 
@@ -46,9 +46,9 @@ class ContaminationSection(Section):
 
     against: tuple[str, ...] = ()
     """Files of evaluation prompts; a stage may add its own prompts."""
-    words: PositiveInt = 13
+    words: Count = 13
     """Length of a run of words that must not be shared."""
-    common: PositiveInt = 10
+    common: Count = 10
     """Most evaluation prompts with the same run: one that more of them share belongs to a template."""
     similarity: Annotated[float, Field(gt=0, le=1)] | None = 0.8
     """Jaccard similarity from which prompts are near-duplicates; None: not checked."""
@@ -62,7 +62,6 @@ class Evaluation:
         self.section = section
         self._origins: list[str] = []
         self._whole: dict[str, int] = {}
-        self._runs: dict[int, int] = {}
         self._shingles: list[frozenset[str]] = []
         sharing: dict[int, set[int]] = defaultdict(set)
         for index, prompt in enumerate(prompts):
@@ -76,15 +75,13 @@ class Evaluation:
         self._runs = {run: min(indices) for run, indices in sharing.items() if len(indices) <= section.common}
         self._near = self._index_near() if section.similarity is not None else None
 
-    def __len__(self) -> int:
-        return len(self._origins)
-
     def finding(self, record: Record) -> tuple[str, str] | None:
         """What is wrong with a record and the place of the evaluation prompt it holds; None when it is clean."""
         prompt = record.prompt
         if (index := self._whole.get(_questions(prompt)[-1])) is not None:
             return "the prompt is an evaluation prompt", self._origins[index]
-        for text in _texts(record):
+        conversation = "\n".join(message.content for message in prompt.messages)
+        for text in (conversation, *record.responses):
             for run in _runs(_words(text), self.section.words):
                 if (index := self._runs.get(run)) is not None:
                     reason = f"shares {self.section.words} words in a row with an evaluation prompt"
@@ -106,10 +103,8 @@ class Evaluation:
         return index
 
     def _nearest(self, prompt: Prompt) -> int | None:
-        if self._near is None:
-            return None
         shingles = _shingles(_words(_user_text(prompt)))
-        if not shingles:
+        if self._near is None or not shingles:
             return None
         for candidate in sorted(self._near.query(_sketch(shingles))):
             other = self._shingles[candidate]
@@ -139,11 +134,6 @@ def clean(
 def _user_text(prompt: Prompt) -> str:
     """The user messages of a prompt. System messages and earlier answers belong to a template."""
     return "\n".join(message.content for message in prompt.messages if message.role == "user")
-
-
-def _texts(record: Record) -> Sequence[str]:
-    conversation = "\n".join(message.content for message in record.prompt.messages)
-    return (conversation, *record.responses)
 
 
 # Chinese, Japanese and Korean leave no space between words: there, a character counts as one.

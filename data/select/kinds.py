@@ -39,7 +39,9 @@ def kind_of(source: Source) -> Kind:
     for kind in KINDS:
         if kind is Prompt and defective:
             # Nearly every row can be read as a prompt, which must not hide what is wrong with it.
-            _suggest_prompts(source)
+            # Conversations that wait for an answer can be read as prompts only: say how.
+            if _has_sound_row(source, Prompt, DroppedRows(LOOKED_AT)):
+                say(f"{source.source}: some rows are sound as prompts; if you mean that, pass --kind prompt")
             return defective[0]
         dropped = DroppedRows(LOOKED_AT)
         if _has_sound_row(source, kind, dropped):
@@ -57,12 +59,6 @@ def _has_sound_row(source: Source, kind: Kind, dropped: DroppedRows) -> bool:
     with contextlib.suppress(TooManyError):
         return next(iter(records_of(source, kind, dropped)), None) is not None
     return False
-
-
-def _suggest_prompts(source: Source) -> None:
-    """Conversations that wait for an answer can be read as prompts only: say how."""
-    if _has_sound_row(source, Prompt, DroppedRows(LOOKED_AT)):
-        say(f"{source.source}: some rows are sound as prompts; if you mean that, pass --kind prompt")
 
 
 def _keys_fit(source: Source, kind: Kind) -> bool:

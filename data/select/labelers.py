@@ -12,15 +12,15 @@ from pydantic import Field, model_validator
 
 from data.records import Ranking
 from onebase.errors import DataError
-from onebase.recipe.sections import Section
+from onebase.recipe.sections import LARGEST_COUNT, CountOrZero, Section
 
 
 class LabelersSection(Section):
     """Which labelers' rankings are not trained on."""
 
-    folds: int | None = Field(default=None, ge=2)
+    folds: int | None = Field(default=None, ge=2, le=LARGEST_COUNT)
     """Groups of labelers, by a stable hash of their name; InstructGPT: 5. None: everybody is trained on."""
-    held_out: int = Field(default=0, ge=0)
+    held_out: CountOrZero = 0
     """The group that is left out, from 0 to folds - 1."""
 
     @model_validator(mode="after")

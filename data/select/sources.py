@@ -5,13 +5,14 @@ Everything a source yields becomes a record or is counted as dropped with a reas
 
 import hashlib
 import importlib
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, field_validator
 
 from data.files.lines import LONGEST_LINE
 from data.files.readers import READERS, reader_of
@@ -24,7 +25,7 @@ from data.select.labelers import labeler_of
 from data.select.mixing import capped, mixed
 from data.splits import FILE_SPLITS, split_of
 from onebase.errors import DataError
-from onebase.recipe.sections import Section
+from onebase.recipe.sections import Count, Section
 from onebase.run.record import DataIdentity
 from onebase.seeding import seeded_order
 
@@ -63,12 +64,12 @@ class Source(Section):
     split: str | None = None
     """Of a built-in source: sft, rl, heldout ...; of a file: train (90 %) or heldout (10 %), by a stable hash
     of the prompt; of a hub id: its own names. None: everything; of a hub id `train`."""
-    rows: PositiveInt | None = None
+    rows: Count | None = None
     """How many records; None: all. With weights: at most so many."""
     weight: Annotated[float, Field(ge=1e-9, le=1e9, allow_inf_nan=False)] | None = None
     """Share of the mix, relative to the other sources' weights. Give all sources of a list a weight, or none of them.
     The mix ends when the source with the next turn has no more rows."""
-    per_task: PositiveInt | None = None
+    per_task: Count | None = None
     """Most records of one task, by the task, template or category that the rows name."""
     dedupe: Dedupe = "rows"
     contamination: ContaminationSection | None = None
@@ -81,7 +82,7 @@ class Source(Section):
     """Of a hub id with several configurations: which one."""
     revision: str | None = None
     """Commit or tag of a hub id."""
-    longest_line: PositiveInt = LONGEST_LINE
+    longest_line: Count = LONGEST_LINE
     """Bytes of a line (characters of a row in a .json list) beyond which it is a bad row."""
     on_bad_row: Literal["error", "drop"] = "error"
 
@@ -122,10 +123,9 @@ class Deduplicator:
                 digest.update(f"\0{tier}\0{response}".encode())
             # Rankings of two people who agree are not copies of each other.
             digest.update(f"\0\0{labeler_of(record)}".encode())
-        if digest.digest() in self._digests:
-            return False
+        known = len(self._digests)
         self._digests.add(digest.digest())
-        return True
+        return len(self._digests) > known
 
     @property
     def reason(self) -> str:
@@ -186,8 +186,14 @@ def _load_source(
     is_builtin = source.source in BUILTIN
     records: Iterable[K] = _builtin(source, kind, seed) if is_builtin else records_of(source, kind, dropped)
     if source.contamination is not None:
-        evaluation = _evaluation(source, source.contamination, evaluated)
-        records = clean(records, evaluation, source.contamination, dropped)
+        files = (records_of(Source(source=name), Prompt, DroppedRows()) for name in source.contamination.against)
+        prompts = [*evaluated, *itertools.chain.from_iterable(files)]
+        if not prompts:
+            raise DataError(
+                f"data: {source.source}: contamination has nothing to check against. Name files with "
+                "contamination.against."
+            )
+        records = clean(records, Evaluation(prompts, source.contamination), source.contamination, dropped)
     if is_builtin:
         return list(records)
     distinct: list[K] = []
@@ -208,18 +214,6 @@ def _load_source(
             "Lower `rows`."
         )
     return ordered[: source.rows]
-
-
-def _evaluation(source: Source, section: ContaminationSection, evaluated: Sequence[Prompt]) -> Evaluation:
-    """The prompts that must not be in the source's rows."""
-    prompts = list(evaluated)
-    for name in section.against:
-        prompts += records_of(Source(source=name), Prompt, DroppedRows())
-    if not prompts:
-        raise DataError(
-            f"data: {source.source}: contamination has nothing to check against. Name files with contamination.against."
-        )
-    return Evaluation(prompts, section)
 
 
 def records_of(source: Source, kind: type[K], dropped: DroppedRows, unread: Unread | None = None) -> Iterator[K]:

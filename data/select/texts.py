@@ -74,15 +74,15 @@ def load_pieces(
 def _demonstration_pieces(source: TextSource, chat: Chat, tokens: int, seed: int) -> tuple[list[Piece], DataIdentity]:
     loaded = load([source], Demonstration, seed=seed)
     (identity,) = loaded.identities
-    encoded = [(record, chat.demonstration(record)) for record in loaded.records]
-    fitting = [(record, ids) for record, ids in encoded if len(ids.input_ids) <= tokens]
+    encoded = [(record, chat.encode(record.prompt, record.response)) for record in loaded.records]
+    fitting = [(record, ids) for record, ids in encoded if len(ids.prompt) + len(ids.responses[0]) <= tokens]
     too_long = len(encoded) - len(fitting)
     if too_long:
         say(f"{source.source}: demonstrations left out because they are over {tokens} tokens: {too_long}.")
         kept = {"kept": len(fitting), "sha256": fingerprint([record for record, _ in fitting])}
         dropped = identity.dropped | {f"over {tokens} tokens": too_long}
         identity = identity.model_copy(update={**kept, "dropped": dropped})
-    return [(ids.prompt_ids, ids.response_ids) for _, ids in fitting], identity
+    return [(ids.prompt, ids.responses[0]) for _, ids in fitting], identity
 
 
 def _text_pieces(source: TextSource, chat: Chat, tokens: int, seed: int) -> tuple[list[Piece], DataIdentity]:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from data.records import Prompt
-from data.tasks import answers, forms
+from data.tasks import answers
+from data.tasks.forms import Form
 from onebase.errors import DataError
 
 
@@ -32,7 +33,7 @@ def grade(prompt: Prompt, response: str) -> Grade:
     DataError when the meta is not what a built-in task writes.
     """
     try:
-        answer, form = answers.from_json(prompt.meta["answer"]), forms.from_json(prompt.meta["form"])
+        answer, form = answers.from_json(prompt.meta["answer"]), Form(**prompt.meta["form"])
         return Grade(answer.correctness(response), form.grade(response))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(

@@ -171,26 +171,10 @@ def _untidy(answer: str) -> list[str]:
     ]
 
 
-def _gold(draw: Draw, prompt: str) -> list[str]:
-    return [draw.gold]
-
-
-def _wrong_format(draw: Draw, prompt: str) -> list[str]:
-    return _untidy(draw.gold)
-
-
-def _rambling(draw: Draw, prompt: str) -> list[str]:
-    return _rambled(draw.gold, draw, prompt)
-
-
 def _repetitive(draw: Draw, prompt: str) -> list[str]:
     sentence = f"It is {draw.gold}."
     again = [between.join([draw.gold] * times) for between in (" ", ", ", "\n") for times in (2, 3)]
     return [*again, f"{sentence} {sentence}"]
-
-
-def _wrong(draw: Draw, prompt: str) -> list[str]:
-    return list(draw.wrong)
 
 
 def _wrong_and_untidy(draw: Draw, prompt: str) -> list[str]:
@@ -213,18 +197,14 @@ def _copied_input(draw: Draw, prompt: str) -> list[str]:
     return [draw.fields["text"], " ".join(words)]
 
 
-def _refusal(draw: Draw, prompt: str) -> list[str]:
-    return list(_REFUSALS)
-
-
 _BUILDERS: dict[str, Callable[[Draw, str], list[str]]] = {
-    "gold": _gold,
-    "wrong format": _wrong_format,
-    "rambling": _rambling,
+    "gold": lambda draw, prompt: [draw.gold],
+    "wrong format": lambda draw, prompt: _untidy(draw.gold),
+    "rambling": lambda draw, prompt: _rambled(draw.gold, draw, prompt),
     "repetitive": _repetitive,
-    "wrong": _wrong,
+    "wrong": lambda draw, prompt: list(draw.wrong),
     "truncated": _truncated,
     "wrong and untidy": _wrong_and_untidy,
     "copied input": _copied_input,
-    "refusal": _refusal,
+    "refusal": lambda draw, prompt: list(_REFUSALS),
 }

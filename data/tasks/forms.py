@@ -9,10 +9,9 @@ x 0.2  where a run of words occurs twice in a row
 
 import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import sqrt
-from typing import Any
 
 from data.tasks.answers import words_of
 
@@ -100,17 +99,5 @@ def sentence(fewest: int, most: int, end: str = ".") -> Form:
     return Form(rf"(?=[A-Z]){_TOKEN}(?: {_TOKEN}){{{fewest - 1},{most - 1}}}{re.escape(end)}", most)
 
 
-def pattern(expression: str, words: int) -> Form:
-    return Form(expression, words)
-
-
 def json_object(*keys: str) -> Form:
     return Form(keys=keys, words=2 * len(keys))
-
-
-def to_json(form: Form) -> dict[str, Any]:
-    return json.loads(json.dumps(asdict(form)))
-
-
-def from_json(payload: Mapping[str, Any]) -> Form:
-    return Form(**payload)

@@ -7,10 +7,9 @@ from random import Random
 from data.records import Demonstration, Prompt, Ranking
 from data.tasks import flaws
 from data.tasks.families.catalogue import HELD_OUT, TRAINED
-from data.tasks.family import Family
 from data.tasks.flaws import TIERS
 from data.tasks.rows import Rows, Task
-from data.tasks.sizes import GOLD_TOKENS, PROMPT_TOKENS, tokens
+from data.tasks.sizes import GOLD_TOKENS, PROMPT_TOKENS
 from onebase.seeding import stream
 
 SHARES = {"sft": 0.3, "reward": 0.3, "rl": 0.3, "heldout-prompts": 0.1}
@@ -41,17 +40,14 @@ _DRAWS = 8
 """Sets of responses drawn for a ranking, of which one is kept."""
 
 
-def _fits(task: Task) -> bool:
-    return tokens(task.prompt.user_text) <= PROMPT_TOKENS and tokens(task.draw.gold) <= GOLD_TOKENS
-
-
 _ROWS = Rows(
     name="tasks",
     trained=TRAINED,
     held_out=HELD_OUT,
     shares=SHARES,
     heldout=("heldout-families", "heldout-templates"),
-    fits=_fits,
+    prompt_tokens=PROMPT_TOKENS,
+    gold_tokens=GOLD_TOKENS,
 )
 GOLD = "sft-gold"
 """The prompts of `sft` with gold answers only: what SFT could learn if people wrote what rankers prefer."""
@@ -119,9 +115,10 @@ def _responses(task: Task, count: int, random: Random) -> dict[str, str]:
     """`count` different responses and the flaw of each, the gold answer first."""
     chosen = {task.draw.gold: "gold"}
     weights = dict(_WEIGHTS)
+    others = [family for family in TRAINED if family.name != task.prompt.meta["family"]]
     while len(chosen) < count:
         flaw = random.choices(list(weights), weights=list(weights.values()))[0]
-        donor = _other_family(task, random).draw(random)
+        donor = random.choice(others).draw(random)
         options = flaws.flawed(flaw, task.draw, task.prompt.user_text, donor, random)
         response = next((text for text in options if text not in chosen), None)
         if response is not None:
@@ -145,10 +142,6 @@ def _length_bias(chosen: Mapping[str, str]) -> float:
         ]
         total += abs(sum(signs) / len(signs))
     return total
-
-
-def _other_family(task: Task, random: Random) -> Family:
-    return random.choice([family for family in TRAINED if family.name != task.prompt.meta["family"]])
 
 
 def _relabelled(tiers: list[int], noise: float, random: Random) -> list[int]:

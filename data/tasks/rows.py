@@ -5,14 +5,16 @@ its split, so no prompt is in two. `heldout-templates` has the same tasks in wor
 `heldout-families` has other tasks. `heldout` has rows of several of these in turn.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from random import Random
 
 from data.records import Message, Origin, Prompt
 from data.splits import split_of
-from data.tasks import answers, forms
+from data.tasks import answers
 from data.tasks.family import Draw, Family
+from data.tasks.sizes import tokens
 from onebase.seeding import stream
 
 _TRIES = 1000
@@ -39,8 +41,10 @@ class Rows:
     """Of all prompts with trained families and templates, by hash: one share for each split of them."""
     heldout: Sequence[str]
     """Splits that `heldout` takes its rows from, in turn."""
-    fits: Callable[[Task], bool]
-    """Whether a task is short enough."""
+    prompt_tokens: int
+    """Most tokens of a user message, by estimate."""
+    gold_tokens: int
+    """Most tokens of a gold answer."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -57,7 +61,9 @@ class Rows:
         for _ in range(_TRIES):
             draw = family.draw(random)
             drawn = Task(self._prompt(family, _template(family, split, random), draw, split, index), draw)
-            if self.fits(drawn) and (split not in self.shares or split_of(drawn.prompt, self.shares) == split):
+            if tokens(drawn.prompt.user_text) > self.prompt_tokens or tokens(draw.gold) > self.gold_tokens:
+                continue
+            if split not in self.shares or split_of(drawn.prompt, self.shares) == split:
                 return drawn
         raise AssertionError(f"family {family.name} yields no prompt for split {split}")
 
@@ -68,17 +74,11 @@ class Rows:
         return Random(stream(seed, "families", split, turn)).sample(families, len(families))[place]
 
     def _prompt(self, family: Family, template: int, draw: Draw, split: str, index: int) -> Prompt:
-        return Prompt(
-            (Message("user", family.templates[template].format(**draw.fields)),),
-            Origin(f"builtin:{self.name}/{split}", index + 1),
-            {
-                "family": family.name,
-                "template": template,
-                "gold": draw.gold,
-                "answer": answers.to_json(draw.answer),
-                "form": forms.to_json(draw.form),
-            },
-        )
+        message = Message("user", family.templates[template].format(**draw.fields))
+        checks = {"answer": answers.to_json(draw.answer), "form": asdict(draw.form)}
+        # As JSON stores it, with lists for tuples: a row that is written and read back is the same.
+        meta = json.loads(json.dumps({"family": family.name, "template": template, "gold": draw.gold, **checks}))
+        return Prompt((message,), Origin(f"builtin:{self.name}/{split}", index + 1), meta)
 
 
 def _template(family: Family, split: str, random: Random) -> int:

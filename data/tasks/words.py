@@ -86,23 +86,21 @@ class Verb:
     past: str
 
 
-VERBS_OF_MOTION = tuple(
-    Verb(*forms.split("/"))
-    for forms in _words(
-        """walk/walks/walked run/runs/ran drive/drives/drove go/goes/went ride/rides/rode hurry/hurries/hurried
-        travel/travels/travelled return/returns/returned move/moves/moved jog/jogs/jogged fly/flies/flew
-        come/comes/came"""
-    )
+def _verbs(text: str) -> tuple[Verb, ...]:
+    return tuple(Verb(*forms.split("/")) for forms in text.split())
+
+
+VERBS_OF_MOTION = _verbs(
+    """walk/walks/walked run/runs/ran drive/drives/drove go/goes/went ride/rides/rode hurry/hurries/hurried
+    travel/travels/travelled return/returns/returned move/moves/moved jog/jogs/jogged fly/flies/flew
+    come/comes/came"""
 )
 """Followed by "to the park"."""
 
-VERBS_WITH_OBJECT = tuple(
-    Verb(*forms.split("/"))
-    for forms in _words(
-        """like/likes/liked need/needs/needed want/wants/wanted buy/buys/bought sell/sells/sold clean/cleans/cleaned
-        carry/carries/carried find/finds/found lose/loses/lost hide/hides/hid paint/paints/painted take/takes/took
-        bring/brings/brought draw/draws/drew choose/chooses/chose drop/drops/dropped see/sees/saw move/moves/moved"""
-    )
+VERBS_WITH_OBJECT = _verbs(
+    """like/likes/liked need/needs/needed want/wants/wanted buy/buys/bought sell/sells/sold clean/cleans/cleaned
+    carry/carries/carried find/finds/found lose/loses/lost hide/hides/hid paint/paints/painted take/takes/took
+    bring/brings/brought draw/draws/drew choose/chooses/chose drop/drops/dropped see/sees/saw move/moves/moved"""
 )
 """Followed by "the lamp"."""
 

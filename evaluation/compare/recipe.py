@@ -3,12 +3,12 @@
 import re
 from pathlib import Path
 
-from pydantic import Field, PositiveInt, field_validator
+from pydantic import Field, field_validator
 
 from data.select.sources import Source
 from data.select.texts import TextSource
 from onebase.files.paths import UserPath
-from onebase.recipe.sections import RunRecipe, Section
+from onebase.recipe.sections import Count, RunRecipe, Section
 
 POLICIES = ("sft", "ppo", "dpo")
 """Stages that train a policy, in the order of the tables. Further policies of the recipe follow."""
@@ -28,9 +28,9 @@ class ParentsSection(Section):
 class SamplingSection(Section):
     """How responses are drawn."""
 
-    max_new_tokens: PositiveInt = 64
-    batch: PositiveInt = 32
-    tokens_per_microbatch: PositiveInt = 2048
+    max_new_tokens: Count = 64
+    batch: Count = 32
+    tokens_per_microbatch: Count = 2048
 
 
 class CompareRecipe(RunRecipe):
@@ -43,10 +43,10 @@ class CompareRecipe(RunRecipe):
     data: tuple[Source, ...] = Field(min_length=1)
     texts: tuple[TextSource, ...] = ()
     """Texts or demonstrations on which each model's loss is measured: what tuning costs the language model."""
-    text_tokens: PositiveInt = 256
+    text_tokens: Count = 256
     """Tokens of a piece into which longer texts are cut."""
     sampling: SamplingSection = SamplingSection()
-    shown: PositiveInt = 3
+    shown: Count = 3
     """Prompts printed below the tables with every model's answer."""
     out: UserPath = Path("runs/compare")
     """The run's folder: summary.json, lineage.json and evaluation/ are written there."""

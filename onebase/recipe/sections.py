@@ -1,12 +1,16 @@
 """The sections that recipes are made of."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
 
 from onebase.files.paths import UserPath
 
 LARGEST_COUNT = 10**12
+"""Every count ends up in a range or a tensor, and those hold no more."""
+
+Count = Annotated[PositiveInt, Field(le=LARGEST_COUNT)]
+CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 
 
 class Section(BaseModel):
@@ -15,14 +19,6 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
     )
-
-    @field_validator("*", mode="after")
-    @classmethod
-    def _count_fits(cls, value: Any) -> Any:
-        """Every count ends up in a range or a tensor, and those hold no more."""
-        if isinstance(value, int) and abs(value) > LARGEST_COUNT:
-            raise ValueError(f"Input should be a count that a run could reach, {LARGEST_COUNT:,} at most")
-        return value
 
 
 class BaseSection(Section):
@@ -72,8 +68,8 @@ Schedule = Literal["constant", "linear", "cosine"]
 class LimitsSection(Section):
     """Longest prompt and response, in tokens of the chat format, and what happens to longer ones."""
 
-    prompt_tokens: PositiveInt = 512
-    response_tokens: PositiveInt = 512
+    prompt_tokens: Count = 512
+    response_tokens: Count = 512
     over: Literal["error", "drop"] = "error"
 
 
@@ -92,11 +88,11 @@ class CheckpointSection(Section):
 
     every_minutes: PositiveFloat | None = 10.0
     """Minutes between saves; None: by steps only."""
-    every_steps: PositiveInt | None = None
+    every_steps: Count | None = None
     """Steps between saves; None: by minutes only."""
-    keep: int = Field(default=2, ge=1)
+    keep: Count = 2
     """Newest checkpoints that are kept."""
-    strikes: PositiveInt = 3
+    strikes: Count = 3
     """Batches with a loss or gradient that is not finite at which a run ends. Until then they are skipped and kept."""
 
 

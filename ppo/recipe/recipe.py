@@ -3,13 +3,14 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from data.select.sources import Source
 from onebase.custom.functions import DOTTED
 from onebase.files.paths import UserPath
 from onebase.inference.ensemble import member_names
 from onebase.recipe.sections import (
+    Count,
     Section,
     StageRecipe,
     Temperature,
@@ -39,11 +40,11 @@ class ParentsSection(Section):
 class SamplingSection(Section):
     """How responses are drawn. No top-k and no top-p: the KL is only right for the distribution that was sampled."""
 
-    max_new_tokens: PositiveInt = 64
+    max_new_tokens: Count = 64
     temperature: Temperature = 1.0
     """Divides the logits when sampling and in every log-probability."""
-    responses_per_prompt: PositiveInt = 1
-    batch: PositiveInt = 32
+    responses_per_prompt: Count = 1
+    batch: Count = 32
     """Episodes decoded at once, each in a slot that the next prompt takes when it ends. Decides memory, not results."""
     engine: Annotated[str, Field(pattern=DOTTED)] | None = None
     """package.module:name of what draws the responses (`onebase.inference.sampling.Engine`); None: this process.

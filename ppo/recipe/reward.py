@@ -2,11 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, model_validator
 
 from onebase.custom.functions import DOTTED
 from onebase.inference.ensemble import CombineSection
-from onebase.recipe.sections import LossWeight, Section
+from onebase.recipe.sections import Count, LossWeight, Section
 
 Bound = Annotated[PositiveFloat, Field(le=1e9)]
 """Of numbers that are clipped: fp32 has to hold it, and its square."""
@@ -42,7 +42,7 @@ class RewardTerm(Section):
 class OverlongSection(Section):
     """A penalty that grows over the last tokens before the limit."""
 
-    buffer: PositiveInt
+    buffer: Count
     """Tokens before sampling.max_new_tokens at which it begins."""
     weight: Annotated[PositiveFloat, Field(le=1e6)] = 1.0
     """Taken off at the limit."""
@@ -76,7 +76,7 @@ class AdaptiveKl(Section):
 
     target: PositiveFloat
     """Nats a response."""
-    horizon: PositiveInt = 10_000
+    horizon: Count = 10_000
     """Episodes: the larger, the slower the weight follows."""
 
 

@@ -2,12 +2,12 @@
 
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
 from data.select.sources import Source
 from data.select.texts import TextSource
 from onebase.custom.functions import DOTTED
-from onebase.recipe.sections import Section, Temperature
+from onebase.recipe.sections import Count, Section, Temperature
 
 
 class EvaluationSection(Section):
@@ -20,15 +20,15 @@ class EvaluationSection(Section):
     judge: Annotated[str, Field(pattern=DOTTED)] | None = None
     """package.module:name of a function of (Prompt, response text) that returns a number, as those of `reward.terms`:
     what the reward stands for, where prompts bring no check of their own. The alarm listens to it."""
-    text_tokens: PositiveInt = 256
+    text_tokens: Count = 256
     """Tokens of a piece into which longer texts are cut."""
-    every: PositiveInt = 10
+    every: Count = 10
     """Steps between two evaluations; there is one before the first step and one after the last in any case."""
     kl_budget: PositiveFloat = 20.0
     """Nats a response: what the best adapter may cost at most."""
     temperature: Temperature | None = None
     """None: the one of training."""
-    shown: PositiveInt = 8
+    shown: Count = 8
     """Prompts in the table of samples: the first, always the same."""
 
 
@@ -52,14 +52,14 @@ class PretrainingSection(Section):
     """gamma: of the mean loss of these texts' tokens, beside the policy's loss as train.aggregation has it."""
     examples_per_episode: PositiveFloat = 1.0
     """Pieces of text for an episode of a mini-batch; InstructGPT has 8."""
-    tokens: PositiveInt = 256
+    tokens: Count = 256
     """Of a piece into which longer texts are cut."""
 
 
 class AlarmsSection(Section):
     """When to say that a run goes wrong. None of these numbers changes what is trained."""
 
-    window: Annotated[PositiveInt, Field(le=64)] = 10
+    window: Annotated[Count, Field(le=64)] = 10
     """Steps over which a number is averaged, at the start and now: single steps are noise."""
     kl: PositiveFloat = 30.0
     """Nats a response."""

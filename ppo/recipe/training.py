@@ -2,9 +2,9 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat
 
-from onebase.recipe.sections import LearningRate, LossWeight, Schedule, Section
+from onebase.recipe.sections import Count, CountOrZero, LearningRate, LossWeight, Schedule, Section
 from ppo.recipe.reward import Bound
 
 
@@ -20,7 +20,7 @@ class ValueSection(Section):
     """How far a value may move from the one at rollout time before its loss stops following."""
     weight: Annotated[PositiveFloat, Field(le=1e6)] = 0.5
     """Weight of the value loss; with a value adapter of its own only the scale of its gradient before clipping."""
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: CountOrZero = 0
     """Steps of the run in which the value function learns alone: until it knows something, advantages are noise."""
 
 
@@ -38,15 +38,15 @@ class TrainSection(Section):
     """Sizes and steps of the updates."""
 
     learning_rate: LearningRate = 1e-5
-    episodes: PositiveInt = 512
+    episodes: Count = 512
     """In the whole run."""
-    batch: PositiveInt = 64
+    batch: Count = 64
     """Episodes rolled out between two optimiser phases."""
-    minibatch: PositiveInt = 32
+    minibatch: Count = 32
     """Episodes per optimiser step."""
-    tokens_per_microbatch: PositiveInt = 2048
+    tokens_per_microbatch: Count = 2048
     """Tokens (padding included) that go through the model at once; decides memory, not results."""
-    epochs: PositiveInt = 1
+    epochs: Count = 1
     """Times that the update goes through the episodes of a step."""
     clip: Bound = 0.2
     dual_clip: Annotated[float, Field(gt=1, le=1e9)] | None = None
@@ -62,7 +62,7 @@ class TrainSection(Section):
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
     max_grad_norm: PositiveFloat = 1.0
     """For each trained role on its own: they share no parameter."""
-    warmup_steps: int = Field(default=0, ge=0)
+    warmup_steps: CountOrZero = 0
     """Optimiser steps over which the learning rate rises from 0."""
     schedule: Schedule = "constant"
     """What the learning rate does after the warm-up: stay, or fall to 0 at the last optimiser step."""

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import pytest
 
 from data.card import describe, independent_pairs, measure, proportion, proportion_of, quantiles, summary, write_card
+from data.chat.conversations import Tokens
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from data.select.sources import LoadedRecords
 from onebase.recipe.sections import LimitsSection
@@ -24,11 +25,9 @@ def prompt(text: str, **meta: Any) -> Prompt:
 class Words:
     """Tokens that can be counted by eye: a prompt's words and one to open the turn; a response's words and its end."""
 
-    def prompt_ids(self, prompt: Prompt) -> tuple[int, ...]:
-        return tuple(range(len(prompt.user_text.split()) + 1))
-
-    def response_ids(self, text: str) -> tuple[int, ...]:
-        return tuple(range(len(text.split()) + 1))
+    def encode(self, prompt: Prompt, *answers: str) -> Tokens:
+        asked, *answered = (tuple(range(len(text.split()) + 1)) for text in (prompt.user_text, *answers))
+        return Tokens(asked, tuple(answered), spells_control=False)
 
 
 RANKINGS = [
@@ -186,6 +185,6 @@ def test_a_chat_counts_the_tokens_of_a_run(tiny_base_folder: Path):
 
     chat = Chat(*bases.load_tokenizer(BaseSection(model=str(tiny_base_folder)), ChatSection()), ChatSection())
     one = Demonstration(prompt("Sort these words."), "fig")
-    encoded = chat.demonstration(one)
+    encoded = chat.encode(one.prompt, one.response)
     [(_, asked, answered)] = measure([one], chat).rows
-    assert (asked, answered) == (len(encoded.prompt_ids), (len(encoded.response_ids),))
+    assert (asked, answered) == (len(encoded.prompt), tuple(map(len, encoded.responses)))

@@ -393,7 +393,7 @@ def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(give
         (["reward.eos_penalty=1e30"], "reward.eos_penalty: "),
         (["reward.terms.0.weight=.nan"], "reward.terms.0.weight: "),
         (["train.clip=0"], "train.clip: "),
-        ([f"train.episodes={10**30}"], "train.episodes: .* 1,000,000,000,000 at most"),
+        ([f"train.episodes={10**30}"], "train.episodes: input should be less than or equal to 1000000000000"),
         (["functions.seconds=0"], "functions.seconds: "),
         # Where nothing is clipped, a score of 1e30 would not be named.
         (["reward.clip=1e30"], "reward.clip: input should be less than or equal to 1000000000"),

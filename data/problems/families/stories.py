@@ -1,8 +1,9 @@
 """Word problems: one to three steps of arithmetic in small numbers, told as a story."""
 
+from functools import partial
 from random import Random
 
-from data.problems.solution import value_of, worked
+from data.problems.solution import Step, value_of, worked
 from data.tasks.family import Draw, Family
 from data.tasks.words import CLOTHES, NAMES, THINGS, TOOLS, plural
 
@@ -17,37 +18,20 @@ def _told(random: Random, **numbers: int) -> dict[str, str]:
     return words | {key: str(number) for key, number in numbers.items()}
 
 
-def _gain(random: Random) -> Draw:
-    have, more = random.randint(2, 9), random.randint(1, 9)
-    return worked((have, "+", more), **_told(random, have=have, more=more))
+def _story(random: Random, *, steps: str, most_gone: int = 0, **ranges: tuple[int, int]) -> Draw:
+    """Numbers within their ranges, and steps such as `have + more, _ - gone`, where _ is the result of the step before.
 
-
-def _loss(random: Random) -> Draw:
-    have = random.randint(4, 15)
-    gone = random.randint(1, min(9, have - 1))
-    return worked((have, "-", gone), **_told(random, have=have, gone=gone))
-
-
-def _groups(random: Random) -> Draw:
-    count, each = random.randint(2, 5), random.randint(2, 5)
-    return worked((count, "*", each), **_told(random, count=count, each=each))
-
-
-def _gain_and_loss(random: Random) -> Draw:
-    have, more = random.randint(2, 9), random.randint(1, 6)
-    gone = random.randint(1, min(6, have + more - 1))
-    return worked((have, "+", more), (have + more, "-", gone), **_told(random, have=have, more=more, gone=gone))
-
-
-def _groups_and_loose(random: Random) -> Draw:
-    count, each, loose = random.randint(2, 4), random.randint(2, 5), random.randint(1, 6)
-    steps = (count, "*", each), (count * each, "+", loose)
-    return worked(*steps, **_told(random, count=count, each=each, loose=loose))
-
-
-def _together(random: Random) -> Draw:
-    have, more = random.randint(2, 6), random.randint(1, 5)
-    return worked((have, "+", more), (have, "+", have + more), **_told(random, have=have, more=more))
+    most_gone: the most that may go; something is always left.
+    """
+    numbers = {name: random.randint(*limits) for name, limits in ranges.items()}
+    calculation: list[Step] = []
+    for first, sign, second in (step.split() for step in steps.split(", ")):
+        if second == "gone":
+            numbers["gone"] = random.randint(1, min(most_gone, numbers[first] - 1))
+        calculation.append((numbers[first], sign, numbers[second]))
+        numbers["_"] = value_of(calculation[-1])
+    del numbers["_"]
+    return worked(*calculation, **_told(random, **numbers))
 
 
 def _change(random: Random) -> Draw:
@@ -56,32 +40,10 @@ def _change(random: Random) -> Draw:
     return worked((count, "*", price), (paid, "-", count * price), **_told(random, count=count, price=price, paid=paid))
 
 
-def _three_steps(random: Random) -> Draw:
-    have, count, each = random.randint(2, 6), random.randint(2, 3), random.randint(2, 4)
-    total = have + count * each
-    gone = random.randint(1, min(6, total - 1))
-    steps = (count, "*", each), (have, "+", count * each), (total, "-", gone)
-    assert value_of(steps[-1]) > 0
-    return worked(*steps, **_told(random, have=have, count=count, each=each, gone=gone))
-
-
-def _two_gains(random: Random) -> Draw:
-    have, more, again = random.randint(2, 9), random.randint(1, 6), random.randint(1, 6)
-    steps = (have, "+", more), (have + more, "+", again)
-    return worked(*steps, **_told(random, have=have, more=more, again=again))
-
-
-def _groups_and_loss(random: Random) -> Draw:
-    count, each = random.randint(2, 4), random.randint(2, 5)
-    gone = random.randint(1, min(6, count * each - 1))
-    steps = (count, "*", each), (count * each, "-", gone)
-    return worked(*steps, **_told(random, count=count, each=each, gone=gone))
-
-
 FAMILIES = (
     Family(
         name="gain",
-        draw=_gain,
+        draw=partial(_story, steps="have + more", have=(2, 9), more=(1, 9)),
         templates=(
             "{name} has {have} {things} and buys {more} more. How many {things} does {name} have now?",
             "There are {have} {things} on the shelf. {name} adds {more}. How many are there now?",
@@ -91,7 +53,7 @@ FAMILIES = (
     ),
     Family(
         name="loss",
-        draw=_loss,
+        draw=partial(_story, steps="have - gone", most_gone=9, have=(4, 15)),
         templates=(
             "{name} has {have} {things} and gives {gone} of them to {other}. How many {things} are left?",
             "A shop had {have} {things} and sold {gone}. How many {things} does it still have?",
@@ -101,7 +63,7 @@ FAMILIES = (
     ),
     Family(
         name="groups",
-        draw=_groups,
+        draw=partial(_story, steps="count * each", count=(2, 5), each=(2, 5)),
         templates=(
             "There are {count} {places} with {each} {things} each. How many {things} are there?",
             "{name} fills {count} {places} with {each} {things} each. How many {things} is that?",
@@ -111,7 +73,7 @@ FAMILIES = (
     ),
     Family(
         name="gain-and-loss",
-        draw=_gain_and_loss,
+        draw=partial(_story, steps="have + more, _ - gone", most_gone=6, have=(2, 9), more=(1, 6)),
         templates=(
             "{name} had {have} {things}, bought {more} more and lost {gone}. How many {things} are left?",
             "There were {have} {things} in a box. {name} put in {more} and {other} took {gone} out. "
@@ -122,7 +84,7 @@ FAMILIES = (
     ),
     Family(
         name="groups-and-loose",
-        draw=_groups_and_loose,
+        draw=partial(_story, steps="count * each, _ + loose", count=(2, 4), each=(2, 5), loose=(1, 6)),
         templates=(
             "{name} has {count} {places} with {each} {things} each and {loose} more. How many {things} in all?",
             "There are {each} {things} in each of {count} {places}, and {loose} on the floor. How many are there?",
@@ -132,7 +94,7 @@ FAMILIES = (
     ),
     Family(
         name="together",
-        draw=_together,
+        draw=partial(_story, steps="have + more, have + _", have=(2, 6), more=(1, 5)),
         templates=(
             "{name} has {have} {things}. {other} has {more} more than {name}. How many do they have together?",
             "{name} sold {have} {things} and {other} {more} more than that. How many did they sell together?",
@@ -154,7 +116,9 @@ FAMILIES = (
     ),
     Family(
         name="three-steps",
-        draw=_three_steps,
+        draw=partial(
+            _story, steps="count * each, have + _, _ - gone", most_gone=6, have=(2, 6), count=(2, 3), each=(2, 4)
+        ),
         templates=(
             "{name} has {have} {things}, buys {count} packs of {each} and gives away {gone}. How many are left?",
             "A shop had {have} {things}. It got {count} {places} of {each} each and sold {gone}. How many has it now?",
@@ -166,7 +130,7 @@ FAMILIES = (
     ),
     Family(
         name="two-gains",
-        draw=_two_gains,
+        draw=partial(_story, steps="have + more, _ + again", have=(2, 9), more=(1, 6), again=(1, 6)),
         held_out=True,
         templates=(
             "{name} had {have} {things}, bought {more} and found {again} more. How many {things} does {name} have?",
@@ -176,7 +140,7 @@ FAMILIES = (
     ),
     Family(
         name="groups-and-loss",
-        draw=_groups_and_loss,
+        draw=partial(_story, steps="count * each, _ - gone", most_gone=6, count=(2, 4), each=(2, 5)),
         held_out=True,
         templates=(
             "{name} fills {count} {places} with {each} {things} each and then sells {gone}. "

@@ -4,7 +4,7 @@ from random import Random
 
 from data.tasks.answers import Fields, Literal, Members, OneOf, Repeat
 from data.tasks.family import Draw, Family
-from data.tasks.forms import Form, json_object, listing, pattern
+from data.tasks.forms import Form, json_object, listing
 from data.tasks.words import (
     ANIMALS,
     CATEGORIES,
@@ -78,7 +78,7 @@ def _json_list(random: Random) -> Draw:
         answer=Literal(
             right, wrong, near=[f"['{first}', '{second}']", f'["{first}","{second}"]', f"[{first}, {second}]"]
         ),
-        form=pattern(r'\["[a-z, ]+"(, "[a-z]+")?\]', 2),
+        form=Form(r'\["[a-z, ]+"(, "[a-z]+")?\]', 2),
     )
 
 

@@ -5,7 +5,7 @@ from random import Random
 
 from data.tasks.answers import Number, OneOf, Order, Pick
 from data.tasks.family import Draw, Family
-from data.tasks.forms import digits, listing, pattern, phrase
+from data.tasks.forms import Form, digits, listing, phrase
 from data.tasks.words import ANIMALS, CATEGORIES, CLOTHES, COLOURS, FOODS, NAMES, PLACES, THINGS, TOOLS, plural
 
 _MIXED = tuple(dict.fromkeys(ANIMALS + FOODS + TOOLS + CLOTHES + THINGS + COLOURS + PLACES))
@@ -146,7 +146,7 @@ def _join_with_and(random: Random) -> Draw:
         answer=OneOf(
             [gold, f"{first} {second}, and {third}"], [f"and {first}", f"and {second}"], near=[f"{second} and {third}"]
         ),
-        form=pattern(r"[A-Za-z]+, [A-Za-z]+ and [A-Za-z]+", 4),
+        form=Form(r"[A-Za-z]+, [A-Za-z]+ and [A-Za-z]+", 4),
     )
 
 

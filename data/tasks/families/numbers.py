@@ -1,10 +1,12 @@
 """Numbers: small sums in words, comparison, spelling, units, dates."""
 
+from collections.abc import Callable
+from functools import partial
 from random import Random
 
 from data.tasks.answers import Literal, Number, OneOf
 from data.tasks.family import Draw, Family
-from data.tasks.forms import digits, option, pattern
+from data.tasks.forms import Form, digits, option
 from data.tasks.words import ANIMALS, CLOTHES, FOODS, MONTHS, NAMES, THINGS, TOOLS, plural, spelled
 
 _OWNED = tuple(plural(noun) for noun in (*TOOLS, *CLOTHES, *THINGS) if plural(noun) != noun)
@@ -49,9 +51,9 @@ def _next_number(random: Random) -> Draw:
     return _number(number + 1, [number], random, text=str(number))
 
 
-def _extreme(random: Random, *, largest: bool) -> Draw:
+def _extreme(random: Random, *, most: Callable[[list[int]], int]) -> Draw:
     numbers = random.sample(range(2, 1000), 3)
-    right = str(max(numbers) if largest else min(numbers))
+    right = str(most(numbers))
     wrong = tuple(str(number) for number in numbers if str(number) != right)
     return Draw(
         fields={"text": ", ".join(map(str, numbers))},
@@ -60,14 +62,6 @@ def _extreme(random: Random, *, largest: bool) -> Draw:
         answer=OneOf([right], wrong),
         form=digits(),
     )
-
-
-def _largest(random: Random) -> Draw:
-    return _extreme(random, largest=True)
-
-
-def _smallest(random: Random) -> Draw:
-    return _extreme(random, largest=False)
 
 
 def _to_digits(random: Random) -> Draw:
@@ -81,7 +75,7 @@ def _to_digits(random: Random) -> Draw:
         gold=f"{number} {things}",
         wrong=wrong,
         answer=Number(number),
-        form=pattern("[0-9]+ [a-z]+", 2),
+        form=Form("[0-9]+ [a-z]+", 2),
     )
 
 
@@ -94,7 +88,7 @@ def _to_words(random: Random) -> Draw:
         gold=f"{spelled(number)} {things}",
         wrong=wrong,
         answer=OneOf([f"{spelled(number)} {things}"], wrong),
-        form=pattern("[a-z]+(-[a-z]+)? [a-z]+", 3),
+        form=Form("[a-z]+(-[a-z]+)? [a-z]+", 3),
     )
 
 
@@ -126,7 +120,7 @@ def _units(random: Random) -> Draw:
         gold=right,
         wrong=wrong,
         answer=Literal(right, wrong, near=[str(number * factor), f"{number * factor}{small}"]),
-        form=pattern(rf"[0-9]+ (?:{'|'.join(_MEASURES)})", 2),
+        form=Form(rf"[0-9]+ (?:{'|'.join(_MEASURES)})", 2),
     )
 
 
@@ -142,7 +136,7 @@ def _date(random: Random) -> Draw:
         gold=right,
         wrong=wrong,
         answer=Literal(right, wrong, near=[f"{year}-{month}-{day}", f"{year}/{month:02d}/{day:02d}"]),
-        form=pattern("[0-9]{4}-[0-9]{2}-[0-9]{2}", 3),
+        form=Form("[0-9]{4}-[0-9]{2}-[0-9]{2}", 3),
     )
 
 
@@ -182,7 +176,7 @@ FAMILIES = (
     ),
     Family(
         name="largest",
-        draw=_largest,
+        draw=partial(_extreme, most=max),
         templates=(
             "Which number is the largest? {text}",
             "Write only the biggest number: {text}",
@@ -193,7 +187,7 @@ FAMILIES = (
     ),
     Family(
         name="smallest",
-        draw=_smallest,
+        draw=partial(_extreme, most=min),
         templates=(
             "Which number is the smallest? {text}",
             "Write only the lowest number: {text}",

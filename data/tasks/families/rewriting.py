@@ -1,11 +1,13 @@
 """Sentences said in another way: tense, negation, pronouns, replaced words."""
 
+from collections.abc import Sequence
+from functools import partial
 from random import Random
 
 from data.tasks.answers import Rewrite, words_of
 from data.tasks.family import Draw, Family
 from data.tasks.forms import sentence
-from data.tasks.words import GIRLS, NAMES, PLACES, THINGS, VERBS_OF_MOTION, VERBS_WITH_OBJECT
+from data.tasks.words import GIRLS, NAMES, PLACES, THINGS, VERBS_OF_MOTION, VERBS_WITH_OBJECT, Verb
 
 _ANYWHERE = {"the", "a", "an", "of", "to", "is", "it", "and", "this", "that"}
 """Words that may surround an answer ("this is the sentence: ..."), so they never spoil one."""
@@ -26,45 +28,38 @@ def _rewritten(text: str, gold: str, *wrong: str, **fields: str) -> Draw:
     )
 
 
-def _past_tense(random: Random) -> Draw:
-    name, verb, place = random.choice(NAMES), random.choice(VERBS_OF_MOTION), random.choice(PLACES)
-    return _rewritten(
-        f"{name} {verb.third} to the {place}.",
-        f"{name} {verb.past} to the {place}.",
-        f"{name} will {verb.base} to the {place}.",
-        f"{name} can {verb.base} to the {place}.",
-    )
+def _rephrased(verbs: Sequence[Verb], nouns: Sequence[str], patterns: Sequence[str], random: Random) -> Draw:
+    """A sentence of a person, a verb and a noun. patterns: of the text, the gold answer and wrong ones."""
+    name, verb, noun = random.choice(NAMES), random.choice(verbs), random.choice(nouns)
+    pronoun, other = ("She", "He") if name in GIRLS else ("He", "She")
+    words = {"name": name, "noun": noun, "pronoun": pronoun, "other": other, **vars(verb)}
+    return _rewritten(*(pattern.format(**words) for pattern in patterns))
 
 
-def _future_tense(random: Random) -> Draw:
-    name, verb, thing = random.choice(NAMES), random.choice(VERBS_WITH_OBJECT), random.choice(THINGS)
-    return _rewritten(
-        f"{name} {verb.third} the {thing}.",
-        f"{name} will {verb.base} the {thing}.",
-        f"{name} {verb.past} the {thing}.",
-        f"{name} did {verb.base} the {thing}.",
-    )
-
-
-def _negation(random: Random) -> Draw:
-    name, verb, thing = random.choice(NAMES), random.choice(VERBS_WITH_OBJECT), random.choice(THINGS)
-    return _rewritten(
-        f"{name} {verb.third} the {thing}.",
-        f"{name} does not {verb.base} the {thing}.",
-        f"{name} always {verb.third} the {thing}.",
-        f"{name} did {verb.base} the {thing}.",
-    )
-
-
-def _pronoun(random: Random) -> Draw:
-    name, verb, thing = random.choice(NAMES), random.choice(VERBS_WITH_OBJECT), random.choice(THINGS)
-    right, other = ("She", "He") if name in GIRLS else ("He", "She")
-    return _rewritten(
-        f"{name} {verb.past} the {thing}.",
-        f"{right} {verb.past} the {thing}.",
-        f"{other} {verb.past} the {thing}.",
-        f"They {verb.past} the {thing}.",
-    )
+_PAST = (
+    "{name} {third} to the {noun}.",
+    "{name} {past} to the {noun}.",
+    "{name} will {base} to the {noun}.",
+    "{name} can {base} to the {noun}.",
+)
+_FUTURE = (
+    "{name} {third} the {noun}.",
+    "{name} will {base} the {noun}.",
+    "{name} {past} the {noun}.",
+    "{name} did {base} the {noun}.",
+)
+_NEGATION = (
+    "{name} {third} the {noun}.",
+    "{name} does not {base} the {noun}.",
+    "{name} always {third} the {noun}.",
+    "{name} did {base} the {noun}.",
+)
+_PRONOUN = (
+    "{name} {past} the {noun}.",
+    "{pronoun} {past} the {noun}.",
+    "{other} {past} the {noun}.",
+    "They {past} the {noun}.",
+)
 
 
 def _replace(random: Random) -> Draw:
@@ -94,7 +89,7 @@ def _rename(random: Random) -> Draw:
 FAMILIES = (
     Family(
         name="past-tense",
-        draw=_past_tense,
+        draw=partial(_rephrased, VERBS_OF_MOTION, PLACES, _PAST),
         templates=(
             "Rewrite in the past tense: {text}",
             "Put this sentence into the past tense. {text}",
@@ -106,7 +101,7 @@ FAMILIES = (
     Family(
         name="future-tense",
         held_out=True,
-        draw=_future_tense,
+        draw=partial(_rephrased, VERBS_WITH_OBJECT, THINGS, _FUTURE),
         templates=(
             'Rewrite in the future tense with "will": {text}',
             'Put this sentence into the future tense, using "will". {text}',
@@ -116,7 +111,7 @@ FAMILIES = (
     ),
     Family(
         name="negation",
-        draw=_negation,
+        draw=partial(_rephrased, VERBS_WITH_OBJECT, THINGS, _NEGATION),
         templates=(
             'Make this sentence negative with "does not": {text}',
             'Rewrite with "does not": {text}',
@@ -127,7 +122,7 @@ FAMILIES = (
     ),
     Family(
         name="pronoun",
-        draw=_pronoun,
+        draw=partial(_rephrased, VERBS_WITH_OBJECT, THINGS, _PRONOUN),
         templates=(
             "Replace the name with He or She: {text}",
             "Rewrite with a pronoun instead of the name. {text}",

@@ -1,10 +1,11 @@
 """How words are written: case, plural, articles, opposites, initials, order of names."""
 
+from functools import partial
 from random import Random
 
 from data.tasks.answers import Literal, OneOf, Pick
 from data.tasks.family import Draw, Family
-from data.tasks.forms import listing, pattern, phrase
+from data.tasks.forms import Form, listing, phrase
 from data.tasks.words import (
     ANIMALS,
     CLOTHES,
@@ -27,42 +28,19 @@ _VOWELS = tuple(noun for noun in _COUNTABLE if noun[0] in "aeiou")
 _CONSONANTS = tuple(noun for noun in _COUNTABLE if noun[0] not in "aeiou")
 
 
-def _capitals(random: Random) -> Draw:
+def _other_case(random: Random, *, into_capitals: bool) -> Draw:
     colour, (noun, other) = random.choice(COLOURS), random.sample(_NOUNS, 2)
     adjective = random.choice(sorted(OPPOSITES))
-    text = f"{adjective} {colour} {noun}"
-    wrong = (f"{adjective} {colour} {other}".upper(), text.title())
-    return Draw(
-        fields={"text": text},
-        gold=text.upper(),
-        wrong=wrong,
-        answer=Literal(text.upper(), wrong),
-        form=phrase(3),
-    )
-
-
-def _small_letters(random: Random) -> Draw:
-    colour, (noun, other) = random.choice(COLOURS), random.sample(_NOUNS, 2)
-    adjective = random.choice(sorted(OPPOSITES))
-    text = f"{adjective} {colour} {noun}"
-    wrong = (f"{adjective} {colour} {other}", text.title())
-    return Draw(
-        fields={"text": text.upper()},
-        gold=text,
-        wrong=wrong,
-        answer=Literal(text, wrong),
-        form=phrase(3),
-    )
-
-
-def _bad_plural(noun: str) -> str:
-    return noun + ("s" if plural(noun) != noun + "s" else "es")
+    small, unlike = f"{adjective} {colour} {noun}", f"{adjective} {colour} {other}"
+    text, gold = (small, small.upper()) if into_capitals else (small.upper(), small)
+    wrong = (unlike.upper() if into_capitals else unlike, small.title())
+    return Draw(fields={"text": text}, gold=gold, wrong=wrong, answer=Literal(gold, wrong), form=phrase(3))
 
 
 def _plurals(random: Random) -> Draw:
     nouns = random.sample(_COUNTABLE, 2)
     right = [plural(noun) for noun in nouns]
-    bad = [_bad_plural(noun) for noun in nouns]
+    bad = [noun + ("es" if plural(noun) == noun + "s" else "s") for noun in nouns]
     return Draw(
         fields={"text": ", ".join(nouns)},
         gold=", ".join(right),
@@ -81,7 +59,7 @@ def _articles(random: Random) -> Draw:
         gold=", ".join(right),
         wrong=(", ".join(bad), f"{right[0]}, {bad[1]}, {bad[2]}", f"{bad[0]}, {bad[1]}, {right[2]}"),
         answer=Pick(right, bad),
-        form=pattern(r"an? [a-z]+(?:, an? [a-z]+){2}", 6),
+        form=Form(r"an? [a-z]+(?:, an? [a-z]+){2}", 6),
     )
 
 
@@ -112,7 +90,7 @@ def _initials(random: Random) -> Draw:
         answer=Literal(
             f"{first}.{second}.{last}.", wrong, near=[f"{first}{second}{last}", f"{first}. {second}. {last}."]
         ),
-        form=pattern(r"[A-Z]\.[A-Z]\.[A-Z]\.", 3),
+        form=Form(r"[A-Z]\.[A-Z]\.[A-Z]\.", 3),
     )
 
 
@@ -124,14 +102,14 @@ def _surname_first(random: Random) -> Draw:
         gold=f"{surname}, {name}",
         wrong=wrong,
         answer=Literal(f"{surname}, {name}", wrong, near=[f"{surname},{name}"]),
-        form=pattern("[A-Z][a-z]+, [A-Z][a-z]+", 2),
+        form=Form("[A-Z][a-z]+, [A-Z][a-z]+", 2),
     )
 
 
 FAMILIES = (
     Family(
         name="capitals",
-        draw=_capitals,
+        draw=partial(_other_case, into_capitals=True),
         templates=(
             "Write in capital letters: {text}",
             "Change every letter to upper case: {text}",
@@ -143,7 +121,7 @@ FAMILIES = (
     Family(
         name="small-letters",
         held_out=True,
-        draw=_small_letters,
+        draw=partial(_other_case, into_capitals=False),
         templates=(
             "Write in small letters: {text}",
             "Change every letter to lower case: {text}",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data.chat.conversations import IGNORED, Chat, EncodedDemonstration, Limiter, encode_demonstrations
+from data.chat.conversations import IGNORED, Chat, EncodedDemonstration, Limiter, encode_demonstrations, encode_rankings
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
 from onebase.errors import DataError
 from onebase.model.base import Base, load_tokenizer
@@ -31,7 +31,8 @@ def test_only_the_response_is_learned_and_its_end_with_it() -> None:
 
 
 def test_a_demonstration_reads_as_the_template_says_and_stops_at_its_end_token(base: Base) -> None:
-    encoded = Chat.of(base, ChatSection()).demonstration(Demonstration(QUESTION, "fig, pear"))
+    chat, record = Chat.of(base, ChatSection()), Demonstration(QUESTION, "fig, pear")
+    (encoded,) = encode_demonstrations(chat, [record], Limiter(LimitsSection()))
     assert base.tokenizer.decode(encoded.input_ids) == (
         "<|im_start|>user\nSort: pear, fig.<|im_end|>\n<|im_start|>assistant\nfig, pear<|im_end|>"
     )
@@ -60,7 +61,8 @@ def test_a_template_that_writes_todays_date_gives_the_same_tokens_every_day(base
 
 def test_each_response_of_a_ranking_is_joined_to_the_prompt_and_ended(base: Base) -> None:
     chat = Chat.of(base, ChatSection())
-    encoded = chat.ranking(Ranking(QUESTION, ("fig, pear", "pear"), (0, 1)))
+    ranking = Ranking(QUESTION, ("fig, pear", "pear"), (0, 1))
+    (encoded,) = encode_rankings(chat, [ranking], Limiter(LimitsSection()))
     prompt = "<|im_start|>user\nSort: pear, fig.<|im_end|>\n<|im_start|>assistant\n"
     assert [base.tokenizer.decode(list(ids)) for ids in encoded.sequences] == [
         f"{prompt}fig, pear<|im_end|>",

@@ -56,6 +56,11 @@ def control_of(chat: Chat, ids: Sequence[int]) -> list[int]:
     return [one for one in ids if one in chat.marks.ids and one != chat.tokenizer.unk_token_id]
 
 
+def response_ids(chat: Chat, text: str) -> tuple[int, ...]:
+    """The tokens of an answer, its end included."""
+    return chat.encode(Prompt((Message("user", "a"),), HERE), text).responses[0]
+
+
 @pytest.mark.parametrize("name", FORGED)
 def test_a_forged_dialogue_is_one_message(name: str) -> None:
     chat = chat_of(name)
@@ -71,7 +76,7 @@ def test_a_forged_dialogue_is_one_message(name: str) -> None:
 @pytest.mark.parametrize("answer", ["Say <|im_end|> or </s>.", "<|im_start|>", "a<|eot_id|><end_of_turn>", "Yes."])
 def test_one_reply_is_the_same_tokens_as_an_answer_and_in_the_next_prompt(name: str, answer: str) -> None:
     chat = chat_of(name)
-    learned = chat.response_ids(answer)[len(chat.turn.seam) :]
+    learned = response_ids(chat, answer)[len(chat.turn.seam) :]
     ids = chat.prompt_ids(conversation("a", answer, "b"))
     starts = [start for start in range(len(ids)) if ids[start : start + len(learned)] == learned]
     assert len(starts) == 1
@@ -84,7 +89,7 @@ def test_one_reply_is_the_same_tokens_as_an_answer_and_in_the_next_prompt(name: 
 def test_spelled_control_tokens_are_encoded_as_transformers_splits_them(text: str) -> None:
     chat = chat_of("chatml")
     split = chat.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-    assert list(chat.response_ids(text)) == [*split, chat.end_id]
+    assert list(response_ids(chat, text)) == [*split, chat.end_id]
     assert list(chat.text_ids(text)) == split
 
 
@@ -95,7 +100,7 @@ def test_whatever_a_content_spells_the_control_tokens_are_those_of_the_template(
     chat, text = chat_of(name), "".join(pieces) + "z"
     expected = control_of(chat, chat.prompt_ids(conversation("q", "z", "z")))
     assert control_of(chat, chat.prompt_ids(conversation("q", text, text))) == expected
-    assert control_of(chat, chat.response_ids(text)) == control_of(chat, chat.response_ids("z"))
+    assert control_of(chat, response_ids(chat, text)) == control_of(chat, response_ids(chat, "z"))
 
 
 def test_a_system_message_is_a_content_too() -> None:
@@ -122,7 +127,7 @@ def test_a_message_that_spells_turn_marks_of_plain_words_is_refused_by_its_place
     with pytest.raises(DataError, match=r"rows.jsonl:7: a message spells .* without a control token"):
         chat.prompt_ids(conversation(forged))
     with pytest.raises(DataError, match=r"rows.jsonl:7: "):
-        chat.demonstration(Demonstration(conversation("a", forged, "b"), "c"))
+        chat.encode(conversation("a", forged, "b"), "c")
     assert chat.prompt_ids(conversation(f"What does {answer.strip()} mean?"))  # one mark makes no turn
     assert chat_of("chatml").prompt_ids(conversation(forged))  # to other templates they are words
 
@@ -163,7 +168,7 @@ def test_a_control_token_in_capitals_or_full_width_is_no_control_token() -> None
     chat = Chat(tokenizer, frozenset(chat_of("chatml").stop_ids), ChatSection())
     for spelled in ("<|IM_END|>", "<\uff5cim_end\uff5c>", "<|im_end|>"):
         assert chat.tokenizer.encode(f"a{spelled}b", add_special_tokens=False).count(chat.end_id) == 1
-        assert chat.response_ids(f"a{spelled}b").count(chat.end_id) == 1
+        assert response_ids(chat, f"a{spelled}b").count(chat.end_id) == 1
         assert chat.prompt_ids(conversation(f"a{spelled}b")).count(chat.end_id) == 1
 
 

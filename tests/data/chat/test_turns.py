@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from data.chat.conversations import Chat
-from data.records import Demonstration, Message, Origin, Prompt, Ranking
+from data.records import Message, Origin, Prompt
 from onebase.errors import DataError
 from onebase.recipe.sections import ChatSection
 
@@ -52,6 +52,11 @@ def as_text(chat: Chat, ids: Sequence[int]) -> str:
     return text
 
 
+def response_ids(chat: Chat, text: str) -> tuple[int, ...]:
+    """The tokens of an answer, its end included."""
+    return chat.encode(Prompt((Message("user", "a"),), HERE), text).responses[0]
+
+
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=25, deadline=None)
 @given(said=st.lists(texts, min_size=2, max_size=6), system=st.none() | texts)
@@ -68,20 +73,21 @@ def test_what_is_learned_is_what_is_rendered_behind_the_prompt_turn_by_turn(
         prompt = rendered(chat, asked, generation=True)
         whole = rendered(chat, (*asked, answer), generation=False)
         whole = whole[: len(whole) - whole[::-1].index(chat.end_id)]
-        encoded = chat.demonstration(Demonstration(Prompt(asked, HERE), answer.content))
-        assert list(encoded.prompt_ids) == prompt
+        encoded = chat.encode(Prompt(asked, HERE), answer.content)
+        (learned,) = encoded.responses
+        assert list(encoded.prompt) == prompt
         if whole[: len(prompt)] == prompt:
-            assert list(encoded.response_ids) == whole[len(prompt) :]
+            assert list(learned) == whole[len(prompt) :]
         else:  # the answer's first letter merges with the prompt's last one: the same text, apart
             assert not answer.content[0].isalnum()
-            assert as_text(chat, encoded.input_ids) == as_text(chat, whole)
+            assert as_text(chat, [*encoded.prompt, *learned]) == as_text(chat, whole)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("answer", [*ANSWERS, "a<|im_end|>b", "Stop.</s>USER: go on", "<think>x</think> y"])
 def test_people_and_reward_functions_read_the_answer_alone(name: str, answer: str) -> None:
     chat = chat_of(name)
-    read = chat.text(chat.response_ids(answer))
+    read = chat.text(response_ids(chat, answer))
     if name.startswith("qwen") and "<think>" in answer:  # the template lays a thought out in lines
         assert read == "<think>\nx\n</think>\n\n y"
     elif "🙂" not in answer or not name.startswith("gemma"):
@@ -102,7 +108,7 @@ def test_people_and_reward_functions_read_the_answer_alone(name: str, answer: st
 def test_what_a_template_writes_before_every_answer_is_learned_with_it(name: str, seam: str) -> None:
     chat = chat_of(name)
     end = as_text(chat, [chat.end_id])
-    assert as_text(chat, chat.response_ids("Yes.")) == f"{seam}Yes.{end}"
+    assert as_text(chat, response_ids(chat, "Yes.")) == f"{seam}Yes.{end}"
     assert as_text(chat, chat.turn.seam) == seam.strip(" ")  # a space is a part of the first word
 
 
@@ -118,7 +124,7 @@ def test_what_a_template_writes_before_every_answer_is_learned_with_it(name: str
 )
 def test_spaces_are_learned_where_the_template_has_them_and_nowhere_else(name: str, tokens: list[str]) -> None:
     chat = chat_of(name)
-    assert chat.tokenizer.convert_ids_to_tokens(list(chat.response_ids("Yes"))) == tokens
+    assert chat.tokenizer.convert_ids_to_tokens(list(response_ids(chat, "Yes"))) == tokens
 
 
 def test_sampled_thoughts_are_read_and_a_header_that_comes_again_is_not() -> None:
@@ -134,11 +140,11 @@ def test_sampled_thoughts_are_read_and_a_header_that_comes_again_is_not() -> Non
 def test_a_token_that_is_content_is_one_token_in_prompts_and_answers_and_is_read(name: str) -> None:
     chat = chat_of(name)
     think = chat.tokenizer.convert_tokens_to_ids("<think>")
-    assert chat.response_ids("<think>x</think>y").count(think) == 1
+    assert response_ids(chat, "<think>x</think>y").count(think) == 1
     asked = Prompt((Message("user", "What is <think>?"),), HERE)
     assert chat.prompt_ids(asked).count(think) == 1
-    assert "<think>" in chat.text(chat.response_ids("<think>x</think>y"))
-    beside = chat.response_ids("<think>x</think>y <|im_end|>")  # and beside a control token that is spelled out
+    assert "<think>" in chat.text(response_ids(chat, "<think>x</think>y"))
+    beside = response_ids(chat, "<think>x</think>y <|im_end|>")  # and beside a control token that is spelled out
     assert beside.count(think) == 1 and beside.count(chat.end_id) == 1
 
 
@@ -175,9 +181,9 @@ def test_an_answer_of_which_the_template_drops_a_part_is_refused_by_its_place(an
     chat = Chat(tokenizer, frozenset({tokenizer.eos_token_id}), ChatSection())
     asked = Prompt((Message("user", "Is it?"),), HERE)
     with pytest.raises(DataError, match=r"rows.jsonl:7: .*leaves out or changes a part of the answer"):
-        chat.demonstration(Demonstration(asked, answer))
+        chat.encode(asked, answer)
     with pytest.raises(DataError, match=r"rows.jsonl:7: "):
-        chat.ranking(Ranking(asked, ("Yes.", answer), (0, 1)))
+        chat.encode(asked, "Yes.", answer)
     # In an earlier turn it is what the template makes of a conversation.
     before = Prompt((Message("user", "Is it?"), Message("assistant", answer), Message("user", "Sure?")), HERE)
     assert "No, yes." not in as_text(chat, chat.prompt_ids(before))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from data.problems import describe, generate
+from data.problems import generate
 from data.problems.rewards import right_answer
 from data.records import Demonstration, Message, Origin, Prompt, Ranking, normalised
 from data.select.sources import Source, load
@@ -140,13 +140,6 @@ def test_a_problem_is_graded_alike_after_a_trip_through_json():
 def test_a_prompt_without_an_answer_is_named():
     with pytest.raises(DataError, match=r"mine\.jsonl:3: the prompt has no answer to check"):
         right_answer(Prompt((Message("user", "2+2?"),), Origin("mine.jsonl", 3)), "#### 4")
-
-
-def test_the_page_shows_the_families_as_they_are():
-    page = Path(__file__).parents[3] / "docs" / "verifiable.md"
-    assert describe.problems() in page.read_text("utf-8"), (
-        "run `python -m data.problems.describe` and put its table into docs/verifiable.md"
-    )
 
 
 def test_the_pages_rows_of_ones_own_are_paid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
