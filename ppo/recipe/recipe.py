@@ -8,7 +8,6 @@ from pydantic import Field, PositiveInt, model_validator
 from data.select.sources import Source
 from onebase.custom.functions import DOTTED
 from onebase.files.paths import UserPath
-from onebase.inference.ensemble import member_names
 from onebase.recipe.sections import (
     BaseSection,
     ChatSection,
@@ -87,21 +86,11 @@ class PpoRecipe(Section):
         return "value" if self.value.kind == "adapter" else "policy"
 
     @property
-    def reward_models(self) -> tuple[str, ...]:
-        """Roles of the reward models."""
-        return member_names(len(self.parents.rewards))
-
-    @property
     def function_names(self) -> tuple[str, ...]:
         """The Python functions that decide a result, as `package.module:name`."""
         judge = None if self.evaluation is None else self.evaluation.judge
         names = (*(term.function for term in self.reward.terms), judge, self.sampling.engine)
         return tuple(name for name in names if name is not None)
-
-    @property
-    def one_step_a_rollout(self) -> bool:
-        """Whether the policy that learns is always the one that sampled: every ratio is 1 up to decoding's error."""
-        return self.train.epochs == 1 and self.train.minibatch == self.train.batch
 
     @property
     def standardises_advantages(self) -> bool:
@@ -150,11 +139,6 @@ class PpoRecipe(Section):
 
     @model_validator(mode="after")
     def _every_option_has_its_effect(self) -> "PpoRecipe":
-        if self.ema is not None and not self.ema.exported and not (self.evaluation and self.ema.evaluated):
-            raise ValueError(
-                "ema: the average is neither exported nor evaluated, so nothing would ever read it. "
-                "Set ema.exported or ema.evaluated with an `evaluation`, or remove `ema`"
-            )
         train, adaptive, overlong = self.train, self.kl.adaptive, self.reward.overlong
         unread = [
             k for k in ("learning_rate", "clip", "weight") if getattr(self.value, k) != getattr(ValueSection(), k)
@@ -166,17 +150,6 @@ class PpoRecipe(Section):
             raise ValueError(
                 "value.learning_rate has no effect with value.kind=shared: the head is trained with the policy. "
                 "Remove it, or use value.kind=adapter"
-            )
-        if train.target_kl is not None and train.epochs == 1:
-            raise ValueError(
-                "train.target_kl ends epochs early, and train.epochs=1 leaves none to end. Remove it, or "
-                "raise train.epochs"
-            )
-        is_exact = self.sampling.engine is None or train.old_logprobs == "recomputed"
-        if train.dual_clip is not None and self.one_step_a_rollout and is_exact:
-            raise ValueError(
-                "train.dual_clip bounds what a ratio does that has grown, and with one optimiser step a rollout every "
-                "ratio is 1. Remove it, or choose a train.minibatch below train.batch"
             )
         defaults = TrainSection()
         if self.value_role is None and (train.discount, train.gae_lambda) != (defaults.discount, defaults.gae_lambda):

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -45,9 +44,6 @@ class Point:
     @property
     def kl(self) -> float:
         return self.metrics["kl"]
-
-    def as_state(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def best_of(points: Sequence[Point], *, kl_budget: float) -> Point | None:

@@ -5,16 +5,13 @@
 The price of the KL is not in it: `evaluation.kl_budget` bounds the KL of `best/`, and a price would count it twice.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ppo.maths.rewards import ScoreMoments
-from ppo.recipe.recipe import PpoRecipe
-from ppo.scores import shape_scores
+from ppo.scores import Reward, shape_scores
 
 OBJECTIVE, JUDGE = "objective", "judge"
 """Names of the metrics that `best/` is chosen by."""
@@ -30,18 +27,10 @@ class Answers:
     lengths: Float[Tensor, " B"]
     """Tokens."""
 
-    def as_state(self) -> dict[str, Tensor]:
-        return {"scores": self.scores, "stopped": self.stopped, "lengths": self.lengths}
-
-    @classmethod
-    def of(cls, state: Mapping[str, Any]) -> "Answers":
-        return cls(scores=state["scores"], stopped=state["stopped"], lengths=state["lengths"])
-
-    def shaped(self, recipe: PpoRecipe, moments: ScoreMoments) -> Float[Tensor, " B"]:
+    def shaped(self, reward: Reward, moments: ScoreMoments) -> Float[Tensor, " B"]:
         """The scores as PPO rewards them. moments: of the scores of the run up to now."""
-        limit = recipe.sampling.max_new_tokens
-        return shape_scores(self.scores, self.stopped, self.lengths, recipe.reward, limit=limit, moments=moments)
+        return shape_scores(self.scores, self.stopped, self.lengths, reward, moments)
 
-    def objective(self, recipe: PpoRecipe, moments: ScoreMoments) -> float:
+    def objective(self, reward: Reward, moments: ScoreMoments) -> float:
         """Two answers compare on one scale only: earlier ones are measured again by the moments of now."""
-        return float(self.shaped(recipe, moments).mean())
+        return float(self.shaped(reward, moments).mean())

@@ -16,7 +16,8 @@ that is interrupted before can be repeated.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,13 +34,14 @@ from onebase.run.record import DataIdentity
 from onebase.tracking.tracker import Tracker
 from onebase.tracking.usage import Clock
 from ppo.maths.rewards import ScoreMoments
+from ppo.method import Method
 from ppo.recipe.recipe import PpoRecipe
 from ppo.steering import ema, side_stages
 from ppo.steering import frontier as frontiers
 from ppo.steering.alarms import AlarmError, raised, remember
-from ppo.steering.evaluate import COLUMNS, HeldOutData, evaluate, read_held_out
+from ppo.steering.evaluate import COLUMNS, HeldOutData, Measurement, evaluate, read_held_out
 from ppo.steering.frontier import Point, best_of
-from ppo.steering.objective import OBJECTIVE, Answers
+from ppo.steering.objective import Answers
 from ppo.steering.pretraining import Pretraining
 from ppo.steering.side_stages import Origin
 from ppo.update import Mix
@@ -89,24 +91,14 @@ def _require_apart(held_out: Sequence[Piece], training: Sequence[Piece], *, toke
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """One role at one step, and what its objective is made of."""
-
-    point: Point
-    answers: Answers
-
-    def on_scale(self, recipe: PpoRecipe, moments: ScoreMoments) -> Point:
-        """With the objective as it is by the whitening of now."""
-        metrics = self.point.metrics | {OBJECTIVE: self.answers.objective(recipe, moments)}
-        return replace(self.point, metrics=metrics)
-
-
 class Steering:
     """One run's. Without any of its sections it only keeps rows for the alarms."""
 
-    def __init__(self, roles: Roles, data: SteeringData, origin: Origin, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(
+        self, roles: Roles, data: SteeringData, origin: Origin, method: Method, optimizer: torch.optim.Optimizer
+    ) -> None:
         self._roles = roles
+        self._method = method
         self._held_out = data.held_out
         self._origin = origin
         self._recipe = origin.recipe
@@ -121,10 +113,8 @@ class Steering:
         self._raised: set[str] = set()
         self._points: list[Point] = []
         self._start: list[Measurement] = []
-        """The evaluation before the first update, until that update is done; with it the weights of then."""
-        self._start_weights: list[torch.Tensor] = []
+        """The evaluation before the first update, until that update is done."""
         self._best: Measurement | None = None
-        self._best_weights: list[torch.Tensor] = []
 
     # --- state ------------------------------------------------------------------------------------------------------
 
@@ -135,14 +125,15 @@ class Steering:
         return weights * ((self._recipe.ema is not None) + (self._held_out is not None))
 
     def state(self) -> dict[str, Any]:
+        best = self._best
         return {
             "ema": {} if self._recipe.ema is None else {ema.ROLE: list(self._roles.parameters(ema.ROLE))},
             "rows": self._rows,
             "raised": sorted(self._raised),
-            "points": [point.as_state() for point in self._points],
-            "best": None if self._best is None else self._best.point.as_state(),
-            "best_answers": None if self._best is None else self._best.answers.as_state(),
-            "best_weights": self._best_weights,
+            "points": [vars(point) for point in self._points],
+            "best": None if best is None else vars(best.point),
+            "best_answers": None if best is None else vars(best.answers),
+            "best_weights": [] if best is None else list(best.weights),
             "halvings": self._budget.halvings,
         }
 
@@ -154,8 +145,8 @@ class Steering:
         self._points = [Point(**point) for point in state["points"]]
         self._best = None
         if state["best"] is not None:
-            self._best = Measurement(point=Point(**state["best"]), answers=Answers.of(state["best_answers"]))
-        self._best_weights = list(state["best_weights"])
+            point, answers = Point(**state["best"]), Answers(**state["best_answers"])
+            self._best = Measurement(point=point, answers=answers, weights=state["best_weights"])
         self._budget.halvings = int(state["halvings"])
 
     # --- at each step -----------------------------------------------------------------------------------------------
@@ -167,7 +158,6 @@ class Steering:
             return
         with clock.part("evaluation"):
             self._start = self._evaluate(0, ("policy",), tracker, moments)
-            self._start_weights = side_stages.weights_of(self._roles, "policy")
             tracker.log(0, _metrics(_points(self._start)))
 
     def mix(self, step: int, clock: Clock) -> Mix:
@@ -181,16 +171,17 @@ class Steering:
         if self._start:
             self._rows = remember(self._rows, _metrics(_points(self._start)))
             with clock.part("evaluation"):
-                self._add(self._start[0], self._start_weights, moments)
-            self._start, self._start_weights = [], []
+                self._add(self._start[0], moments)
+            self._start = []
         metrics = {} if self._pretraining is None else self._pretraining.metrics
         section = self._recipe.evaluation
         if section is None or (step % section.every and step != self._recipe.steps):
             return metrics
         with clock.part("evaluation"):
-            measurements = self._evaluate(step, self._evaluated, tracker, moments)
+            names = ("policy",) if self._recipe.ema is None else ("policy", ema.ROLE)
+            measurements = self._evaluate(step, names, tracker, moments)
             for measurement in measurements:
-                self._add(measurement, side_stages.weights_of(self._roles, measurement.point.role), moments)
+                self._add(measurement, moments)
             self._draw()
         return metrics | _metrics(_points(measurements))
 
@@ -215,16 +206,11 @@ class Steering:
         best, folder = self._best, self._origin.recipe.out / "best"
         if best is not None and not side_stages.is_finished(folder, _record_metrics(best.point)):
             self._write_best()
-        if self._recipe.ema is not None and self._recipe.ema.exported:
+        if self._recipe.ema is not None:
             last = [point for point in self._points if point.role == ema.ROLE]
             side_stages.write("ema", self._roles, ema.ROLE, self._origin, _record_metrics(last[-1]) if last else {})
 
     # --- parts of it ------------------------------------------------------------------------------------------------
-
-    @property
-    def _evaluated(self) -> tuple[str, ...]:
-        average = self._recipe.ema
-        return ("policy", ema.ROLE) if average is not None and average.evaluated else ("policy",)
 
     def _evaluate(
         self, step: int, names: tuple[str, ...], tracker: Tracker, moments: ScoreMoments
@@ -232,33 +218,29 @@ class Steering:
         held_out = self._held_out
         if held_out is None:
             return []
-        measurements, rows = list[Measurement](), list[list[Any]]()
-        for role in names:
-            evaluation = self._budget.fit(
-                lambda role=role: evaluate(self._roles, role, held_out, self._recipe, self._budget, moments)
-            )
-            point = Point(step=step, role=role, metrics=evaluation.metrics)
-            measurements.append(Measurement(point=point, answers=evaluation.answers))
-            rows += evaluation.rows
-        tracker.table("evaluation_samples", COLUMNS, rows, step=step)
+        settings = (held_out, self._method, self._budget, moments)
+        measurements = [
+            self._budget.fit(partial(evaluate, self._roles, role, *settings, step=step, seed=self._recipe.seed))
+            for role in names
+        ]
+        tracker.table("evaluation_samples", COLUMNS, [row for each in measurements for row in each.rows], step=step)
         return measurements
 
-    def _add(self, measurement: Measurement, weights: list[torch.Tensor], moments: ScoreMoments) -> None:
-        """One more evaluation and the weights that it was made of, which are kept where it is the best. It and the
-        best so far are compared by the whitening of now."""
+    def _add(self, measurement: Measurement, moments: ScoreMoments) -> None:
+        """One more evaluation, which is kept where it is the best. It and the best so far are compared by the whitening
+        of now."""
         assert self._recipe.evaluation is not None
         self._points.append(measurement.point)
-        both = [each.on_scale(self._recipe, moments) for each in (self._best, measurement) if each is not None]
-        if best_of(both, kl_budget=self._recipe.evaluation.kl_budget) is not both[-1]:
-            return
-        self._best, self._best_weights = measurement, weights
-        self._write_best()
+        both = [each.on_scale(self._method.reward, moments) for each in (self._best, measurement) if each is not None]
+        if best_of(both, kl_budget=self._recipe.evaluation.kl_budget) is both[-1]:
+            self._best = measurement
+            self._write_best()
 
     def _write_best(self) -> None:
         best = self._best
         assert best is not None
         role = best.point.role
-        with side_stages.holding(self._roles, role, self._best_weights):
+        with side_stages.holding(self._roles, role, best.weights):
             side_stages.write("best", self._roles, role, self._origin, _record_metrics(best.point))
 
     def _draw(self) -> None:

@@ -221,11 +221,6 @@ def test_a_judge_of_ones_own_is_asked_at_every_evaluation(
         run(make_recipe("none", judged.replace("brief:", "nobody:")))
 
 
-def test_an_average_that_nobody_reads_is_refused(make_recipe: MakeRecipe) -> None:
-    with pytest.raises(RecipeError, match="nothing would ever read it"):
-        make_recipe("run", "ema={exported: false}")
-
-
 def test_a_checkpoint_with_average_and_best_takes_the_bytes_that_were_looked_for(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
