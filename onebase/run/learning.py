@@ -44,7 +44,7 @@ def learning_state(
     return {
         "roles": {name: [parameter.detach() for parameter in roles.parameters(name)] for name in names},
         "optimizer": optimizer.state_dict(),
-        "schedule": _plain(schedule.state_dict()),
+        "schedule": schedule.state_dict(),
     }
 
 
@@ -97,10 +97,3 @@ def restore_weights(weights: Mapping[str, Sequence[torch.Tensor]], roles: Roles,
             )
         for parameter, tensor in zip(parameters, saved, strict=True):
             parameter.data.copy_(tensor)
-
-
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A scheduler's state without its functions, which the stage makes again."""
-    return {key: value for key, value in state.items() if key != "lr_lambdas"} | {
-        "lr_lambdas": [None for _ in state.get("lr_lambdas", ())]
-    }
