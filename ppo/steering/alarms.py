@@ -43,7 +43,7 @@ ROUNDING = 5e-7
 """Relative deviation of fp32 numbers that are all the same."""
 
 LENGTH_FACTOR = 2.0
-"""By how much responses may grow or shrink: more is no answer in a few other words."""
+"""By how much responses may grow or shrink: a better answer to the same prompt has about the same length."""
 
 ENTROPY_SHARE = 0.3
 """What must be left of the entropy at the start: a policy that learns an answer loses about half of it."""
