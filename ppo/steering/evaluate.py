@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from data.chat.conversations import Chat, EncodedPrompt, Limiter, encode_prompts
@@ -31,9 +32,8 @@ from onebase.sequences.episodes import Episodes
 from ppo.maths.rewards import ScoreMoments
 from ppo.method import Method
 from ppo.recipe.recipe import PpoRecipe
-from ppo.scores import ARGUMENTS, PromptBatch, Reward, RewardFunction, score_episodes, scores_of
-from ppo.steering.frontier import Point
-from ppo.steering.objective import OBJECTIVE, Answers
+from ppo.scores import ARGUMENTS, PromptBatch, Reward, RewardFunction, score_episodes, scores_of, shape_scores
+from ppo.steering.frontier import OBJECTIVE, Point
 from ppo.steering.side_stages import weights_of
 
 COLUMNS = ("role", "prompt", "response", "reward", "objective", "kl", "task_score", "judge")
@@ -59,6 +59,27 @@ class HeldOutData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What is rewarded of the answers to B held-out prompts."""
+
+    scores: Float[Tensor, " B"]
+    """The sum of the reward's terms, each times its weight."""
+    stopped: Bool[Tensor, " B"]
+    lengths: Float[Tensor, " B"]
+    """Tokens."""
+
+    def shaped(self, reward: Reward, moments: ScoreMoments) -> Float[Tensor, " B"]:
+        """The very scores that PPO would reward these answers with. moments: of the scores of the run up to now.
+
+            objective = mean over prompts of shape(reward)        shape: whitening, clip, less all penalties
+
+        The price of the KL is not in it: `evaluation.kl_budget` bounds the KL of `best/`, and a price would count it
+        twice.
+        """
+        return shape_scores(self.scores, self.stopped, self.lengths, reward, moments)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Measurement:
     """One role at one step, what its objective is made of, and its weights."""
 
@@ -70,9 +91,9 @@ class Measurement:
     """Of the table of samples."""
 
     def on_scale(self, reward: Reward, moments: ScoreMoments) -> Point:
-        """The point with the objective as it is by the whitening of now."""
-        metrics = self.point.metrics | {OBJECTIVE: self.answers.objective(reward, moments)}
-        return replace(self.point, metrics=metrics)
+        """The point with the objective as it is by the whitening of now: two answers compare on one scale only."""
+        objective = float(self.answers.shaped(reward, moments).mean())
+        return replace(self.point, metrics=self.point.metrics | {OBJECTIVE: objective})
 
 
 def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPrompt]) -> HeldOutData | None:

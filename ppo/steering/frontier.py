@@ -10,7 +10,9 @@ from matplotlib.figure import Figure
 from evaluation.compare.frontier import frontier
 from onebase.tracking import figures
 from onebase.tracking.figures import BLUE, GREY, ORANGE
-from ppo.steering.objective import JUDGE, OBJECTIVE
+
+OBJECTIVE, JUDGE = "objective", "judge"
+"""Names of the metrics that `best/` is chosen by."""
 
 COLORS = {"policy": BLUE, "ema": ORANGE}
 CURVES = {

@@ -39,9 +39,8 @@ from ppo.recipe.recipe import PpoRecipe
 from ppo.steering import ema, side_stages
 from ppo.steering import frontier as frontiers
 from ppo.steering.alarms import AlarmError, raised, remember
-from ppo.steering.evaluate import COLUMNS, HeldOutData, Measurement, evaluate, read_held_out
+from ppo.steering.evaluate import COLUMNS, Answers, HeldOutData, Measurement, evaluate, read_held_out
 from ppo.steering.frontier import Point, best_of
-from ppo.steering.objective import Answers
 from ppo.steering.pretraining import Pretraining
 from ppo.steering.side_stages import Origin
 from ppo.update import Mix

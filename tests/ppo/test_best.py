@@ -14,9 +14,8 @@ from ppo.recipe.recipe import PpoRecipe
 from ppo.recipe.training import TrainSection
 from ppo.rollout import PpoState, make_experience
 from ppo.scores import EpisodeScores
-from ppo.steering.evaluate import Measurement
+from ppo.steering.evaluate import Answers, Measurement
 from ppo.steering.frontier import Point, best_of
-from ppo.steering.objective import Answers
 from ppo.steering.steering import Steering
 
 LENGTHS = [2, 10, 7, 10]
@@ -52,7 +51,8 @@ def answers(scores: list[float] = SCORES, stopped: list[bool] = STOPPED) -> Answ
     ],
 )
 def test_the_objective_is_the_reward_less_all_penalties(reward: dict[str, Any], objective: float) -> None:
-    assert answers().objective(method_of(recipe_of(**reward)).reward, ScoreMoments()) == pytest.approx(objective)
+    shaped = answers().shaped(method_of(recipe_of(**reward)).reward, ScoreMoments())
+    assert float(shaped.mean()) == pytest.approx(objective)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,8 @@ def test_training_and_evaluation_reward_the_same_answers_alike(reward: dict[str,
     state = PpoState(kl_weight=0.0, score_moments=moments)
     found = make_experience(drawn, scores, method, state, reference=nothing, values=nothing)
     rewarded = found.rewards.sum(dim=1).mean()
-    assert answers().objective(method.reward, moments) == pytest.approx(float(rewarded), abs=1e-6)
+    expected = answers().shaped(method.reward, moments).mean()
+    assert float(expected) == pytest.approx(float(rewarded), abs=1e-6)
 
 
 def measured(step: int, score: float, stopped: bool) -> Measurement:
