@@ -157,7 +157,7 @@ class Steering:
             return
         with clock.part("evaluation"):
             self._start = self._evaluate(0, ("policy",), tracker, moments)
-            tracker.log(0, _metrics(_points(self._start)))
+            tracker.log(0, _metrics(*(each.point for each in self._start)))
 
     def mix(self, step: int, clock: Clock) -> Mix:
         """What is added to the gradients of each mini-batch of a step."""
@@ -168,7 +168,7 @@ class Steering:
     def after(self, step: int, tracker: Tracker, clock: Clock, moments: ScoreMoments) -> dict[str, float]:
         """Evaluation where it is due; what there is to log of the step. moments: of the scores of the run up to now."""
         if self._start:
-            self._rows = remember(self._rows, _metrics(_points(self._start)))
+            self._rows = remember(self._rows, _metrics(*(each.point for each in self._start)))
             with clock.part("evaluation"):
                 self._add(self._start[0], moments)
             self._start = []
@@ -181,8 +181,9 @@ class Steering:
             measurements = self._evaluate(step, names, tracker, moments)
             for measurement in measurements:
                 self._add(measurement, moments)
-            self._draw()
-        return metrics | _metrics(_points(measurements))
+            best = None if self._best is None else self._best.point
+            frontiers.write(self._points, best, self._recipe.out / "plots", kl_budget=section.kl_budget)
+        return metrics | _metrics(*(each.point for each in measurements))
 
     def watch(self, step: int, metrics: Mapping[str, float], tracker: Tracker) -> None:
         """Report every alarm that is newly raised; AlarmError where the recipe says that it ends the run."""
@@ -202,9 +203,9 @@ class Steering:
 
     def finish(self) -> None:
         """Make sure that `best/` and `ema/` are there."""
-        best, folder = self._best, self._origin.recipe.out / "best"
+        best, folder = self._best, self._recipe.out / "best"
         if best is not None and not side_stages.is_finished(folder, _record_metrics(best.point)):
-            self._write_best()
+            self._write_best(best)
         if self._recipe.ema is not None:
             last = [point for point in self._points if point.role == ema.ROLE]
             side_stages.write("ema", self._roles, ema.ROLE, self._origin, _record_metrics(last[-1]) if last else {})
@@ -215,8 +216,7 @@ class Steering:
         self, step: int, names: tuple[str, ...], tracker: Tracker, moments: ScoreMoments
     ) -> list[Measurement]:
         held_out = self._held_out
-        if held_out is None:
-            return []
+        assert held_out is not None
         settings = (held_out, self._method, self._budget, moments)
         measurements = [
             self._budget.fit(partial(evaluate, self._roles, role, *settings, step=step, seed=self._recipe.seed))
@@ -233,30 +233,18 @@ class Steering:
         both = [each.on_scale(self._method.reward, moments) for each in (self._best, measurement) if each is not None]
         if best_of(both, kl_budget=self._recipe.evaluation.kl_budget) is both[-1]:
             self._best = measurement
-            self._write_best()
+            self._write_best(measurement)
 
-    def _write_best(self) -> None:
-        best = self._best
-        assert best is not None
+    def _write_best(self, best: Measurement) -> None:
         role = best.point.role
         with side_stages.holding(self._roles, role, best.weights):
             side_stages.write("best", self._roles, role, self._origin, _record_metrics(best.point))
 
-    def _draw(self) -> None:
-        assert self._recipe.evaluation is not None
-        folder, budget = self._origin.recipe.out / "plots", self._recipe.evaluation.kl_budget
-        best = None if self._best is None else self._best.point
-        frontiers.write(self._points, best, folder, kl_budget=budget)
 
-
-def _points(measurements: Sequence[Measurement]) -> list[Point]:
-    return [measurement.point for measurement in measurements]
-
-
-def _metrics(points: list[Point]) -> dict[str, float]:
+def _metrics(*points: Point) -> dict[str, float]:
     return {f"{PREFIXES[point.role]}/{name}": value for point in points for name, value in point.metrics.items()}
 
 
 def _record_metrics(point: Point) -> dict[str, float]:
     """What the record of `best/` or `ema/` says: what was measured of this very adapter, and at which step."""
-    return {"ppo/step": float(point.step), **_metrics([point])}
+    return {"ppo/step": float(point.step), **_metrics(point)}
