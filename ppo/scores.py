@@ -24,7 +24,7 @@ from data.chat.conversations import Chat, EncodedPrompt
 from data.records import Prompt, conversation_of
 from onebase.custom.custom_calls import CallError, call, text_of
 from onebase.errors import CodeError, InputError
-from onebase.inference.ensemble import Combination, member_scores
+from onebase.inference.ensemble import member_scores
 from onebase.model.roles import Roles
 from onebase.seeding import stream
 from onebase.sequences.episodes import Episodes
@@ -89,7 +89,7 @@ class Reward:
     section: RewardSection
     models: tuple[str, ...]
     """Roles of the reward models."""
-    terms: Mapping[str, Combination | RewardFunction]
+    terms: Mapping[str, Callable[..., Any]]
     """By the name of each term of the section: what makes one score of the models', or the function that scores."""
     limit: int
     """Tokens that a response can have."""
