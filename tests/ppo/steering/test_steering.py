@@ -84,11 +84,11 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits_and_the_same_best(
     run(whole)
     evaluate, calls = steering.evaluate, list[int]()
 
-    def dies(*arguments: Any) -> Any:
+    def dies(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) == deadly:
             raise Interrupted(15)
-        return evaluate(*arguments)
+        return evaluate(*arguments, **options)
 
     monkeypatch.setattr(steering, "evaluate", dies)
     with pytest.raises(Interrupted):
