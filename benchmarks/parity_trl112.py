@@ -35,9 +35,12 @@ from torch import Tensor
 
 from onebase.inference.sampling import Sample
 from onebase.inference.scoring import in_microbatches, logprobs, score, token_values
+from onebase.memory import Budget
 from ppo.maths.advantages import gae
+from ppo.method import method_of
 from ppo.rollout import Experience, PpoState, make_experience
 from ppo.scores import EpisodeScores
+from ppo.start import start_learner
 from ppo.update import backward
 
 TOLERANCE = 1e-5
@@ -102,14 +105,15 @@ def ours(given: Given) -> dict[str, Tensor]:
     state = PpoState(kl_weight=recipe.kl.weight)
     raw = recipe.model_copy(update={"advantages": recipe.advantages.model_copy(update={"standardise": False})})
     experience, plain = (
-        make_experience(drawn, scores, own, state, reference=reference, values=values) for own in (recipe, raw)
+        make_experience(drawn, scores, method_of(own), state, reference=reference, values=values)
+        for own in (recipe, raw)
     )
     placed = by_their_placing(given, plain, values)
     for role in ("policy", "value"):
         for parameter, now in zip(roles.parameters(role), roles.parameters(f"{role}_now"), strict=True):
             parameter.data.copy_(now.data)
     roles.train("policy", "value")
-    tally = backward(roles, experience, recipe, budget)
+    tally = backward(roles, experience, start_learner(roles, recipe), method_of(recipe), Budget(tokens=budget))
     means, tokens = tally.means(), int(episodes.mask.sum())
     # They divide the variance by n - 1, we by n. Loss and gradient of the policy are proportional to the advantages.
     bessel = math.sqrt((tokens - 1) / tokens)

@@ -4,15 +4,14 @@ Shapes: B = episodes, T = longest response, in tokens.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from onebase.inference.sampling import Engine, Sample, sample
+from onebase.inference.sampling import Sample
 from onebase.inference.scoring import in_microbatches, logprobs, token_values
 from onebase.masked import standardise
 from onebase.memory import Budget
@@ -22,7 +21,7 @@ from onebase.tracking.usage import Clock
 from ppo.maths.advantages import compare_groups, gae
 from ppo.maths.losses import truncated_importance
 from ppo.maths.rewards import ScoreMoments, kl_to_reference, token_rewards
-from ppo.recipe.recipe import PpoRecipe
+from ppo.method import Method
 from ppo.scores import EpisodeScores, PromptBatch, score_episodes, shape_scores
 
 DECODING_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25}
@@ -68,44 +67,39 @@ class Experience:
     advantages: Float[Tensor, "B T"]
     """Standardised over the batch, unless the recipe leaves them as they are."""
 
-    def select(self, rows: Sequence[int]) -> "Experience":
-        """These episodes, in this order."""
+    def select(self, rows: Sequence[int], device: torch.device | None = None) -> "Experience":
+        """These episodes, in this order; their tensors on the device, `episodes` where they are."""
         index = list(rows)
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
         terms, members = ({k: v[index] for k, v in part.items()} for part in (self.terms, self.members))
-        return self._each(
-            lambda tensor: tensor[index], episodes=self.episodes.select(index), terms=terms, members=members
+        return replace(
+            self,
+            episodes=self.episodes.select(index),
+            terms=terms,
+            members=members,
+            **{name: value[index].to(device) for name, value in tensors.items()},
         )
-
-    def on(self, device: torch.device) -> "Experience":
-        """With its tensors of tokens on the device. Episodes stay where they are: they are cut into micro-batches."""
-        return self._each(lambda tensor: tensor.to(device))
-
-    def _each(self, change: Callable[[Tensor], Tensor], **others: Any) -> "Experience":
-        values = {member.name: getattr(self, member.name) for member in fields(self)}
-        changed = {name: change(value) for name, value in values.items() if isinstance(value, Tensor)}
-        return replace(self, **changed, **others)
 
 
 def collect(
     roles: Roles,
     batch: PromptBatch,
-    recipe: PpoRecipe,
+    method: Method,
     generator: torch.Generator,
     budget: Budget,
     state: PpoState,
     *,
-    engine: Engine = sample,
     clock: Clock | None = None,
 ) -> tuple[Experience, PpoState]:
     """Sample a response to each prompt, then let reference, reward and value score it.
 
-    engine: draws the responses. clock: measures sampling and the pass of each role. Returns the experience, and the
-    state with the moments of its scores.
+    clock: measures sampling and the pass of each role. Returns the experience, and the state with the moments of its
+    scores.
     """
     clock = clock or Clock()
-    sampling, recomputed = recipe.sampling, recipe.train.old_logprobs == "recomputed"
+    sampling, value_role, recomputed = method.sampling, method.value_role, method.train.old_logprobs == "recomputed"
     forwards = {"temperature": sampling.temperature, "tokens_per_microbatch": budget.tokens}
-    drawn = engine(
+    drawn = method.engine(
         roles,
         "policy",
         [prompt.ids for prompt in batch.prompts],
@@ -114,23 +108,14 @@ def collect(
         generator=generator,
         batch=budget.episodes,
         # A shared value function sits on the trunk that decodes: its values cost nothing more.
-        value_head="policy" if recipe.value_role == "policy" and not recomputed else None,
+        value_head="policy" if value_role == "policy" and not recomputed else None,
         clock=clock,
     )
     episodes = drawn.episodes
     with clock.part("score_reference"):
         reference = logprobs(roles, "reference", episodes, **forwards)
     with clock.part("score_reward"):
-        scores = score_episodes(
-            roles,
-            episodes,
-            batch,
-            recipe.reward,
-            models=recipe.reward_models,
-            tokens_per_microbatch=budget.tokens,
-            seconds=recipe.functions.seconds,
-        )
-    value_role = recipe.value_role
+        scores = score_episodes(roles, episodes, batch, method.reward, tokens_per_microbatch=budget.tokens)
     values = None if value_role is None else drawn.values  # an engine may fill them unasked
     if values is None and value_role is not None:
         with clock.part("score_value"):
@@ -143,7 +128,7 @@ def collect(
             policy = logprobs(roles, "policy", episodes, **forwards)
     state = replace(state, score_moments=state.score_moments.including(scores.total))
     experience = make_experience(
-        drawn, scores, recipe, state, reference=reference, values=values, recomputed_logprobs=policy
+        drawn, scores, method, state, reference=reference, values=values, recomputed_logprobs=policy
     )
     return experience, state
 
@@ -151,7 +136,7 @@ def collect(
 def make_experience(
     drawn: Sample,
     scores: EpisodeScores,
-    recipe: PpoRecipe,
+    method: Method,
     state: PpoState,
     *,
     reference: Float[Tensor, "B T"],
@@ -162,26 +147,20 @@ def make_experience(
 
     state: includes the moments of these scores. values: None without a value function.
     """
-    mask, train = drawn.episodes.mask, recipe.train
+    mask, train = drawn.episodes.mask, method.train
     logprobs = drawn.logprobs if recomputed_logprobs is None else recomputed_logprobs
     kl = kl_to_reference(logprobs, reference, mask)
-    shaped = shape_scores(
-        scores.total,
-        drawn.stopped,
-        mask.sum(dim=1).float(),
-        recipe.reward,
-        limit=recipe.sampling.max_new_tokens,
-        moments=state.score_moments,
-    )
+    lengths = mask.sum(dim=1).float()
+    shaped = shape_scores(scores.total, drawn.stopped, lengths, method.reward, state.score_moments)
     # k3 is a term of the loss instead.
-    rewards = token_rewards(shaped, kl, mask, kl_weight=state.kl_weight if recipe.kl.estimator == "k1" else 0.0)
+    rewards = token_rewards(shaped, kl, mask, kl_weight=state.kl_weight if method.kl.estimator == "k1" else 0.0)
     if values is not None:
         advantages, returns = gae(rewards, values, mask, discount=train.discount, gae_lambda=train.gae_lambda)
     else:
-        group = recipe.sampling.responses_per_prompt
-        advantages = compare_groups(rewards, mask, kind=recipe.advantages.kind, group=group)
+        group = method.sampling.responses_per_prompt
+        advantages = compare_groups(rewards, mask, kind=method.advantages.kind, group=group)
         values = returns = torch.zeros_like(rewards)
-    if recipe.standardises_advantages:
+    if method.standardises:
         advantages = standardise(advantages, mask)
     importance = None
     if train.importance_cap is not None:

@@ -12,7 +12,7 @@ arguments alone, or a killed run would not resume to the same bits.
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,14 +23,13 @@ from torch import Tensor
 from data.chat.conversations import Chat, EncodedPrompt
 from data.records import Prompt, conversation_of
 from onebase.custom.custom_calls import CallError, call, text_of
-from onebase.custom.functions import load_function
 from onebase.errors import CodeError, InputError
 from onebase.inference.ensemble import member_scores
 from onebase.model.roles import Roles
 from onebase.seeding import stream
 from onebase.sequences.episodes import Episodes
 from ppo.maths.rewards import ScoreMoments, overlong_penalty, penalise_unfinished
-from ppo.recipe.reward import RewardSection, RewardTerm
+from ppo.recipe.reward import RewardSection
 from ppo.recipe.steering import SECONDS
 
 RewardFunction = Callable[[Prompt, str], Any]
@@ -51,6 +50,11 @@ squares, and fp32 holds up to 3e38."""
 
 LOOK = "Look at report.json in its stage folder, and whether the base overflows in half precision."
 FIX = "Fix the function."
+NUMBER = " where a finite number is expected"
+TOO_LARGE = (
+    f"A score beyond {LARGEST_TERM:g} overflows in fp32 where the value function and the gradients square it. Give "
+    "smaller scores, lower reward.terms.{index}.weight, or set reward.clip."
+)
 
 
 class RewardError(InputError):
@@ -79,6 +83,21 @@ class PromptBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Reward:
+    """What an episode is scored by."""
+
+    section: RewardSection
+    models: tuple[str, ...]
+    """Roles of the reward models."""
+    terms: Mapping[str, Callable[..., Any]]
+    """By the name of each term of the section: what makes one score of the models', or the function that scores."""
+    limit: int
+    """Tokens that a response can have."""
+    seconds: float = SECONDS
+    """Longest time of one call of a function."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpisodeScores:
     """Scores of B episodes, before whitening, clipping and penalties."""
 
@@ -91,65 +110,71 @@ class EpisodeScores:
 
 
 def score_episodes(
-    roles: Roles,
-    episodes: Episodes,
-    batch: PromptBatch,
-    reward: RewardSection,
-    *,
-    models: Sequence[str],
-    tokens_per_microbatch: int,
-    seconds: float = SECONDS,
+    roles: Roles, episodes: Episodes, batch: PromptBatch, reward: Reward, *, tokens_per_microbatch: int
 ) -> EpisodeScores:
-    """Score each episode by reward models and functions.
-
-    models: roles of the reward models. seconds: longest time of one call of a function.
-    """
-    members: dict[str, Tensor] = {}
-    if models:
+    """Score each episode by reward models and functions; RewardError where a score cannot be trained on."""
+    section, members = reward.section, dict[str, Tensor]()
+    if reward.models:
         # Reward models see the sampled tokens, closed as the responses of rankings are.
         sequences = batch.chat.closed(episodes.sequences)
-        rows = member_scores(roles, models, sequences, tokens_per_microbatch=tokens_per_microbatch)
-        members = dict(zip(models, rows, strict=True))
-        for name, scores in members.items():
-            require_finite(scores, f"the reward model '{name}' scores", episodes, batch, LOOK)
-    terms: dict[str, Tensor] = {}
-    total = torch.zeros(len(episodes))
-    for index, term in enumerate(reward.terms):
+        rows = member_scores(roles, reward.models, sequences, tokens_per_microbatch=tokens_per_microbatch)
+        members = dict(zip(reward.models, rows, strict=True))
+    for name, scores in members.items():
+        refuse(~scores.isfinite(), scores, f"the reward model '{name}' scores", NUMBER, LOOK, episodes, batch)
+    terms, total = dict[str, Tensor](), torch.zeros(len(episodes))
+    for index, (term, (name, source)) in enumerate(zip(section.terms, reward.terms.items(), strict=True)):
         if term.function is None:
-            scores = term.combine.combination(torch.stack(list(members.values())))
+            what, scores = "the reward model", source(torch.stack(list(members.values())))
         else:
-            function = load_function(term.function, TERMS)
-            scores = scores_of(function, term.function, episodes, batch, seconds=seconds)
-        if reward.clip is None and not reward.whiten:
-            require_bounded(term.weight * scores, index, term, episodes, batch)
-        terms[term.named(index)] = scores
-        total = total + term.weight * scores
-    require_finite(total, f"the sum of {TERMS} is", episodes, batch, "Lower the weights.")
+            what = f"the reward function '{term.function}'"
+            scores = scores_of(source, term.function, episodes, batch, seconds=reward.seconds)
+        weighted = term.weight * scores
+        if section.clip is None and not section.whiten:
+            # Else the gradient would not be finite, and no error would name the score as the cause.
+            begin, weight = f"{TERMS}.{index} '{name}': {what} scores", f", times its weight {term.weight:g}"
+            do = TOO_LARGE.format(index=index)
+            refuse(weighted.abs() > LARGEST_TERM, scores, begin, weight, do, episodes, batch)
+        terms[name] = scores
+        total = total + weighted
+    refuse(~total.isfinite(), total, f"the sum of {TERMS} is", NUMBER, "Lower the weights.", episodes, batch)
     return EpisodeScores(total=total, terms=terms, members=members)
+
+
+def refuse(
+    bad: Bool[Tensor, " B"],
+    scores: Float[Tensor, " B"],
+    what: str,
+    why: str,
+    do: str,
+    episodes: Episodes,
+    batch: PromptBatch,
+) -> None:
+    """RewardError at the first bad score. what, why: how the error begins, before and after the score; do: its end."""
+    for row in bad.nonzero().flatten().tolist():
+        raise RewardError(f"{what} {scores[row].item():.4g}{why}, {batch.describe(row, episodes)}. {do}")
 
 
 def shape_scores(
     scores: Float[Tensor, " B"],
     stopped: Bool[Tensor, " B"],
     lengths: Float[Tensor, " B"],
-    reward: RewardSection,
-    *,
-    limit: int,
+    reward: Reward,
     moments: ScoreMoments,
 ) -> Float[Tensor, " B"]:
     """Scores as they are rewarded: whitened, clipped, less the penalties for being cut and for length.
 
-    Evaluation chooses `best/` by their mean on held-out prompts. lengths: tokens of the responses. limit: the most that
-    a response can have. moments: of the scores of the run, these included.
+    Evaluation chooses `best/` by their mean on held-out prompts. lengths: tokens of the responses. moments: of the
+    scores of the run, these included.
     """
-    if reward.whiten:
+    section = reward.section
+    if section.whiten:
         scores = moments.standardise(scores)
-    if reward.clip is not None:
-        scores = scores.clamp(-reward.clip, reward.clip)
-    if reward.overlong is not None:
-        penalty = overlong_penalty(lengths, limit=limit, buffer=reward.overlong.buffer)
-        scores = scores - reward.overlong.weight * penalty
-    return penalise_unfinished(scores, stopped, penalty=reward.eos_penalty)
+    if section.clip is not None:
+        scores = scores.clamp(-section.clip, section.clip)
+    if section.overlong is not None:
+        penalty = overlong_penalty(lengths, limit=reward.limit, buffer=section.overlong.buffer)
+        scores = scores - section.overlong.weight * penalty
+    return penalise_unfinished(scores, stopped, penalty=section.eos_penalty)
 
 
 def scores_of(
@@ -184,10 +209,7 @@ def scores_of(
         except CallError as error:
             raise FunctionError(f"{what} '{name}' {error}, {batch.describe(row, episodes)}. {FIX}") from error
         if number is None:
-            raise FunctionError(
-                f"{what} '{name}' returned {text} where a finite number is expected, "
-                f"{batch.describe(row, episodes)}. {FIX}"
-            )
+            raise FunctionError(f"{what} '{name}' returned {text}{NUMBER}, {batch.describe(row, episodes)}. {FIX}")
         scores.append(number)
     return torch.tensor(scores)
 
@@ -202,27 +224,3 @@ def as_number(value: object) -> float | None:
         return None
     # NaN compares with nothing.
     return float(number) if isinstance(number, int | float) and -LARGEST <= number <= LARGEST else None
-
-
-def require_finite(scores: Float[Tensor, " B"], what: str, episodes: Episodes, batch: PromptBatch, do: str) -> None:
-    """Refuse scores that are not finite: an update cannot use them. what, do: how the error begins and ends."""
-    for row in (~scores.isfinite()).nonzero().flatten().tolist():
-        raise RewardError(
-            f"{what} {scores[row].item()} where a finite number is expected, {batch.describe(row, episodes)}. {do}"
-        )
-
-
-def require_bounded(
-    part: Float[Tensor, " B"], index: int, term: RewardTerm, episodes: Episodes, batch: PromptBatch
-) -> None:
-    """Refuse a term, times its weight, that would overflow in training: the gradient would not be finite, and no error
-    would name the score as the cause."""
-    for row in (part.abs() > LARGEST_TERM).nonzero().flatten().tolist():
-        what = "the reward model" if term.function is None else f"the reward function '{term.function}'"
-        score = part[row].item() / term.weight
-        raise RewardError(
-            f"reward.terms.{index} '{term.named(index)}': {what} scores {score:.4g}, times its weight "
-            f"{term.weight:g}, {batch.describe(row, episodes)}. A score beyond {LARGEST_TERM:g} overflows in fp32 "
-            "where the value function and the gradients square it. Give smaller scores, lower "
-            f"reward.terms.{index}.weight, or set reward.clip."
-        )

@@ -13,9 +13,7 @@ from data.select.room import require_room
 from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
 from evaluation.reward_model import verdict
-from onebase.custom.functions import load_function
 from onebase.inference.ensemble import FIRST
-from onebase.inference.sampling import Engine, sample
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.base import Base
@@ -27,11 +25,10 @@ from onebase.run.record import DataIdentity, FinishedStage
 from onebase.seeding import generator, seed_everything
 from onebase.terminal import say
 from onebase.tracking.usage import Stopwatch
-from ppo.engines import CustomEngine
 from ppo.maths.rewards import ScoreMoments
+from ppo.method import Method, method_of
 from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import PpoState
-from ppo.scores import ARGUMENTS, TERMS
 from ppo.steering.alarms import unable
 from ppo.steering.steering import Steering, read_steering_data
 from ppo.update import Learner
@@ -52,7 +49,7 @@ class PpoRun:
 
     origin: stages.Origin[PpoRecipe]
     data: Data
-    engine: Engine
+    method: Method
     roles: Roles
     learner: Learner
     steering: Steering
@@ -85,10 +82,9 @@ class PpoRun:
 def start(recipe: PpoRecipe) -> PpoRun:
     """Read and verify everything, then load the roles: what can be refused is refused before a weight is loaded."""
     watch = Stopwatch()
-    parents = read_parents(recipe)
-    data = read_data(recipe)
+    method, parents, data = method_of(recipe), read_parents(recipe), read_data(recipe)
     steering_data = read_steering_data(recipe, data.chat, data.prompts)
-    has_value, waiting = recipe.value_role is not None, recipe.value.warmup_steps
+    has_value, waiting = method.value_role is not None, recipe.value.warmup_steps
     warning = unable(recipe.alarms, steps=recipe.steps, waiting=waiting, has_value=has_value)
     if warning is not None:
         say(warning)
@@ -109,16 +105,17 @@ def start(recipe: PpoRecipe) -> PpoRun:
     return PpoRun(
         origin=origin,
         data=data,
-        engine=engine_of(recipe),
+        method=method,
         roles=roles,
         learner=learner,
-        steering=Steering(roles, steering_data, origin, learner.optimizer),
+        steering=Steering(roles, steering_data, origin, method, learner.optimizer),
         state=PpoState(kl_weight=recipe.kl.weight),
     )
 
 
 def identify(recipe: PpoRecipe) -> RunIdentity:
     """What a run of this recipe goes by today, without a weight loaded."""
+    method_of(recipe)  # loads the functions, which count
     parents, data = read_parents(recipe), read_data(recipe)
     identities = [*data.identities, *read_steering_data(recipe, data.chat, data.prompts).identities]
     today = stages.identify(recipe.base, recipe.chat)
@@ -127,10 +124,6 @@ def identify(recipe: PpoRecipe) -> RunIdentity:
 
 def read_parents(recipe: PpoRecipe) -> dict[str, FinishedStage]:
     """The SFT and reward stages, verified; every reward model must come from this very SFT stage."""
-    for term in recipe.reward.terms:
-        if term.function is not None:
-            load_function(term.function, TERMS, takes=ARGUMENTS)  # refused before a weight is loaded
-    engine_of(recipe)
     identity = stages.identify(recipe.base, recipe.chat)
     sft = stages.read_parent(recipe.parents.sft, "sft", identity)
     rewards = stages.read_members(recipe.parents.rewards, lambda folder: stages.read_parent(folder, "reward", identity))
@@ -185,23 +178,15 @@ def start_learner(roles: Roles, recipe: PpoRecipe) -> Learner:
     optimizer = torch.optim.AdamW(groups, eps=1e-5, weight_decay=0.0, fused=True)
     # While the value function learns alone, the policy's own warm-up has not begun.
     alone = recipe.value.warmup_steps * recipe.optimizer_steps // recipe.steps
-    warmup, kind = recipe.train.warmup_steps, recipe.train.schedule
+    last, warmup, kind = recipe.optimizer_steps, recipe.train.warmup_steps, recipe.train.schedule
 
     def after(waits: int) -> Callable[[int], float]:
-        total = recipe.optimizer_steps - waits
-        return lambda step: learning_rate_factor(max(0, step - waits), total, warmup, kind)
+        factors = [learning_rate_factor(max(0, step - waits), last - waits, warmup, kind) for step in range(last + 1)]
+        return lambda step: factors[min(step, last)]
 
     factors = [after(alone if role == "policy" else 0) for role in trained]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
     return Learner(optimizer=optimizer, schedule=schedule, trained=trained)
-
-
-def engine_of(recipe: PpoRecipe) -> Engine:
-    """What draws the responses: the recipe's own, or this process."""
-    name = recipe.sampling.engine
-    if name is None:
-        return sample
-    return CustomEngine(load_function(name, "sampling.engine"), name, recipe.functions.seconds)
 
 
 def batches(data: Data, recipe: PpoRecipe) -> Iterator[list[EncodedPrompt]]:

@@ -109,11 +109,10 @@ def roll_out(
         lambda: collect(
             ppo.roles,
             batch,
-            ppo.recipe,
+            ppo.method,
             generator(ppo.recipe.seed, "rollout", step),
             budget,
             ppo.state,
-            engine=ppo.engine,
             clock=clock,
         )
     )
@@ -139,7 +138,7 @@ def learn(ppo: PpoRun, experience: Experience, step: int, session: Session, cloc
         ppo.roles,
         experience,
         ppo.learner,
-        recipe,
+        ppo.method,
         generator(recipe.seed, "update", step),
         accept,
         session.budget,

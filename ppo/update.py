@@ -6,8 +6,9 @@ mini-batch's: every loss is a sum over tokens divided by the tokens of the whole
 Shapes: B = episodes, T = longest response, in tokens.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -22,14 +23,13 @@ from onebase.tracking.usage import Clock
 from ppo.maths.losses import (
     explained_variance,
     importance_ratio,
-    kl_from_old,
+    kl_by_k3,
     outside_clip,
     policy_loss,
-    reference_kl_loss,
-    token_weights,
     value_loss,
 )
-from ppo.recipe.recipe import PpoRecipe
+from ppo.method import Method
+from ppo.recipe.training import TrainSection
 from ppo.rollout import Experience
 
 Accept = Callable[[Sequence[float], Sequence[int]], bool]
@@ -48,26 +48,26 @@ class Learner:
     trained: dict[str, list[torch.nn.Parameter]]
 
 
+@dataclass
 class Tally:
     """Sums over tokens: what is logged is a mean over tokens, not over micro-batches."""
 
-    def __init__(self) -> None:
-        self.tokens = 0
-        self.sums: dict[str, float] = {}
-        self.ratio_max = 0.0
+    tokens: int = 0
+    ratio_max: float = 0.0
+    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, mask: Tensor, **per_token: Tensor) -> None:
         """Add sums over some tokens. The caller counts these in `tokens`, once for everything that is added of them."""
         if "ratio" in per_token:
             self.ratio_max = max(self.ratio_max, per_token.pop("ratio").max().item())
         for name, values in per_token.items():
-            self.sums[name] = self.sums.get(name, 0.0) + masked_sum(values.detach(), mask).item()
+            self.sums[name] += masked_sum(values.detach(), mask).item()
 
     def merge(self, other: "Tally") -> None:
         self.tokens += other.tokens
         self.ratio_max = max(self.ratio_max, other.ratio_max)
         for name, total in other.sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + total
+            self.sums[name] += total
 
     def means(self) -> dict[str, float]:
         return {name: total / max(self.tokens, 1) for name, total in self.sums.items()}
@@ -85,7 +85,7 @@ def update(
     roles: Roles,
     experience: Experience,
     learner: Learner,
-    recipe: PpoRecipe,
+    method: Method,
     generator: torch.Generator,
     accept: Accept,
     budget: Budget,
@@ -100,19 +100,13 @@ def update(
     kl_weight: of the KL's term in the loss, with kl.estimator k3. learn_policy: False leaves the policy as it is.
     clock: measures the training of each role and the optimiser.
     """
-    clock, train = clock or Clock(), recipe.train
-    experience = experience.on(roles.base.device)
-    tally, epoch, norms = Tally(), Tally(), dict[str, list[float]]()
-    per_epoch = len(experience.episodes) // train.minibatch
+    clock, train, device = clock or Clock(), method.train, roles.base.device
+    tally, norms = Tally(), defaultdict[str, list[float]](list)
     order = minibatches(len(experience.episodes), size=train.minibatch, epochs=train.epochs, generator=generator)
     for number, rows in enumerate(order):
-        if number and number % per_epoch == 0:
-            if moved_enough(epoch, train.target_kl):
-                break
-            epoch = Tally()
         gradients = partial(
-            gradients_of,
-            *(roles, experience.select(rows), learner, recipe, budget, partial(mix, number)),
+            backward,
+            *(roles, experience.select(rows, device), learner, method, budget, partial(mix, number)),
             kl_weight=kl_weight,
             learn_policy=learn_policy,
             clock=clock,
@@ -126,73 +120,43 @@ def update(
         if not accept(list(norm_of.values()), rows):
             continue
         tally.merge(sums)
-        epoch.merge(sums)
         for role, norm in norm_of.items():
-            norms.setdefault(f"grad_norm/{role}", []).append(norm)
+            norms[f"grad_norm/{role}"].append(norm)
         with clock.part("optimizer"):
             learner.optimizer.step()
             learner.schedule.step()
     metrics = tally.means() | {name: sum(values) / len(values) for name, values in norms.items()}
     if learn_policy:
         metrics["ratio_max"] = tally.ratio_max
-    if recipe.value_role is not None:
-        mask = experience.episodes.mask.to(roles.base.device)
-        explained = explained_variance(experience.values, experience.returns, mask)
+    if method.value_role is not None:
+        explained = explained_variance(experience.values, experience.returns, experience.episodes.mask)
         # NaN where all returns are one number: there is nothing to explain.
         metrics |= {} if explained.isnan() else {"explained_variance": float(explained)}
     return metrics | {"learning_rate": float(learner.schedule.get_last_lr()[0])}
 
 
-def gradients_of(
-    roles: Roles,
-    minibatch: Experience,
-    learner: Learner,
-    recipe: PpoRecipe,
-    budget: Budget,
-    extra: Callable[[int], None],
-    *,
-    kl_weight: float = 0.0,
-    learn_policy: bool = True,
-    clock: Clock | None = None,
-) -> Tally:
-    """The gradients of one mini-batch, and nothing older, in `.grad`.
-
-    extra: adds to the policy's gradients, given the tokens of a micro-batch.
-    """
-    learner.optimizer.zero_grad(set_to_none=True)
-    sums = backward(
-        roles, minibatch, recipe, budget.tokens, kl_weight=kl_weight, learn_policy=learn_policy, clock=clock
-    )
-    if learn_policy:
-        extra(budget.tokens)
-    return sums
-
-
-def moved_enough(epoch: Tally, target_kl: float | None) -> bool:
-    """Whether an epoch found the policy so far from the one that sampled that it should be the last."""
-    return target_kl is not None and epoch.means().get("kl_from_old", 0.0) > target_kl
-
-
 def backward(
     roles: Roles,
     minibatch: Experience,
-    recipe: PpoRecipe,
-    tokens_per_microbatch: int,
+    learner: Learner,
+    method: Method,
+    budget: Budget,
+    mix: Callable[[int], None] = lambda tokens: None,
     *,
     kl_weight: float = 0.0,
     learn_policy: bool = True,
     clock: Clock | None = None,
 ) -> Tally:
-    """Add one mini-batch's gradients to `.grad`, a micro-batch at a time; returns what there is to log of it.
+    """Put one mini-batch's gradients, and nothing older, into `.grad`; returns what there is to log of it.
 
-    minibatch: on the model's device.
+    minibatch: on the model's device. mix: adds to the policy's gradients, given the tokens of a micro-batch.
     A shared value head takes part in the policy's forward and backward. A value adapter has a forward and backward of
     its own, after the policy's: their activations are never in memory together.
     """
+    learner.optimizer.zero_grad(set_to_none=True)
     tally, clock, device = Tally(), clock or Clock(), roles.base.device
-    episodes, value, train = minibatch.episodes, recipe.value, recipe.train
-    weights = token_weights(episodes.mask, aggregation=recipe.aggregation, limit=recipe.sampling.max_new_tokens)
-    for rows in batches_of(roles, episodes.sequences, tokens=tokens_per_microbatch):
+    weights = method.weigh(minibatch.episodes.mask)
+    for rows in batches_of(roles, minibatch.episodes.sequences, tokens=budget.tokens):
         part, weight = minibatch.select(rows), weights[rows].to(device)
         if learn_policy:
             with roles.forwards.training(), clock.part("train_policy"):
@@ -200,47 +164,46 @@ def backward(
                     roles,
                     "policy",
                     part.episodes,
-                    temperature=recipe.sampling.temperature,
-                    value_head="policy" if recipe.value_role == "policy" else None,
-                    entropy_gradient=train.entropy_weight > 0,
+                    temperature=method.sampling.temperature,
+                    value_head="policy" if method.value_role == "policy" else None,
+                    entropy_gradient=method.train.entropy_weight > 0,
                 )
-                losses = policy_losses(now, part, recipe, kl_weight, tally)
+                losses = policy_losses(now, part, method.train, kl_weight, tally)
+                if now.values is not None:
+                    losses = losses + method.value.weight * value_losses(now.values, part, method.value.clip, tally)
                 (losses * weight).sum().backward()
-        if recipe.value_role == "value":
+        if method.value_role == "value":
             with roles.forwards.training(), clock.part("train_value"):
-                losses = value_losses(token_values(roles, "value", part.episodes), part, value.clip, tally)
-                (value.weight * losses * weight).sum().backward()
+                values = token_values(roles, "value", part.episodes)
+                (method.value.weight * value_losses(values, part, method.value.clip, tally) * weight).sum().backward()
         tally.tokens += int(part.episodes.mask.sum())
+    if learn_policy:
+        mix(budget.tokens)
     return tally
 
 
 def policy_losses(
-    now: TokenScores, part: Experience, recipe: PpoRecipe, kl_weight: float, tally: Tally
+    now: TokenScores, part: Experience, train: TrainSection, kl_weight: float, tally: Tally
 ) -> Float[Tensor, "B T"]:
-    """The loss of each token in the policy's forward.
-
-    The clipped surrogate; KL term, entropy bonus and the loss of a shared value head where the recipe has them.
-    """
-    train, mask = recipe.train, part.episodes.mask.to(now.logprobs.device)
-    losses = policy_loss(now.logprobs, part.logprobs, part.advantages, mask, clip=train.clip, dual_clip=train.dual_clip)
-    logprobs = now.logprobs.detach()
+    """The loss of each token in the policy's forward: the clipped surrogate, and KL term and entropy bonus where the
+    recipe has them."""
+    mask, logprobs = part.episodes.mask.to(now.logprobs.device), now.logprobs.detach()
+    losses = policy_loss(now.logprobs, part.logprobs, part.advantages, mask, clip=train.clip)
     ratio = importance_ratio(logprobs, part.logprobs, mask)
     logged = {
         "policy_loss": losses,
         "entropy": now.entropies,
-        "kl_from_old": kl_from_old(logprobs, part.logprobs, mask),
+        "kl_from_old": kl_by_k3(part.logprobs, logprobs, mask),
         "clip_fraction": outside_clip(ratio, mask, clip=train.clip),
     }
     if part.importance is not None:
         losses = losses * part.importance
         logged["importance"] = part.importance
     if kl_weight:
-        logged["kl_loss"] = reference_kl_loss(now.logprobs, part.reference_logprobs, mask)
+        logged["kl_loss"] = kl_by_k3(now.logprobs, part.reference_logprobs, mask)
         losses = losses + kl_weight * logged["kl_loss"]
     if train.entropy_weight:
         losses = losses - train.entropy_weight * now.entropies
-    if now.values is not None:
-        losses = losses + recipe.value.weight * value_losses(now.values, part, recipe.value.clip, tally)
     tally.add(mask, ratio=ratio, **logged)
     return losses
 

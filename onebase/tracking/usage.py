@@ -23,8 +23,12 @@ class Clock:
 
     def __init__(self, device: torch.device | None = None, *, now: Callable[[], float] = time.perf_counter) -> None:
         """device: a GPU is waited for at both ends of a part: its kernels still run after the calls have returned."""
-        self._waits = device is not None and device.type == "cuda"
-        self._device, self._now = device, now
+
+        def finished() -> float:
+            torch.cuda.synchronize(device)
+            return now()
+
+        self._read = finished if device is not None and device.type == "cuda" else now
         self._started = now()
         self._parts: dict[str, float] = {}
         self._inside: str | None = None
@@ -46,11 +50,6 @@ class Clock:
         step = self._read() - self._started
         parts = {**self._parts, "other": step - sum(self._parts.values()), "step": step}
         return {f"{prefix}{name}": seconds for name, seconds in parts.items()}
-
-    def _read(self) -> float:
-        if self._waits:
-            torch.cuda.synchronize(self._device)
-        return self._now()
 
 
 class Stopwatch:

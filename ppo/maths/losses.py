@@ -19,39 +19,32 @@ def policy_loss(
     mask: Bool[Tensor, "B T"],
     *,
     clip: float,
-    dual_clip: float | None = None,
 ) -> Float[Tensor, "B T"]:
     """The clipped surrogate, as a loss.
 
         ratio = pi(a|s) / pi_old(a|s)
         L     = -min(ratio * A, clamp(ratio, 1 - clip, 1 + clip) * A)
 
-    Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 7. Where A < 0 it has no lower end: with dual_clip > 1
-
-        L     = -max(min(...), dual_clip * A)          where A < 0
-
-    Ye et al. 2020, https://arxiv.org/abs/1912.09729, eq. 5.
+    Schulman et al. 2017, https://arxiv.org/abs/1707.06347, eq. 7.
     """
     ratio = importance_ratio(logprobs, old_logprobs, mask)
     advantages = advantages.masked_fill(~mask, 0.0)
     gain = torch.minimum(ratio * advantages, ratio.clamp(1.0 - clip, 1.0 + clip) * advantages)
-    if dual_clip is not None:
-        gain = torch.where(advantages < 0, torch.maximum(gain, dual_clip * advantages), gain)
     return (-gain).masked_fill(~mask, 0.0)
 
 
-def reference_kl_loss(
-    logprobs: Float[Tensor, "B T"], reference: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
+def kl_by_k3(
+    sampled: Float[Tensor, "B T"], other: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """KL(policy || reference) a token in nats by k3, with its gradient: the penalty of GRPO, outside the reward.
+    """KL(sampled || other) a token in nats, on samples of the first: the estimator k3, which is never negative.
 
-        L = pi_ref / pi - 1 - log(pi_ref / pi)
+        k3 = q / p - 1 - log(q / p)          p: what sampled the token, q: the other
 
-    http://joschu.net/blog/kl-approx.html; Shao et al. 2024, https://arxiv.org/abs/2402.03300, eq. 4. Its value is an
-    unbiased estimate of the KL, its gradient is not that of the KL: on samples of the policy it is that of
-    KL(reference || policy), so it has an optimum of its own.
+    http://joschu.net/blog/kl-approx.html. The penalty of GRPO is this with the reference as q, outside the reward:
+    Shao et al. 2024, https://arxiv.org/abs/2402.03300, eq. 4. Its value is an unbiased estimate of the KL. Its gradient
+    by p is not that of the KL but that of KL(q || p), so the penalty has an optimum of its own.
     """
-    log_ratio = (reference - logprobs).masked_fill(~mask, 0.0)
+    log_ratio = (other - sampled).masked_fill(~mask, 0.0)
     # expm1: exp(x) - 1 loses all digits of a small x and may come out negative.
     return torch.expm1(log_ratio) - log_ratio
 
@@ -122,18 +115,6 @@ def outside_clip(ratio: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, clip
     Its mean over tokens is the clip fraction.
     """
     return (((ratio - 1.0).abs() > clip) & mask).float()
-
-
-def kl_from_old(
-    logprobs: Float[Tensor, "B T"], old_logprobs: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
-) -> Float[Tensor, "B T"]:
-    """KL(old || new) a token in nats, by the estimator k3 = (ratio - 1) - log ratio, which is never negative.
-
-    http://joschu.net/blog/kl-approx.html. How far the epochs have moved the policy from the one that sampled.
-    """
-    log_ratio = (logprobs - old_logprobs).masked_fill(~mask, 0.0)
-    # expm1: exp(x) - 1 loses all digits of a small x and may come out negative.
-    return torch.expm1(log_ratio) - log_ratio
 
 
 def explained_variance(

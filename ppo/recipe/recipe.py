@@ -1,5 +1,6 @@
 """What a PPO recipe may say: `recipes/demo/ppo.yaml` is an example with every part that matters."""
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,6 @@ from pydantic import Field, model_validator
 from data.select.sources import Source
 from onebase.custom.functions import DOTTED
 from onebase.files.paths import UserPath
-from onebase.inference.ensemble import member_names
 from onebase.recipe.sections import (
     Count,
     Section,
@@ -77,21 +77,11 @@ class PpoRecipe(StageRecipe):
         return "value" if self.value.kind == "adapter" else "policy"
 
     @property
-    def reward_models(self) -> tuple[str, ...]:
-        """Roles of the reward models."""
-        return member_names(len(self.parents.rewards))
-
-    @property
     def function_names(self) -> tuple[str, ...]:
         """The Python functions that decide a result, as `package.module:name`."""
         judge = None if self.evaluation is None else self.evaluation.judge
         names = (*(term.function for term in self.reward.terms), judge, self.sampling.engine)
         return tuple(name for name in names if name is not None)
-
-    @property
-    def one_step_a_rollout(self) -> bool:
-        """Whether the policy that learns is always the one that sampled: every ratio is 1 up to decoding's error."""
-        return self.train.epochs == 1 and self.train.minibatch == self.train.batch
 
     @property
     def standardises_advantages(self) -> bool:
@@ -103,95 +93,6 @@ class PpoRecipe(StageRecipe):
         # gradient is not unbiased then.
         defaults = {"gae": "token-mean", "grpo": "sequence-mean", "rloo": "constant", "dr_grpo": "constant"}
         return self.train.aggregation or defaults[self.advantages.kind]
-
-    @model_validator(mode="after")
-    def _something_scores(self) -> "PpoRecipe":
-        has_models = any(term.kind == "adapter" for term in self.reward.terms)
-        if has_models and not self.parents.rewards:
-            raise ValueError("parents.reward is missing: a term of kind adapter is the reward model's score")
-        if self.parents.rewards and not has_models:
-            raise ValueError("no term of `reward` is of kind adapter, so parents.reward scores nothing. Remove it")
-        if self.reward.require_better_than_baselines and not has_models:
-            raise ValueError(
-                "reward.require_better_than_baselines is about reward models, and only functions score here. Remove it"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _options_fit_together(self) -> "PpoRecipe":
-        if self.value_role is None and self.sampling.responses_per_prompt < 2:
-            raise ValueError(
-                f"advantages.kind={self.advantages.kind} compares the responses to one prompt with each other: "
-                "it needs sampling.responses_per_prompt of 2 or more, found 1"
-            )
-        if self.value.warmup_steps and (self.value_role is None or self.value.kind == "shared"):
-            why = (
-                "there is no value function"
-                if self.value_role is None
-                else "the value head shares the policy's adapter"
-            )
-            raise ValueError(f"value.warmup_steps: the value function cannot learn alone, {why}. Remove it")
-        if self.train.importance_cap is not None and self.train.old_logprobs != "recomputed":
-            raise ValueError(
-                "train.importance_cap compares decoding's log-probabilities with recomputed ones: it needs "
-                "train.old_logprobs=recomputed"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _every_option_has_its_effect(self) -> "PpoRecipe":
-        if self.ema is not None and not self.ema.exported and not (self.evaluation and self.ema.evaluated):
-            raise ValueError(
-                "ema: the average is neither exported nor evaluated, so nothing would ever read it. "
-                "Set ema.exported or ema.evaluated with an `evaluation`, or remove `ema`"
-            )
-        train, adaptive, overlong = self.train, self.kl.adaptive, self.reward.overlong
-        unread = [
-            k for k in ("learning_rate", "clip", "weight") if getattr(self.value, k) != getattr(ValueSection(), k)
-        ]
-        if self.value_role is None and unread:
-            keys = ", ".join(f"value.{key}" for key in unread)
-            raise ValueError(f"{keys}: advantages.kind={self.advantages.kind} has no value function. Remove it")
-        if self.value.kind == "shared" and self.value.learning_rate is not None:
-            raise ValueError(
-                "value.learning_rate has no effect with value.kind=shared: the head is trained with the policy. "
-                "Remove it, or use value.kind=adapter"
-            )
-        if train.target_kl is not None and train.epochs == 1:
-            raise ValueError(
-                "train.target_kl ends epochs early, and train.epochs=1 leaves none to end. Remove it, or "
-                "raise train.epochs"
-            )
-        is_exact = self.sampling.engine is None or train.old_logprobs == "recomputed"
-        if train.dual_clip is not None and self.one_step_a_rollout and is_exact:
-            raise ValueError(
-                "train.dual_clip bounds what a ratio does that has grown, and with one optimiser step a rollout every "
-                "ratio is 1. Remove it, or choose a train.minibatch below train.batch"
-            )
-        defaults = TrainSection()
-        if self.value_role is None and (train.discount, train.gae_lambda) != (defaults.discount, defaults.gae_lambda):
-            raise ValueError(
-                "train.discount and train.gae_lambda are read by advantages.kind=gae only, found "
-                f"{self.advantages.kind}. Remove them"
-            )
-        if adaptive is not None and adaptive.horizon <= LARGEST_KL_ERROR * train.batch:
-            raise ValueError(
-                f"kl.adaptive.horizon={adaptive.horizon} counts episodes, and a step has train.batch={train.batch}: "
-                f"the weight could turn negative. Choose more than {LARGEST_KL_ERROR * train.batch:g}, such as ten "
-                f"steps' {10 * train.batch}"
-            )
-        if self.standardises_advantages and train.batch * self.sampling.max_new_tokens == 1:
-            raise ValueError(
-                "advantages.standardise: a step has one episode of one token (train.batch=1, "
-                "sampling.max_new_tokens=1), and a single number less its mean is 0: the policy would never move. "
-                "Raise one of them, or set advantages.standardise=false"
-            )
-        if overlong is not None and overlong.buffer > self.sampling.max_new_tokens:
-            raise ValueError(
-                f"reward.overlong.buffer={overlong.buffer}: a response has sampling.max_new_tokens="
-                f"{self.sampling.max_new_tokens} tokens at most, so every one would pay. Choose a smaller buffer"
-            )
-        return self
 
     @property
     def steps(self) -> int:
@@ -208,7 +109,10 @@ class PpoRecipe(StageRecipe):
         return self.train.batch // self.sampling.responses_per_prompt
 
     @model_validator(mode="after")
-    def _sizes_divide(self) -> "PpoRecipe":
+    def _options_fit_together(self) -> "PpoRecipe":
+        for is_wrong, text in (*self._contradictions(), *self._options_without_effect()):
+            if is_wrong:
+                raise ValueError(text)
         for larger, smaller, value, by in (
             ("train.episodes", "train.batch", self.train.episodes, self.train.batch),
             ("train.batch", "train.minibatch", self.train.batch, self.train.minibatch),
@@ -224,3 +128,78 @@ class PpoRecipe(StageRecipe):
                 "train.batch), and the policy would learn in none of them. Choose fewer"
             )
         return self
+
+    def _contradictions(self) -> tuple[tuple[bool, str], ...]:
+        """What could not work: whether it is the case, and what the error says."""
+        has_models, train = any(term.kind == "adapter" for term in self.reward.terms), self.train
+        why = "there is no value function" if self.value_role is None else "the value head shares the policy's adapter"
+        return (
+            (
+                has_models and not self.parents.rewards,
+                "parents.reward is missing: a term of kind adapter is the reward model's score",
+            ),
+            (
+                not has_models and bool(self.parents.rewards),
+                "no term of `reward` is of kind adapter, so parents.reward scores nothing. Remove it",
+            ),
+            (
+                not has_models and self.reward.require_better_than_baselines,
+                "reward.require_better_than_baselines is about reward models, and only functions score here. Remove it",
+            ),
+            (
+                self.value_role is None and self.sampling.responses_per_prompt < 2,
+                f"advantages.kind={self.advantages.kind} compares the responses to one prompt with each other: "
+                "it needs sampling.responses_per_prompt of 2 or more, found 1",
+            ),
+            (
+                self.value.warmup_steps > 0 and self.value_role != "value",
+                f"value.warmup_steps: the value function cannot learn alone, {why}. Remove it",
+            ),
+            (
+                train.importance_cap is not None and train.old_logprobs != "recomputed",
+                "train.importance_cap compares decoding's log-probabilities with recomputed ones: it needs "
+                "train.old_logprobs=recomputed",
+            ),
+        )
+
+    def _options_without_effect(self) -> tuple[tuple[bool, str], ...]:
+        """What nothing would read, or what would spoil every step: whether it is the case, and what the error says."""
+        train, value, kind = self.train, self.value, self.advantages.kind
+        new_tokens, plain, defaults = self.sampling.max_new_tokens, ValueSection(), TrainSection()
+        unread = [key for key in ("learning_rate", "clip", "weight") if getattr(value, key) != getattr(plain, key)]
+        keys = ", ".join(f"value.{key}" for key in unread)
+        horizon = math.inf if self.kl.adaptive is None else self.kl.adaptive.horizon
+        buffer = 0 if self.reward.overlong is None else self.reward.overlong.buffer
+        return (
+            (
+                self.value_role is None and bool(unread),
+                f"{keys}: advantages.kind={kind} has no value function. Remove it",
+            ),
+            (
+                value.kind == "shared" and value.learning_rate is not None,
+                "value.learning_rate has no effect with value.kind=shared: the head is trained with the policy. "
+                "Remove it, or use value.kind=adapter",
+            ),
+            (
+                self.value_role is None
+                and (train.discount, train.gae_lambda) != (defaults.discount, defaults.gae_lambda),
+                f"train.discount and train.gae_lambda are read by advantages.kind=gae only, found {kind}. Remove them",
+            ),
+            (
+                horizon <= LARGEST_KL_ERROR * train.batch,
+                f"kl.adaptive.horizon={horizon} counts episodes, and a step has train.batch={train.batch}: the weight "
+                f"could turn negative. Choose more than {LARGEST_KL_ERROR * train.batch:g}, such as ten steps' "
+                f"{10 * train.batch}",
+            ),
+            (
+                self.standardises_advantages and train.batch * new_tokens == 1,
+                "advantages.standardise: a step has one episode of one token (train.batch=1, "
+                "sampling.max_new_tokens=1), and a single number less its mean is 0: the policy would never move. "
+                "Raise one of them, or set advantages.standardise=false",
+            ),
+            (
+                buffer > new_tokens,
+                f"reward.overlong.buffer={buffer}: a response has sampling.max_new_tokens={new_tokens} tokens at most, "
+                "so every one would pay. Choose a smaller buffer",
+            ),
+        )

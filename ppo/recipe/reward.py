@@ -63,11 +63,15 @@ class RewardSection(Section):
     """Whether a run is refused unless all reward models beat "longer wins", "shorter wins" and a bag of words on
     held-out rankings; else there is only a warning."""
 
+    @property
+    def names(self) -> list[str]:
+        """Of the terms, in their order."""
+        return [term.named(index) for index, term in enumerate(self.terms)]
+
     @model_validator(mode="after")
     def _names_differ(self) -> "RewardSection":
-        names = [term.named(index) for index, term in enumerate(self.terms)]
-        if not names or len(set(names)) < len(names):
-            raise ValueError(f"terms: expected one at least, each with a unique name, found {names}")
+        if not self.names or len(set(self.names)) < len(self.names):
+            raise ValueError(f"terms: expected one at least, each with a unique name, found {self.names}")
         return self
 
 

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveFloat
 from data.select.sources import Source
 from data.select.texts import TextSource
 from onebase.custom.functions import DOTTED
-from onebase.recipe.sections import Count, Section, Temperature
+from onebase.recipe.sections import Count, Section
 
 
 class EvaluationSection(Section):
@@ -26,10 +26,6 @@ class EvaluationSection(Section):
     """Steps between two evaluations; there is one before the first step and one after the last in any case."""
     kl_budget: PositiveFloat = 20.0
     """Nats a response: what the best adapter may cost at most."""
-    temperature: Temperature | None = None
-    """None: the one of training."""
-    shown: Count = 8
-    """Prompts in the table of samples: the first, always the same."""
 
 
 class EmaSection(Section):
@@ -37,10 +33,6 @@ class EmaSection(Section):
 
     decay: float = Field(default=0.992, gt=0, lt=1)
     """Share of the old average that an optimiser step keeps; 0.992 is InstructGPT's."""
-    evaluated: bool = True
-    """Whether evaluation measures it too, and may find it best."""
-    exported: bool = True
-    """Whether it is written to `ema/` as a finished stage beside the policy."""
 
 
 class PretrainingSection(Section):
@@ -68,15 +60,6 @@ class AlarmsSection(Section):
     check_fall: PositiveFloat = 0.05
     """By how much the held-out check may lie below its best, while the reward rises; of `evaluation.judge`, where there
     is one, in the judge's own units."""
-    length_factor: float = Field(default=2.0, gt=1)
-    """By how much responses may grow or shrink."""
-    entropy_share: float = Field(default=0.3, gt=0, lt=1)
-    """What must be left of the entropy at the start."""
-    stop_fall: PositiveFloat = 0.2
-    """By how much the share of finished responses may fall."""
-    explained_variance: float = Field(default=-0.05, le=0)
-    """What the value function may explain at least, in one step of the window. A constant explains 0 and, measured on
-    few episodes, a little less."""
     stop: bool = False
     """Whether an alarm ends the run."""
 

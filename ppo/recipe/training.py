@@ -49,12 +49,8 @@ class TrainSection(Section):
     epochs: Count = 1
     """Times that the update goes through the episodes of a step."""
     clip: Bound = 0.2
-    dual_clip: Annotated[float, Field(gt=1, le=1e9)] | None = None
-    """Bounds the loss of tokens with a negative advantage and a ratio that has grown; Ye et al. 2020 have 3."""
     entropy_weight: LossWeight = 0.0
     """Of the entropy bonus, in nats a token."""
-    target_kl: PositiveFloat | None = None
-    """Nats a token between the policy that sampled and the one that learns: no further epoch beyond it."""
     aggregation: Literal["token-mean", "sequence-mean", "constant"] | None = None
     """What a mini-batch's loss is a mean of: tokens, or responses of any length alike, or max_new_tokens a response.
     None: what the advantages' paper does (gae: token-mean, grpo: sequence-mean, rloo and dr_grpo: constant)."""

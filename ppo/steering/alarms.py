@@ -42,6 +42,19 @@ LONGEST_WINDOW = 64
 ROUNDING = 5e-7
 """Relative deviation of fp32 numbers that are all the same."""
 
+LENGTH_FACTOR = 2.0
+"""By how much responses may grow or shrink: a better answer to the same prompt has about the same length."""
+
+ENTROPY_SHARE = 0.3
+"""What must be left of the entropy at the start: a policy that learns an answer loses about half of it."""
+
+STOP_FALL = 0.2
+"""By how much the share of finished responses may fall: far beyond the noise of a window."""
+
+LEAST_EXPLAINED = -0.05
+"""What the value function may explain at least, in one step of the window. A constant explains 0 and, measured on few
+episodes, a little less."""
+
 ENTROPY = "entropy collapse"
 """The alarm of what is logged only where the policy learns."""
 
@@ -51,8 +64,9 @@ VALUE = "value explains nothing"
 
 def kl_above_budget(rows: Rows, section: AlarmsSection) -> str | None:
     """The policy has moved further from SFT than the reward model can be trusted."""
-    now = _late(_values(rows, "ppo/kl"), section)
-    if now is None or now <= section.kl:
+    recent = _values(rows, "ppo/kl")[-section.window :]
+    now = sum(recent) / max(1, len(recent))
+    if now <= section.kl:
         return None
     return (
         f"the KL to the SFT policy is {now:.3g} nats a response, over alarms.kl={section.kl:g}. The policy is far from "
@@ -85,42 +99,21 @@ def reward_up_task_score_down(rows: Rows, section: AlarmsSection) -> str | None:
     )
 
 
-def length_drift(rows: Rows, section: AlarmsSection) -> str | None:
-    """Responses have become much longer or much shorter."""
-    lengths = _values(rows, "ppo/response_length")
-    start, now = _early(lengths, section), _late(lengths, section)
-    if start is None or now is None or start / section.length_factor <= now <= start * section.length_factor:
-        return None
-    cause = "longer" if now > start else "shorter"
-    return (
-        f"responses have {now:.3g} tokens, at the start they had {start:.3g}: the reward pays for {cause} ones, "
-        "whatever they say. Look at the samples and at the reward model's bias for length (its report shows it); "
-        "raise kl.weight, or add a penalty on length to reward.terms."
-    )
+def compare(name: str, has_drifted: Callable[[float, float], bool], text: str) -> Alarm:
+    """An alarm that compares a number now with what it was at the start.
 
+    has_drifted: of both, the start first. text: with {start}, {now}, and {more} for the word longer or shorter.
+    """
 
-def entropy_collapse(rows: Rows, section: AlarmsSection) -> str | None:
-    """The policy says the same thing every time; nothing is left to choose from."""
-    entropies = _values(rows, "ppo/entropy")
-    start, now = _early(entropies, section), _late(entropies, section)
-    if start is None or now is None or now >= section.entropy_share * start:
-        return None
-    return (
-        f"the entropy is {now:.3g} nats a token, at the start it was {start:.3g}: the policy has stopped exploring. "
-        "Lower train.learning_rate or train.epochs, or raise kl.weight."
-    )
+    def alarm(rows: Rows, section: AlarmsSection) -> str | None:
+        values = _values(rows, name)
+        if len(values) < 2 * section.window:
+            return None
+        start, now = (sum(part) / section.window for part in (values[: section.window], values[-section.window :]))
+        more = "longer" if now > start else "shorter"
+        return text.format(start=start, now=now, more=more) if has_drifted(start, now) else None
 
-
-def stop_rate_falling(rows: Rows, section: AlarmsSection) -> str | None:
-    """Responses no longer end."""
-    rates = _values(rows, "ppo/stop_rate")
-    start, now = _early(rates, section), _late(rates, section)
-    if start is None or now is None or now >= start - section.stop_fall:
-        return None
-    return (
-        f"{now:.0%} of the responses end by themselves, at the start {start:.0%} did: the policy forgets to stop. "
-        "Raise reward.eos_penalty, or sampling.max_new_tokens if good answers need the room."
-    )
+    return alarm
 
 
 def ratio_too_large(rows: Rows, section: AlarmsSection) -> str | None:
@@ -139,7 +132,7 @@ def value_explains_nothing(rows: Rows, section: AlarmsSection) -> str | None:
     """The value function is worse than a constant, step after step, after it has had time to learn."""
     explained = _values(rows, "ppo/explained_variance")
     recent = explained[-section.window :]
-    if len(explained) < 2 * section.window or max(recent) >= section.explained_variance:
+    if len(explained) < 2 * section.window or max(recent) >= LEAST_EXPLAINED:
         return None
     return (
         f"the value function has explained less than nothing of the returns for {section.window} steps (now "
@@ -189,20 +182,38 @@ def _each_of(steps: Sequence[object]) -> str:
     return "this step" if len(steps) == 1 else f"each of the last {len(steps)} steps"
 
 
+COMPARES: dict[str, Alarm] = {
+    "length drift": compare(
+        "ppo/response_length",
+        lambda start, now: not start / LENGTH_FACTOR <= now <= start * LENGTH_FACTOR,
+        "responses have {now:.3g} tokens, at the start they had {start:.3g}: the reward pays for {more} ones, whatever "
+        "they say. Look at the samples and at the reward model's bias for length (its report shows it); raise "
+        "kl.weight, or add a penalty on length to reward.terms.",
+    ),
+    ENTROPY: compare(
+        "ppo/entropy",
+        lambda start, now: now < ENTROPY_SHARE * start,
+        "the entropy is {now:.3g} nats a token, at the start it was {start:.3g}: the policy has stopped exploring. "
+        "Lower train.learning_rate or train.epochs, or raise kl.weight.",
+    ),
+    "stop rate falling": compare(
+        "ppo/stop_rate",
+        lambda start, now: now < start - STOP_FALL,
+        "{now:.0%} of the responses end by themselves, at the start {start:.0%} did: the policy forgets to stop. Raise "
+        "reward.eos_penalty, or sampling.max_new_tokens if good answers need the room.",
+    ),
+}
+"""Alarms that compare now with the start."""
+
 ALARMS: dict[str, Alarm] = {
     "KL above budget": kl_above_budget,
     "reward up, task score down": reward_up_task_score_down,
-    "length drift": length_drift,
-    ENTROPY: entropy_collapse,
-    "stop rate falling": stop_rate_falling,
+    **COMPARES,
     "ratio too large": ratio_too_large,
     VALUE: value_explains_nothing,
     "all rewards equal": rewards_all_equal,
     "policy stands still": policy_stands_still,
 }
-
-COMPARES = ("length drift", ENTROPY, "stop rate falling")
-"""Alarms that compare now with the start."""
 
 
 class AlarmError(EndedError):
@@ -245,15 +256,3 @@ def remember(rows: Rows, row: Mapping[str, float]) -> list[dict[str, float]]:
 
 def _values(rows: Rows, name: str) -> list[float]:
     return [row[name] for row in rows if name in row and math.isfinite(row[name])]
-
-
-def _early(values: Sequence[float], section: AlarmsSection) -> float | None:
-    """The mean of the first steps; None until they are over and as many more have passed."""
-    if len(values) < 2 * section.window:
-        return None
-    return sum(values[: section.window]) / section.window
-
-
-def _late(values: Sequence[float], section: AlarmsSection) -> float | None:
-    recent = values[-section.window :]
-    return sum(recent) / len(recent) if recent else None

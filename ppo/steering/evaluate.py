@@ -5,10 +5,10 @@ with and without it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from data.chat.conversations import Chat, EncodedPrompt, Limiter, encode_prompts
@@ -29,15 +29,20 @@ from onebase.run.record import DataIdentity
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
 from ppo.maths.rewards import ScoreMoments
+from ppo.method import Method
 from ppo.recipe.recipe import PpoRecipe
-from ppo.scores import ARGUMENTS, PromptBatch, score_episodes, scores_of
-from ppo.steering.objective import OBJECTIVE, Answers
+from ppo.scores import ARGUMENTS, PromptBatch, Reward, RewardFunction, score_episodes, scores_of, shape_scores
+from ppo.steering.frontier import OBJECTIVE, Point
+from ppo.steering.side_stages import weights_of
 
 COLUMNS = ("role", "prompt", "response", "reward", "objective", "kl", "task_score", "judge")
 """Of the table of samples."""
 
 JUDGE = "evaluation.judge"
 """The recipe's key of a custom function."""
+
+SHOWN = 8
+"""Prompts in the table of samples: the first, always the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +52,47 @@ class HeldOutData:
     chat: Chat
     prompts: list[EncodedPrompt]
     pieces: list[Piece]
+    judge: tuple[RewardFunction, str] | None
+    """The recipe's, and its name."""
     identities: list[DataIdentity]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """One role at one step."""
+class Answers:
+    """What is rewarded of the answers to B held-out prompts."""
 
-    metrics: dict[str, float]
-    """Without prefix: reward, and reward/NAME of each of several terms, unweighted; objective, kl, response_length,
-    stop_rate, distinct_1, distinct_2, entropy; task_score, correctness and form where all prompts bring a check; judge
-    where there is one; lm_loss where there are texts."""
+    scores: Float[Tensor, " B"]
+    """The sum of the reward's terms, each times its weight."""
+    stopped: Bool[Tensor, " B"]
+    lengths: Float[Tensor, " B"]
+    """Tokens."""
+
+    def shaped(self, reward: Reward, moments: ScoreMoments) -> Float[Tensor, " B"]:
+        """The very scores that PPO would reward these answers with. moments: of the scores of the run up to now.
+
+            objective = mean over prompts of shape(reward)        shape: whitening, clip, less all penalties
+
+        The price of the KL is not in it: `evaluation.kl_budget` bounds the KL of `best/`, and a price would count it
+        twice.
+        """
+        return shape_scores(self.scores, self.stopped, self.lengths, reward, moments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One role at one step, what its objective is made of, and its weights."""
+
+    point: Point
     answers: Answers
-    """What the objective is made of."""
-    rows: list[list[Any]]
+    weights: Sequence[Tensor] = ()
+    """On the CPU."""
+    rows: Sequence[list[Any]] = ()
     """Of the table of samples."""
+
+    def on_scale(self, reward: Reward, moments: ScoreMoments) -> Point:
+        """The point with the objective as it is by the whitening of now: two answers compare on one scale only."""
+        objective = float(self.answers.shaped(reward, moments).mean())
+        return replace(self.point, metrics=self.point.metrics | {OBJECTIVE: objective})
 
 
 def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPrompt]) -> HeldOutData | None:
@@ -69,8 +100,8 @@ def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPromp
     section = recipe.evaluation
     if section is None:
         return None
-    if section.judge is not None:
-        load_function(section.judge, JUDGE, takes=ARGUMENTS)  # refused before a weight is loaded
+    name = section.judge
+    judge = None if name is None else (load_function(name, JUDGE, takes=ARGUMENTS), name)
     loaded = load_records(section.prompts, Prompt, seed=recipe.seed)
     limiter = Limiter(recipe.limits)
     prompts = encode_prompts(chat, loaded.records, limiter)
@@ -80,39 +111,42 @@ def read_held_out(recipe: PpoRecipe, chat: Chat, training: Sequence[EncodedPromp
     pieces, identities = load_pieces(section.texts, chat, tokens=section.text_tokens, seed=recipe.seed)
     require_pieces(pieces, reach, key="evaluation.text_tokens")
     identities = [*loaded.identities, *limiter.settle("ppo, evaluation"), *identities]
-    return HeldOutData(chat=chat, prompts=prompts, pieces=pieces, identities=identities)
+    return HeldOutData(chat=chat, prompts=prompts, pieces=pieces, judge=judge, identities=identities)
 
 
 def evaluate(
-    roles: Roles, role: str, held_out: HeldOutData, recipe: PpoRecipe, budget: Budget, moments: ScoreMoments
-) -> Evaluation:
-    """Let a role answer the held-out prompts, and measure the answers. moments: of the scores of the run up to now."""
-    assert recipe.evaluation is not None, "there is nothing to evaluate"
-    tokens = budget.tokens
-    temperature = recipe.evaluation.temperature or recipe.sampling.temperature
+    roles: Roles,
+    role: str,
+    held_out: HeldOutData,
+    method: Method,
+    budget: Budget,
+    moments: ScoreMoments,
+    *,
+    step: int,
+    seed: int,
+) -> Measurement:
+    """Let a role answer the held-out prompts, and measure the answers. moments: of the scores of the run up to now.
+
+    Metrics have no prefix: reward, and reward/NAME of each of several terms, unweighted; objective, kl,
+    response_length, stop_rate, distinct_1, distinct_2, entropy; task_score, correctness and form where all prompts
+    bring a check; judge where there is one; lm_loss where there are texts.
+    """
+    tokens, temperature = budget.tokens, method.sampling.temperature
     drawn = sample(
         roles,
         role,
         [prompt.ids for prompt in held_out.prompts],
-        max_new_tokens=recipe.sampling.max_new_tokens,
+        max_new_tokens=method.sampling.max_new_tokens,
         temperature=temperature,
-        generator=generator(recipe.seed, "evaluation"),
+        generator=generator(seed, "evaluation"),
         batch=budget.episodes,
     )
     episodes, mask = drawn.episodes, drawn.episodes.mask
     batch = PromptBatch(chat=held_out.chat, prompts=held_out.prompts)
-    scores = score_episodes(
-        roles,
-        episodes,
-        batch,
-        recipe.reward,
-        models=recipe.reward_models,
-        tokens_per_microbatch=tokens,
-        seconds=recipe.functions.seconds,
-    )
+    scores = score_episodes(roles, episodes, batch, method.reward, tokens_per_microbatch=tokens)
     rewards = scores.total
     rewarded = Answers(scores=rewards, stopped=drawn.stopped, lengths=mask.sum(dim=1).float())
-    shaped = rewarded.shaped(recipe, moments)
+    shaped = rewarded.shaped(method.reward, moments)
     kl = kl_between(roles, role, "reference", episodes, temperature=temperature, tokens_per_microbatch=tokens)
     entropies = in_microbatches(
         roles, lambda part: token_scores(roles, role, part, temperature=temperature).entropies, episodes, tokens=tokens
@@ -132,26 +166,19 @@ def evaluate(
         "entropy": float(entropies.sum() / mask.sum()),
         **{name: sum(values) / len(values) for name, values in grades.items()},
     }
-    judged = _judged(episodes, batch, recipe)
-    if judged is not None:
+    judged = None
+    if held_out.judge is not None:
+        judged = scores_of(*held_out.judge, episodes, batch, what="judge", seconds=method.reward.seconds)
         metrics["judge"] = float(judged.mean())
     if held_out.pieces:
         metrics["lm_loss"] = lm_loss(roles, role, as_episodes(held_out.pieces, roles), tokens_per_microbatch=tokens)
     columns = (rewards, shaped, kl.sum(dim=1), grades.get("task_score"), judged)
     rows = [
         [role, held_out.prompts[row].prompt.user_text, answer, *(_rounded(column, row) for column in columns)]
-        for row, answer in enumerate(answers[: recipe.evaluation.shown])
+        for row, answer in enumerate(answers[:SHOWN])
     ]
-    return Evaluation(metrics=metrics, answers=rewarded, rows=rows)
-
-
-def _judged(episodes: Episodes, batch: PromptBatch, recipe: PpoRecipe) -> Float[Tensor, " B"] | None:
-    """What the recipe's judge gives each answer."""
-    judge = None if recipe.evaluation is None else recipe.evaluation.judge
-    if judge is None:
-        return None
-    function = load_function(judge, JUDGE)
-    return scores_of(function, judge, episodes, batch, what="judge", seconds=recipe.functions.seconds)
+    point = Point(step=step, role=role, metrics=metrics)
+    return Measurement(point=point, answers=rewarded, weights=weights_of(roles, role), rows=rows)
 
 
 def _rounded(column: Sequence[float] | Tensor | None, row: int) -> float | None:

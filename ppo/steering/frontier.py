@@ -2,16 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
 from evaluation.compare.run_plots import frontier
 from onebase.tracking import figures
 from onebase.tracking.figures import BLUE, GREY, ORANGE
-from ppo.steering.objective import JUDGE, OBJECTIVE
+
+OBJECTIVE, JUDGE = "objective", "judge"
+"""Names of the metrics that `best/` is chosen by."""
 
 COLORS = {"policy": BLUE, "ema": ORANGE}
 CURVES = {
@@ -45,9 +46,6 @@ class Point:
     @property
     def kl(self) -> float:
         return self.metrics["kl"]
-
-    def as_state(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def best_of(points: Sequence[Point], *, kl_budget: float) -> Point | None:

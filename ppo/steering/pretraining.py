@@ -55,7 +55,7 @@ class Pretraining:
     def add_gradients(self, minibatch: int, tokens_per_microbatch: int) -> None:
         """Add gamma times the gradient of the mini-batch's texts to `.grad`."""
         episodes = as_episodes([self._pieces[index] for index in self.chosen(minibatch)], self._roles)
-        self._losses[minibatch] = backward(
+        self._losses[minibatch] = text_gradients(
             self._roles, episodes, weight=self._section.weight, tokens_per_microbatch=tokens_per_microbatch
         )
 
@@ -65,7 +65,7 @@ class Pretraining:
         return {"ppo/pretraining_loss": sum(self._losses.values()) / len(self._losses)} if self._losses else {}
 
 
-def backward(roles: Roles, texts: Episodes, *, weight: float, tokens_per_microbatch: int) -> float:
+def text_gradients(roles: Roles, texts: Episodes, *, weight: float, tokens_per_microbatch: int) -> float:
     """Add the gradient of `weight` times the policy's mean loss a token to `.grad`; returns the loss, unweighted."""
     tokens, total = int(texts.mask.sum()), 0.0
     for rows in batches_of(roles, texts.sequences, tokens=tokens_per_microbatch):

@@ -16,7 +16,8 @@ that is interrupted before can be repeated.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,13 +35,13 @@ from onebase.run.stages import Origin
 from onebase.tracking.tracker import Tracker
 from onebase.tracking.usage import Clock
 from ppo.maths.rewards import ScoreMoments
+from ppo.method import Method
 from ppo.recipe.recipe import PpoRecipe
 from ppo.steering import ema, side_stages
 from ppo.steering import frontier as frontiers
 from ppo.steering.alarms import AlarmError, raised, remember
-from ppo.steering.evaluate import COLUMNS, HeldOutData, evaluate, read_held_out
+from ppo.steering.evaluate import COLUMNS, Answers, HeldOutData, Measurement, evaluate, read_held_out
 from ppo.steering.frontier import Point, best_of
-from ppo.steering.objective import OBJECTIVE, Answers
 from ppo.steering.pretraining import Pretraining
 from ppo.update import Mix
 
@@ -89,26 +90,19 @@ def _require_apart(held_out: Sequence[Piece], training: Sequence[Piece], *, toke
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """One role at one step, and what its objective is made of."""
-
-    point: Point
-    answers: Answers
-
-    def on_scale(self, recipe: PpoRecipe, moments: ScoreMoments) -> Point:
-        """With the objective as it is by the whitening of now."""
-        metrics = self.point.metrics | {OBJECTIVE: self.answers.objective(recipe, moments)}
-        return replace(self.point, metrics=metrics)
-
-
 class Steering:
     """One run's. Without any of its sections it only keeps rows for the alarms."""
 
     def __init__(
-        self, roles: Roles, data: SteeringData, origin: Origin[PpoRecipe], optimizer: torch.optim.Optimizer
+        self,
+        roles: Roles,
+        data: SteeringData,
+        origin: Origin[PpoRecipe],
+        method: Method,
+        optimizer: torch.optim.Optimizer,
     ) -> None:
         self._roles = roles
+        self._method = method
         self._held_out = data.held_out
         self._origin = origin
         self._recipe = origin.recipe
@@ -123,10 +117,8 @@ class Steering:
         self._raised: set[str] = set()
         self._points: list[Point] = []
         self._start: list[Measurement] = []
-        """The evaluation before the first update, until that update is done; with it the weights of then."""
-        self._start_weights: list[torch.Tensor] = []
+        """The evaluation before the first update, until that update is done."""
         self._best: Measurement | None = None
-        self._best_weights: list[torch.Tensor] = []
 
     # --- state ------------------------------------------------------------------------------------------------------
 
@@ -137,14 +129,15 @@ class Steering:
         return weights * ((self._recipe.ema is not None) + (self._held_out is not None))
 
     def state(self) -> dict[str, Any]:
+        best = self._best
         return {
             "ema": {} if self._recipe.ema is None else {ema.ROLE: list(self._roles.parameters(ema.ROLE))},
             "rows": self._rows,
             "raised": sorted(self._raised),
-            "points": [point.as_state() for point in self._points],
-            "best": None if self._best is None else self._best.point.as_state(),
-            "best_answers": None if self._best is None else self._best.answers.as_state(),
-            "best_weights": self._best_weights,
+            "points": [vars(point) for point in self._points],
+            "best": None if best is None else vars(best.point),
+            "best_answers": None if best is None else vars(best.answers),
+            "best_weights": [] if best is None else list(best.weights),
             "halvings": self._budget.halvings,
         }
 
@@ -156,8 +149,8 @@ class Steering:
         self._points = [Point(**point) for point in state["points"]]
         self._best = None
         if state["best"] is not None:
-            self._best = Measurement(point=Point(**state["best"]), answers=Answers.of(state["best_answers"]))
-        self._best_weights = list(state["best_weights"])
+            point, answers = Point(**state["best"]), Answers(**state["best_answers"])
+            self._best = Measurement(point=point, answers=answers, weights=state["best_weights"])
         self._budget.halvings = int(state["halvings"])
 
     # --- at each step -----------------------------------------------------------------------------------------------
@@ -169,8 +162,7 @@ class Steering:
             return
         with clock.part("evaluation"):
             self._start = self._evaluate(0, ("policy",), tracker, moments)
-            self._start_weights = side_stages.weights_of(self._roles, "policy")
-            tracker.log(0, _metrics(_points(self._start)))
+            tracker.log(0, _metrics(*(each.point for each in self._start)))
 
     def mix(self, step: int, clock: Clock) -> Mix:
         """What is added to the gradients of each mini-batch of a step."""
@@ -181,20 +173,22 @@ class Steering:
     def after(self, step: int, tracker: Tracker, clock: Clock, moments: ScoreMoments) -> dict[str, float]:
         """Evaluation where it is due; what there is to log of the step. moments: of the scores of the run up to now."""
         if self._start:
-            self._rows = remember(self._rows, _metrics(_points(self._start)))
+            self._rows = remember(self._rows, _metrics(*(each.point for each in self._start)))
             with clock.part("evaluation"):
-                self._add(self._start[0], self._start_weights, moments)
-            self._start, self._start_weights = [], []
+                self._add(self._start[0], moments)
+            self._start = []
         metrics = {} if self._pretraining is None else self._pretraining.metrics
         section = self._recipe.evaluation
         if section is None or (step % section.every and step != self._recipe.steps):
             return metrics
         with clock.part("evaluation"):
-            measurements = self._evaluate(step, self._evaluated, tracker, moments)
+            names = ("policy",) if self._recipe.ema is None else ("policy", ema.ROLE)
+            measurements = self._evaluate(step, names, tracker, moments)
             for measurement in measurements:
-                self._add(measurement, side_stages.weights_of(self._roles, measurement.point.role), moments)
-            self._draw()
-        return metrics | _metrics(_points(measurements))
+                self._add(measurement, moments)
+            best = None if self._best is None else self._best.point
+            frontiers.write(self._points, best, self._recipe.out / "plots", kl_budget=section.kl_budget)
+        return metrics | _metrics(*(each.point for each in measurements))
 
     def watch(self, step: int, metrics: Mapping[str, float], tracker: Tracker) -> None:
         """Report every alarm that is newly raised; AlarmError where the recipe says that it ends the run."""
@@ -214,70 +208,48 @@ class Steering:
 
     def finish(self) -> None:
         """Make sure that `best/` and `ema/` are there."""
-        best, folder = self._best, self._origin.recipe.out / "best"
+        best, folder = self._best, self._recipe.out / "best"
         if best is not None and not side_stages.is_finished(folder, _record_metrics(best.point)):
-            self._write_best()
-        if self._recipe.ema is not None and self._recipe.ema.exported:
+            self._write_best(best)
+        if self._recipe.ema is not None:
             last = [point for point in self._points if point.role == ema.ROLE]
             side_stages.write("ema", self._roles, ema.ROLE, self._origin, _record_metrics(last[-1]) if last else {})
 
     # --- parts of it ------------------------------------------------------------------------------------------------
 
-    @property
-    def _evaluated(self) -> tuple[str, ...]:
-        average = self._recipe.ema
-        return ("policy", ema.ROLE) if average is not None and average.evaluated else ("policy",)
-
     def _evaluate(
         self, step: int, names: tuple[str, ...], tracker: Tracker, moments: ScoreMoments
     ) -> list[Measurement]:
         held_out = self._held_out
-        if held_out is None:
-            return []
-        measurements, rows = list[Measurement](), list[list[Any]]()
-        for role in names:
-            evaluation = self._budget.fit(
-                lambda role=role: evaluate(self._roles, role, held_out, self._recipe, self._budget, moments)
-            )
-            point = Point(step=step, role=role, metrics=evaluation.metrics)
-            measurements.append(Measurement(point=point, answers=evaluation.answers))
-            rows += evaluation.rows
-        tracker.table("evaluation_samples", COLUMNS, rows, step=step)
+        assert held_out is not None
+        settings = (held_out, self._method, self._budget, moments)
+        measurements = [
+            self._budget.fit(partial(evaluate, self._roles, role, *settings, step=step, seed=self._recipe.seed))
+            for role in names
+        ]
+        tracker.table("evaluation_samples", COLUMNS, [row for each in measurements for row in each.rows], step=step)
         return measurements
 
-    def _add(self, measurement: Measurement, weights: list[torch.Tensor], moments: ScoreMoments) -> None:
-        """One more evaluation and the weights that it was made of, which are kept where it is the best. It and the
-        best so far are compared by the whitening of now."""
+    def _add(self, measurement: Measurement, moments: ScoreMoments) -> None:
+        """One more evaluation, which is kept where it is the best. It and the best so far are compared by the whitening
+        of now."""
         assert self._recipe.evaluation is not None
         self._points.append(measurement.point)
-        both = [each.on_scale(self._recipe, moments) for each in (self._best, measurement) if each is not None]
-        if best_of(both, kl_budget=self._recipe.evaluation.kl_budget) is not both[-1]:
-            return
-        self._best, self._best_weights = measurement, weights
-        self._write_best()
+        both = [each.on_scale(self._method.reward, moments) for each in (self._best, measurement) if each is not None]
+        if best_of(both, kl_budget=self._recipe.evaluation.kl_budget) is both[-1]:
+            self._best = measurement
+            self._write_best(measurement)
 
-    def _write_best(self) -> None:
-        best = self._best
-        assert best is not None
+    def _write_best(self, best: Measurement) -> None:
         role = best.point.role
-        with side_stages.holding(self._roles, role, self._best_weights):
+        with side_stages.holding(self._roles, role, best.weights):
             side_stages.write("best", self._roles, role, self._origin, _record_metrics(best.point))
 
-    def _draw(self) -> None:
-        assert self._recipe.evaluation is not None
-        folder, budget = self._origin.recipe.out / "plots", self._recipe.evaluation.kl_budget
-        best = None if self._best is None else self._best.point
-        frontiers.write(self._points, best, folder, kl_budget=budget)
 
-
-def _points(measurements: Sequence[Measurement]) -> list[Point]:
-    return [measurement.point for measurement in measurements]
-
-
-def _metrics(points: list[Point]) -> dict[str, float]:
+def _metrics(*points: Point) -> dict[str, float]:
     return {f"{PREFIXES[point.role]}/{name}": value for point in points for name, value in point.metrics.items()}
 
 
 def _record_metrics(point: Point) -> dict[str, float]:
     """What the record of `best/` or `ema/` says: what was measured of this very adapter, and at which step."""
-    return {"ppo/step": float(point.step), **_metrics([point])}
+    return {"ppo/step": float(point.step), **_metrics(point)}

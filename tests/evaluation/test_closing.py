@@ -24,6 +24,7 @@ from onebase.model.roles import Roles
 from onebase.recipe import reader
 from onebase.recipe.sections import AdapterSection, BaseSection, ChatSection
 from onebase.seeding import generator
+from ppo.method import method_of
 from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import PpoState, collect
 from ppo.scores import PromptBatch, score_episodes
@@ -70,7 +71,7 @@ def test_responses_that_end_with_another_stop_token_score_as_those_of_rankings_d
     recipe = reader.read("recipes/smoke/ppo.yaml", PpoRecipe, overrides)
     batch, tokens = PromptBatch(chat=chat, prompts=encoded), recipe.train.tokens_per_microbatch
     budget, state = Budget(tokens=tokens, episodes=recipe.sampling.batch), PpoState(kl_weight=0.0)
-    rollout, _ = collect(roles, batch, recipe, generator(0, "test"), budget, state)
+    rollout, _ = collect(roles, batch, method_of(recipe), generator(0, "test"), budget, state)
     responses = [
         row[mask].tolist() for row, mask in zip(rollout.episodes.responses, rollout.episodes.mask, strict=True)
     ]
@@ -82,8 +83,8 @@ def test_responses_that_end_with_another_stop_token_score_as_those_of_rankings_d
     assert max(abs(one - other) for one, other in zip(plain, expected, strict=True)) > 0.05
     # The function that scores is the stand-alone one, bit for bit in the same micro-batches.
     closed = chat.closed(rollout.episodes.sequences)
-    models = recipe.reward_models
-    scores = score_episodes(roles, rollout.episodes, batch, recipe.reward, models=models, tokens_per_microbatch=tokens)
+    reward = method_of(recipe).reward
+    scores = score_episodes(roles, rollout.episodes, batch, reward, tokens_per_microbatch=tokens)
     assert torch.equal(scores.total, score(roles, "reward", closed, tokens_per_microbatch=tokens))
     # What the policy said keeps its tokens.
     assert rollout.episodes.sequences != closed

@@ -9,13 +9,14 @@ from onebase.inference.sampling import Sample
 from onebase.sequences.episodes import Episodes
 from onebase.tracking.tracker import Tracker
 from ppo.maths.rewards import ScoreMoments
+from ppo.method import method_of
 from ppo.recipe.recipe import PpoRecipe
 from ppo.recipe.training import TrainSection
 from ppo.rollout import PpoState, make_experience
 from ppo.scores import EpisodeScores
+from ppo.steering.evaluate import Answers, Measurement
 from ppo.steering.frontier import Point, best_of
-from ppo.steering.objective import Answers
-from ppo.steering.steering import Measurement, Steering
+from ppo.steering.steering import Steering
 
 LENGTHS = [2, 10, 7, 10]
 STOPPED = [True, False, True, False]
@@ -50,7 +51,8 @@ def answers(scores: list[float] = SCORES, stopped: list[bool] = STOPPED) -> Answ
     ],
 )
 def test_the_objective_is_the_reward_less_all_penalties(reward: dict[str, Any], objective: float) -> None:
-    assert answers().objective(recipe_of(**reward), ScoreMoments()) == pytest.approx(objective)
+    shaped = answers().shaped(method_of(recipe_of(**reward)).reward, ScoreMoments())
+    assert float(shaped.mean()) == pytest.approx(objective)
 
 
 @pytest.mark.parametrize(
@@ -63,15 +65,16 @@ def test_the_objective_is_the_reward_less_all_penalties(reward: dict[str, Any], 
 )
 def test_training_and_evaluation_reward_the_same_answers_alike(reward: dict[str, Any]) -> None:
     """Without a price of the KL, the rewards of a response's tokens sum up to its part of the objective."""
-    recipe, moments = recipe_of(**reward), ScoreMoments(count=9.0, mean=0.5, variance=4.0)
+    method, moments = method_of(recipe_of(**reward)), ScoreMoments(count=9.0, mean=0.5, variance=4.0)
     episodes = Episodes.of([[5]] * 4, [[6] * length for length in LENGTHS], pad_id=0)
     nothing = torch.zeros(episodes.mask.shape)
     drawn = Sample(episodes=episodes, logprobs=nothing, stopped=torch.tensor(STOPPED))
     scores = EpisodeScores(total=torch.tensor(SCORES), terms={}, members={})
     state = PpoState(kl_weight=0.0, score_moments=moments)
-    found = make_experience(drawn, scores, recipe, state, reference=nothing, values=nothing)
+    found = make_experience(drawn, scores, method, state, reference=nothing, values=nothing)
     rewarded = found.rewards.sum(dim=1).mean()
-    assert answers().objective(recipe, moments) == pytest.approx(float(rewarded), abs=1e-6)
+    expected = answers().shaped(method.reward, moments).mean()
+    assert float(expected) == pytest.approx(float(rewarded), abs=1e-6)
 
 
 def measured(step: int, score: float, stopped: bool) -> Measurement:
@@ -84,8 +87,9 @@ def measured(step: int, score: float, stopped: bool) -> Measurement:
 @pytest.mark.parametrize(("variance", "step"), [(1.0, 2), (100.0, 1)])
 def test_scores_that_are_whitened_compare_on_the_scale_of_now(variance: float, step: int) -> None:
     """3 more of score for answers that do not end, which cost 1: a gain on a narrow scale, a loss on a wide one."""
-    recipe, moments = recipe_of(whiten=True, eos_penalty=1.0), ScoreMoments(count=8.0, mean=0.0, variance=variance)
-    both = [one.on_scale(recipe, moments) for one in (measured(1, 0.0, True), measured(2, 3.0, False))]
+    reward = method_of(recipe_of(whiten=True, eos_penalty=1.0)).reward
+    moments = ScoreMoments(count=8.0, mean=0.0, variance=variance)
+    both = [one.on_scale(reward, moments) for one in (measured(1, 0.0, True), measured(2, 3.0, False))]
     best = best_of(both, kl_budget=1.0)
     assert best is not None and best.step == step
 

@@ -19,6 +19,7 @@ from onebase.recipe import reader
 from onebase.seeding import generator
 from pipeline import chain
 from ppo import train as ppo_train
+from ppo.method import method_of
 from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import PpoState, collect
 from ppo.scores import PromptBatch
@@ -63,7 +64,9 @@ def test_scores_of_a_rollout_are_the_rule_over_separate_reward_models(
     recipe = make_recipe(f"reward.terms.0.combine.rule={rule}", "reward.terms.0.weight=0.5", *weight)
     data, budget = read_data(recipe), recipe.train.tokens_per_microbatch
     batch, state = PromptBatch(chat=data.chat, prompts=data.prompts[:8]), PpoState(kl_weight=0.0)
-    rollout, _ = collect(start(recipe), batch, recipe, generator(0, "test"), Budget(tokens=budget, episodes=8), state)
+    rollout, _ = collect(
+        start(recipe), batch, method_of(recipe), generator(0, "test"), Budget(tokens=budget, episodes=8), state
+    )
     closed = data.chat.closed(rollout.episodes.sequences)
     separate = []
     for folder in other_rewards:

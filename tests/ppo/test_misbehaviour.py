@@ -22,6 +22,7 @@ from onebase.recipe import reader
 from onebase.recipe.sections import BaseSection, ChatSection
 from onebase.sequences.episodes import Episodes
 from ppo.engines import CustomEngine, EngineError
+from ppo.method import method_of
 from ppo.recipe.recipe import PpoRecipe
 from ppo.scores import PromptBatch, RewardError, score_episodes, scores_of
 from ppo.train import run
@@ -108,12 +109,7 @@ def score(batch: tuple[PromptBatch, Episodes], make_roles: Callable[..., Roles],
         "value": {"kind": "shared"},
     }
     recipe = PpoRecipe.model_validate(content)
-    return score_episodes(
-        *(make_roles("policy"), episodes, prompts, recipe.reward),
-        models=recipe.reward_models,
-        tokens_per_microbatch=2048,
-        seconds=recipe.functions.seconds,
-    )
+    return score_episodes(make_roles("policy"), episodes, prompts, method_of(recipe).reward, tokens_per_microbatch=2048)
 
 
 def vandal(prompt: Prompt, response: str) -> float:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from data.chat.conversations import Chat, EncodedPrompt
 from data.records import Message, Origin, Prompt
-from onebase.inference.sampling import Sample, sample
+from onebase.inference.sampling import Engine, Sample, sample
 from onebase.memory import Budget
 from onebase.model.roles import Roles
 from onebase.recipe.sections import ChatSection
 from onebase.sequences.episodes import Episodes
 from ppo.maths.rewards import ScoreMoments
+from ppo.method import method_of
 from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import Experience, PpoState, collect, make_experience
 from ppo.scores import EpisodeScores, PromptBatch
@@ -45,7 +46,7 @@ def experience_of(recipe: PpoRecipe, state: PpoState, *, gae: bool = True) -> Ex
     reference = torch.tensor([[-2.0, -2.0, -2.0], [-1.5, 0.0, 0.0]])
     values = torch.tensor([[0.5, 1.0, 1.5], [2.0, 0.0, 0.0]]) if gae else None
     scores = EpisodeScores(total=torch.tensor([4.0, 3.0]), terms={}, members={})
-    return make_experience(drawn, scores, recipe, state, reference=reference, values=values)
+    return make_experience(drawn, scores, method_of(recipe), state, reference=reference, values=values)
 
 
 def test_rewards_advantages_and_returns_by_hand() -> None:
@@ -115,10 +116,10 @@ def batch_of(roles: Roles) -> PromptBatch:
     return PromptBatch(chat=Chat.of(roles.base, ChatSection()), prompts=encoded)
 
 
-def roll_out(roles: Roles, recipe: PpoRecipe, **options: Any) -> Experience:
+def roll_out(roles: Roles, recipe: PpoRecipe, engine: Engine = sample) -> Experience:
     budget, state = Budget(tokens=24, episodes=3), PpoState(kl_weight=recipe.kl.weight)
     draw = torch.Generator().manual_seed(0)
-    return collect(roles, batch_of(roles), recipe, draw, budget, state, **options)[0]
+    return collect(roles, batch_of(roles), replace(method_of(recipe), engine=engine), draw, budget, state)[0]
 
 
 def states(roles: Roles, role: str, sequence: tuple[int, ...]) -> Tensor:

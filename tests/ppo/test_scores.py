@@ -24,6 +24,7 @@ from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
 from ppo.maths.rewards import overlong_penalty
+from ppo.method import method_of
 from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import PpoState, collect
 from ppo.scores import ARGUMENTS, PromptBatch, RewardError, score_episodes, scores_of
@@ -102,12 +103,14 @@ def test_a_value_adapter_without_a_reward_model_starts_as_the_sft_adapter_at_zer
 
     batch, state = PromptBatch(chat=data.chat, prompts=data.prompts[:8]), PpoState(kl_weight=0.0)
     budget = Budget(tokens=recipe.train.tokens_per_microbatch, episodes=8)
-    experience, _ = collect(roles, batch, recipe, generator(0, "test"), budget, state)
-    learner, losses = start_learner(roles, recipe), list[float]()
+    experience, _ = collect(roles, batch, method_of(recipe), generator(0, "test"), budget, state)
+    learner, losses, method = start_learner(roles, recipe), list[float](), method_of(recipe)
     draw = generator(0, "update")
     for _ in range(12):
         found = update(
-            *(roles, experience, learner, recipe, draw, lambda *_: True, budget), kl_weight=0.0, learn_policy=False
+            *(roles, experience, learner, method, draw, lambda *_: True, budget),
+            kl_weight=0.0,
+            learn_policy=False,
         )
         losses.append(found["value_loss"])
     assert losses[0] == pytest.approx(0.5), "half the square of returns that are 1 less values that are 0"
@@ -237,7 +240,7 @@ def test_what_is_called_is_the_wrapper_and_not_what_it_wraps(tiny_base_folder: P
 
 
 def score_with(recipe: PpoRecipe, roles: Roles, episodes: Episodes, batch: PromptBatch) -> None:
-    score_episodes(roles, episodes, batch, recipe.reward, models=recipe.reward_models, tokens_per_microbatch=2048)
+    score_episodes(roles, episodes, batch, method_of(recipe).reward, tokens_per_microbatch=2048)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("-inf")])

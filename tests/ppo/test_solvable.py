@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ppo.maths.advantages import compare_groups, gae
-from ppo.maths.losses import policy_loss, reference_kl_loss, token_weights, value_loss
+from ppo.maths.losses import kl_by_k3, policy_loss, token_weights, value_loss
 from ppo.maths.rewards import kl_to_reference, token_rewards
 
 V, BETA = 5, 0.4
@@ -140,7 +140,7 @@ def learn_one_word(seed: int) -> tuple[Tensor, Tensor, Tensor]:
         advantages = compare_groups(rewards, mask, kind="rloo", group=GROUP)
         logprobs = torch.log_softmax(logits, 0)[words].unsqueeze(1)
         loss = policy_loss(logprobs, old[words].unsqueeze(1), advantages, mask, clip=0.2)
-        loss = loss + BETA * reference_kl_loss(logprobs, reference[words].unsqueeze(1), mask)
+        loss = loss + BETA * kl_by_k3(logprobs, reference[words].unsqueeze(1), mask)
         optimizer.zero_grad()
         loss.mean().backward()
         optimizer.step()

@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from onebase.memory import Budget
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Episodes
+from ppo.method import method_of
 from ppo.recipe.recipe import PpoRecipe
 from ppo.rollout import Experience
+from ppo.start import start_learner
 from ppo.update import Tally, backward
 
 PROMPTS = ([5, 9, 40], [7, 300, 22, 11, 8], [60], [5, 9, 41, 33])
@@ -70,7 +73,8 @@ def batch_near(roles: Roles, kind: str) -> Experience:
 
 def learn(roles: Roles, batch: Experience, kind: str, tokens: int = 16, **options: Any) -> Tally:
     train = options.pop("train", {})
-    return backward(roles, batch, recipe_of(kind, **train), tokens, **options)
+    recipe = recipe_of(kind, **train)
+    return backward(roles, batch, start_learner(roles, recipe), method_of(recipe), Budget(tokens=tokens), **options)
 
 
 def present(roles: Roles, kind: str, row: int) -> tuple[Tensor, Tensor]:
@@ -150,7 +154,7 @@ def require_equal(found: dict[str, list[Tensor | None]], expected: dict[str, lis
                 torch.testing.assert_close(mine, wanted, rtol=0, atol=1e-5 * largest)
 
 
-KL_WEIGHT, ENTROPY_WEIGHT, DUAL_CLIP = 0.7, 0.3, 1.1
+KL_WEIGHT, ENTROPY_WEIGHT = 0.7, 0.3
 
 
 def full_objective(roles: Roles, batch: Experience, aggregation: str) -> Tensor:
@@ -165,8 +169,6 @@ def full_objective(roles: Roles, batch: Experience, aggregation: str) -> Tensor:
             ratio = torch.exp(logprobs[t] - batch.logprobs[row, t])
             cut = min(max(ratio, torch.tensor(1 - CLIP)), torch.tensor(1 + CLIP))
             gain = min(ratio * advantage, cut * advantage)
-            if advantage < 0:
-                gain = max(gain, DUAL_CLIP * advantage)
             away = batch.reference_logprobs[row, t] - logprobs[t]
             old, target = batch.values[row, t], batch.returns[row, t]
             held = min(max(values[t], old - VALUE_CLIP), old + VALUE_CLIP)
@@ -196,7 +198,7 @@ def test_everything_a_recipe_adds_is_in_the_gradient_whatever_the_micro_batches(
     batch = replace(plain, reference_logprobs=plain.logprobs + more[0] / 2, importance=more[1].exp())
     full_objective(roles, batch, aggregation).backward()
     expected = gradients(roles)
-    added = {"aggregation": aggregation, "entropy_weight": ENTROPY_WEIGHT, "dual_clip": DUAL_CLIP}
+    added = {"aggregation": aggregation, "entropy_weight": ENTROPY_WEIGHT}
     learn(roles, batch, "adapter", tokens_per_microbatch, train=added, kl_weight=KL_WEIGHT)
     found = gradients(roles)
     for role in roles.names:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ppo.maths.losses import explained_variance, importance_ratio, kl_from_old, outside_clip, policy_loss, value_loss
+from ppo.maths.losses import explained_variance, importance_ratio, kl_by_k3, outside_clip, policy_loss, value_loss
 
 JUNK = st.sampled_from([0.0, 1e9, math.nan, math.inf])
 NUMBERS = st.floats(-3, 3)
@@ -200,25 +200,25 @@ def test_padding_never_counts_as_outside_the_clip_range(junk: float) -> None:
 
 @pytest.mark.parametrize("ratio", [0.01, 0.5, 1.0, 2.0, 50.0])
 def test_kl_of_one_token_is_ratio_minus_one_minus_log_ratio(ratio: float) -> None:
-    found = kl_from_old(one(math.log(ratio)), one(0.0), HERE).item()
+    found = kl_by_k3(one(0.0), one(math.log(ratio)), HERE).item()
     assert found == pytest.approx(ratio - 1 - math.log(ratio), rel=1e-12, abs=1e-15)
 
 
-def test_kl_from_old_is_on_average_the_kl_of_the_old_policy_to_the_new() -> None:
+def test_k3_is_on_average_the_kl_of_the_old_policy_to_the_new() -> None:
     """Every token of a vocabulary of three, weighted by how often the old policy draws it."""
     new, old = (torch.tensor([p], dtype=torch.float64).log() for p in (NEW, OLD))
-    found = kl_from_old(new, old, everywhere(*OLD))
+    found = kl_by_k3(old, new, everywhere(*OLD))
     exact = sum(p * math.log(p / q) for p, q in zip(OLD, NEW, strict=True))
     assert sum(p * k for p, k in zip(OLD, found[0].tolist(), strict=True)) == pytest.approx(exact, rel=1e-12)
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(EPISODES, JUNK)
-def test_kl_from_old_is_never_negative_and_zero_in_the_padding(
+def test_k3_is_never_negative_and_zero_in_the_padding(
     episodes: list[tuple[tuple[float, float, float], ...]], junk: float
 ) -> None:
     now, old, _ = columns(episodes)
-    found = kl_from_old(padded(now, junk), padded(old, junk), mask_of(now))
+    found = kl_by_k3(padded(old, junk), padded(now, junk), mask_of(now))
     assert found[~mask_of(now)].eq(0).all()
     # exp(x) - 1 - x cancels for small x: the last bit of exp(x), 2e-16, is what may be missing.
     assert found.ge(-4e-16).all()

@@ -18,7 +18,7 @@ from onebase.recipe import reader
 from ppo.maths.rewards import ScoreMoments
 from ppo.recipe.recipe import PpoRecipe
 from ppo.recipe.reward import RewardSection
-from ppo.scores import RewardError, shape_scores
+from ppo.scores import Reward, RewardError, shape_scores
 from ppo.train import run
 
 SCORES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=9)
@@ -63,9 +63,10 @@ def test_the_state_survives_json_to_the_bit() -> None:
 def test_scores_are_whitened_before_they_are_clipped_and_penalised() -> None:
     scores, stopped = torch.tensor([100.0, 104.0, 96.0, 100.0]), torch.tensor([True, True, True, False])
     section = RewardSection(whiten=True, clip=1.0, eos_penalty=0.25)
+    reward = Reward(section=section, models=(), terms={}, limit=8)
 
     def shaped(moments: ScoreMoments) -> list[float]:
-        return shape_scores(scores, stopped, torch.ones(4), section, limit=8, moments=moments).tolist()
+        return shape_scores(scores, stopped, torch.ones(4), reward, moments).tolist()
 
     # Mean 100, variance 8: the second and the third are sqrt(2) away, which the clip makes 1.
     assert shaped(ScoreMoments().including(scores)) == pytest.approx([0.0, 1.0, -1.0, -0.25])

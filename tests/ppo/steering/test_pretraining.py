@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import ConstantLR
 
 from data.chat.conversations import Chat
 from data.select.texts import MANUAL, TextSource, cut, load_pieces
@@ -17,11 +16,13 @@ from onebase.memory import Budget
 from onebase.model.roles import Roles
 from onebase.recipe.sections import ChatSection
 from onebase.sequences.episodes import Episodes
+from ppo.method import method_of
 from ppo.recipe.recipe import PpoRecipe
 from ppo.recipe.steering import PretrainingSection
 from ppo.rollout import Experience
-from ppo.steering.pretraining import Pretraining, backward
-from ppo.update import Learner, Tally, gradients_of
+from ppo.start import start_learner
+from ppo.steering.pretraining import Pretraining, text_gradients
+from ppo.update import backward
 
 PIECES = [((5,), (9, 40, 7)), ((60, 61), (2,)), ((11,), (12, 13, 14, 15, 16)), ((8,), (3, 4))]
 TOKENS = 11
@@ -95,7 +96,7 @@ def test_the_loss_is_the_mean_over_predicted_tokens(roles: Roles) -> None:
     expected = loss_by_definition(roles, PIECES).item()
     texts = as_episodes(PIECES, roles)
     assert lm_loss(roles, "policy", texts, tokens_per_microbatch=100) == pytest.approx(expected, abs=1e-5)
-    assert backward(roles, texts, weight=3.0, tokens_per_microbatch=5) == pytest.approx(expected, abs=1e-5)
+    assert text_gradients(roles, texts, weight=3.0, tokens_per_microbatch=5) == pytest.approx(expected, abs=1e-5)
     assert lm_loss(roles, "other", texts, tokens_per_microbatch=100) != pytest.approx(expected, abs=1e-3)
     alone = piece_losses(roles, "policy", texts, tokens_per_microbatch=5)
     lengths = [len(predicted) for _, predicted in PIECES]
@@ -116,7 +117,7 @@ def test_the_gradient_of_a_step_is_the_sum_of_both(roles: Roles, budget: int) ->
     before = [torch.randn(parameter.shape, generator=draws) * 0.1 for parameter in roles.parameters("policy")]
     for parameter, gradient in zip(roles.parameters("policy"), before, strict=True):
         parameter.grad = gradient.clone()
-    backward(roles, as_episodes(PIECES, roles), weight=weight, tokens_per_microbatch=budget)
+    text_gradients(roles, as_episodes(PIECES, roles), weight=weight, tokens_per_microbatch=budget)
     for found, was, added in zip(gradients(roles), before, own, strict=True):
         torch.testing.assert_close(found, was + weight * added, atol=1e-5, rtol=1e-4)
 
@@ -145,59 +146,32 @@ def test_a_minibatch_that_is_tried_again_counts_once(roles: Roles) -> None:
     assert mix.metrics == {"ppo/pretraining_loss": pytest.approx(sum(losses) / 2, abs=1e-5)}
 
 
-def test_texts_are_added_to_what_ppo_has_left_and_to_nothing_older(
-    roles: Roles, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Of a mini-batch: an earlier one's gradient is gone, PPO's is there, and the texts' comes on top."""
-
-    def put(value: float) -> None:
-        for parameter in roles.parameters("policy"):
-            parameter.grad = torch.full_like(parameter, value) + (0 if parameter.grad is None else parameter.grad)
-
-    def ppo(*given: object, **named: object) -> Tally:
-        put(2.0)
-        return Tally()
-
-    monkeypatch.setattr("ppo.update.backward", ppo)
-    optimizer = torch.optim.SGD(roles.parameters("policy"), lr=0.1)
-    learner = Learner(
-        optimizer=optimizer, schedule=ConstantLR(optimizer), trained={"policy": roles.parameters("policy")}
-    )
-    budgets = list[int]()
-
-    def texts(tokens: int) -> None:
-        budgets.append(tokens)
-        put(3.0)
-
-    episodes = Episodes.of([[5]], [[6]], pad_id=0)
-    zeros = torch.zeros(1, 1)
-    put(7.0)
-    budget = Budget(tokens=64, halvings=1)
-    gradients_of(roles, experience_of(episodes, zeros, zeros), learner, recipe_of(), budget, texts)
-    assert all(bool((one == 5.0).all()) for one in gradients(roles))
-    assert budgets == [32]
-
-
 def test_a_minibatch_has_ppos_gradient_and_gamma_times_that_of_its_texts(roles: Roles) -> None:
-    """By the code of a run: `gradients_of`, PPO's own `backward`, and `Pretraining` with the recipe's gamma."""
+    """By the code of a run: PPO's own `backward`, and `Pretraining` with the recipe's gamma. An earlier mini-batch's
+    gradient is gone, and texts have the micro-batches of PPO, halved where memory ran out."""
     recipe = recipe_of(epochs=2)
     recipe = recipe.model_copy(update={"advantages": recipe.advantages.model_copy(update={"kind": "rloo"})})
     episodes = Episodes.of([[5, 9], [7, 30, 22]], [[6, 2], [17, 18, 2]], pad_id=0)
     shape, draws = episodes.mask.shape, torch.Generator().manual_seed(3)
     advantages = torch.randn(shape, generator=draws)
     old = logprobs(roles, "policy", episodes, temperature=0.7, tokens_per_microbatch=64)
-    batch, budget = experience_of(episodes, old, advantages), Budget(tokens=2048)
-    optimizer = torch.optim.SGD(roles.parameters("policy"), lr=0.1)
-    learner = Learner(
-        optimizer=optimizer, schedule=ConstantLR(optimizer), trained={"policy": roles.parameters("policy")}
-    )
-    gradients_of(roles, batch, learner, recipe, budget, lambda tokens: None)
+    batch, budget, budgets = experience_of(episodes, old, advantages), Budget(tokens=2048, halvings=1), list[int]()
+    learner, method = start_learner(roles, recipe), method_of(recipe)
+    backward(roles, batch, learner, method, budget)
     ppo = gradients(roles)
     clear(roles)
     mix = Pretraining(roles, PIECES, section_of(weight=2.5, examples_per_episode=1.0), recipe.train, seed=0).begin(1)
     loss_by_definition(roles, [PIECES[index] for index in mix.chosen(1)]).backward()
     texts = gradients(roles)
-    gradients_of(roles, batch, learner, recipe, budget, lambda tokens: mix.add_gradients(1, tokens))
+
+    def add(tokens: int) -> None:
+        budgets.append(tokens)
+        mix.add_gradients(1, tokens)
+
+    for parameter in roles.parameters("policy"):
+        parameter.grad = torch.full_like(parameter, 7.0)
+    backward(roles, batch, learner, method, budget, add)
+    assert budgets == [1024]
     least = min(max(float(one.abs().max()) for one in part) for part in (ppo, texts))
     assert least > 1e-3, "else there would be nothing to compare"
     for found, own, added in zip(gradients(roles), ppo, texts, strict=True):
