@@ -10,9 +10,9 @@ from homes import Run as Provenance
 
 GIB = 2**30
 SPEED = {
-    "s an episode:": "seconds|.2f",
+    "s per episode:": "seconds|.2f",
     "CPU s:": "cpu|.2f",
-    "tokens a response:": "length|.1f",
+    "tokens per response:": "length|.1f",
     "tokens/s:": "tokens|.1f",
     "peak memory, GiB:": "GiB|.2f",
     "load:": "load|.1f",
@@ -25,7 +25,7 @@ LEARNING = {
     "episodes:": "episodes|.0f",
     "KL, nats:": "kl|.2f",
     "score at the end:": "score|.2f",
-    "tokens a response, first and last:": "lengths|.1f",
+    "tokens per response, first and last:": "lengths|.1f",
     "load:": "load|.1f",
 }
 TABLES = {

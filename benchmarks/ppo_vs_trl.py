@@ -233,12 +233,12 @@ def show(result: dict[str, Any]) -> None:
     if result.get("stop"):
         print(f"stop token of the rows `early`: {result['stop']['token']!r}\n")
     if result.get("tried"):
-        print("| trl 1.12 at | s an episode | peak memory |\n|---|---:|---:|")
+        print("| trl 1.12 at | s per episode | peak memory |\n|---|---:|---:|")
         for name, one in result["tried"].items():
             print(f"| {name} | {one['seconds_per_episode']:.2f} | {_gib(one)} |")
     if result.get("rows"):
         print(f"\ntrl at {result['peer']}. Medians; ratios: median (range) over rounds.\n")
-        columns = ("side", "s an episode", "tokens/s", "tokens a response", "score", "KL", "peak", "load")
+        columns = ("side", "s per episode", "tokens/s", "tokens per response", "score", "KL", "peak", "load")
         print(f"| row | {' | '.join(columns)} | episodes/s to trl | tokens/s to trl |")
         print("|---|---" + "|---:" * (len(columns) + 1) + "|")
     for name, row in result.get("rows", {}).items():

@@ -21,7 +21,7 @@ from homes import Home, Run, Table, markdown
 
 GREEDY = {"correctness": "correctness", "form": "form", "task_score": "task score", "reward": "reward"}
 PAIRED = {**GREEDY, "sampled_task_score": "sampled task score", "sampled_reward": "sampled reward"}
-KL, TOKENS, LOSS = {"kl_to_sft": "KL to SFT, nats"}, {"length": "tokens"}, {"lm_loss": "LM loss, nats a token"}
+KL, TOKENS, LOSS = {"kl_to_sft": "KL to SFT, nats"}, {"length": "tokens"}, {"lm_loss": "LM loss, nats per token"}
 """Metrics and the headings of their columns."""
 WORST = 3
 """Flaw classes that are shown by name: those that the reward model ranks worst."""
@@ -159,7 +159,7 @@ def tables(values: Mapping[str, Any], first: int) -> dict[str, Table]:
     rows = [f"models/all/{first}/*"]
     made["greedy"] = Table(rows=rows, columns={"greedy response": "@3", **greedy})
     made["sampled"] = Table(rows=rows, columns={"sampled, temperature 1": "@3", **drawn})
-    loss = {"LM loss, nats a token": "loss|.3f", "over SFT": "over sft|+.3f", "over PPO": "over ppo|+.3f"}
+    loss = {"LM loss, nats per token": "loss|.3f", "over SFT": "over sft|+.3f", "over PPO": "over ppo|+.3f"}
     made["language"] = Table(rows=["language/*/*"], columns={"seed": "@1", "model": "@2", **loss})
     flaws = {"reward accuracy": "accuracy|.2f", "lowest classes of flaws": "lowest|.2f"}
     baselines = {name: f"{name}|.2f" for name in ("longer wins", "bag of words")}

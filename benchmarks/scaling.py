@@ -150,7 +150,7 @@ def slope(sizes: list[int], costs: list[float]) -> float:
 
 def show(result: dict[str, Any]) -> None:
     print(f"all else: {result['settled']}\n")
-    print("| size | values | s an episode | slope | peak memory, GiB | slope |\n|---|---|---|---:|---|---:|")
+    print("| size | values | s per episode | slope | peak memory, GiB | slope |\n|---|---|---|---:|---|---:|")
     for name, sweep in result["sweeps"].items():
         seconds = ", ".join(f"{one:.3f}" for one in sweep["seconds_per_episode"])
         memory = ", ".join(f"{one / 2**30:.2f}" for one in sweep["peak_rss_bytes"])

@@ -20,9 +20,9 @@ app = typer.Typer(
     help="""RLHF on one GPU: every role is a LoRA adapter on one frozen base.
 
     A run has up to four stages. [bold]sft[/bold] teaches a base to follow instructions; [bold]reward[/bold] learns
-    from ranked responses what is better; [bold]ppo[/bold] moves the policy towards what the reward model likes;
-    [bold]dpo[/bold] does the same from rankings, without a reward model. Each writes one adapter and a record
-    (stage.json) that the next one verifies.
+    from ranked responses which ones are better; [bold]ppo[/bold] trains the policy to get a higher score from the
+    reward model; [bold]dpo[/bold] trains it on the rankings directly, without a reward model. Each stage writes one
+    adapter and a record (stage.json), which the next stage verifies.
 
     Start with:  onebase run recipes/demo
     """,
@@ -39,7 +39,7 @@ def run(
     folder: Annotated[Path, typer.Argument(help="Folder with sft.yaml, reward.yaml, ppo.yaml, dpo.yaml, compare.yaml")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(help="name=NAME, runs_dir=DIR, or a stage first: ppo.train.learning_rate=1e-5"),
+        typer.Argument(help="name=NAME, runs_dir=DIR, or STAGE.KEY=VALUE, such as ppo.train.learning_rate=1e-5"),
     ] = None,
     restart: parser.Restart = False,
     seeds: Annotated[
@@ -74,7 +74,7 @@ for _stage in stages.ORDER:
     )
 
 
-@app.command(rich_help_panel="What came out")
+@app.command(rich_help_panel="Results")
 @guarded
 def compare(
     recipe: Annotated[Path, typer.Argument(help="YAML recipe, such as recipes/demo/compare.yaml")],
@@ -97,7 +97,7 @@ def compare(
         summary.show(run_comparison(content))
 
 
-@app.command(rich_help_panel="What came out")
+@app.command(rich_help_panel="Results")
 @guarded
 def verify(
     folders: Annotated[list[Path], typer.Argument(help="Stage folders, such as runs/demo/ppo")],
@@ -110,10 +110,10 @@ def verify(
         show(f"{folder}: stage '{content.stage}', {len(content.files)} files, verified")
 
 
-app.add_typer(data_commands.app, rich_help_panel="What goes in")
-app.add_typer(reward_commands.app, rich_help_panel="What came out")
-app.command(rich_help_panel="What came out")(reward_commands.score)
-app.command(name="best-of-n", rich_help_panel="What came out")(reward_commands.best_of_n)
+app.add_typer(data_commands.app, rich_help_panel="Data")
+app.add_typer(reward_commands.app, rich_help_panel="Results")
+app.command(rich_help_panel="Results")(reward_commands.score)
+app.command(name="best-of-n", rich_help_panel="Results")(reward_commands.best_of_n)
 
 
 @app.command(rich_help_panel="This machine")

