@@ -15,7 +15,7 @@ from onebase.errors import CodeError, InputError, RecordError
 from onebase.files.disk import as_disk_error
 from onebase.files.paths import expanded
 from onebase.files.writing import move_aside
-from onebase.recipe.sections import CheckpointSection, Section, TrackSection
+from onebase.recipe.sections import CheckpointSection, StageRecipe, TrackSection
 from onebase.run import folders
 from onebase.run.checkpoint import Checkpoints
 from onebase.run.folders import (
@@ -294,17 +294,15 @@ def test_what_follows_is_promised_only_where_there_is_a_checkpoint(tmp_path: Pat
     assert "starts again" in what_follows(folder, restart=False)
 
 
-class Tiny(Section):
+class Tiny(StageRecipe):
     """A recipe."""
-
-    out: Path
 
 
 @pytest.mark.parametrize("saved", [False, True])
 def test_a_function_at_fault_is_told_with_what_follows(
     tmp_path: Path, saved: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "tiny.yaml").write_text("{}\n")
+    (tmp_path / "tiny.yaml").write_text("base: {model: m}\n")
     out = tmp_path / "ppo"
 
     def fail(recipe: Tiny) -> None:

@@ -28,7 +28,7 @@ THEIRS = "their only copy\n" * 9
 
 def shorten(folder: Path) -> None:
     (folder / "metrics.jsonl").write_text("ours and more")
-    tracker._shorten(folder / "metrics.jsonl", 4)  # pyright: ignore[reportPrivateUsage] - its file is what is tested
+    tracker._cut_back(folder, {"metrics.jsonl": 4})  # pyright: ignore[reportPrivateUsage] - its file is what is tested
 
 
 def probe(folder: Path) -> None:
