@@ -161,7 +161,7 @@ def _source(
 ) -> "Source":
     from data.select.sources import Source
 
-    limit = {} if longest_line is None else {"longest_line": longest_line}
+    limit: dict[str, Any] = {} if longest_line is None else {"longest_line": longest_line}
     return Source(source=str(file), format=format_name, split=split, on_bad_row=on_bad_row, **limit)
 
 

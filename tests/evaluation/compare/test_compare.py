@@ -56,7 +56,7 @@ def test_the_figure_is_drawn_of_what_was_logged_and_twice_alike(tmp_path: Path) 
     summary = {"models": {"base": {"form": cell}, "ppo": {"reward": cell, "kl_to_sft": cell}}}
     stages = {"ppo": ("ppo", stage), "dpo": ("dpo", tmp_path / "none")}
     drawn = run_plots.write(summary, stages, tmp_path)
-    assert drawn == tmp_path / "reward_against_kl.svg"
+    assert drawn is not None and drawn == tmp_path / "reward_against_kl.svg"
     first = drawn.read_bytes()
     run_plots.write(summary, stages, tmp_path)
     assert drawn.read_bytes() == first and b"ppo in training" in first
