@@ -25,7 +25,7 @@ from data.records import Prompt, conversation_of
 from onebase.custom.custom_calls import CallError, call, text_of
 from onebase.custom.functions import load_function
 from onebase.errors import CodeError, InputError
-from onebase.inference.ensemble import member_scores
+from onebase.inference.scoring import member_scores
 from onebase.model.roles import Roles
 from onebase.seeding import stream
 from onebase.sequences.episodes import Episodes

@@ -14,8 +14,8 @@ from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
 from evaluation.reward_model import verdict
 from onebase.custom.functions import load_function
-from onebase.inference.ensemble import FIRST
 from onebase.inference.sampling import Engine, sample
+from onebase.inference.scoring import FIRST
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.base import Base

@@ -230,7 +230,7 @@ def backward(
     A ranking's loss needs all its scores at once, so micro-batches hold whole rankings.
     """
     losses, accuracies = [], []
-    groups = [ranking.candidates for ranking in rankings]
+    groups = [ranking.sequences for ranking in rankings]
     for rows in batches_of_rankings(roles, groups, tokens=tokens_per_microbatch):
         part = [rankings[row] for row in rows]
         with roles.forwards.training():

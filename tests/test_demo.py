@@ -95,7 +95,7 @@ def test_packed_rankings_equal_separate_ones_on_the_demos_model(quantization: st
     assert roles.forwards.can_pack
     chat = Chat.of(base, chat_section)
     groups = [
-        chat.ranking(one).candidates
+        chat.ranking(one).sequences
         for count in (9, 2)
         for one in generate.rankings("reward", 1, 0, responses=(count, count))
     ]

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from onebase.errors import RecordError
-from onebase.inference.ensemble import member_names
+from onebase.inference.scoring import member_names
 from onebase.model.roles import Roles
 from onebase.run.record import FinishedStage
 

@@ -8,7 +8,7 @@ from pydantic import Field, PositiveInt, model_validator
 from data.select.sources import Source
 from onebase.custom.functions import DOTTED
 from onebase.files.paths import UserPath
-from onebase.inference.ensemble import member_names
+from onebase.inference.scoring import member_names
 from onebase.recipe.sections import (
     BaseSection,
     ChatSection,
