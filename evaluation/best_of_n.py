@@ -28,8 +28,8 @@ from evaluation.compare.responses import texts
 from evaluation.reward_model.loading import RewardModel
 from evaluation.score_file import best_of
 from onebase.errors import DataError, RecordError
-from onebase.inference.ensemble import member_scores, spread_of
 from onebase.inference.sampling import sample
+from onebase.inference.scoring import member_scores, spread_of
 from onebase.model.architecture import reach_of
 from onebase.run import record, same_chat
 from onebase.run.same_chat import ChatTexts

@@ -27,7 +27,7 @@ from evaluation.reward_model.group_scores import GroupScores, score_groups
 from evaluation.reward_model.loading import RewardModel
 from onebase.errors import DataError
 from onebase.model.architecture import Reach, reach_of
-from onebase.sequences.episodes import Candidates
+from onebase.sequences.episodes import TokenIds
 from onebase.terminal import show_json
 
 BLOCK = 256
@@ -40,7 +40,8 @@ class Row:
 
     content: dict[str, Any]
     responses: list[str]
-    candidates: Candidates
+    candidates: list[TokenIds]
+    """Prompt and response joined, for each response."""
 
 
 def write_lines(rows: Iterator[dict[str, Any]], out: Path | None) -> int:
@@ -104,7 +105,7 @@ def read_rows(path: Path, chat: Chat, *, reach: Reach | None, added: Sequence[st
                 f"{origin}: expected one prompt in the row, found {len(prompts)}. Split the row, or remove it."
             )
         candidates = chat.candidates(prompts[0], responses)
-        tokens = max(map(len, candidates.sequences))
+        tokens = max(map(len, candidates))
         if reach is not None and tokens > reach.tokens:
             raise DataError(
                 f"{origin}: prompt and response are {tokens} tokens, and {reach.reason}. Shorten or remove the row."

@@ -33,18 +33,18 @@ class Budget:
         self.halvings = halvings
 
     @property
-    def tokens(self) -> int:
-        """Tokens of a micro-batch, padding included."""
-        return self.halved(self._sizes[0])
+    def halvings(self) -> int:
+        """How often the recipe's sizes have been halved."""
+        return self._halvings
 
-    @property
-    def episodes(self) -> int:
-        """Episodes decoded at once."""
-        return self.halved(self._sizes[1])
+    @halvings.setter
+    def halvings(self, count: int) -> None:
+        self._halvings = count
+        self.tokens, self.episodes = map(self.halved, self._sizes)
 
     def halved(self, size: int) -> int:
         """A size of the recipe's as it is now, 1 at least."""
-        return max(1, size >> self.halvings)
+        return max(1, size >> self._halvings)
 
     def fit(self, work: Callable[[], T], *, size: int | None = None) -> T:
         """`work()`, repeated with half the sizes each time that memory runs out; returns its result.
@@ -52,7 +52,7 @@ class Budget:
         work: starts from the beginning at every call. size: the largest size that it uses; None: the budget's.
         TooLargeError when even a size of 1 does not fit.
         """
-        before, largest = self.halvings, size or max(self._sizes)
+        before, largest = self._halvings, size or max(self._sizes)
         while True:
             try:
                 return work()

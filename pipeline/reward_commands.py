@@ -16,7 +16,7 @@ from onebase.terminal import say, show
 from pipeline.guard import guarded
 
 if TYPE_CHECKING:
-    from onebase.inference.ensemble import CombineSection
+    from onebase.inference.scoring import CombineSection
 
 app = typer.Typer(
     name="eval",
@@ -157,10 +157,10 @@ def combine_section(rule: str, spread_weight: float | None, others: list[Path] |
     """How several scores become one; InputError for an unknown rule, and for a rule with a single reward model."""
     from pydantic import ValidationError
 
-    from onebase.inference.ensemble import COMBINATIONS, CombineSection
+    from onebase.inference.scoring import RULES, CombineSection
 
-    if rule not in COMBINATIONS:
-        raise InputError(f"--combine {rule}: unknown rule. Pass one of: {', '.join(COMBINATIONS)}.")
+    if rule not in RULES:
+        raise InputError(f"--combine {rule}: unknown rule. Pass one of: {', '.join(RULES)}.")
     if not others and (rule != "mean" or spread_weight is not None):
         raise InputError("--combine and --spread-weight need several reward models. Name more with --with.")
     weight = {} if spread_weight is None else {"spread_weight": spread_weight}

@@ -7,8 +7,8 @@ from functools import partial
 from torch import Tensor
 
 from onebase.custom.functions import load_function
-from onebase.inference.ensemble import member_names
 from onebase.inference.sampling import Engine, sample
+from onebase.inference.scoring import member_names
 from ppo.engines import CustomEngine
 from ppo.maths.losses import token_weights
 from ppo.recipe.recipe import PpoRecipe, SamplingSection

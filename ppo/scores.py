@@ -24,7 +24,7 @@ from data.chat.conversations import Chat, EncodedPrompt
 from data.records import Prompt, conversation_of
 from onebase.custom.custom_calls import CallError, call, text_of
 from onebase.errors import CodeError, InputError
-from onebase.inference.ensemble import member_scores
+from onebase.inference.scoring import member_scores
 from onebase.model.roles import Roles
 from onebase.seeding import stream
 from onebase.sequences.episodes import Episodes

@@ -13,7 +13,7 @@ from data.select.room import require_room
 from data.select.sources import LoadedRecords
 from data.select.sources import load as load_records
 from evaluation.reward_model import verdict
-from onebase.inference.ensemble import FIRST
+from onebase.inference.scoring import FIRST
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.base import Base

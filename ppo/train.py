@@ -16,7 +16,7 @@ import torch
 
 from data.card import write_card
 from data.chat.conversations import Chat, EncodedPrompt
-from onebase.inference.ensemble import spread_of
+from onebase.inference.scoring import spread_of
 from onebase.masked import masked_mean
 from onebase.memory import Budget
 from onebase.run import stages

@@ -32,8 +32,7 @@ from evaluation.reward_model.measure import encode_left_out, reward_report
 from evaluation.reward_model.pairs import accuracy, of_each_prompt, pairs_of
 from evaluation.reward_model.verdict import verdict_of
 from onebase.files.writing import canonical, replace_file
-from onebase.inference.ensemble import Ensemble
-from onebase.inference.scoring import batches_of_rankings, candidate_scores, score
+from onebase.inference.scoring import Ensemble, batches_of_rankings, candidate_scores, score
 from onebase.inference.soundness import require_sound
 from onebase.memory import Budget
 from onebase.model import base as bases
@@ -211,7 +210,7 @@ def backward(
     A ranking's loss needs all its scores at once, so micro-batches hold whole rankings.
     """
     losses, accuracies = [], []
-    groups = [ranking.candidates for ranking in rankings]
+    groups = [ranking.sequences for ranking in rankings]
     for rows in batches_of_rankings(roles, groups, tokens=tokens_per_microbatch):
         with roles.forwards.training():
             scores = candidate_scores(roles, "reward", [groups[row] for row in rows])

@@ -22,7 +22,7 @@ from onebase.errors import DataError
 from onebase.model.base import Base
 from onebase.recipe.sections import ChatSection, LimitsSection
 from onebase.run.record import DataIdentity
-from onebase.sequences.episodes import Candidates, TokenIds
+from onebase.sequences.episodes import TokenIds
 from onebase.terminal import say
 
 R = TypeVar("R", Prompt, Demonstration, Ranking)
@@ -59,13 +59,9 @@ class EncodedRanking:
     responses_ids: tuple[tuple[int, ...], ...]
 
     @property
-    def candidates(self) -> Candidates:
-        return Candidates(self.prompt_ids, self.responses_ids)
-
-    @property
-    def sequences(self) -> list[tuple[int, ...]]:
+    def sequences(self) -> list[TokenIds]:
         """Prompt and response joined, for each response."""
-        return self.candidates.sequences
+        return [self.prompt_ids + response for response in self.responses_ids]
 
 
 class Tokens(NamedTuple):
@@ -104,10 +100,10 @@ class Chat:
         """The conversation so far and the opening of the assistant's turn."""
         return self.encode(prompt).prompt
 
-    def candidates(self, prompt: Prompt, responses: Sequence[str]) -> Candidates:
-        """Responses to score, empty ones too."""
+    def candidates(self, prompt: Prompt, responses: Sequence[str]) -> list[TokenIds]:
+        """Prompt and response joined, for each response to score, empty ones too."""
         tokens = self.encode(prompt, *responses)
-        return Candidates(tokens.prompt, tokens.responses)
+        return [tokens.prompt + response for response in tokens.responses]
 
     def encode(self, prompt: Prompt, *answers: str) -> Tokens:
         """Tokens of a prompt and of answers to it, each as it is rendered behind the prompt, with its end token.

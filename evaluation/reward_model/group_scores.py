@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from onebase.inference.ensemble import Ensemble, spread_of
-from onebase.inference.scoring import batches_of_rankings, candidate_scores
+from onebase.inference.scoring import Ensemble, batches_of_rankings, candidate_scores, spread_of
 from onebase.model.roles import Roles
-from onebase.sequences.episodes import Candidates
+from onebase.sequences.episodes import TokenIds
 from onebase.tracking.progress import track
 
 
@@ -29,7 +28,7 @@ ScoresOf = Callable[..., list[GroupScores]]
 
 def score_groups(
     roles: Roles,
-    candidates: Sequence[Candidates],
+    candidates: Sequence[Sequence[TokenIds]],
     *,
     tokens_per_microbatch: int,
     description: str,

@@ -18,7 +18,7 @@ from evaluation.reward_model.loading import RecordedRecipe, load_weights, read, 
 from evaluation.reward_model.measure import encode_left_out, reward_report
 from onebase.errors import DataError
 from onebase.files.writing import canonical, replace_file
-from onebase.inference.ensemble import FIRST, CombineSection
+from onebase.inference.scoring import FIRST, CombineSection
 from onebase.run.folders import require_replaceable, require_writable
 from onebase.terminal import say
 from onebase.tracking.figures import save

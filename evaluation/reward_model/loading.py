@@ -12,7 +12,7 @@ from data.select.labelers import LabelersSection
 from data.select.sources import Source
 from evaluation.reward_model.verdict import warn
 from onebase.errors import RecordError
-from onebase.inference.ensemble import FIRST, CombineSection, Ensemble
+from onebase.inference.scoring import FIRST, CombineSection, Ensemble
 from onebase.inference.soundness import require_sound
 from onebase.model import base as bases
 from onebase.model.roles import Roles

@@ -15,9 +15,8 @@ from evaluation.reward_model.orders import ScoredDemonstration
 from evaluation.reward_model.pairs import ScoredRanking
 from evaluation.reward_model.report import build
 from evaluation.reward_model.verdict import verdict_of
-from onebase.inference.ensemble import Ensemble
+from onebase.inference.scoring import Ensemble
 from onebase.model.roles import Roles
-from onebase.sequences.episodes import Candidates
 
 
 def reward_report(
@@ -68,7 +67,7 @@ def encode_left_out(chat: Chat, rankings: Sequence[Ranking], limiter: Limiter) -
 
 
 def score_rankings(rankings: Sequence[EncodedRanking], scores_of: ScoresOf) -> list[ScoredRanking]:
-    scores = scores_of([encoded.candidates for encoded in rankings], description="held-out rankings")
+    scores = scores_of([encoded.sequences for encoded in rankings], description="held-out rankings")
     return [
         ScoredRanking(
             prompt=encoded.ranking.prompt.user_text,
@@ -97,7 +96,7 @@ def score_demonstrations(
     demonstrations: Sequence[EncodedDemonstration], rankings: Sequence[EncodedRanking], scores_of: ScoresOf
 ) -> list[ScoredDemonstration]:
     """rankings: a demonstration is compared with the ranking of the same prompt, if there is one."""
-    groups = [Candidates(shown.prompt_ids, (shown.response_ids,)) for shown in demonstrations]
+    groups = [[shown.prompt_ids + shown.response_ids] for shown in demonstrations]
     scores = scores_of(groups, description="demonstrations")
     ranking_of = {encoded.prompt_ids: index for index, encoded in enumerate(rankings)}
     return [

@@ -1,14 +1,14 @@
-"""Log-probabilities, entropies and KL without a full [B, T, V] tensor.
+"""Log-probabilities, entropies and KL without a full [B, T, V] tensor, and the draw of a token.
 
 Pure functions of tensors. Shapes: N = tokens in a flat list, H = hidden size, V = vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType] - torch leaves it untyped
 
 
@@ -41,13 +41,13 @@ def token_logprobs(
         return table.gather(-1, targets.unsqueeze(-1)).squeeze(-1), -(table.exp() * table).sum(dim=-1)
 
     parts: list[tuple[Tensor, Tensor]] = []
-    for start in range(0, hidden.shape[0], chunk):
-        block = (hidden[start : start + chunk], targets[start : start + chunk])
+    for block in zip(hidden.split(chunk), targets.split(chunk), strict=True):
         if torch.is_grad_enabled() and hidden.requires_grad:
             parts.append(cast(tuple[Tensor, Tensor], checkpoint(one_chunk, *block, use_reentrant=False)))
         else:
             parts.append(one_chunk(*block))
-    return _joined(hidden, parts)
+    logprobs, entropies = zip(*parts, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
 
 
 class _LogprobsWithGradient(torch.autograd.Function):
@@ -57,7 +57,7 @@ class _LogprobsWithGradient(torch.autograd.Function):
     def forward(  # pyright: ignore[reportIncompatibleMethodOverride] - torch's own is (*args)
         ctx: Any, hidden: Tensor, targets: Tensor, lm_head: Callable[[Tensor], Tensor], temperature: float, chunk: int
     ) -> tuple[Tensor, Tensor]:
-        parts: list[tuple[Tensor, Tensor]] = []
+        logprobs, entropies = (hidden.new_empty(len(hidden), dtype=torch.float32) for _ in range(2))
         gradient = torch.empty_like(hidden)
         for start in range(0, hidden.shape[0], chunk):
             rows = slice(start, start + chunk)
@@ -66,13 +66,12 @@ class _LogprobsWithGradient(torch.autograd.Function):
                 block = hidden[rows].detach().requires_grad_()
                 logits = lm_head(block)
             table = _log_softmax(logits.detach(), temperature)
-            chosen = table.gather(-1, target).squeeze(-1)
+            logprobs[rows] = table.gather(-1, target).squeeze(-1)
             p = table.exp()
-            parts.append((chosen, -table.mul_(p).sum(dim=-1)))
+            entropies[rows] = -table.mul_(p).sum(dim=-1)
             slope = p.neg_().scatter_add_(-1, target, torch.ones_like(target, dtype=p.dtype)).div_(temperature)
             (gradient[rows],) = torch.autograd.grad(logits, block, slope.to(logits.dtype))
         ctx.save_for_backward(gradient)
-        logprobs, entropies = _joined(hidden, parts)
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
@@ -85,13 +84,6 @@ class _LogprobsWithGradient(torch.autograd.Function):
 def _log_softmax(logits: Float[Tensor, "N V"], temperature: float) -> Float[Tensor, "N V"]:
     logits = logits.float()
     return torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
-
-
-def _joined(hidden: Tensor, parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    if not parts:
-        return hidden.new_zeros(0, dtype=torch.float32), hidden.new_zeros(0, dtype=torch.float32)
-    logprobs, entropies = zip(*parts, strict=True)
-    return torch.cat(logprobs), torch.cat(entropies)
 
 
 def token_kl(
@@ -110,9 +102,44 @@ def token_kl(
     """
     parts: list[Tensor] = []
     with torch.no_grad():
-        for start in range(0, hidden.shape[0], chunk):
-            p = _log_softmax(lm_head(hidden[start : start + chunk]), temperature)
-            q = _log_softmax(lm_head(reference[start : start + chunk]), temperature)
+        for blocks in zip(hidden.split(chunk), reference.split(chunk), strict=True):
+            p, q = (_log_softmax(lm_head(block), temperature) for block in blocks)
             parts.append((p.exp() * (p - q)).sum(dim=-1))
     # Rounding may leave -1e-8 where the two are equal.
-    return torch.cat(parts).clamp(min=0.0) if parts else hidden.new_zeros(0, dtype=torch.float32)
+    return torch.cat(parts).clamp(min=0.0)
+
+
+def draw(
+    logits: Float[Tensor, "B V"], *, temperature: float, uniform: Float[Tensor, " B"]
+) -> tuple[Int[Tensor, " B"], Float[Tensor, " B"]]:
+    """One token a row, and its log-probability in nats. temperature: 0 is greedy, with log-probs at 1."""
+    logits = logits if temperature in (0, 1) else logits / temperature
+    token = logits.argmax(dim=-1) if temperature == 0 else invert(torch.softmax(logits, dim=-1), uniform)
+    chosen = logits.gather(-1, token.unsqueeze(-1)).squeeze(-1)
+    return token, chosen - logits.logsumexp(dim=-1)
+
+
+BLOCK = 256
+
+
+def invert(probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """The first v with F(v) > u F(V), F the cumulated probabilities and u uniform in [0, 1).
+
+    First the block of tokens that it lies in, then the token: only the blocks' sums and one block are cumulated. That
+    is done in double, or rare tokens would never be drawn.
+    """
+    vocabulary = probabilities.shape[1]
+    blocks = nn.functional.pad(probabilities, (0, -vocabulary % BLOCK)).unflatten(1, (-1, BLOCK))
+    ends = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    target = uniform.double().unsqueeze(1) * ends[:, -1:]
+    block = _first_above(ends, target)
+    within = blocks.gather(1, block.unsqueeze(-1).expand(-1, 1, BLOCK)).squeeze(1).double().cumsum(dim=-1)
+    start = ends.gather(1, block) - within[:, -1:]
+    return (block * BLOCK + _first_above(within, target - start)).squeeze(1).clamp(max=vocabulary - 1)
+
+
+def _first_above(cumulated: Float[Tensor, "B N"], target: Float[Tensor, "B 1"]) -> Int[Tensor, "B 1"]:
+    """Whatever rounding has done to the target, what is found adds something to the sum: no token of probability 0."""
+    target = torch.minimum(target.clamp(min=0), cumulated[:, -1:] * (1 - 1e-12))
+    # NaN is above nothing; it is for the guards to find.
+    return torch.searchsorted(cumulated, target, right=True).clamp(max=cumulated.shape[1] - 1)

@@ -8,20 +8,28 @@ attention allows it (`onebase.sequences.tree`), else padded on the right, and re
     log p(r_t)  and V_t            from the hidden state at the token before r_t (the last of the prompt for t = 1)
     score                          from the hidden state at r_L
 
-Shapes: B = episodes, T = longest response, N = response tokens of all episodes, H = hidden size.
+Several reward models may score on the one base; where they disagree, none of them should be trusted. A policy that
+optimises one reward model finds what that one gets wrong. Models trained from other seeds get other things wrong. Their
+lowest score, or their mean less their disagreement, is therefore harder to deceive. A member is one adapter and one
+head. The first member's role is `reward`, the others' are `reward_2`, `reward_3` ...: a single reward model is an
+ensemble of one, with the same scores bit for bit.
+
+Shapes: B = episodes, T = longest response, N = response tokens of all episodes, H = hidden size, M = members.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from onebase.inference.logprobs import token_kl, token_logprobs
 from onebase.model.roles import Roles
-from onebase.sequences.episodes import Candidates, Episodes
-from onebase.sequences.packing import microbatches, pad_right
+from onebase.recipe.sections import Section
+from onebase.sequences.episodes import Episodes, TokenIds
 from onebase.sequences.tree import fill, pack, pack_by_tokens, pack_size
 
 LOGIT_CHUNK = 256
@@ -46,11 +54,11 @@ def states_at(
     roles.forwards.require_reach(max(map(len, sequences)))
     if roles.forwards.can_pack:
         packed = pack(sequences, device=device)
-        places = [column for row, wanted in enumerate(tokens) for column in packed.columns(row, wanted)]
+        places = [packed.columns[row][index] for row, wanted in enumerate(tokens) for index in wanted]
         with roles.active(role):
             hidden = roles.forwards.packed_states(packed)
     else:
-        input_ids = pad_right(sequences, pad_id=roles.base.pad_id, device=device)
+        input_ids = roles.forwards.pad(sequences)
         width = input_ids.shape[1]
         places = [row * width + column for row, wanted in enumerate(tokens) for column in wanted]
         with roles.active(role):
@@ -62,7 +70,7 @@ def batches_of(roles: Roles, sequences: Sequence[Sequence[int]], *, tokens: int)
     """Micro-batches by token budget: of the tokens that go through the model, padding included where there is any."""
     if roles.forwards.can_pack:
         return pack_by_tokens(sequences, tokens=tokens)
-    return microbatches([len(sequence) for sequence in sequences], tokens=tokens)
+    return fill([len(sequence) for sequence in sequences], tokens=tokens, padded=True)
 
 
 def predicting_states(roles: Roles, role: str | None, episodes: Episodes) -> Float[Tensor, "N H"]:
@@ -124,17 +132,20 @@ def last_token_scores(roles: Roles, role: str, sequences: Sequence[Sequence[int]
     return roles.heads[role](states_at(roles, role, sequences, last))
 
 
-def candidate_scores(roles: Roles, role: str, groups: Sequence[Candidates]) -> list[Float[Tensor, " K"]]:
-    """The role's score of each response, for each ranking, in one forward; with gradients where they are enabled."""
-    scores = last_token_scores(roles, role, [ids for group in groups for ids in group.sequences])
-    return list(scores.split([len(group.responses) for group in groups]))
+def candidate_scores(roles: Roles, role: str, groups: Sequence[Sequence[TokenIds]]) -> list[Float[Tensor, " K"]]:
+    """The role's score of each response, for each ranking, in one forward; with gradients where they are enabled.
+
+    groups: for each ranking its prompt and response joined, for each response.
+    """
+    scores = last_token_scores(roles, role, [ids for group in groups for ids in group])
+    return list(scores.split([len(group) for group in groups]))
 
 
-def batches_of_rankings(roles: Roles, groups: Sequence[Candidates], *, tokens: int) -> list[list[int]]:
+def batches_of_rankings(roles: Roles, groups: Sequence[Sequence[TokenIds]], *, tokens: int) -> list[list[int]]:
     """Micro-batches of whole rankings by token budget, largest first. Every index occurs once."""
     if roles.forwards.can_pack:
-        return fill([pack_size(group.sequences) for group in groups], tokens=tokens)
-    return microbatches([group.separate_length for group in groups], tokens=tokens)
+        return fill([pack_size(group) for group in groups], tokens=tokens)
+    return fill([len(group) * max(map(len, group)) for group in groups], tokens=tokens, padded=True)
 
 
 def in_microbatches(
@@ -188,3 +199,77 @@ def _spread(flat: Float[Tensor, " N"], episodes: Episodes) -> Float[Tensor, "B T
     """Values of the response tokens back in their places, 0 elsewhere."""
     full = flat.new_zeros(episodes.mask.shape)
     return full.masked_scatter(episodes.mask.to(flat.device), flat)
+
+
+# --- several reward models
+
+FIRST = "reward"
+"""The role of the first reward model."""
+
+Rule = Literal["mean", "min", "mean-minus-variance", "mean-minus-deviation"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+
+class CombineSection(Section):
+    """How the scores of several reward models become one; the equations are in `onebase/inference/scoring.py`."""
+
+    rule: Rule = "mean"
+    spread_weight: float = Field(default=1.0, ge=0, le=1e6, allow_inf_nan=False)
+    """mean-minus-...: score lost for each unit of the members' variance or deviation."""
+
+    @model_validator(mode="after")
+    def _only_what_the_rule_reads(self) -> "CombineSection":
+        default = type(self).model_fields["spread_weight"].default
+        if not self.rule.startswith("mean-minus") and self.spread_weight != default:
+            raise ValueError(
+                f"'spread_weight' is read by rules mean-minus-variance and mean-minus-deviation only, and this is "
+                f"rule: {self.rule}; remove it"
+            )
+        return self
+
+    def combination(self, scores: Float[Tensor, "M B"]) -> Float[Tensor, " B"]:
+        """One score for each response, by the rule. Coste et al. 2023, https://arxiv.org/abs/2310.02743, for the first
+        three; r_i = the score of member i, w = `spread_weight`.
+
+            mean                   1/M * sum over i of r_i: mean optimisation
+            min                    min over i of r_i: worst-case optimisation, a gain counts when every member sees it
+            mean-minus-variance    mean - w/M * sum over i of (r_i - mean)^2: uncertainty-weighted optimisation. The
+                                   variance is in squared units, so the right weight depends on the scale of the scores
+            mean-minus-deviation   mean - w * spread: weight 1 is a lower bound by one standard deviation, whatever the
+                                   scale of the scores
+        """
+        match self.rule:
+            case "mean":
+                return scores.mean(dim=0)
+            case "min":
+                return scores.amin(dim=0)
+            case "mean-minus-variance":
+                return scores.mean(dim=0) - self.spread_weight * scores.var(dim=0, correction=0)
+            case "mean-minus-deviation":
+                return scores.mean(dim=0) - self.spread_weight * spread_of(scores)
+
+
+def spread_of(scores: Float[Tensor, "M B"]) -> Float[Tensor, " B"]:
+    """The members' standard deviation (divided by M) at each response; 0 for a single member."""
+    return scores.std(dim=0, correction=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """The roles that score, first one first, and what makes one score of theirs."""
+
+    members: tuple[str, ...] = (FIRST,)
+    combine: Callable[[Tensor], Tensor] = CombineSection().combination
+
+
+def member_names(count: int) -> tuple[str, ...]:
+    """reward, reward_2, reward_3 ..."""
+    return (FIRST, *(f"{FIRST}_{number}" for number in range(2, count + 1)))[:count]
+
+
+def member_scores(
+    roles: Roles, members: Sequence[str], sequences: Sequence[Sequence[int]], *, tokens_per_microbatch: int
+) -> Float[Tensor, "M B"]:
+    """The score of each sequence by each member, by the function that scores for one."""
+    rows = [score(roles, name, sequences, tokens_per_microbatch=tokens_per_microbatch) for name in members]
+    return torch.stack(rows)

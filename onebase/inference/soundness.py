@@ -15,7 +15,6 @@ from onebase.inference.sampling import sample
 from onebase.inference.scoring import logprobs
 from onebase.model.forwards import PACKING_TOLERANCE, trial_sequences
 from onebase.model.roles import Roles
-from onebase.sequences.packing import pad_right
 
 FAILURES = (ValueError, TypeError, RuntimeError, LookupError, AttributeError)
 
@@ -63,7 +62,7 @@ def _require_rows_apart(roles: Roles, name: str) -> None:
     device = roles.base.device
     sequences = trial_sequences(roles.base.model)
     with roles.active(None):
-        rows = roles.forwards.hidden_states(pad_right(sequences, pad_id=roles.base.pad_id, device=device))
+        rows = roles.forwards.hidden_states(roles.forwards.pad(sequences))
         for row, ids in zip(rows, sequences, strict=True):
             alone = roles.forwards.hidden_states(torch.tensor([ids], device=device))[0].float()
             # The median: rounding may send a token to another expert; what depends on the batch does so in all tokens.

@@ -50,7 +50,8 @@ def read_config(folder: Path) -> LoraConfig:
     for key in sorted(fields.keys() - known.keys() - IGNORED - {"peft_type"}):
         value, default = fields[key], harmless.get(key)
         # A key of another PEFT's, where nothing is switched on.
-        idle = value in (None, False, [], {}) if key not in harmless else _same(value, default)
+        same = type(value) is type(default) and value == default
+        idle = same if key in harmless else value in (None, False, [], {})
         if not idle:
             raise RecordError(
                 f"{path}: {key[:100]}: found {str(value)[:100]!r}, expected {default!r}: only plain LoRA is read. "
@@ -61,38 +62,39 @@ def read_config(folder: Path) -> LoraConfig:
 
 def _known_fields(fields: dict[str, Any], path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """The keys that are read, each of the kind that it must be."""
-
-    def require(key: str, fits: bool, expected: str) -> None:
-        if not fits:
-            raise RecordError(f"{path}: {key}: expected {expected}, found {str(fields.get(key))[:100]!r}.")
-
     rank, alpha, scaled = fields.get("r"), fields.get("lora_alpha"), fields.get("use_rslora", False)
-    require("r", type(rank) is int and rank > 0, "a whole number above 0")
-    ranks = {shape[0] for name, shape in shapes.items() if name.endswith("lora_A.weight") and shape}
-    # Memory is taken by what is said here, before a shape is compared. Fused experts have the rank once for each.
-    fits = any(type(rank) is int and rank <= rows and rows % rank == 0 for rows in ranks)
-    require("r", fits, f"the rank of the tensors in {WEIGHTS}, which have {sorted(ranks)[:3]} rows")
-    require("lora_alpha", _is_alpha(alpha), "a number above 0")
-    require("use_rslora", isinstance(scaled, bool), "true or false")
     transposed = fields.get("fan_in_fan_out", False)  # PEFT notes it for GPT-2, whose layers hold W transposed
-    require("fan_in_fan_out", isinstance(transposed, bool), "true or false")
     task, excluded = fields.get("task_type"), fields.get("exclude_modules")
-    require("task_type", task in (None, "CAUSAL_LM"), "CAUSAL_LM")
-    ours = isinstance(excluded, str) and EXCLUDED.fullmatch(excluded) is not None
-    require("exclude_modules", excluded is None or ours, "nothing, or modules as Onebase leaves them out")
     targets, parameters = fields.get("target_modules"), fields.get("target_parameters") or []
     if isinstance(targets, str) and targets != ALL_LINEAR:
         targets = _targets_of(shapes)  # a pattern, which is not tried: the tensors say where they belong
-    require("target_parameters", _are_names(parameters), "names of parameters")
-    some = _are_names(targets) and bool(targets or parameters)
-    require("target_modules", targets == ALL_LINEAR or some, f"names of modules, or '{ALL_LINEAR}'")
     ranks_of, alphas_of = (fields.get(key) or {} for key in ("rank_pattern", "alpha_pattern"))
-    require(
-        "rank_pattern", _are_fused(ranks_of) and all(type(part) is int for part in ranks_of.values()), FUSED_EXPECTED
-    )
-    multiples = [any(0 < part <= rows and rows % part == 0 for rows in ranks) for part in ranks_of.values()]
-    require("rank_pattern", all(multiples), f"ranks of the tensors in {WEIGHTS}")
-    require("alpha_pattern", _are_fused(alphas_of) and all(map(_is_alpha, alphas_of.values())), FUSED_EXPECTED)
+    ranks = {shape[0] for name, shape in shapes.items() if name.endswith("lora_A.weight") and shape}
+
+    def in_tensors(part: Any) -> bool:
+        """PEFT allocates by this number before a shape is compared. Fused experts have the rank once each."""
+        return any(type(part) is int and 0 < part <= rows and rows % part == 0 for rows in ranks)
+
+    some = _are_names(targets) and bool(targets or parameters)
+    ours = isinstance(excluded, str) and EXCLUDED.fullmatch(excluded) is not None
+    fused_ranks = _are_fused(ranks_of) and all(type(part) is int for part in ranks_of.values())
+    requirements = [
+        ("r", type(rank) is int and rank > 0, "a whole number above 0"),
+        ("r", in_tensors(rank), f"the rank of the tensors in {WEIGHTS}, which have {sorted(ranks)[:3]} rows"),
+        ("lora_alpha", _is_alpha(alpha), "a number above 0"),
+        ("use_rslora", isinstance(scaled, bool), "true or false"),
+        ("fan_in_fan_out", isinstance(transposed, bool), "true or false"),
+        ("task_type", task in (None, "CAUSAL_LM"), "CAUSAL_LM"),
+        ("exclude_modules", excluded is None or ours, "nothing, or modules as Onebase leaves them out"),
+        ("target_parameters", _are_names(parameters), "names of parameters"),
+        ("target_modules", targets == ALL_LINEAR or some, f"names of modules, or '{ALL_LINEAR}'"),
+        ("rank_pattern", fused_ranks, FUSED_EXPECTED),
+        ("rank_pattern", fused_ranks and all(map(in_tensors, ranks_of.values())), f"ranks of the tensors in {WEIGHTS}"),
+        ("alpha_pattern", _are_fused(alphas_of) and all(map(_is_alpha, alphas_of.values())), FUSED_EXPECTED),
+    ]
+    for key, fits, expected in requirements:
+        if not fits:
+            raise RecordError(f"{path}: {key}: expected {expected}, found {str(fields.get(key))[:100]!r}.")
     return {
         "r": rank,
         "lora_alpha": alpha,
@@ -127,7 +129,3 @@ def _targets_of(shapes: dict[str, tuple[int, ...]]) -> list[str]:
         for name in shapes
         if name.startswith(prefix) and name.endswith(suffix)
     )
-
-
-def _same(value: Any, default: Any) -> bool:
-    return type(value) is type(default) and value == default

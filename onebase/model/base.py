@@ -40,16 +40,10 @@ class Base:
     tokenizer: PreTrainedTokenizerBase
     identity: BaseIdentity
     tokenizer_identity: TokenizerIdentity
+    pad_id: int
+    stop_ids: frozenset[int]
+    """Tokens that end a response (a set: Llama 3.1 has three)."""
     device: torch.device
-
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Tokens that end a response (a set: Llama 3.1 has three)."""
-        return frozenset(self.tokenizer_identity.stop_ids)
-
-    @property
-    def pad_id(self) -> int:
-        return self.tokenizer_identity.pad_id
 
     @property
     def computes_in_bf16(self) -> bool:
@@ -118,11 +112,14 @@ def load(section: BaseSection, chat: ChatSection, *, device: torch.device | None
     _require_plain_head(model, device)
     if model_folder.ships_code(folder):
         say(f"{section.model} ships code of its publisher; it is not run: transformers' own {type(model).__name__} is.")
+    tokenizer_identity = identify_tokenizer(tokenizer, folder, chat)
     return Base(
         model=model,
         tokenizer=tokenizer,
         identity=_identify_base(section, folder),
-        tokenizer_identity=identify_tokenizer(tokenizer, folder, chat),
+        tokenizer_identity=tokenizer_identity,
+        pad_id=tokenizer_identity.pad_id,
+        stop_ids=frozenset(tokenizer_identity.stop_ids),
         device=device,
     )
 

@@ -1,4 +1,5 @@
-"""What the base computes under the adapter that is active: forwards of padded, packed and decoded tokens.
+"""What the base computes under the adapter that is active: forwards of padded, packed and decoded tokens, and what a
+head reads from them.
 
 The active role decides which adapter a forward uses, and nothing else. `Roles` decides what learns.
 """
@@ -6,11 +7,13 @@ The active role decides which adapter a forward uses, and nothing else. `Roles` 
 import contextlib
 import functools
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from peft.tuners.lora import LoraLayer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -22,6 +25,22 @@ from onebase.sequences.tree import NAME, Packed, install, pack
 
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.05}
 """How far a packed row's hidden states may be from those of separate rows, relative to the largest."""
+
+
+class ScalarHead(nn.Module):
+    """One number for each hidden state: `score = hidden . weight + bias`, in fp32.
+
+    The reward head's bias is the shift that makes demonstrations score 0 on average (InstructGPT, section 3.5).
+    """
+
+    def __init__(self, hidden_size: int, device: torch.device) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(hidden_size, dtype=torch.float32, device=device))
+        self.bias = nn.Parameter(torch.zeros((), dtype=torch.float32, device=device))
+
+    def forward(self, hidden: Float[Tensor, "*shape hidden"]) -> Float[Tensor, "*shape"]:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return hidden.float() @ self.weight + self.bias
 
 
 class Forwards:
@@ -49,6 +68,7 @@ class Forwards:
     @contextlib.contextmanager
     def active(self, role: str | None) -> Iterator[None]:
         """Forwards inside use this role's adapter (None: the bare base). Never touches `requires_grad`."""
+        assert role is None or any(role in layer.lora_A for layer in self.adapted), f"no role {role}"
         before = self.active_role
         self.activate(role)
         try:
@@ -106,6 +126,14 @@ class Forwards:
                 f"a sequence of {tokens} tokens, and {self._reach.reason}. Lower the limits, or shorten the row."
             )
 
+    def pad(
+        self, sequences: Sequence[Sequence[int]], *, side: Literal["left", "right"] = "right"
+    ) -> Int[Tensor, "B S"]:
+        """Token ids of different lengths as one tensor on the base's device."""
+        rows = [torch.tensor(ids) for ids in sequences]
+        padded = pad_sequence(rows, batch_first=True, padding_value=self.base.pad_id, padding_side=side)
+        return padded.to(self.base.device)
+
     def hidden_states(self, input_ids: Int[Tensor, "B S"]) -> Float[Tensor, "B S H"]:
         """The active role's last hidden states, for sequences padded on the RIGHT.
 
@@ -127,7 +155,7 @@ class Forwards:
                 input_ids=packed.input_ids,
                 position_ids=packed.positions,
                 attention_mask=unused,
-                tree=packed.tree,
+                tree=packed,
                 past_key_values=cache,
                 use_cache=cache is not None,
             ).last_hidden_state[0]
@@ -173,7 +201,7 @@ class Forwards:
         except (ValueError, TypeError, RuntimeError, KeyError, AssertionError):
             self.base.model.set_attn_implementation(before)
             return False
-        last = [packed.columns(row, range(len(ids) - 1, len(ids)))[0] for row, ids in enumerate(sequences)]
+        last = [columns[-1] for columns in packed.columns]
         expected = torch.stack(apart).float()
         worst = (together[last].float() - expected).abs().max() / expected.abs().max()
         same = bool(worst <= PACKING_TOLERANCE[together.dtype])

@@ -14,7 +14,7 @@ large as the activations (scale, add, and an add for the gradient). Here scale a
 
 import contextlib
 import platform
-from typing import Any, cast
+from typing import Any
 
 import torch
 from bitsandbytes.functional import dequantize_4bit
@@ -44,12 +44,8 @@ def product(x: Float[Tensor, "M K"], weight: Float[Tensor, "N K"]) -> Float[Tens
         # oneDNN compiles for each shape and fails where that finds no memory ("could not create a primitive"), for a
         # single row too: smaller micro-batches are no help. torch's own way fits, or says how many bytes it lacks.
         with contextlib.suppress(RuntimeError):
-            return _by_one_dnn(x, weight)
+            return torch.ops.mkldnn._linear_pointwise.default(x, weight, None, "none", [], "")
     return x @ weight.t()
-
-
-def _by_one_dnn(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise.default(x, weight, None, "none", [], "")
 
 
 class FrozenLinear(nn.Linear):
@@ -59,7 +55,7 @@ class FrozenLinear(nn.Linear):
         learns = self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
         if learns or self.weight.dtype != torch.float32 or torch.is_autocast_enabled(input.device.type):
             return super().forward(input)
-        return _FrozenLinear.apply(input, self.weight, self.bias)
+        return _Linear.apply(input, self.weight, self.bias, None, None, 0.0)
 
 
 def freeze_linear(layer: nn.Module) -> None:
@@ -67,26 +63,6 @@ def freeze_linear(layer: nn.Module) -> None:
     # The class is exchanged and not the method, so that a copied or pickled model keeps working.
     if type(layer) is nn.Linear:
         layer.__class__ = FrozenLinear
-
-
-class _FrozenLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight)
-        y = product(x.reshape(-1, x.shape[-1]), weight)
-        return (y if bias is None else y.add_(bias)).view(*x.shape[:-1], -1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - wrapped
-        ctx: Any, *upstream: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        (weight,) = ctx.saved_tensors
-        grad = upstream[0]
-        return product(grad.reshape(-1, grad.shape[-1]), weight.t()).view(*grad.shape[:-1], -1), None, None
-
-
-# --- LoRA's linear layer ---
 
 
 def fuse(layer: peft_layer.LoraLayer) -> None:
@@ -98,67 +74,58 @@ def fuse(layer: peft_layer.LoraLayer) -> None:
         layer.__class__ = FusedLinear4bit
 
 
-class FusedLinear(peft_layer.Linear):
-    """On a base of fp32 weights."""
+class Fused(nn.Module):
+    """In front of PEFT's class of a LoRA layer: it takes over the forward where it can."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        branch, base = _plain_branch(self, x), cast(nn.Linear, self.base_layer)
-        # No gradient is computed for W: a base that learned would stand still without a word.
-        frozen_single = base.weight.dtype == torch.float32 and not base.weight.requires_grad
-        if args or kwargs or branch is None or not frozen_single:
-            return super().forward(x, *args, **kwargs)
-        return _both(base, branch, x)
-
-
-class FusedLinear4bit(Linear4bit):
-    """On a base of four bits: what bitsandbytes makes of W goes into the same product on a CPU; elsewhere the product
-    with W stays bitsandbytes' own."""
-
-    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        branch, base = _plain_branch(self, x), cast(FourBits, self.base_layer)
+        base: Any = self.base_layer
+        branch = _plain_branch(self, x)
         if args or kwargs or branch is None:
             return super().forward(x, *args, **kwargs)
-        if x.device.type == "cpu" and base.compute_dtype == torch.float32:
-            return _both(base, branch, x)
-        return _AddLora.apply(base(x), x, *branch)
+        if torch.is_grad_enabled():
+            return _Linear.apply(x, base.weight, base.bias, *branch)
+        # A decoding step has hundreds of these, and autograd's way costs more than some of the products.
+        _, y = _output(x.reshape(-1, x.shape[-1]), base.weight, base.bias, *branch)
+        return y.view(*x.shape[:-1], -1)
 
 
-Branch = tuple[Tensor, Tensor, float]
-"""A [r, K], B [N, r], and s."""
+class FusedLinear(Fused, peft_layer.Linear):
+    """On a base of fp32 weights."""
 
 
-def _both(base: nn.Linear, branch: Branch, x: Tensor) -> Tensor:
-    """W x + bias + s B A x."""
-    if torch.is_grad_enabled():
-        return _FusedLinear.apply(x, base.weight, base.bias, *branch)
-    # A decoding step has hundreds of these, and autograd's way costs more than some of the products.
-    _, y = _forward(x.reshape(-1, x.shape[-1]), base.weight, base.bias, *branch)
-    return y.view(*x.shape[:-1], -1)
+class FusedLinear4bit(Fused, Linear4bit):
+    """On a base of four bits: what bitsandbytes makes of W goes into the same product on a CPU. Elsewhere the layer
+    is PEFT's."""
 
 
-def _plain_branch(layer: Any, x: Tensor) -> Branch | None:
-    """That of the one active adapter, where it is LoRA as published, in fp32, and nothing is dropped or cast."""
-    active = layer.active_adapters
-    if len(active) != 1 or layer.disable_adapters or layer.merged:
+def _plain_branch(layer: Any, x: Tensor) -> tuple[Tensor, Tensor, float] | None:
+    """A [r, K], B [N, r] and s of the one active adapter, where it is LoRA as published on a frozen base, all of it
+    computes in fp32, and nothing is dropped or cast."""
+    active, base = layer.active_adapters, layer.base_layer
+    if len(active) != 1 or layer.disable_adapters or layer.merged or torch.is_autocast_enabled(x.device.type):
         return None
     (role,) = active
     if role not in layer.lora_A or role in layer.lora_variant:
         return None
     dropped = layer.training and not isinstance(layer.lora_dropout[role], nn.Identity)
-    second = layer.lora_B[role]
-    a, b = layer.lora_A[role].weight, second.weight
-    single = x.dtype == a.dtype == b.dtype == torch.float32
-    if dropped or not single or second.bias is not None or torch.is_autocast_enabled(x.device.type):
-        return None
-    return a, b, layer.scaling[role]
+    a, b = layer.lora_A[role].weight, layer.lora_B[role].weight
+    if isinstance(base, FourBits):
+        frozen_single = x.device.type == "cpu" and base.compute_dtype == torch.float32
+    else:
+        # No gradient is computed for W: a base that learned would stand still without a word.
+        frozen_single = base.weight.dtype == torch.float32 and not base.weight.requires_grad
+    single = frozen_single and x.dtype == a.dtype == b.dtype == torch.float32
+    return None if dropped or not single or layer.lora_B[role].bias is not None else (a, b, layer.scaling[role])
 
 
-def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    """A x, and the layer's output."""
-    low = product(x, a)
-    y = product(x, _in_full(weight)).addmm_(low, b.t(), alpha=scale)
+def _output(
+    x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor | None, b: Tensor | None, scale: float
+) -> tuple[Tensor | None, Tensor]:
+    """A x where there is an adapter, and W x + bias + s B A x."""
+    low = None if a is None else product(x, a)
+    y = product(x, _in_full(weight))
+    if low is not None and b is not None:
+        y.addmm_(low, b.t(), alpha=scale)
     return low, y if bias is None else y.add_(bias)
 
 
@@ -167,14 +134,18 @@ def _in_full(weight: Tensor) -> Tensor:
     return dequantize_4bit(weight, weight.quant_state).float() if isinstance(weight, Params4bit) else weight
 
 
-class _FusedLinear(torch.autograd.Function):
-    """W x + bias + s B A x with W frozen. Rows of x: any leading shape."""
+class _Linear(torch.autograd.Function):
+    """W x + bias + s B A x with W frozen, or without a branch. Rows of x: any leading shape."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor | None, b: Tensor | None, scale: float
+    ) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
-        low, y = _forward(flat, weight, bias, a, b, scale)
-        _keep(ctx, flat, low, a, b, scale, weight)
+        low, y = _output(flat, weight, bias, a, b, scale)
+        ctx.scale, ctx.learns = scale, any(factor is not None and factor.requires_grad for factor in (a, b))
+        # Activations are kept only where the adapter itself learns.
+        ctx.save_for_backward(*(flat, low) if ctx.learns else (None, None), a, b, weight)
         return y.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -182,56 +153,17 @@ class _FusedLinear(torch.autograd.Function):
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - wrapped
         ctx: Any, *upstream: Tensor
     ) -> tuple[Tensor | None, ...]:
+        """With g the gradient of y and l = A x:   dl = s B' g,   dA = dl x',   dB = s g l',   dx = W' g + A' dl."""
         grad = upstream[0].reshape(-1, upstream[0].shape[-1])
         x, low, a, b, weight = ctx.saved_tensors
-        grad_low, grad_a, grad_b = _branch_gradients(ctx, grad, x, low, b)
-        grad_x = None
+        grad_x = grad_a = grad_b = None
+        grad_low = None if b is None else product(grad, b.t()).mul_(ctx.scale)
+        if ctx.learns:
+            assert grad_low is not None
+            grad_a, grad_b = product(grad_low.t(), x.t()), (grad.t() @ low).mul_(ctx.scale)
         if ctx.needs_input_grad[0]:
-            grad_x = product(grad, _in_full(weight).t()).addmm_(grad_low, a).view(*upstream[0].shape[:-1], -1)
+            grad_x = product(grad, _in_full(weight).t())
+            if grad_low is not None:
+                grad_x.addmm_(grad_low, a)
+            grad_x = grad_x.view(*upstream[0].shape[:-1], -1)
         return grad_x, None, None, grad_a, grad_b, None
-
-
-class _AddLora(torch.autograd.Function):
-    """result + s B A x, for a result that was computed elsewhere."""
-
-    @staticmethod
-    def forward(ctx: Any, result: Tensor, x: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        flat = x.reshape(-1, x.shape[-1])
-        low = product(flat, a)
-        y = torch.addmm(result.reshape(-1, result.shape[-1]), low, b.t(), alpha=scale)
-        _keep(ctx, flat, low, a, b, scale)
-        return y.view(result.shape)
-
-    @staticmethod
-    @once_differentiable
-    def backward(  # pyright: ignore[reportIncompatibleMethodOverride] - wrapped
-        ctx: Any, *upstream: Tensor
-    ) -> tuple[Tensor | None, ...]:
-        grad = upstream[0].reshape(-1, upstream[0].shape[-1])
-        x, low, a, b = ctx.saved_tensors
-        grad_low, grad_a, grad_b = _branch_gradients(ctx, grad, x, low, b)
-        grad_x = None
-        if ctx.needs_input_grad[1]:
-            grad_x = product(grad_low, a.t()).view(*upstream[0].shape[:-1], -1)
-        return upstream[0], grad_x, grad_a, grad_b, None
-
-
-def _keep(ctx: Any, x: Tensor, low: Tensor, a: Tensor, b: Tensor, scale: float, *more: Tensor) -> None:
-    """For the backward pass; activations only where the adapter itself learns."""
-    learns = a.requires_grad or b.requires_grad
-    ctx.save_for_backward(*(x, low) if learns else (None, None), a, b, *more)
-    ctx.scale, ctx.learns = scale, learns
-
-
-def _branch_gradients(
-    ctx: Any, grad: Tensor, x: Tensor | None, low: Tensor | None, b: Tensor
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Of l = A x, A and B: with g the gradient of y,
-
-    dl = s B' g,   dA = dl x',   dB = s g l'
-    """
-    grad_low = product(grad, b.t()).mul_(ctx.scale)
-    if not ctx.learns:
-        return grad_low, None, None
-    assert x is not None and low is not None
-    return grad_low, product(grad_low.t(), x.t()), (grad.t() @ low).mul_(ctx.scale)

@@ -11,12 +11,9 @@ On disk a role is a folder that PEFT can read, with the head beside it:
 
 import json
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
 from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 from peft.tuners.lora.layer import ParamWrapper
@@ -29,28 +26,12 @@ from onebase.errors import BaseError, RecordError
 from onebase.model.adapter_config import CONFIG, WEIGHTS, read_config
 from onebase.model.architecture import bypassed_layers
 from onebase.model.base import Base
-from onebase.model.forwards import Forwards
+from onebase.model.forwards import Forwards, ScalarHead
 from onebase.model.lora import fuse
 from onebase.model.tensor_file import read_tensors
 from onebase.recipe.sections import AdapterSection
 
 HEAD = "head.safetensors"
-
-
-class ScalarHead(nn.Module):
-    """One number for each hidden state: `score = hidden . weight + bias`, in fp32.
-
-    The reward head's bias is the shift that makes demonstrations score 0 on average (InstructGPT, section 3.5).
-    """
-
-    def __init__(self, hidden_size: int, device: torch.device) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(hidden_size, dtype=torch.float32, device=device))
-        self.bias = nn.Parameter(torch.zeros((), dtype=torch.float32, device=device))
-
-    def forward(self, hidden: Float[Tensor, "*shape hidden"]) -> Float[Tensor, "*shape"]:
-        with torch.autocast(hidden.device.type, enabled=False):
-            return hidden.float() @ self.weight + self.bias
 
 
 class Roles:
@@ -59,19 +40,13 @@ class Roles:
     def __init__(self, base: Base) -> None:
         self.base = base
         self.forwards = Forwards(base)
+        self.active = self.forwards.active
+        """`with roles.active("policy"):` forwards inside use this role's adapter (None: the bare base)."""
         self.peft: PeftModel | None = None
         self.heads: dict[str, ScalarHead] = {}
+        self.names: tuple[str, ...] = ()
         self._trained: frozenset[str] = frozenset()
         self._bypassed = bypassed_layers(base.model)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self.peft.peft_config) if self.peft is not None else ()
-
-    def active(self, role: str | None) -> AbstractContextManager[None]:
-        """Forwards inside use this role's adapter (None: the bare base). Never touches `requires_grad`."""
-        assert role is None or role in self.names, f"no role {role}; there are {self.names}"
-        return self.forwards.active(role)
 
     # --- which roles there are -------------------------------------------------------------------------------------
 
@@ -147,6 +122,7 @@ class Roles:
             self.peft.add_adapter(role, config)
         # The recipe's name of the base, not the cache folder it happened to be loaded from.
         config.base_model_name_or_path = self.base.identity.model
+        self.names = (*self.names, role)
         adapted = [module for module in self.peft.modules() if isinstance(module, LoraLayer)]
         self._require_plain_layers(role)
         for layer in adapted:
@@ -210,16 +186,13 @@ class Roles:
         """Write adapter, config and head of a role into `folder`; returns the files written."""
         assert self.peft is not None, "there is no role yet"
         folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state(role).items()}
-        save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
         fields = {**self.peft.peft_config[role].to_dict(), "inference_mode": True}
         (folder / CONFIG).write_text(json.dumps(fields, indent=2, sort_keys=True, default=_jsonable) + "\n")
-        written = [folder / WEIGHTS, folder / CONFIG]
-        if role in self.heads:
-            head = {name: tensor.detach().cpu().contiguous() for name, tensor in self.heads[role].state_dict().items()}
-            save_file(head, folder / HEAD, metadata={"format": "pt"})
-            written.append(folder / HEAD)
-        return written
+        states = {WEIGHTS: self.state(role)} | ({HEAD: self.heads[role].state_dict()} if role in self.heads else {})
+        for file, state in states.items():
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+            save_file(tensors, folder / file, metadata={"format": "pt"})
+        return [folder / CONFIG, *(folder / file for file in states)]
 
     def _adapter_parameters(self, role: str) -> dict[str, nn.Parameter]:
         """The role's LoRA weights under the names they have in its file."""
@@ -236,8 +209,13 @@ def _copy_exactly(tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter
     """Copy tensors into parameters of the same names and shapes; a missing or surplus key is an error, no warning."""
     missing, surplus = sorted(parameters.keys() - tensors.keys()), sorted(tensors.keys() - parameters.keys())
     if missing or surplus:
+        wrong = "".join(
+            f"{len(names)} {label} key{'s' if len(names) > 1 else ''}, such as '{names[0]}'. "
+            for label, names in (("missing", missing), ("surplus", surplus))
+            if names
+        )
         raise RecordError(
-            f"{origin}: does not fit this base: {_some('missing', missing)}{_some('surplus', surplus)}"
+            f"{origin}: does not fit this base: {wrong}"
             "It was trained on another base or is damaged; train the stage again on this base."
         )
     for name, parameter in parameters.items():
@@ -247,12 +225,6 @@ def _copy_exactly(tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter
                 "It was trained on another base; train the stage again on this base."
             )
         parameter.data.copy_(tensors[name].to(torch.float32))
-
-
-def _some(label: str, names: Sequence[str]) -> str:
-    if not names:
-        return ""
-    return f"{len(names)} {label} key{'s' if len(names) > 1 else ''}, such as '{names[0]}'. "
 
 
 def _jsonable(value: object) -> object:

@@ -50,14 +50,14 @@ def require_readable_templates(folder: Path) -> None:
 
 
 def normalised(template: Any) -> Any:
-    """A tokenizer's template, or its templates by name, without a byte order mark and on one day."""
+    """A tokenizer's template, or its templates by name, without a byte order mark and on one day.
+
+    Where it writes today's date (Llama 3.2), one day is put in its place: else a run that is resumed tomorrow would see
+    other prompts. It is saved with the tokenizer: whoever serves the adapter prompts as training did.
+    """
     if isinstance(template, dict):
         return {name: normalised(inner) for name, inner in template.items()}
-    return _on_one_day(template.removeprefix(BYTE_ORDER_MARK)) if isinstance(template, str) else template
-
-
-def _on_one_day(template: str) -> str:
-    """A template that writes today's date (Llama 3.2), with one day in its place: else a run that is resumed tomorrow
-    would see other prompts. It is saved with the tokenizer: whoever serves the adapter prompts as training did."""
+    if not isinstance(template, str):
+        return template
     call = r"strftime_now\(\s*(?P<quote>['\"])(?P<format>.*?)(?P=quote)\s*\)"
-    return re.sub(call, lambda match: repr(DAY.strftime(match["format"])), template)
+    return re.sub(call, lambda match: repr(DAY.strftime(match["format"])), template.removeprefix(BYTE_ORDER_MARK))

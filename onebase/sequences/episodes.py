@@ -1,4 +1,4 @@
-"""Prompts and their responses as token ids: one response each (`Episodes`), or K of them (`Candidates`).
+"""Prompts and a response to each, as token ids.
 
 Scores, log-probabilities and values all take token ids, never text: a re-tokenised response is often another sequence.
 """
@@ -39,13 +39,6 @@ class Episodes:
         return len(self.prompts)
 
     @property
-    def lengths(self) -> list[int]:
-        """Tokens of prompt and response together, for each episode."""
-        return [
-            len(prompt) + length for prompt, length in zip(self.prompts, self.mask.sum(dim=1).tolist(), strict=True)
-        ]
-
-    @property
     def sequences(self) -> list[TokenIds]:
         """Prompt and response joined, no padding in between or behind."""
         kept = (row[mask].tolist() for row, mask in zip(self.responses, self.mask, strict=True))
@@ -57,21 +50,3 @@ class Episodes:
         return type(self)(
             prompts=tuple(self.prompts[row] for row in rows), responses=self.responses[index], mask=self.mask[index]
         )
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """One prompt and K responses, as token ids."""
-
-    prompt: TokenIds
-    responses: tuple[TokenIds, ...]
-
-    @property
-    def sequences(self) -> list[TokenIds]:
-        """Prompt and response joined, for each response."""
-        return [self.prompt + response for response in self.responses]
-
-    @property
-    def separate_length(self) -> int:
-        """Tokens of the K rows, padding included."""
-        return len(self.responses) * max(map(len, self.sequences))

@@ -14,9 +14,9 @@ rows that it stands for. Cascade and tree attention of inference engines are the
 https://arxiv.org/abs/2402.05099); here it carries gradients.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -46,38 +46,17 @@ class Segment:
 
 
 @dataclass(frozen=True)
-class Tree:
-    """How the T tokens of a row see each other."""
-
-    segments: tuple[Segment, ...]
-    _masks: dict[Any, Tensor] = field(default_factory=dict)
-
-    def mask(self, segment: Segment, copies: int, device: torch.device) -> Tensor:
-        """[copies x L, seen + L]: which keys each query of a segment sees; the same for every layer."""
-        key = segment.length, segment.seen, copies
-        if key not in self._masks:
-            whole = torch.ones(segment.length, segment.seen + segment.length, dtype=torch.bool, device=device)
-            self._masks[key] = whole.tril(segment.seen).repeat(copies, 1)
-        return self._masks[key]
-
-
-@dataclass(frozen=True)
 class Packed:
-    """Sequences as one row of T tokens."""
+    """Sequences as one row of T tokens, and how these see each other."""
 
     input_ids: Int[Tensor, "1 T"]
     positions: Int[Tensor, "1 T"]
-    tree: Tree
-    runs: tuple[tuple[tuple[int, int, int], ...], ...]
-    """For each sequence, root first: (its first token, the token after its last, the column of the first)."""
-
-    def columns(self, row: int, tokens: range) -> list[int]:
-        """Columns of these tokens of a sequence in the row."""
-        return [
-            first + index - start
-            for start, stop, first in self.runs[row]
-            for index in range(max(start, tokens.start), min(stop, tokens.stop))
-        ]
+    segments: tuple[Segment, ...]
+    columns: tuple[list[int], ...]
+    """For each sequence, the column in the row of each of its tokens."""
+    masks: dict[Any, Tensor] = field(default_factory=dict)
+    """[copies x L, seen + L], by length, `seen` and copies of a segment's queries: which keys each query sees. The same
+    for every layer."""
 
 
 def pack(sequences: Sequence[Sequence[int]], *, device: torch.device) -> Packed:
@@ -87,52 +66,41 @@ def pack(sequences: Sequence[Sequence[int]], *, device: torch.device) -> Packed:
     segments: list[Segment] = []
     ids: list[int] = []
     positions: list[int] = []
-    runs: list[tuple[tuple[int, int, int], ...]] = [()] * len(rows)
+    columns: list[list[int]] = [[]] * len(rows)
 
-    def add(row: int, start: int, stop: int, parents: tuple[int, ...]) -> tuple[int, int, int]:
-        segments.append(Segment(stop - start, parents, start))
-        ids.extend(rows[row][start:stop])
-        positions.extend(range(start, stop))
-        return start, stop, len(ids) - (stop - start)
-
-    def grow(
-        members: list[int], depth: int, start: int, parents: tuple[int, ...], path: tuple[tuple[int, int, int], ...]
-    ) -> None:
-        """Place sorted sequences that agree up to `depth` and are in the row up to `start`."""
-        depth += shared_prefix(rows[members[0]][depth:], rows[members[-1]][depth:])
-        alike = len(rows[members[-1]]) == depth  # the longest of them ends here, so they are one sequence
+    def grow(members: list[int], depth: int, parents: tuple[int, ...], path: list[int]) -> None:
+        """Place sorted sequences that agree up to `depth`; `path` has the columns of the tokens that are in the row."""
+        first, last = rows[members[0]], rows[members[-1]]
+        depth += shared_prefix(first[depth:], last[depth:])
+        alike = len(last) == depth  # the longest of them ends here, so they are one sequence
+        start = len(path)
         if depth > start and (alike or (depth - start) * (len(members) - 1) >= WORTH_SHARING):
-            path = (*path, add(members[0], start, depth, parents))
-            parents, start = (*parents, len(segments) - 1), depth
-        for ends, group in groupby(members, key=lambda row: len(rows[row]) == depth):
-            if not ends:
-                for _, branch in groupby(group, key=lambda row: rows[row][depth]):
-                    grow(list(branch), depth, start, parents, path)
+            segments.append(Segment(depth - start, parents, start))
+            path = [*path, *range(len(ids), len(ids) + depth - start)]
+            ids.extend(first[start:depth])
+            positions.extend(range(start, depth))
+            parents = (*parents, len(segments) - 1)
+        for following, group in itertools.groupby(members, key=lambda row: rows[row][depth : depth + 1]):
+            branch = list(group)
+            if following or len(path) < depth:
+                grow(branch, depth, parents, path)
                 continue
-            ended = list(group)
-            whole = path if start == depth else (*path, add(ended[0], start, depth, parents))
-            for row in ended:
-                runs[row] = whole
+            for row in branch:
+                columns[row] = path
 
-    for _, members in groupby(sorted(range(len(rows)), key=rows.__getitem__), key=lambda row: rows[row][0]):
-        grow(list(members), 0, 0, (), ())
+    grow(sorted(range(len(rows)), key=rows.__getitem__), 0, (), [])
     return Packed(
         input_ids=torch.tensor([ids], device=device),
         positions=torch.tensor([positions], device=device),
-        tree=Tree(tuple(segments)),
-        runs=tuple(runs),
+        segments=tuple(segments),
+        columns=tuple(columns),
     )
 
 
 def pack_size(sequences: Sequence[Sequence[int]]) -> int:
     """Tokens of the row that these sequences make, or a few less: short prefixes count as shared here."""
     ordered = sorted(tuple(sequence) for sequence in sequences)
-    before: tuple[int, ...] = ()
-    total = 0
-    for sequence in ordered:
-        total += len(sequence) - shared_prefix(before, sequence)
-        before = sequence
-    return total
+    return sum(map(len, ordered)) - sum(itertools.starmap(shared_prefix, itertools.pairwise(ordered)))
 
 
 def pack_by_tokens(sequences: Sequence[Sequence[int]], *, tokens: int) -> list[list[int]]:
@@ -154,17 +122,20 @@ def pack_by_tokens(sequences: Sequence[Sequence[int]], *, tokens: int) -> list[l
     return groups
 
 
-def fill(sizes: Sequence[int], *, tokens: int) -> list[list[int]]:
+def fill(sizes: Sequence[int], *, tokens: int, padded: bool = False) -> list[list[int]]:
     """Indices in groups with sizes that add up to at most `tokens`; a larger size is alone.
 
-    Largest first: what does not fit in memory fails at once. Ties by index. Every index occurs exactly once.
+    padded: each size counts as the largest of its group, to which rows are padded. Largest first: what does not fit in
+    memory fails at once, and rows of similar length share a group. Ties by index. The grouping depends on the sizes
+    only. Every index occurs exactly once.
     """
     groups: list[list[int]] = []
     filled = 0
     for index in sorted(range(len(sizes)), key=lambda index: (-sizes[index], index)):
-        if groups and filled + sizes[index] <= tokens:
+        size = sizes[groups[-1][0]] if padded and groups else sizes[index]
+        if groups and filled + size <= tokens:
             groups[-1].append(index)
-            filled += sizes[index]
+            filled += size
         else:
             groups.append([index])
             filled = sizes[index]
@@ -195,7 +166,7 @@ def tree_attention(
     value: Float[Tensor, "B G S E"],
     attention_mask: Tensor | None,
     *,
-    tree: Tree | None = None,
+    tree: Packed | None = None,
     scaling: float | None = None,
     **settings: Any,
 ) -> tuple[Float[Tensor, "B T Q E"], None]:
@@ -223,7 +194,10 @@ def tree_attention(
         seen, read = (torch.cat([states[step] for step in path], dim=2) for states in (keys, values))
         # The query heads of a group one behind the other: its keys and values are read once and never repeated.
         folded = queries[index].reshape(1, groups, -1, query.shape[3])
-        allowed = tree.mask(segment, heads // groups, query.device)
-        out = scaled_dot_product_attention(folded, seen, read, attn_mask=allowed, scale=scaling)
+        key_of_mask = segment.length, segment.seen, heads // groups
+        if key_of_mask not in tree.masks:
+            whole = torch.ones(segment.length, segment.seen + segment.length, dtype=torch.bool, device=query.device)
+            tree.masks[key_of_mask] = whole.tril(segment.seen).repeat(heads // groups, 1)
+        out = scaled_dot_product_attention(folded, seen, read, attn_mask=tree.masks[key_of_mask], scale=scaling)
         outputs.append(out.reshape(1, heads, segment.length, value.shape[3]))
     return torch.cat(outputs, dim=2).transpose(1, 2), None

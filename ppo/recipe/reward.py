@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveFloat, model_validator
 
 from onebase.custom.functions import DOTTED
-from onebase.inference.ensemble import CombineSection
+from onebase.inference.scoring import CombineSection
 from onebase.recipe.sections import Count, LossWeight, Section
 
 Bound = Annotated[PositiveFloat, Field(le=1e9)]

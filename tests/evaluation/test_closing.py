@@ -15,9 +15,8 @@ from evaluation.compare import compare
 from evaluation.compare.recipe import CompareRecipe
 from evaluation.compare.responses import Responder
 from evaluation.reward_model.loading import RewardModel
-from onebase.inference.ensemble import Ensemble
 from onebase.inference.sampling import sample
-from onebase.inference.scoring import score
+from onebase.inference.scoring import Ensemble, score
 from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import Roles

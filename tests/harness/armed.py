@@ -31,7 +31,7 @@ TRL: dict[str, Place] = {
     "epoch end": ("transformers.trainer_callback:CallbackHandler.on_epoch_end", "before", 1),
     "last step": ("transformers:Trainer.training_step", "before", 4),
     "inside an evaluation": ("transformers.trainer_callback:CallbackHandler.on_prediction_step", "before", 2),
-    "generation": ("onebase.inference.decoding:draw", "before", TRIED + 5),
+    "generation": ("onebase.inference.sampling:draw", "before", TRIED + 5),
 }
 POINTS: dict[str, dict[str, Place]] = {
     "sft": {**TRL, **TRAINING, **SAVES},
@@ -47,8 +47,8 @@ POINTS: dict[str, dict[str, Place]] = {
         **SAVES,
     },
     "ppo": {
-        "start": ("onebase.inference.decoding:draw", "before", TRIED + 3),
-        "inside a rollout": ("onebase.inference.decoding:draw", "before", TRIED + 16),
+        "start": ("onebase.inference.sampling:draw", "before", TRIED + 3),
+        "inside a rollout": ("onebase.inference.sampling:draw", "before", TRIED + 16),
         "reference": ("ppo.rollout:logprobs", "before", 2),
         "reward": ("ppo.scores:member_scores", "before", 2),
         "value": ("ppo.rollout:token_values", "before", 2),

@@ -15,9 +15,8 @@ from data.tasks import generate
 from data.writing import row_of
 from evaluation import best_of_n
 from evaluation.reward_model import heldout, loading
-from onebase.inference.ensemble import CombineSection
 from onebase.inference.sampling import sample
-from onebase.inference.scoring import score
+from onebase.inference.scoring import CombineSection, score
 from onebase.run import record
 from onebase.seeding import generator
 

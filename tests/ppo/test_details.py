@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from onebase.errors import Interrupted, RecipeError
-from onebase.inference.decoding import draw
+from onebase.inference.logprobs import draw
 from onebase.inference.scoring import token_values
 from onebase.memory import Budget
 from onebase.model import base as bases

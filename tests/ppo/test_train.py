@@ -13,6 +13,7 @@ from onebase.errors import RecipeError
 from onebase.inference.scoring import score
 from onebase.memory import Budget
 from onebase.model import base as bases
+from onebase.model.forwards import Forwards
 from onebase.model.roles import WEIGHTS, Roles
 from onebase.recipe import reader
 from onebase.run.learning import OTHER_BYTES, state_bytes
@@ -121,8 +122,8 @@ def test_the_value_function_computes_once_for_a_rollout_and_once_a_minibatch(
     make_recipe: MakeRecipe, minibatch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = ("train.episodes=8", "train.batch=8", f"train.minibatch={minibatch}", "train.tokens_per_microbatch=100000")
-    activated, active = list[str | None](), Roles.active
-    monkeypatch.setattr(Roles, "active", lambda self, role: (activated.append(role), active(self, role))[1])
+    activated, active = list[str | None](), Forwards.active
+    monkeypatch.setattr(Forwards, "active", lambda self, role: (activated.append(role), active(self, role))[1])
     run(make_recipe(*sizes, "train.epochs=1"))
     assert activated.count("value") == 1 + 8 // minibatch
 

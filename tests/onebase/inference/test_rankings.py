@@ -1,6 +1,6 @@
 """Packed rankings, each prompt once, give what a row for each response gives."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -10,12 +10,17 @@ from hypothesis import strategies as st
 from onebase.inference.scoring import batches_of_rankings, candidate_scores, states_at
 from onebase.model.forwards import Forwards
 from onebase.model.roles import Roles
-from onebase.sequences.episodes import Candidates
+from onebase.sequences.episodes import TokenIds
+
+
+def joined(prompt: TokenIds, responses: Sequence[TokenIds]) -> list[TokenIds]:
+    return [prompt + response for response in responses]
+
 
 GROUPS = [
-    Candidates((5, 6, 7, 8, 9, 10, 11), ((20, 21, 2), (22, 2), (23, 24, 25, 26, 2), (27, 2))),
-    Candidates((12,), ((30, 2), (31, 32, 33, 2))),
-    Candidates((40, 41, 42), ((43, 2), (43, 44, 2), (45, 46, 47, 48, 49, 50, 2))),
+    joined((5, 6, 7, 8, 9, 10, 11), ((20, 21, 2), (22, 2), (23, 24, 25, 26, 2), (27, 2))),
+    joined((12,), ((30, 2), (31, 32, 33, 2))),
+    joined((40, 41, 42), ((43, 2), (43, 44, 2), (45, 46, 47, 48, 49, 50, 2))),
 ]
 MakeRoles = Callable[..., Roles]
 
@@ -61,23 +66,23 @@ def test_every_ranking_is_in_one_batch(shapes: list[tuple[int, list[int]]], toke
     roles.forwards = Forwards.__new__(Forwards)
     roles.forwards.can_pack = packed
     groups = [
-        Candidates((5,) * prompt, tuple((6 + number,) * length for number, length in enumerate(lengths)))
+        joined((5,) * prompt, tuple((6 + number,) * length for number, length in enumerate(lengths)))
         for prompt, lengths in shapes
     ]
     batches = batches_of_rankings(roles, groups, tokens=tokens)
     assert sorted(index for rows in batches for index in rows) == list(range(len(groups)))
     for rows in batches:
         if packed:
-            total = sum(len(groups[i].prompt) + sum(map(len, groups[i].responses)) for i in rows)
+            total = sum(shapes[i][0] + sum(shapes[i][1]) for i in rows)
         else:
-            total = max(groups[i].separate_length for i in rows) * len(rows)
+            total = max(len(groups[i]) * max(map(len, groups[i])) for i in rows) * len(rows)
         assert len(rows) == 1 or total <= tokens
 
 
 # --- every number of responses, against the model's own forward of separate rows, padded on either side
 
 
-def ragged(count: int) -> Candidates:
+def ragged(count: int) -> list[TokenIds]:
     """A prompt of seven tokens and `count` responses of 1 to 9 tokens, no two alike."""
     draws = torch.Generator().manual_seed(count)
 
@@ -85,12 +90,11 @@ def ragged(count: int) -> Candidates:
         return tuple(torch.randint(3, 300, (length,), generator=draws).tolist())
 
     lengths = [1 + (4 * index + count) % 9 for index in range(count)]
-    return Candidates(ids(7), tuple(ids(length) for length in lengths))
+    return joined(ids(7), [ids(length) for length in lengths])
 
 
-def separate(roles: Roles, group: Candidates, side: str) -> list[torch.Tensor]:
+def separate(roles: Roles, sequences: list[TokenIds], side: str) -> list[torch.Tensor]:
     """Hidden states of prompt and response, a row each with junk in the padding, by the model's own forward."""
-    sequences = group.sequences
     width = max(map(len, sequences)) + 2
     rows = torch.full((len(sequences), width), 77)
     attended = torch.zeros_like(rows)
@@ -123,7 +127,7 @@ def test_packed_equals_separate_for_every_number_of_responses(
         (scores * weights).sum().backward()
         return [p.grad.clone() for p in roles.parameters("reward") if p.grad is not None]
 
-    longer = Candidates(group.prompt * 2, tuple(response * 2 for response in group.responses))
+    longer = [ids[:7] * 2 + ids[7:] * 2 for ids in group]
     packed = candidate_scores(roles, "reward", [group, longer])[0]
     found = gradients(packed)
     alone = separate(roles, group, side)
@@ -135,8 +139,8 @@ def test_packed_equals_separate_for_every_number_of_responses(
     for one, other in zip(found, expected, strict=True):
         assert float((one - other).abs().max()) <= 1e-4 * largest
     with torch.no_grad():
-        whole = [range(len(sequence)) for sequence in group.sequences]
-        hidden = states_at(roles, "reward", group.sequences, whole)
+        whole = [range(len(sequence)) for sequence in group]
+        hidden = states_at(roles, "reward", group, whole)
     assert torch.allclose(hidden, torch.cat(alone).detach(), atol=1e-4)
 
 
@@ -152,4 +156,4 @@ def test_k_responses_cost_one_sequence_of_prompt_and_responses(make_roles: MakeR
     handle = roles.forwards.trunk.register_forward_pre_hook(note, with_kwargs=True)
     candidate_scores(roles, "reward", [group])
     handle.remove()
-    assert seen == [(1, 7 + sum(map(len, group.responses)))]
+    assert seen == [(1, 7 + sum(len(ids) - 7 for ids in group))]

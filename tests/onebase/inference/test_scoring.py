@@ -5,12 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from onebase.inference.decoding import draw
+from onebase.inference.logprobs import draw
 from onebase.inference.sampling import sample
 from onebase.inference.scoring import logprobs, score, token_scores, token_values
 from onebase.model.roles import Roles
 from onebase.sequences.episodes import Episodes
-from onebase.sequences.packing import microbatches
+from onebase.sequences.tree import fill
 
 PROMPTS = ([5, 9, 40], [7, 300, 22, 11, 8], [60], [5, 9, 41, 33])
 RESPONSES = ([100, 2], [17, 18, 19, 20, 2], [44, 45, 46], [9])
@@ -141,6 +141,6 @@ def test_tokens_are_drawn_at_their_probabilities() -> None:
 
 @pytest.mark.parametrize("lengths", [[3, 9, 1, 4, 4], [10], [2] * 7])
 def test_microbatches_hold_every_row_once_within_the_budget(lengths: list[int]) -> None:
-    groups = microbatches(lengths, tokens=8)
+    groups = fill(lengths, tokens=8, padded=True)
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     assert all(len(group) == 1 or max(lengths[i] for i in group) * len(group) <= 8 for group in groups)

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralFo
 
 from onebase.inference.scoring import last_token_scores, states_at
 from onebase.model.roles import Roles
-from onebase.sequences.tree import WORTH_SHARING, Tree, fill, install, pack, pack_by_tokens, pack_size, tree_attention
+from onebase.sequences.tree import WORTH_SHARING, Packed, fill, install, pack, pack_by_tokens, pack_size, tree_attention
 
 CPU = torch.device("cpu")
 MakeRoles = Callable[..., Roles]
@@ -27,9 +27,9 @@ def test_a_prompt_with_two_responses_stands_there_once() -> None:
     packed = pack([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 7]], device=CPU)
     assert packed.input_ids.tolist() == [[1, 2, 3, 4, 5, 6, 7]]
     assert packed.positions.tolist() == [[0, 1, 2, 3, 4, 5, 4]]
-    assert [segment.ancestors for segment in packed.tree.segments] == [(), (0,), (0,)]
-    assert [segment.seen for segment in packed.tree.segments] == [0, 4, 4]
-    assert packed.columns(1, range(3, 5)) == [3, 6]
+    assert [segment.ancestors for segment in packed.segments] == [(), (0,), (0,)]
+    assert [segment.seen for segment in packed.segments] == [0, 4, 4]
+    assert packed.columns[1][3:] == [3, 6]
 
 
 def test_a_prefix_that_saves_little_is_not_shared() -> None:
@@ -42,11 +42,11 @@ def test_a_prefix_that_saves_little_is_not_shared() -> None:
 @given(sequences)
 def test_every_token_is_in_the_row_after_its_own_ancestors(rows: list[list[int]]) -> None:
     packed = pack(rows, device=CPU)
-    ids, positions, segments = packed.input_ids[0].tolist(), packed.positions[0].tolist(), packed.tree.segments
+    ids, positions, segments = packed.input_ids[0].tolist(), packed.positions[0].tolist(), packed.segments
     starts = [0, *accumulate(segment.length for segment in segments)]
     assert starts[-1] == len(ids)
     for row, sequence in enumerate(rows):
-        columns = packed.columns(row, range(len(sequence)))
+        columns = packed.columns[row]
         assert [ids[column] for column in columns] == sequence
         assert [positions[column] for column in columns] == list(range(len(sequence)))
         path = list(dict.fromkeys(max(i for i, start in enumerate(starts[:-1]) if start <= c) for c in columns))
@@ -88,13 +88,13 @@ def test_states_and_gradients_are_those_of_rows_of_their_own(heads: tuple[int, i
     system, first, second = [3, 4, 5, 6, 7], [8, 9, 10, 11, 12, 13], [14, 15]
     rows = [system + first + [20, 21], system + first + [22, 23, 24, 25], system + second, system + first, [30], system]
     packed = pack(rows, device=CPU)
-    assert len(packed.tree.segments) == 6
-    assert max(len(segment.ancestors) for segment in packed.tree.segments) == 2
+    assert len(packed.segments) == 6
+    assert max(len(segment.ancestors) for segment in packed.segments) == 2
     mask = torch.ones(1, 1, 1, 1, dtype=torch.bool)
     together = model.model(
-        input_ids=packed.input_ids, position_ids=packed.positions, attention_mask=mask, tree=packed.tree
+        input_ids=packed.input_ids, position_ids=packed.positions, attention_mask=mask, tree=packed
     ).last_hidden_state[0]
-    places = [packed.columns(row, range(len(one))) for row, one in enumerate(rows)]
+    places = packed.columns
     weights = [torch.randn(len(one), together.shape[1]) for one in rows]
 
     def gradients(states: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -148,7 +148,7 @@ def test_the_tiny_llama_takes_packed_rows(make_roles: MakeRoles) -> None:
 def test_a_model_that_ignores_the_tree_is_found_out(make_roles: MakeRoles, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one does whose attention is not looked up in transformers' table."""
 
-    def blind(module: Any, q: Any, k: Any, v: Any, mask: Any, tree: Tree | None = None, **settings: Any) -> Any:
+    def blind(module: Any, q: Any, k: Any, v: Any, mask: Any, tree: Packed | None = None, **settings: Any) -> Any:
         return tree_attention(module, q, k, v, None, **settings)
 
     with monkeypatch.context() as patched:
