@@ -4,6 +4,7 @@ checks shapes in every signature, must be in place first."""
 import importlib.util
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -218,6 +219,38 @@ def run_chain(runs: Path, base: Path, quantization: str) -> None:
 def finished_run(finish_run: Callable[[str], Path], quantization: str) -> Path:
     """runs/<name> of the finished chain, in fp32 and in NF4. Never write into it: all tests share it."""
     return finish_run(quantization)
+
+
+PARENTS = {"sft": (), "reward": ("sft",), "ppo": ("sft", "reward"), "dpo": ("sft",)}
+
+
+@pytest.fixture
+def make_recipe(
+    request: pytest.FixtureRequest, tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path: Path
+) -> Callable[..., Any]:
+    """The smoke recipe of the stage in whose folder the test is (tests/ppo: PPO), on the tiny base, with stages of the
+    finished run as its parents. `overrides` come last, so they may change any of this."""
+    stage = request.path.relative_to(Path(__file__).parent).parts[0]
+    smoke = Path(__file__).parents[1] / "recipes" / "smoke"
+
+    def make(*overrides: str, out: str = stage, quantization: str = "fp32") -> Any:
+        from onebase.recipe import reader
+        from pipeline import stages
+
+        settings = [
+            *(f"base.model={tiny_base_folder}", f"base.quantization={quantization}"),
+            *(f"out={tmp_path / out}", "track.wandb=off"),
+            *(f"parents.{name}={finish_run(quantization) / name}" for name in PARENTS[stage]),
+        ]
+        return reader.read(smoke / f"{stage}.yaml", stages.loader(stage)()[0], [*settings, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def make_quantized(make_recipe: Callable[..., Any], quantization: str) -> Callable[..., Any]:
+    """`make_recipe` in fp32, and again in NF4."""
+    return partial(make_recipe, quantization=quantization)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from onebase.memory import Budget, TooLargeError, is_out_of_memory
+from tests.factories import rows_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("sft", "reward", "ppo", "dpo")
@@ -34,10 +35,6 @@ def limited_runs(
     return {line["stage"]: line for line in lines}, scratch
 
 
-def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_micro_batch_that_does_not_fit_is_halved_and_the_batch_stays(
     limited_runs: tuple[dict[str, Any], Path], stage: str
@@ -50,7 +47,7 @@ def test_a_micro_batch_that_does_not_fit_is_halved_and_the_batch_stays(
     assert SAID in limited["log"]
     assert limited["taken"] < whole["taken"]
     # The same batch: loss and gradient of the first update are those of the run with all the memory it wanted.
-    expected, given = (metrics_of(scratch / stage / name) for name in ("whole", "limited"))
+    expected, given = (rows_of(scratch / stage / name) for name in ("whole", "limited"))
     (first,) = (row for row in expected if row["step"] == 1)
     (other,) = (row for row in given if row["step"] == 1)
     compared = [name for name in first if name.endswith("loss") or "grad_norm" in name]

@@ -30,7 +30,7 @@ def fixture_of(name: str) -> Path:
     return found
 
 
-def rows_of(name: str) -> list[tuple[int, Any]]:
+def fixture_rows(name: str) -> list[tuple[int, Any]]:
     path = fixture_of(name)
     read = reader_of(path)
     assert read is not None
@@ -88,7 +88,7 @@ def test_a_fixture_becomes_what_is_written_beside_it(name: str, kind: str):
         left_out[place.removeprefix("f:")] = reason
 
     named = " ".join([name, whole.get("options", "")]).strip()
-    found = list(build_all(iter(rows_of(name)), KINDS[kind], "f", format=named, report=report, note=note))
+    found = list(build_all(iter(fixture_rows(name)), KINDS[kind], "f", format=named, report=report, note=note))
     wanted = expected.get("records", [])
     assert [anonymous(one) for one in found] == [expected_record(kind, one) for one in wanted]
     assert [at(one) for one in found] == [one["at"] for one in wanted]
@@ -102,7 +102,7 @@ def test_a_fixture_becomes_what_is_written_beside_it(name: str, kind: str):
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_the_first_row_of_a_fixture_is_recognised(name: str, kind: str):
-    found = FORMATS[recognise(rows_of(name)[0][1], KINDS[kind], ORIGIN)]
+    found = FORMATS[recognise(fixture_rows(name)[0][1], KINDS[kind], ORIGIN)]
     # Formats that make the same of a row need no telling apart.
     assert found.name == name or found.makers[KINDS[kind]] == FORMATS[name].makers[KINDS[kind]]
 
@@ -113,7 +113,7 @@ def test_a_defect_is_raised_when_nobody_counts_them(name: str, kind: str):
     refused = whole[kind]["refused"]
     named = " ".join([name, whole.get("options", "")]).strip()
     with pytest.raises(DataError) as caught:
-        list(build_all(iter(rows_of(name)), KINDS[kind], "f", format=named))
+        list(build_all(iter(fixture_rows(name)), KINDS[kind], "f", format=named))
     # Rows that are joined are refused when they are read, and so before the rankings of earlier lines come out.
     assert str(caught.value).startswith(tuple(f"f:{place}: " for place in refused))
 
@@ -122,7 +122,7 @@ def test_a_defect_is_raised_when_nobody_counts_them(name: str, kind: str):
 def test_rows_that_stand_alone_are_read_the_same_in_any_order(name: str, kind: str):
     whole = expected_of(name)
     named = " ".join([name, whole.get("options", "")]).strip()
-    rows = rows_of(name)
+    rows = fixture_rows(name)
     found = list(build_all(iter(rows), KINDS[kind], "f", format=named, report=DroppedRows()))
     random.Random(0).shuffle(rows)
     shuffled = list(build_all(iter(rows), KINDS[kind], "f", format=named, report=DroppedRows()))
@@ -183,7 +183,7 @@ def test_a_format_that_a_recipe_gets_wrong(format: str, message: str):
 
 
 def test_a_format_of_joined_rows_is_not_read_row_by_row():
-    row = dict(rows_of("helpsteer")[0][1])
+    row = dict(fixture_rows("helpsteer")[0][1])
     with pytest.raises(DataError, match="rows of the format 'helpsteer' are joined into rankings"):
         list(build(row, Ranking, ORIGIN))
     with pytest.raises(DataError, match="gives prompts, demonstrations, not rankings"):
@@ -191,7 +191,7 @@ def test_a_format_of_joined_rows_is_not_read_row_by_row():
 
 
 def test_a_bad_first_row_does_not_hide_that_rows_are_joined():
-    rows = [(1, ["no object"]), (2, {"x": 1}), *((line + 2, row) for line, row in rows_of("helpsteer"))]
+    rows = [(1, ["no object"]), (2, {"x": 1}), *((line + 2, row) for line, row in fixture_rows("helpsteer"))]
     dropped = DroppedRows()
     found = list(build_all(iter(rows), Ranking, "f", report=dropped))
     assert [at(one) for one in found] == ["3", "7", "18"]
@@ -199,7 +199,7 @@ def test_a_bad_first_row_does_not_hide_that_rows_are_joined():
 
 
 def test_a_row_that_lacks_a_key_is_refused_alone_where_rows_are_joined():
-    rows = [row for _, row in rows_of("thumbs")][:2]
+    rows = [row for _, row in fixture_rows("thumbs")][:2]
     dropped = DroppedRows()
     assert list(build_all(enumerate([*rows, {"completion": "c", "label": True}]), Ranking, "f", report=dropped))
     assert dropped.places == {"'prompt' must be text, found NoneType. Fix or remove the row.": ["f:2"]}

@@ -22,6 +22,7 @@ from onebase.model import base as bases
 from onebase.recipe import reader
 from onebase.run import record
 from pipeline import chain
+from tests.factories import rows_of
 
 STAGES = ("sft", "reward", "ppo", "dpo")
 
@@ -42,10 +43,6 @@ LOGGED = {
     },
     "dpo": {"dpo/loss", "dpo/margin"},
 }
-
-
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def wandb_records(stage: Path) -> list[dict[str, Any]]:
@@ -139,7 +136,7 @@ def test_the_figures_of_a_run_show_every_stage(finished_run: Path) -> None:
 
 
 def test_answers_in_the_summary_are_those_of_the_table(finished_run: Path) -> None:
-    rows = rows_of(finished_run / "evaluation" / "answers.jsonl")
+    rows = rows_of(finished_run / "evaluation", "answers")
     content = json.loads((finished_run / "summary.json").read_text())
     assert len(rows) == content["prompts"] == 8
     for model, estimates in content["models"].items():
@@ -162,20 +159,20 @@ def test_lineage_links_every_stage_to_what_it_came_from(finished_run: Path) -> N
 def test_each_stage_leaves_an_offline_wandb_run_with_its_metrics_and_samples(finished_run: Path, stage: str) -> None:
     records = wandb_records(finished_run / stage)
     text = json.dumps(records)
-    logged = {name for row in rows_of(finished_run / stage / "metrics.jsonl") for name in row}
+    logged = {name for row in rows_of(finished_run / stage) for name in row}
     for name in LOGGED[stage]:
         assert name in logged, f"{name} is not in metrics.jsonl"
         assert f'"{name}"' in text or name in text, f"{name} is not in the W&B run"
     assert finished_run.name in text, "the run is not in the group of its pipeline run"
     assert f"{stage}/samples" in text
-    assert rows_of(finished_run / stage / "samples.jsonl")
+    assert rows_of(finished_run / stage, "samples")
 
 
 def test_wandb_runs_hold_the_same_numbers_as_metrics_jsonl(finished_run: Path) -> None:
     log = next((finished_run / "ppo").glob("wandb/offline-run-*/*.wandb"))
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--summary", "--json", str(log)]
     shown = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["summary"]
-    last = rows_of(finished_run / "ppo" / "metrics.jsonl")[-1]
+    last = rows_of(finished_run / "ppo")[-1]
     for name in ("ppo/score", "ppo/kl", "ppo/entropy", "ppo/value_loss"):
         assert shown[name] == pytest.approx(last[name])
 
@@ -272,7 +269,7 @@ def test_further_policies_and_texts_are_compared(
     others = [f"policies.keys={home / 'ppo'}", f"policies.alone={tmp_path / 'alone'}"]
     content = run_comparison(reader.read(recipe, CompareRecipe, [*given, *others]))
     models = content["models"]
-    assert [len(rows_of(folder / f"{name}.jsonl")) for name in ("metrics", "samples")] == [1, 8]
+    assert [len(rows_of(folder, name)) for name in ("metrics", "samples")] == [1, 8]
     assert list(models) == ["base", "sft", "ppo", "dpo", "keys", "alone"]
     # Another SFT stage on the same base, from which none of the others comes.
     assert models["alone"]["kl_to_sft"]["mean"] != 0 == models["sft"]["kl_to_sft"]["mean"]

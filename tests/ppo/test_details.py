@@ -15,20 +15,17 @@ import torch
 from onebase.errors import RecipeError
 from onebase.inference.decoding import draw
 from onebase.inference.scoring import token_values
-from onebase.memory import Budget
-from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe import reader
 from onebase.run.interruption import Interrupted
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
 from ppo import rollout, train
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import Experience, PpoState, collect
-from ppo.scores import PromptBatch
-from ppo.start import batches, read_data, read_parents, start_learner, start_roles
+from ppo.rollout import Experience
+from ppo.start import batches, read_data, start_learner
 from ppo.train import run
 from ppo.update import update
+from tests.factories import budget_of, load_base_of, roll_out, rows_of, start, untimed
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "ppo.md").read_text(encoding="utf-8")
@@ -64,34 +61,6 @@ def test_the_code_and_the_tests_of_a_detail_are_there(number: str, code: str, te
 
 
 # --- details that no other file proves
-
-
-@pytest.fixture
-def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path: Path) -> MakeRecipe:
-    def make(*overrides: str) -> PpoRecipe:
-        stages = finish_run("fp32")
-        given = [
-            *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / 'ppo'}"),
-            *(f"parents.sft={stages / 'sft'}", f"parents.reward={stages / 'reward'}", "track.wandb=off"),
-        ]
-        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
-
-    return make
-
-
-def start(recipe: PpoRecipe) -> Roles:
-    base = bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))
-    return start_roles(base, read_parents(recipe), recipe)
-
-
-def budget_of(recipe: PpoRecipe) -> Budget:
-    return Budget(tokens=recipe.train.tokens_per_microbatch, episodes=recipe.sampling.batch)
-
-
-def roll_out(roles: Roles, recipe: PpoRecipe) -> Experience:
-    data = read_data(recipe)
-    batch, state = PromptBatch(chat=data.chat, prompts=data.prompts[:8]), PpoState(kl_weight=recipe.kl.weight)
-    return collect(roles, batch, recipe, generator(0, "test"), budget_of(recipe), state)[0]
 
 
 def test_every_prompt_is_used_before_one_comes_again(make_recipe: MakeRecipe) -> None:
@@ -209,7 +178,7 @@ def test_a_weight_that_adapts_follows_the_logged_kl_and_is_what_the_next_step_pa
     with pytest.raises(Interrupted):
         run(recipe)
     run(recipe)
-    rows = [json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(recipe.out)
     expected = [0.5]
     for row in rows[1:]:
         error = max(-0.2, min(0.2, (row["ppo/kl"] - 0.5) / 0.5))
@@ -225,7 +194,7 @@ def test_recomputed_log_probs_are_weighed_and_decodings_error_is_still_its_own(m
     logged = []
     for recipe in (sampled, recomputed):
         run(recipe)
-        logged.append([json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()])
+        logged.append(rows_of(recipe.out))
         shutil.rmtree(recipe.out)
     plain, weighed = logged
     assert plain[0]["ppo/decoding_error"] == weighed[0]["ppo/decoding_error"] > 0
@@ -274,7 +243,7 @@ def test_another_engine_draws_the_responses_and_what_it_is_off_by_is_weighed(
     engine = "sampling.engine=server:draw"
     recipe = make_recipe(engine, "train.old_logprobs=recomputed", "train.importance_cap=2", "train.episodes=8")
     run(recipe)
-    start, step = (json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines())
+    start, step = rows_of(recipe.out)
     assert start["ppo/decoding_error"] == pytest.approx(0.3, abs=1e-3)
     assert step["ppo/importance"] == pytest.approx(0.7408182, abs=1e-3)
     assert step["ppo/sampling_ratio"] == pytest.approx(0.7408182, abs=1e-3)
@@ -308,8 +277,7 @@ def test_values_that_an_engine_adds_unasked_are_no_value_function(
             *("advantages.kind=rloo", "sampling.responses_per_prompt=4", "train.episodes=8"),
         )
         run(recipe)
-        last = json.loads((recipe.out / "metrics.jsonl").read_text().splitlines()[-1])
-        rows.append({name: value for name, value in last.items() if "time/" not in name and "memory" not in name})
+        rows += untimed(rows_of(recipe.out)[-1:])
     assert rows[0] == rows[1]
 
 
@@ -319,7 +287,7 @@ def test_no_role_has_dropout_whatever_its_adapter_was_trained_with(make_recipe: 
     shutil.copytree(recipe.parents.sft / "adapter", folder)
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_dropout": 0.5}))
-    roles = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
+    roles = Roles(load_base_of(recipe))
     roles.load("policy", folder).copy("policy", "value")
     assert roles.peft is not None
     dropouts = [one.p for one in roles.peft.modules() if isinstance(one, torch.nn.Dropout)]

@@ -1,8 +1,7 @@
 """Reward functions, judges and engines that misbehave: the episode is named and the run ends, or it is unharmed."""
 
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,18 +24,9 @@ from ppo.engines import CustomEngine, EngineError
 from ppo.recipe.recipe import PpoRecipe
 from ppo.scores import PromptBatch, RewardError, score_episodes, scores_of
 from ppo.train import run
+from tests.factories import rows_of, untimed
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder that commands run in, with a module `mine` of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("mine", None)
-    yield tmp_path
-    sys.modules.pop("mine", None)
 
 
 @pytest.fixture
@@ -330,13 +320,8 @@ def test_a_run_is_unharmed_by_what_its_function_does_to_the_process(given: list[
         sys.modules.pop("mine", None)
         recipe = reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, TERM, f"out={here / name}"])
         run(recipe)
-        rows = [json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()]
-        numbers = [
-            {key: value for key, value in row.items() if "time/" not in key and "memory/" not in key} for row in rows
-        ]
-        outcomes.append(
-            (numbers, (recipe.out / "samples.jsonl").read_text(), load_file(recipe.out / "adapter" / WEIGHTS))
-        )
+        samples, weights = (recipe.out / "samples.jsonl").read_text(), load_file(recipe.out / "adapter" / WEIGHTS)
+        outcomes.append((untimed(rows_of(recipe.out)), samples, weights))
     (calm_rows, calm_samples, calm), (wild_rows, wild_samples, wild) = outcomes
     assert calm_rows == wild_rows
     assert calm_samples == wild_samples

@@ -24,6 +24,7 @@ from ppo import rollout
 from ppo.recipe.recipe import PpoRecipe
 from ppo.scores import EpisodeScores, RewardError
 from ppo.steering.alarms import AlarmError
+from tests.factories import rows_of
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"
 WORDS = ("pear", "apple", "fig", "cold", "Paris", "red", "seven", "Anna")
@@ -105,10 +106,6 @@ def alarms(folder: Path) -> dict[str, int]:
     path = folder / "alarms.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     return {row["title"]: row["step"] for row in reversed(rows)}
-
-
-def rows_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_every_guard_is_silent_on_the_clean_twin(train: Callable[..., Path]) -> None:

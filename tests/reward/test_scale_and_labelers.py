@@ -24,11 +24,11 @@ from onebase.model.roles import HEAD, WEIGHTS, Roles
 from onebase.recipe import reader
 from onebase.run import record
 from ppo.recipe.recipe import PpoRecipe
-from ppo.start import read_parents, start_roles
 from reward.recipe import RewardRecipe
 from reward.scale import rescale
 from reward.train import read_data, run
 from reward.train import start_roles as start_reward
+from tests.factories import start as start_ppo
 
 LABELERS = [f"labeler {number}" for number in range(6)]
 SECTION = LabelersSection(folds=3, held_out=0)
@@ -130,7 +130,7 @@ def test_scoring_a_file_and_ppos_roles_use_the_divided_head(
     assert found["unit"] == pytest.approx(found["none"] / twins.metrics("unit")["reward/scale"], abs=1e-4)
     given = [f"base.model={twins.recipe.base.model}", f"parents.sft={finish_run('fp32') / 'sft'}"]
     recipe = reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, f"parents.reward={twins.unit}"])
-    roles = start_roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")), read_parents(recipe), recipe)
+    roles = start_ppo(recipe)
     head = load_file(twins.unit / "adapter" / HEAD)
     for role in ("reward", "value"):
         assert all(torch.equal(roles.heads[role].state_dict()[name], tensor) for name, tensor in head.items())

@@ -11,9 +11,7 @@ from safetensors.torch import load_file
 
 from data.chat.conversations import IGNORED
 from onebase.errors import RecipeError
-from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import reader
 from onebase.run import stages
 from onebase.seeding import generator, seed_everything
 from onebase.trl import trainers
@@ -21,21 +19,13 @@ from onebase.trl.reports import latest
 from onebase.trl.resumable import ROLE
 from sft.recipe import SftRecipe
 from sft.train import build_trainer, read_data, to_rows
+from tests.factories import load_base_of
 
 MakeRecipe = Callable[..., SftRecipe]
 
 
-@pytest.fixture
-def make_recipe(tiny_base_folder: Path, tmp_path: Path) -> MakeRecipe:
-    def make(*overrides: str, quantization: str = "fp32") -> SftRecipe:
-        given = [f"base.model={tiny_base_folder}", f"base.quantization={quantization}", f"out={tmp_path / 'sft'}"]
-        return reader.read("recipes/smoke/sft.yaml", SftRecipe, [*given, "track.wandb=off", *overrides])
-
-    return make
-
-
 def start(recipe: SftRecipe) -> Roles:
-    base = bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))
+    base = load_base_of(recipe)
     return Roles(base).add(ROLE, recipe.adapter, generator=generator(recipe.seed, "sft", "adapter"))
 
 
