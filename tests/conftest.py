@@ -170,8 +170,8 @@ STAGES = ("sft", "reward", "ppo", "dpo")
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all workers of this test run."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
@@ -268,8 +268,8 @@ def other_rewards(finish_run: Callable[[str], Path], shared_folder: Path, tiny_b
         folder = shared_folder / f"reward-of-seed-{seed}" / "reward"
         with FileLock(shared_folder / f"reward-of-seed-{seed}.lock"):
             if not (folder / "stage.json").is_file():
-                given = [f"base.model={tiny_base_folder}", f"parents.sft={home / 'sft'}", "track.wandb=off"]
+                settings = [f"base.model={tiny_base_folder}", f"parents.sft={home / 'sft'}", "track.wandb=off"]
                 sizes = ["train.learning_rate=3e-3", f"seed={seed}", f"out={folder}"]
-                run(reader.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *sizes]))
+                run(reader.read("recipes/smoke/reward.yaml", RewardRecipe, [*settings, *sizes]))
         folders.append(folder)
     return folders
