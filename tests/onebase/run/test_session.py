@@ -168,9 +168,9 @@ def test_the_last_strike_is_one_line_and_saves_nothing(tmp_path: Path, capsys: p
                         session.is_finite(step, float("nan"), batch=[])
 
     assert guarded(diverge) == 2
-    said = capsys.readouterr().err
-    assert "strike 2 of 2: training diverged" in said and "checkpoint.strikes=4" in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert "strike 2 of 2: training diverged" in printed and "checkpoint.strikes=4" in printed
+    assert "Traceback" not in printed
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000002"]
 
 
