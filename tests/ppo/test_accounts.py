@@ -58,8 +58,8 @@ def test_the_parts_of_a_step_are_those_that_run_in_it_and_add_up_to_it(
     run_with: Callable[..., list[dict[str, float]]], overrides: tuple[str, ...], first: set[str], second: set[str]
 ) -> None:
     steps = run_with(*overrides)
-    assert [set(found) for found in steps] == [ALWAYS | first, ALWAYS | second]
-    for found in steps:
-        step = found.pop("step")
-        assert sum(found.values()) == pytest.approx(step)
-        assert all(seconds >= 0 for seconds in found.values())
+    assert [set(parts) for parts in steps] == [ALWAYS | first, ALWAYS | second]
+    for parts in steps:
+        step = parts.pop("step")
+        assert sum(parts.values()) == pytest.approx(step)
+        assert all(seconds >= 0 for seconds in parts.values())

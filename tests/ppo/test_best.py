@@ -69,8 +69,8 @@ def test_training_and_evaluation_reward_the_same_answers_alike(reward: dict[str,
     drawn = Sample(episodes=episodes, logprobs=nothing, stopped=torch.tensor(STOPPED))
     scores = EpisodeScores(total=torch.tensor(SCORES), terms={}, members={})
     state = PpoState(kl_weight=0.0, score_moments=moments)
-    found = make_experience(drawn, scores, recipe, state, reference=nothing, values=nothing)
-    rewarded = found.rewards.sum(dim=1).mean()
+    experience = make_experience(drawn, scores, recipe, state, reference=nothing, values=nothing)
+    rewarded = experience.rewards.sum(dim=1).mean()
     assert answers().objective(recipe, moments) == pytest.approx(float(rewarded), abs=1e-6)
 
 
@@ -85,7 +85,8 @@ def measured(step: int, score: float, stopped: bool) -> Measurement:
 def test_scores_that_are_whitened_compare_on_the_scale_of_now(variance: float, step: int) -> None:
     """3 more of score for answers that do not end, which cost 1: a gain on a narrow scale, a loss on a wide one."""
     recipe, moments = recipe_of(whiten=True, eos_penalty=1.0), ScoreMoments(count=8.0, mean=0.0, variance=variance)
-    both = [one.on_scale(recipe, moments) for one in (measured(1, 0.0, True), measured(2, 3.0, False))]
+    evaluations = (measured(1, 0.0, True), measured(2, 3.0, False))
+    both = [evaluation.on_scale(recipe, moments) for evaluation in evaluations]
     best = best_of(both, kl_budget=1.0)
     assert best is not None and best.step == step
 

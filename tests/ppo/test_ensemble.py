@@ -23,10 +23,11 @@ from tests.factories import load_base_of, roll_out, rows_of, start, untimed
 
 MakeRecipe = Callable[..., PpoRecipe]
 RULES = {
-    "mean": lambda said: sum(said) / len(said),
+    "mean": lambda scores: sum(scores) / len(scores),
     "min": min,
-    "mean-minus-variance": lambda said: (
-        sum(said) / len(said) - 2.0 * sum((one - sum(said) / len(said)) ** 2 for one in said) / len(said)
+    "mean-minus-variance": lambda scores: (
+        sum(scores) / len(scores)
+        - 2.0 * sum((score - sum(scores) / len(scores)) ** 2 for score in scores) / len(scores)
     ),
 }
 
@@ -56,25 +57,29 @@ def test_scores_of_a_rollout_are_the_rule_over_separate_reward_models(
         alone.load("reward", folder / "adapter")
         separate.append(score(alone, "reward", closed, tokens_per_microbatch=budget))
     assert list(rollout.members) == ["reward", "reward_2", "reward_3"]
-    for found, expected in zip(rollout.members.values(), separate, strict=True):
-        assert torch.equal(found, expected), "one base with three adapters scores as three loads of one"
-    said = list(zip(*(one.tolist() for one in separate), strict=True))
-    assert rollout.scores.tolist() == pytest.approx([0.5 * RULES[rule](one) for one in said], abs=1e-4)
-    assert max(max(one) - min(one) for one in said) > 0.01, "members that agree would show nothing"
+    for scores, expected in zip(rollout.members.values(), separate, strict=True):
+        assert torch.equal(scores, expected), "one base with three adapters scores as three loads of one"
+    by_response = list(zip(*(scores_of_member.tolist() for scores_of_member in separate), strict=True))
+    assert rollout.scores.tolist() == pytest.approx(
+        [0.5 * RULES[rule](scores_of_response) for scores_of_response in by_response], abs=1e-4
+    )
+    assert max(max(scores_of_response) - min(scores_of_response) for scores_of_response in by_response) > 0.01, (
+        "members that agree would show nothing"
+    )
 
 
 def test_a_run_with_an_ensemble_of_one_has_the_bits_of_a_run_with_a_plain_reward(
     of_ensemble: MakeRecipe, other_rewards: list[Path], tmp_path: Path
 ) -> None:
-    found = {}
-    for name, given in (
+    outcomes = {}
+    for name, parent in (
         ("plain", f"parents.reward={other_rewards[1]}"),
         ("list", f"parents.reward=[{other_rewards[1]}]"),
     ):
-        recipe = of_ensemble(given, f"out={tmp_path / name}", "train.episodes=8")
+        recipe = of_ensemble(parent, f"out={tmp_path / name}", "train.episodes=8")
         run(recipe)
-        found[name] = outcome(tmp_path / name)
-    assert found["plain"] == found["list"]
+        outcomes[name] = outcome(tmp_path / name)
+    assert outcomes["plain"] == outcomes["list"]
 
 
 def test_an_ensemble_costs_an_adapter_and_a_head_a_member_and_no_second_base(
@@ -82,8 +87,9 @@ def test_an_ensemble_costs_an_adapter_and_a_head_a_member_and_no_second_base(
 ) -> None:
     def parameters(roles: Roles) -> tuple[int, int]:
         assert roles.peft is not None
-        own = {id(one) for role in roles.names for one in roles.parameters(role)}
-        return sum(one.numel() for one in roles.peft.parameters() if id(one) not in own), len(own)
+        trained = {id(parameter) for role in roles.names for parameter in roles.parameters(role)}
+        frozen = [parameter for parameter in roles.peft.parameters() if id(parameter) not in trained]
+        return sum(parameter.numel() for parameter in frozen), len(trained)
 
     plain, several = start(of_ensemble(rewards=other_rewards[:1])), start(of_ensemble())
     assert parameters(plain)[0] == parameters(several)[0]
@@ -127,8 +133,8 @@ def test_a_run_with_an_ensemble_that_was_stopped_goes_on_to_the_same_bits(
         run(of_ensemble(*rule, f"out={tmp_path / 'stopped'}"))
     monkeypatch.undo()
     run(of_ensemble(*rule, f"out={tmp_path / 'stopped'}"))
-    found, expected = outcome(tmp_path / "stopped"), outcome(tmp_path / "whole")
-    assert found == expected
+    resumed, expected = outcome(tmp_path / "stopped"), outcome(tmp_path / "whole")
+    assert resumed == expected
     row = expected[1][-1]
     spread = ("ppo/score_spread", "ppo/score/reward", "ppo/score/reward_2", "ppo/score/reward_3")
     assert all(name in row for name in spread) and row["ppo/score_spread"] > 0
@@ -160,7 +166,7 @@ def damaged(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Non
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value", "said"),
+    ("section", "key", "value", "message"),
     [
         ("base", "weights_sha256", "0" * 64, "other weights"),
         ("base", "config_sha256", "0" * 64, "other configuration"),
@@ -174,13 +180,13 @@ def damaged(folder: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Non
     ],
 )
 def test_the_last_member_is_checked_as_the_first(
-    of_ensemble: MakeRecipe, other_rewards: list[Path], tmp_path: Path, section: str, key: str, value: Any, said: str
+    of_ensemble: MakeRecipe, other_rewards: list[Path], tmp_path: Path, section: str, key: str, value: Any, message: str
 ) -> None:
     def change(content: dict[str, Any]) -> None:
         content[section][key] = value
 
     edited = damaged(other_rewards[2], tmp_path, change)
-    with pytest.raises(RecordError, match=said) as caught:
+    with pytest.raises(RecordError, match=message) as caught:
         read_parents(of_ensemble(rewards=[*other_rewards[:2], edited]))
     assert str(edited) in str(caught.value)
 
@@ -228,6 +234,6 @@ def test_a_run_of_all_stages_leaves_the_recipes_list_as_it_is(tmp_path: Path) ->
     steps = {step.stage: step for step in chain.plan(Path("recipes/smoke"), [f"runs_dir={tmp_path}", listed])}
     overrides = steps["ppo"].overrides
     assert f"parents.sft={tmp_path}/smoke/sft" in overrides
-    assert not any(one == f"parents.reward={tmp_path}/smoke/reward" for one in overrides)
+    assert not any(override == f"parents.reward={tmp_path}/smoke/reward" for override in overrides)
     recipe = reader.read(steps["ppo"].recipe, PpoRecipe, overrides)
     assert recipe.parents.rewards == (Path("runs/a/reward"), Path("runs/b/reward"))

@@ -30,7 +30,7 @@ def test_five_hundred_steps_hold_memory_and_file_handles(
 
     monkeypatch.setattr(Tracker, "log", measure)
     run(make_recipe(*settings))
-    steps, resident, handles = numpy.array([one for one in measured if one[0] > WARM_UP]).T
+    steps, resident, handles = numpy.array([row for row in measured if row[0] > WARM_UP]).T
     assert len(steps) == STEPS - WARM_UP
     slope = 100 * numpy.polyfit(steps, resident, 1)[0] / 1e6
     print(f"steps {steps[0]} to {steps[-1]}: {slope:+.3f} MB resident a 100 steps, from {resident[0] / 1e6:.1f} to")

@@ -85,12 +85,12 @@ def test_a_value_adapter_without_a_reward_model_starts_as_the_sft_adapter_at_zer
     learner, losses = start_learner(roles, recipe), list[float]()
     draw = generator(0, "update")
     for _ in range(12):
-        found = update(
+        metrics = update(
             *(roles, experience, learner, recipe, draw, lambda *_: True, budget_of(recipe)),
             kl_weight=0.0,
             learn_policy=False,
         )
-        losses.append(found["value_loss"])
+        losses.append(metrics["value_loss"])
     assert losses[0] == pytest.approx(0.5), "half the square of returns that are 1 less values that are 0"
     assert losses[-1] < 0.9 * losses[0]
     assert any(not torch.equal(weight, sft[name]) for name, weight in roles.state("value").items())
@@ -104,23 +104,23 @@ def test_a_killed_run_goes_on_to_the_same_bits_with_a_function(
     """The first attempt ends with the function's own error; mended, the same command goes on."""
     name = f"moody_{value}"  # a module is imported once
     term = f"reward={{terms: [{{kind: function, function: '{name}:reward'}}]}}"
-    given = (term, f"value.kind={value}", "train.episodes=24")
+    settings = (term, f"value.kind={value}", "train.episodes=24")
     moody = "import os, pathlib\ncalls = []\ndef reward(prompt, response):\n    calls.append(0)\n"
     moody += (
         "    return float('nan') if len(calls) == 13 and not pathlib.Path('mended').exists() else len(response) / 9\n"
     )
     (here / f"{name}.py").write_text(moody)
-    broken = short_recipe(*given, reward=False, out="broken")
+    broken = short_recipe(*settings, reward=False, out="broken")
     with pytest.raises(RewardError, match=rf"'{name}:reward' returned nan .*, for the prompt builtin:tasks/rl:\d+"):
         run(broken)
     assert rows_of(broken.out)[-1]["step"] == 1
     assert [path.name for path in (broken.out / "checkpoints").iterdir()] == ["step-00000001"]
     (here / "mended").touch()
     run(broken)
-    whole = short_recipe(*given, reward=False, out="whole")
+    whole = short_recipe(*settings, reward=False, out="whole")
     run(whole)
-    one, other = (load_file(folder.out / "adapter" / WEIGHTS) for folder in (broken, whole))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    resumed, other = (load_file(folder.out / "adapter" / WEIGHTS) for folder in (broken, whole))
+    assert all(torch.equal(resumed[name], other[name]) for name in resumed)
 
 
 def test_a_run_does_not_go_on_with_another_function_and_a_finished_one_is_not_taken_for_its_own(
@@ -181,10 +181,10 @@ def test_what_is_no_number_is_refused_with_prompt_and_response(tiny_base_folder:
     batch, episodes = batch_of(tiny_base_folder)
     with pytest.raises(RewardError, match=r"'mine:reward' returned .* where a finite number is expected") as caught:
         scores_of(lambda prompt, response: result, "mine:reward", episodes, batch)
-    said, prompt = str(caught.value), batch.prompts[0].prompt
-    assert "the lamp" in said
-    assert str(prompt.origin) in said
-    assert repr(prompt.user_text) in said
+    message, prompt = str(caught.value), batch.prompts[0].prompt
+    assert "the lamp" in message
+    assert str(prompt.origin) in message
+    assert repr(prompt.user_text) in message
 
 
 def test_what_a_function_raises_is_said_with_its_line_and_its_episode(tiny_base_folder: Path, here: Path) -> None:
@@ -268,7 +268,7 @@ def test_whatever_python_counts_as_a_number_is_one(tiny_base_folder: Path, resul
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         ("no_such_module:reward", "'no_such_module' .*cannot be imported: it raised ModuleNotFoundError .No module"),
         (
@@ -283,21 +283,21 @@ def test_whatever_python_counts_as_a_number_is_one(tiny_base_folder: Path, resul
     ],
 )
 def test_a_function_that_is_not_there_is_said_before_anything_is_loaded(
-    short_recipe: MakeRecipe, here: Path, function: str, said: str
+    short_recipe: MakeRecipe, here: Path, function: str, message: str
 ) -> None:
     (here / "raises_at_import.py").write_text("1 / 0\n")
     (here / "holds_a_number.py").write_text("reward = 3\n")
-    one, other = "def reward(response): ...", "class Reward:\n    def __init__(self, one, two, third): ..."
-    (here / "takes_one.py").write_text(f"{one}\n\n{other}\n")
+    short, other = "def reward(response): ...", "class Reward:\n    def __init__(self, one, two, third): ..."
+    (here / "takes_one.py").write_text(f"{short}\n\n{other}\n")
     term = f"reward={{terms: [{{kind: function, function: '{function}'}}]}}"
     recipe = short_recipe(term, "value.kind=shared", reward=False)
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=message):
         run(recipe)
     assert not recipe.out.exists()
 
 
 @pytest.mark.parametrize(
-    ("overrides", "reward", "said"),
+    ("overrides", "reward", "message"),
     [
         ([], False, "parents.reward is missing"),
         (["reward={terms: [{kind: function, function: 'a:b'}]}"], True, "parents.reward scores nothing"),
@@ -308,22 +308,22 @@ def test_a_function_that_is_not_there_is_said_before_anything_is_loaded(
     ],
 )
 def test_terms_that_make_no_sense_are_refused(
-    short_recipe: MakeRecipe, overrides: list[str], reward: bool, said: str
+    short_recipe: MakeRecipe, overrides: list[str], reward: bool, message: str
 ) -> None:
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(RecipeError, match=message):
         short_recipe(*overrides, reward=reward)
 
 
 def test_a_function_is_found_in_a_package_and_beside_the_command(here: Path) -> None:
     (here / "mine.py").write_text("def reward(prompt, response):\n    return 7\n")
-    found = load_function("mine:reward", "reward.terms")
-    assert found(load([Source(source="builtin:tasks", split="rl", rows=1)], Prompt, seed=0).records[0], "x") == 7
+    function = load_function("mine:reward", "reward.terms")
+    assert function(load([Source(source="builtin:tasks", split="rl", rows=1)], Prompt, seed=0).records[0], "x") == 7
     assert load_function("os.path:basename", "reward.terms").__name__ == "basename"
 
 
 def test_the_penalty_for_length_rises_over_the_buffer() -> None:
-    found = overlong_penalty(torch.tensor([1.0, 12.0, 14.0, 16.0]), limit=16, buffer=4)
-    assert found.tolist() == [0.0, 0.0, 0.5, 1.0]
+    penalties = overlong_penalty(torch.tensor([1.0, 12.0, 14.0, 16.0]), limit=16, buffer=4)
+    assert penalties.tolist() == [0.0, 0.0, 0.5, 1.0]
 
 
 def test_scores_are_clipped_before_penalties_are_taken_off(short_recipe: MakeRecipe, here: Path) -> None:

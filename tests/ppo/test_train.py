@@ -73,20 +73,20 @@ def test_scores_inside_ppo_are_the_bits_of_stand_alone_scoring(make_quantized: M
 def test_one_microbatch_gives_the_gradients_of_one_an_episode(make_quantized: MakeRecipe, value: str) -> None:
     recipe = make_quantized(f"value.kind={value}")
     roles = start(recipe)
-    experience, found = roll_out(roles, recipe), {}
+    experience, outcomes = roll_out(roles, recipe), {}
     for budget in (10_000, 1):
         for parameter in roles.peft.parameters() if roles.peft is not None else ():
             parameter.grad = None
         for head in roles.heads.values():
             head.zero_grad(set_to_none=True)
         tally = backward(roles, experience, recipe, budget)
-        found[budget] = trained_gradients(roles), tally.means()
-    for role, whole in found[10_000][0].items():
+        outcomes[budget] = trained_gradients(roles), tally.means()
+    for role, whole in outcomes[10_000][0].items():
         largest = max(float(gradient.abs().max()) for gradient in whole)
         assert largest > 0, role
-        for one, other in zip(whole, found[1][0][role], strict=True):
-            assert float((one - other).abs().max()) <= 1e-5 * largest, role
-    assert found[10_000][1] == pytest.approx(found[1][1], abs=1e-4)
+        for at_once, other in zip(whole, outcomes[1][0][role], strict=True):
+            assert float((at_once - other).abs().max()) <= 1e-5 * largest, role
+    assert outcomes[10_000][1] == pytest.approx(outcomes[1][1], abs=1e-4)
 
 
 @pytest.mark.parametrize("minibatch", [8, 4])
@@ -107,8 +107,8 @@ def update_with(roles: Roles, experience: Experience, recipe: PpoRecipe, accept:
 
 @pytest.mark.parametrize("kind", ["rloo", "grpo", "dr_grpo"])
 def test_a_run_that_compares_groups_has_no_value_function(make_quantized: MakeRecipe, kind: str) -> None:
-    given = (f"advantages.kind={kind}", "sampling.responses_per_prompt=4", "kl.estimator=k3")
-    recipe = make_quantized(*given, "train.episodes=16", "train.learning_rate=1e-3")
+    settings = (f"advantages.kind={kind}", "sampling.responses_per_prompt=4", "kl.estimator=k3")
+    recipe = make_quantized(*settings, "train.episodes=16", "train.learning_rate=1e-3")
     made = run(recipe)
     rows = rows_of(recipe.out)
     logged = set().union(*rows)
@@ -129,8 +129,8 @@ def test_epochs_end_where_the_policy_has_moved_enough(make_quantized: MakeRecipe
         roles, minibatches_seen = start(recipe), list[int]()
         rollout = roll_out(roles, recipe)
 
-        def accept(norms: Sequence[float], rows: Sequence[int], own: list[int] = minibatches_seen) -> bool:
-            own += rows
+        def accept(norms: Sequence[float], rows: Sequence[int], seen_rows: list[int] = minibatches_seen) -> bool:
+            seen_rows += rows
             return True
 
         update_with(roles, rollout, recipe, accept)

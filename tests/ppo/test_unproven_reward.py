@@ -43,10 +43,10 @@ def edited(source: Path, target: Path, interval: tuple[float, float] | None) -> 
     content["created"] = target.name  # members are two stages
     if interval is not None:
         low, high = interval
-        one = Verdict(
+        verdict = Verdict(
             prompts=40, baseline="longer wins", baseline_accuracy=0.6, over=(low + high) / 2, low=low, high=high
         )
-        metrics |= one.metrics
+        metrics |= verdict.metrics
     (target / "stage.json").write_text(json.dumps(content | {"metrics": metrics}))
     return target
 
@@ -68,7 +68,7 @@ def test_each_model_that_is_not_known_to_be_better_is_warned_of(
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "message"),
     [
         ([WORSE], r"reward-0: not better than 'longer wins'"),
         ([BETTER, UNTOLD], r"reward-1: it cannot be told"),
@@ -76,9 +76,9 @@ def test_each_model_that_is_not_known_to_be_better_is_warned_of(
     ],
 )
 def test_a_recipe_may_refuse_what_is_not_known_to_be_better(
-    with_rewards: Callable[..., PpoRecipe], members: list[tuple[float, float] | None], said: str
+    with_rewards: Callable[..., PpoRecipe], members: list[tuple[float, float] | None], message: str
 ) -> None:
-    with pytest.raises(RecordError, match=said) as caught:
+    with pytest.raises(RecordError, match=message) as caught:
         read_parents(with_rewards(*members, required=True))
     assert "reward.require_better_than_baselines" in str(caught.value)
 
@@ -91,7 +91,7 @@ def test_models_that_are_better_are_taken(
 
 
 def test_where_only_functions_score_there_is_nothing_to_require() -> None:
-    given = ["parents.reward=null", "value.kind=shared", "reward.require_better_than_baselines=true"]
+    settings = ["parents.reward=null", "value.kind=shared", "reward.require_better_than_baselines=true"]
     with pytest.raises(RecipeError, match="only functions score here"):
         terms = "reward.terms=[{kind: function, function: 'math:floor'}]"
-        reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, terms])
+        reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*settings, terms])

@@ -41,10 +41,10 @@ def test_moments_batch_by_batch_are_those_of_all_scores_at_once(batches: list[li
 def test_whitened_scores_forget_the_scale_and_the_zero_that_they_came_on(
     batch: list[float], scale: float, shift: float
 ) -> None:
-    one = torch.tensor(batch, dtype=torch.float32)
+    raw = torch.tensor(batch, dtype=torch.float32)
     # Else the rounding of nearly equal scores is blown up, or the variance's floor is felt.
-    assume(float(one.std(correction=0)) >= 1)
-    first, second = (ScoreMoments().including(scores).standardise(scores) for scores in (one, one * scale + shift))
+    assume(float(raw.std(correction=0)) >= 1)
+    first, second = (ScoreMoments().including(scores).standardise(scores) for scores in (raw, raw * scale + shift))
     assert torch.allclose(first, second, atol=1e-3)
     assert float(first.mean()) == pytest.approx(0, abs=1e-5)
     assert float(first.std(correction=0)) == pytest.approx(1, abs=1e-5)
@@ -93,8 +93,8 @@ def test_a_whitened_run_logs_the_moments_of_every_score_so_far(
     rows = rows_of(recipe.out)[1:]
     assert len(rows) == 3
     for number, row in enumerate(rows, 1):
-        means = numpy.array([one["ppo/score"] for one in rows[:number]])
-        variances = numpy.array([one["ppo/score_std"] ** 2 for one in rows[:number]])
+        means = numpy.array([row["ppo/score"] for row in rows[:number]])
+        variances = numpy.array([row["ppo/score_std"] ** 2 for row in rows[:number]])
         assert row["ppo/score_seen"] == 8 * number
         assert row["ppo/score_running_mean"] == pytest.approx(means.mean())
         assert row["ppo/score_running_variance"] == pytest.approx(variances.mean() + means.var(), rel=1e-4)
@@ -119,9 +119,9 @@ def test_a_killed_run_goes_on_to_the_same_bits_where_scores_are_whitened(
     run(broken)
     whole = whitened("whole", "tired:reward")
     run(whole)
-    one, other = (load_file(recipe.out / "adapter" / WEIGHTS) for recipe in (broken, whole))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    resumed, other = (load_file(recipe.out / "adapter" / WEIGHTS) for recipe in (broken, whole))
+    assert resumed.keys() == other.keys()
+    assert all(torch.equal(resumed[name], other[name]) for name in resumed)
     last = [json.loads((recipe.out / "metrics.jsonl").read_text().splitlines()[-1]) for recipe in (broken, whole)]
     kept = [{name: value for name, value in row.items() if "ppo/score" in name} for row in last]
     assert kept[0] == kept[1]

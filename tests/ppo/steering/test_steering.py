@@ -38,8 +38,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter" / WEIGHTS)
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == other.keys() and all(torch.equal(first[name], other[name]) for name in first)
 
 
 def test_a_run_has_the_same_bits_with_and_without_evaluation(make_recipe: MakeRecipe) -> None:
@@ -48,7 +48,7 @@ def test_a_run_has_the_same_bits_with_and_without_evaluation(make_recipe: MakeRe
     run(plain)
     run(watched)
     assert same(weights(plain.out), weights(watched.out))
-    trained = [[row["ppo/score"] for row in rows_of(one.out) if "ppo/score" in row] for one in (plain, watched)]
+    trained = [[row["ppo/score"] for row in rows_of(recipe.out) if "ppo/score" in row] for recipe in (plain, watched)]
     assert trained[0] == trained[1] and len(trained[0]) == 4
 
 
@@ -57,8 +57,8 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits_and_the_same_best(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, value: str, deadly: int
 ) -> None:
     """Evaluations are one before step 1, then policy and average after steps 2 and 4."""
-    given = [*STEERED, f"value.kind={value}"]
-    whole, cut = make_recipe(*given, out="whole"), make_recipe(*given, out="cut")
+    settings = [*STEERED, f"value.kind={value}"]
+    whole, cut = make_recipe(*settings, out="whole"), make_recipe(*settings, out="cut")
     run(whole)
     evaluate, calls = steering.evaluate, list[int]()
 
@@ -91,9 +91,9 @@ def test_what_evaluation_says_is_what_the_roles_say_by_themselves(make_recipe: M
     prompts = load_records(
         [Source.model_validate({"source": "builtin:tasks", "split": "heldout", "rows": 6})], Prompt, seed=0
     ).records
-    assert [row["prompt"] for row in samples] == [one.user_text for one in prompts]
-    grades = [grade(one, row["response"]) for one, row in zip(prompts, samples, strict=True)]
-    assert last["ppo/eval/task_score"] == pytest.approx(sum(one.mean for one in grades) / 6)
+    assert [row["prompt"] for row in samples] == [prompt.user_text for prompt in prompts]
+    grades = [grade(prompt, row["response"]) for prompt, row in zip(prompts, samples, strict=True)]
+    assert last["ppo/eval/task_score"] == pytest.approx(sum(grade.mean for grade in grades) / 6)
     assert last["ppo/eval/reward"] == pytest.approx(sum(row["reward"] for row in samples) / 6, abs=1e-4)
     assert last["ppo/eval/kl"] == pytest.approx(sum(row["kl"] for row in samples) / 6, abs=1e-4)
     assert last["ppo/eval/kl"] > 0
@@ -115,23 +115,23 @@ def test_the_best_adapter_is_the_one_that_was_measured_best_and_a_stage_of_its_o
     """By what the run optimises: here the reward, less 9 for each answer that does not end."""
     recipe = make_recipe(*STEERED, "reward.eos_penalty=9", out="run")
     run(recipe)
-    found = record.read(recipe.out / "best", stage="ppo")
+    best_stage = record.read(recipe.out / "best", stage="ppo")
     measured = [
         (row["step"], role, {name: row[f"ppo/{role}/{name}"] for name in ("reward", "stop_rate", "objective")})
         for row in rows_of(recipe.out)
         for role in ("eval", "eval_ema")
         if f"ppo/{role}/reward" in row
     ]
-    by_hand = [one["reward"] - 9 * (1 - one["stop_rate"]) for *_, one in measured]
-    assert [one["objective"] for *_, one in measured] == pytest.approx(by_hand, abs=1e-4)
+    by_hand = [numbers["reward"] - 9 * (1 - numbers["stop_rate"]) for *_, numbers in measured]
+    assert [numbers["objective"] for *_, numbers in measured] == pytest.approx(by_hand, abs=1e-4)
     step, role, best = max(measured, key=lambda item: item[2]["objective"])
-    assert found.record.metrics["ppo/step"] == step
-    assert found.record.metrics[f"ppo/{role}/objective"] == best["objective"]
+    assert best_stage.record.metrics["ppo/step"] == step
+    assert best_stage.record.metrics[f"ppo/{role}/objective"] == best["objective"]
     shown = [row["objective"] for row in rows_of(recipe.out, "evaluation_samples") if row["step"] == 0]
     assert sum(shown) / 6 == pytest.approx(measured[0][2]["objective"], abs=1e-3)
-    assert set(found.parents) == {"sft", "reward"}
+    assert set(best_stage.parents) == {"sft", "reward"}
     assert not list(recipe.out.glob(".best*"))
-    roles = Roles(load_base_of(recipe)).load("policy", found.adapter)
+    roles = Roles(load_base_of(recipe)).load("policy", best_stage.adapter)
     assert roles.names == ("policy",)
 
 
@@ -207,13 +207,13 @@ def test_an_average_that_nobody_reads_is_refused(make_recipe: MakeRecipe) -> Non
 def test_a_checkpoint_with_average_and_best_takes_the_bytes_that_were_looked_for(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = list[int]()
+    sizes = list[int]()
     opened = train.stages.open_session
     monkeypatch.setattr(
-        train.stages, "open_session", lambda *a, **k: (asked.append(k["state_bytes"]), opened(*a, **k))[1]
+        train.stages, "open_session", lambda *a, **k: (sizes.append(k["state_bytes"]), opened(*a, **k))[1]
     )
     recipe = make_recipe(*STEERED, out="run")
     run(recipe)
     newest = max((recipe.out / "checkpoints").glob("step-*"))
     size = sum(path.stat().st_size for path in newest.iterdir())
-    assert size <= asked[0] <= size + 2**20
+    assert size <= sizes[0] <= size + 2**20
