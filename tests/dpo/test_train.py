@@ -66,7 +66,7 @@ def test_a_reference_that_is_not_the_policy_ends_the_run(make_quantized: MakeRec
 
 
 def test_an_evaluation_is_a_mean_over_pairs_whatever_its_batches(make_quantized: MakeRecipe) -> None:
-    found = {}
+    losses = {}
     for size in (4, 1):
         recipe = make_quantized(f"trl.per_device_eval_batch_size={size}")
         recipe = recipe.model_copy(update={"out": recipe.out / str(size)})
@@ -78,21 +78,21 @@ def test_an_evaluation_is_a_mean_over_pairs_whatever_its_batches(make_quantized:
                 parameter.data.mul_(1.5)
             with roles.active(ROLE):
                 trainer.evaluate()
-            found[size] = latest(trainer)
-    assert found[4]["dpo/eval_margin"] != 0
+            losses[size] = latest(trainer)
+    assert losses[4]["dpo/eval_margin"] != 0
     for name in ("loss", "margin", "accuracy"):
-        assert found[4][f"dpo/eval_{name}"] == pytest.approx(found[1][f"dpo/eval_{name}"], abs=1e-5), name
+        assert losses[4][f"dpo/eval_{name}"] == pytest.approx(losses[1][f"dpo/eval_{name}"], abs=1e-5), name
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("trl.label_smoothing=0.1", "read by trl.loss_type aot, aot_unpaired, exo_pair, robust only, found sigmoid"),
         ("trl.padding_free=true", "trl.padding_free has no effect in DPO"),
     ],
 )
-def test_what_trl_would_pass_over_is_refused(make_quantized: MakeRecipe, override: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+def test_what_trl_would_pass_over_is_refused(make_quantized: MakeRecipe, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         make_quantized(override)
     make_quantized("trl.label_smoothing=0.1", "trl.loss_type=[robust]")
 

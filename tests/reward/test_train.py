@@ -63,8 +63,8 @@ def test_one_microbatch_of_all_rankings_gives_the_gradients_of_one_each(
     parts = gradients(roles)
     largest = max(float(gradient.abs().max()) for gradient in whole)
     assert largest > 0
-    for one, other in zip(whole, parts, strict=True):
-        assert float((one - other).abs().max()) <= 1e-5 * largest
+    for at_once, other in zip(whole, parts, strict=True):
+        assert float((at_once - other).abs().max()) <= 1e-5 * largest
 
 
 def test_the_loss_is_instructgpts_written_out_pair_by_pair(make_quantized: MakeRecipe) -> None:
@@ -72,7 +72,9 @@ def test_the_loss_is_instructgpts_written_out_pair_by_pair(make_quantized: MakeR
     loss, accuracy = backward(roles, RANKINGS, tokens_per_microbatch=10_000)
     expected, right = [], []
     for ranking in RANKINGS:
-        scores = [float(score(roles, "reward", [one], tokens_per_microbatch=999)) for one in ranking.sequences]
+        scores = [
+            float(score(roles, "reward", [sequence], tokens_per_microbatch=999)) for sequence in ranking.sequences
+        ]
         tiers = ranking.ranking.tiers
         pairs = [(i, j) for i in range(len(tiers)) for j in range(len(tiers)) if tiers[i] < tiers[j]]
         expected.append(sum(math.log1p(math.exp(scores[j] - scores[i])) for i, j in pairs) / len(pairs))
@@ -100,7 +102,7 @@ def test_each_response_goes_through_the_model_once_however_many_pairs_it_is_in(m
 def test_demonstrations_score_zero_on_average_after_centring_and_differences_stay(make_quantized: MakeRecipe) -> None:
     recipe = make_quantized()
     roles, data = start(recipe), read_data(recipe)
-    sequences = [tuple(one.input_ids) for one in data.demonstrations]
+    sequences = [tuple(demonstration.input_ids) for demonstration in data.demonstrations]
     before = score(roles, "reward", sequences, tokens_per_microbatch=512)
     shift = center(roles, data.demonstrations, tokens_per_microbatch=512)
     after = score(roles, "reward", sequences, tokens_per_microbatch=512)
