@@ -21,11 +21,11 @@ def start(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(settings: dict[str, Any]) -> dict[str, Any]:
-    found = {}
+    facts = {}
     for name, look in FACTS.items():
-        found[name] = look(settings)
-        print(f"{name}: {found[name]['says']}", file=sys.stderr, flush=True)
-    return {"facts": found}
+        facts[name] = look(settings)
+        print(f"{name}: {facts[name]['says']}", file=sys.stderr, flush=True)
+    return {"facts": facts}
 
 
 def reward_of_lengths(settings: dict[str, Any]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def dropout_ratio(settings: dict[str, Any]) -> dict[str, Any]:
     import torch
     from agilerl.lora.fused import unset_fused_adapter_routing  # pyright: ignore[reportMissingImports]  # peer's
 
-    found = {}
+    deviations = {}
     for name, changes in (("as it comes", AS_IT_COMES), ("dropout 0", {})):
         peer = Peer(settings | {"rate": 1e-4}, **changes)
 
@@ -97,12 +97,12 @@ def dropout_ratio(settings: dict[str, Any]) -> dict[str, Any]:
         _, chosen = next(peer.batches())
         at_start = largest(peer, chosen, peer.roll_out(chosen))
         chosen, rows = one_step(peer)
-        found[name] = {"at_start": at_start, "after_one_step": largest(peer, chosen, rows)}
-    own, without = found["as it comes"], found["dropout 0"]
+        deviations[name] = {"at_start": at_start, "after_one_step": largest(peer, chosen, rows)}
+    usual, without = deviations["as it comes"], deviations["dropout 0"]
     return {
-        **found,
-        "says": f"largest |ratio - 1| of a token, LoRA as it comes: {own['at_start']:.2g} at the start, "
-        f"{own['after_one_step']:.2g} after one step; without dropout: {without['at_start']:.2g} and "
+        **deviations,
+        "says": f"largest |ratio - 1| of a token, LoRA as it comes: {usual['at_start']:.2g} at the start, "
+        f"{usual['after_one_step']:.2g} after one step; without dropout: {without['at_start']:.2g} and "
         f"{without['after_one_step']:.2g}",
     }
 
@@ -141,9 +141,9 @@ def prompts_at_once(settings: dict[str, Any]) -> dict[str, Any]:
     peer = Peer(settings | {"batched": False, "batch": 4}, hf_generate_chunk_size=4)
     rows, generate = [], peer.agent.actor.generate
 
-    def counted(**given: Any) -> Any:
-        rows.append(len(given["input_ids"]))
-        return generate(**given)
+    def counted(**options: Any) -> Any:
+        rows.append(len(options["input_ids"]))
+        return generate(**options)
 
     peer.agent.actor.generate = counted
     _, chosen = next(peer.batches())
@@ -155,7 +155,7 @@ def four_bit_gradients(settings: dict[str, Any]) -> dict[str, Any]:
     """The cosine between the actor's gradients on one batch before and after a rollout: nothing is learnt between."""
     import torch
 
-    found = {}
+    cosines = {}
     for name, repacked in (("as it comes", True), ("never repacked", False)):
         peer = Peer(settings | {"quantization": "nf4", "repacked": repacked})
         # No forward without gradients has been run yet, so nothing has been repacked: responses are made up.
@@ -165,13 +165,13 @@ def four_bit_gradients(settings: dict[str, Any]) -> dict[str, Any]:
         before = gradient(peer, padded, mask)
         peer.roll_out(chosen)
         after = gradient(peer, padded, mask)
-        found[name] = float(torch.nn.functional.cosine_similarity(before, after, dim=0))
+        cosines[name] = float(torch.nn.functional.cosine_similarity(before, after, dim=0))
     capable = torch.cpu._is_avx512_bf16_supported()
     return {
-        "cosine": found,
+        "cosine": cosines,
         "avx512_bf16": capable,
         "says": f"NF4, a CPU {'with' if capable else 'without'} AVX512-BF16: cosine of the gradients before and after "
-        f"a rollout {found['as it comes']:.3f}; with bitsandbytes' repacking off {found['never repacked']:.3f}",
+        f"a rollout {cosines['as it comes']:.3f}; with bitsandbytes' repacking off {cosines['never repacked']:.3f}",
     }
 
 
@@ -199,7 +199,9 @@ def gradient(peer: Peer, padded: Any, mask: Any) -> Any:
     (agent._fused_forward(padded) * mask).sum().backward()
     unset_fused_adapter_routing(agent.actor)
     named = agent.actor.named_parameters()
-    return torch.cat([one.grad.flatten() for name, one in named if ".actor." in name and one.grad is not None])
+    return torch.cat(
+        [parameter.grad.flatten() for name, parameter in named if ".actor." in name and parameter.grad is not None]
+    )
 
 
 FACTS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {

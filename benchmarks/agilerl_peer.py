@@ -28,12 +28,12 @@ class Peer:
         from tokenizers import Tokenizer
 
         self.settings = settings
-        found = json.loads(Path(settings["peer_prompts"]).read_text(encoding="utf-8"))
-        self.prompts: list[dict[str, Any]] = found["prompts"]
-        self.stops, self.pad = set(found["stops"]), found["pad"]
+        content = json.loads(Path(settings["peer_prompts"]).read_text(encoding="utf-8"))
+        self.prompts: list[dict[str, Any]] = content["prompts"]
+        self.stops, self.pad = set(content["stops"]), content["pad"]
         self.tokenizer = Tokenizer.from_file(str(Path(settings["folder"]) / "tokenizer.json"))
         self.reward: Callable[..., float] = getattr(word_rewards, settings["function"])
-        self.agent = make_agent(settings, self.pad, found["stops"], **changes)
+        self.agent = make_agent(settings, self.pad, content["stops"], **changes)
 
     def steps(self, count: int, *, with_kl: bool = False) -> Iterator[dict[str, float]]:
         """What each step scored and took; kl is 0 where it is not asked for."""
@@ -73,19 +73,19 @@ class Peer:
 
         prompts = [torch.tensor([prompt["ids"]]) for prompt in chosen]
         if not self.settings["batched"]:
-            found = self.agent.get_action([{"input_ids": ids} for ids in prompts]).token_ids
+            tokens = self.agent.get_action([{"input_ids": ids} for ids in prompts]).token_ids
             return [
-                self.until_stop(len(prompt["ids"]), row[0].tolist()) for prompt, row in zip(chosen, found, strict=True)
+                self.until_stop(len(prompt["ids"]), row[0].tolist()) for prompt, row in zip(chosen, tokens, strict=True)
             ]
         width = max(len(prompt["ids"]) for prompt in chosen)
         ids = torch.full((len(chosen), width), self.pad)
         for row, prompt in enumerate(chosen):
             ids[row, width - len(prompt["ids"]) :] = torch.tensor(prompt["ids"])
         mask = torch.arange(width) >= width - torch.tensor([[len(prompt["ids"])] for prompt in chosen])
-        (found,) = self.agent.get_action([{"input_ids": ids, "attention_mask": mask.long()}]).token_ids
+        (tokens,) = self.agent.get_action([{"input_ids": ids, "attention_mask": mask.long()}]).token_ids
         return [
             self.until_stop(len(prompt["ids"]), row[width - len(prompt["ids"]) :].tolist())
-            for prompt, row in zip(chosen, found, strict=True)
+            for prompt, row in zip(chosen, tokens, strict=True)
         ]
 
     def until_stop(self, prompt: int, row: list[int]) -> list[int]:
@@ -144,9 +144,11 @@ def logprobs(agent: Any, ids: Any, adapter: str) -> Any:
     agent.actor.eval()
     mask = attention_mask_from_padded_ids(ids, agent.pad_token_id)
     with torch.no_grad():
-        found, _ = agent._fused_model_pass(ids, mask, [adapter] * len(ids), batch_size=agent.micro_batch_size_per_gpu)
+        token_logprobs, _ = agent._fused_model_pass(
+            ids, mask, [adapter] * len(ids), batch_size=agent.micro_batch_size_per_gpu
+        )
     unset_fused_adapter_routing(agent.actor)
-    return found
+    return token_logprobs
 
 
 def make_agent(settings: dict[str, Any], pad: int, stops: Sequence[int], **changes: Any) -> Any:
@@ -168,7 +170,7 @@ def make_agent(settings: dict[str, Any], pad: int, stops: Sequence[int], **chang
         "bnb_4bit_use_double_quant": True,
         "bnb_4bit_compute_dtype": torch.float32,
     }
-    given: dict[str, Any] = {
+    options: dict[str, Any] = {
         "pad_token_id": pad,
         "pad_token": "",
         "model_name": settings["folder"],
@@ -192,7 +194,7 @@ def make_agent(settings: dict[str, Any], pad: int, stops: Sequence[int], **chang
         "seed": settings["seed"],
         "device": "cpu",
     }
-    agent = PPO(**given | changes)
+    agent = PPO(**options | changes)
     agent.generation_config.eos_token_id = list(stops)
     if not settings.get("repacked", True):
         keep_unpacked(agent)

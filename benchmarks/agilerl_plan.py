@@ -11,7 +11,7 @@ RATES = (1e-4, 3e-4, 1e-3)
 TUNED_ON = 10
 """The seed on which each side's rate is chosen for each probe; it is none of those that are reported."""
 SEEDS = (0, 1, 2)
-PROBES = {"constant": "a constant word", "asked": "the prompt's longest word"}
+PROBES = {"constant": "a constant word", "longest": "the prompt's longest word"}
 """Functions of `word_rewards.py`, and what they pay for."""
 SIDES = {"ours": "ours", "peer": "AgileRL"}
 PEERS: dict[str, dict[str, Any]] = {
@@ -47,8 +47,8 @@ class Run:
 
     def key(self, model: str, threads: int) -> str:
         """Changes with whatever could change what is measured."""
-        said = json.dumps([self.side, self.task, dict(self.settings), model, threads], sort_keys=True)
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        text = json.dumps([self.side, self.task, dict(self.settings), model, threads], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -107,37 +107,39 @@ def common(sizes: Sizes) -> dict[str, Any]:
 def tries(sizes: Sizes) -> dict[str, Run]:
     """One short run of the peer at each setting in which it may be fastest, and in NF4 as it comes."""
     settings = common(sizes) | {"steps": 2}
-    named = {name: settings | own for name, own in PEERS.items()}
+    named = {name: settings | changes for name, changes in PEERS.items()}
     named["NF4, repacked as it comes"] = settings | {"quantization": "nf4", "repacked": True}
-    return {name: Run(f"AgileRL, {name}", "peer", "train", own, sizes.speed_minutes) for name, own in named.items()}
+    return {
+        name: Run(f"AgileRL, {name}", "peer", "train", changes, sizes.speed_minutes) for name, changes in named.items()
+    }
 
 
 def rows(sizes: Sizes, fastest: Mapping[str, Any]) -> dict[str, list[Run]]:
     """The sides of each row of the comparison, in the order in which a round runs them; the first is the peer that
     ours is measured against."""
-    found = {}
+    runs = {}
     for quantization in ("fp32", "nf4"):
         settings = common(sizes) | {"quantization": quantization}
         short = settings | {"steps": 2}
 
-        def ours(name: str, own: Mapping[str, Any], settings: dict[str, Any] = settings) -> Run:
-            return Run(name, "ours", "ours", {**settings, **own}, sizes.speed_minutes)
+        def ours(name: str, changes: Mapping[str, Any], settings: dict[str, Any] = settings) -> Run:
+            return Run(name, "ours", "ours", {**settings, **changes}, sizes.speed_minutes)
 
-        def peer(name: str, own: Mapping[str, Any], settings: dict[str, Any] = settings) -> Run:
-            return Run(name, "peer", "train", {**settings, **own}, sizes.speed_minutes)
+        def peer(name: str, changes: Mapping[str, Any], settings: dict[str, Any] = settings) -> Run:
+            return Run(name, "peer", "train", {**settings, **changes}, sizes.speed_minutes)
 
-        found[f"{quantization}, fastest"] = [
+        runs[f"{quantization}, fastest"] = [
             peer("AgileRL, batched rollouts", fastest),
             ours("ours, value adapter", {}),
             peer("AgileRL, one prompt at a time", {**fastest, **ONE_PROMPT}, short),
             ours("ours, shared value", {"value": "shared"}),
         ]
-        found[f"{quantization}, smallest"] = [
+        runs[f"{quantization}, smallest"] = [
             peer("AgileRL, smallest", PEER_SMALLEST, short),
             ours("ours, value adapter, smallest", OURS_SMALLEST, short),
             ours("ours, shared value, smallest", {**OURS_SMALLEST, "value": "shared"}, short),
         ]
-    return found
+    return runs
 
 
 def rounds_of(row: str, sides: Sequence[Run], sizes: Sizes) -> list[list[Run]]:
@@ -172,9 +174,9 @@ def probes(sizes: Sizes, fastest: Mapping[str, Any], chosen: Mapping[str, Mappin
 def chosen_rates(tuned: Iterable[tuple[Run, Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
     """Probe -> side -> the rate that got there soonest; where none did, the one with the best score at its end."""
     best: dict[tuple[str, str], tuple[Any, float]] = {}
-    for run, found in tuned:
+    for run, outcome in tuned:
         place = (run.settings["function"], run.side)
-        rank = (found["reached"], -found["seconds"] if found["reached"] else found["score"])
+        rank = (outcome["reached"], -outcome["seconds"] if outcome["reached"] else outcome["score"])
         if place not in best or rank > best[place][0]:
             best[place] = (rank, run.settings["rate"])
     rates: dict[str, dict[str, float]] = {}
@@ -198,8 +200,8 @@ def probed(
         "steps": 256,
     }
     for side, name in SIDES.items():
-        own = {**learning, "function": probe, "rate": rates[side], "seed": seed}
-        settings = {**common(sizes), **fastest, **own}
+        probe_settings = {**learning, "function": probe, "rate": rates[side], "seed": seed}
+        settings = {**common(sizes), **fastest, **probe_settings}
         title = f"{name}, {probe}, {rates[side]:g}, seed {seed}"
         yield Run(title, side, "learn", settings, sizes.probe_minutes + LOADING)
 

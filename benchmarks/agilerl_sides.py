@@ -17,11 +17,11 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("side", choices=sorted(SIDES))
     parser.add_argument("--settings", type=json.loads, required=True)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     load = os.getloadavg()[0]
     # Whatever libraries print goes to stderr: stdout is the result.
     with contextlib.redirect_stdout(sys.stderr):
-        result = SIDES[given.side](given.settings)
+        result = SIDES[arguments.side](arguments.settings)
     print(json.dumps(result | {"load": [load, os.getloadavg()[0]]}))
 
 

@@ -63,8 +63,8 @@ def compare(rows: int, folder: Path) -> dict[str, Any]:
         sys.exit("the outputs differ")
     print("outputs are equal:", pairs[0]["ours"]["hash"][:16])
     small = {side: start(side, folder / "tenth.jsonl", folder) for side in SIDES}
-    for side, one in small.items():
-        show(f"a tenth, {side}", max(1, rows // 10), one)
+    for side, measured in small.items():
+        show(f"a tenth, {side}", max(1, rows // 10), measured)
     return summarise(rows, pairs, small)
 
 
@@ -79,7 +79,7 @@ def summarise(rows: int, pairs: list[dict[str, Any]], small: dict[str, Any]) -> 
         "speed_ratio_range": [round(min(speeds), 3), round(max(speeds), 3)],
         "memory_ratio": round(statistics.median(memories), 3),
         "memory_ratio_range": [round(min(memories), 3), round(max(memories), 3)],
-        "memory_growth_over_ten_times_the_rows": {side: round(one, 3) for side, one in growth.items()},
+        "memory_growth_over_ten_times_the_rows": {side: round(ratio, 3) for side, ratio in growth.items()},
         "rows_per_second": {
             side: round(rows / statistics.median(pair[side]["seconds"] for pair in pairs)) for side in SIDES
         },
@@ -118,8 +118,8 @@ def generate(rows: int, path: Path) -> None:
             text = " ".join(draw.choices(words, k=draw.randint(10, 60)))
             answer = " ".join(draw.choices(words, k=draw.randint(10, 140)))
             # Every seventh prompt is an earlier one again, which must land in the same split.
-            asked = number if number % 7 else draw.randint(0, number)
-            row = {"instruction": f"{asked}: sort these words", "input": text, "output": answer}
+            number_asked = number if number % 7 else draw.randint(0, number)
+            row = {"instruction": f"{number_asked}: sort these words", "input": text, "output": answer}
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -186,10 +186,11 @@ def peer(work: Path) -> None:
         chosen.to_json(work / f"{split}.jsonl", force_ascii=False)
 
 
-def show(name: str, rows: int, one: dict[str, Any]) -> None:
+def show(name: str, rows: int, measured: dict[str, Any]) -> None:
     print(
-        f"{name:>14}: {one['seconds']:7.2f} s ({rows / one['seconds']:8.0f} rows/s), CPU {one['cpu_seconds']:7.2f} s, "
-        f"peak {one['peak_rss'] / 2**20:6.0f} MiB, load {one['load']:.2f}",
+        f"{name:>14}: {measured['seconds']:7.2f} s ({rows / measured['seconds']:8.0f} rows/s), "
+        f"CPU {measured['cpu_seconds']:7.2f} s, "
+        f"peak {measured['peak_rss'] / 2**20:6.0f} MiB, load {measured['load']:.2f}",
         flush=True,
     )
 

@@ -47,8 +47,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.side:
         with contextlib.redirect_stdout(sys.stderr):
-            found = measure(arguments.side, arguments.settings)
-        print(json.dumps(found))
+            measured = measure(arguments.side, arguments.settings)
+        print(json.dumps(measured))
         return
     settings = {"model": arguments.model, "passes": arguments.passes}
     runs: list[dict[str, Any]] = []
@@ -68,23 +68,23 @@ def main() -> None:
 
 def compare(runs: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Median seconds of each side; the ratio separate / packed of each run, its median and its range."""
-    found = {}
+    medians = {}
     for name in SHAPES:
         ratios = sorted(run["separate"][name] / run["packed"][name] for run in runs)
-        found[name] = {side: statistics.median(run[side][name] for run in runs) for side in SIDES} | {
+        medians[name] = {side: statistics.median(run[side][name] for run in runs) for side in SIDES} | {
             "ratio": statistics.median(ratios),
             "range": [ratios[0], ratios[-1]],
         }
-    return found
+    return medians
 
 
 def table(shapes: dict[str, dict[str, Any]]) -> str:
     lines = ["| | P/R/K | tokens | separate, s | packed, s | times faster |", "|---|---|---|---:|---:|---|"]
-    for name, one in shapes.items():
+    for name, numbers in shapes.items():
         _, prompt, response, count = SHAPES[name]
         tokens = f"{prompt + count * response} for {count * (prompt + response)}"
-        low, high = one["range"]
-        cells = f"{one['separate']:.2f} | {one['packed']:.2f} | {one['ratio']:.2f} [{low:.2f}, {high:.2f}]"
+        low, high = numbers["range"]
+        cells = f"{numbers['separate']:.2f} | {numbers['packed']:.2f} | {numbers['ratio']:.2f} [{low:.2f}, {high:.2f}]"
         lines.append(f"| {name} | {prompt}/{response}/{count} | {tokens} | {cells} |")
     return "\n".join(lines)
 
@@ -107,11 +107,11 @@ def measure(side: str, settings: dict[str, Any]) -> dict[str, float]:
         roles.forwards.can_pack = False
     elif not roles.forwards.can_pack:
         raise SystemExit("this model cannot be packed")
-    found = {}
+    medians = {}
     for name, shape in SHAPES.items():
         seconds = [one_pass(roles, *shape) for _ in range(1 + settings["passes"])]
-        found[name] = statistics.median(seconds[1:])
-    return found
+        medians[name] = statistics.median(seconds[1:])
+    return medians
 
 
 def one_pass(roles: Any, what: str, prompt: int, response: int, count: int) -> float:
@@ -126,7 +126,7 @@ def one_pass(roles: Any, what: str, prompt: int, response: int, count: int) -> f
     shared, responses = tokens(prompt), [tokens(response) for _ in range(count)]
     start = time.perf_counter()
     if what == "scores":
-        out = last_token_scores(roles, "reward", [shared + one for one in responses])
+        out = last_token_scores(roles, "reward", [shared + response for response in responses])
     else:
         episodes = Episodes.of([shared] * count, responses, pad_id=0)
         out = token_scores(roles, "reward", episodes, temperature=1.0).logprobs

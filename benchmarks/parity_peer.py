@@ -44,23 +44,23 @@ class WithHead(nn.Module):
         self.score = nn.Linear(hidden_size, 1)
 
 
-def their_model(given: Given, role: str) -> Any:
+def their_model(inputs: Given, role: str) -> Any:
     """The base with a role's adapter in it (and its head on it), as transformers and PEFT load them."""
     from peft import PeftModel
     from safetensors.torch import load_file
     from transformers import AutoModelForCausalLM
 
-    loaded = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32, trust_remote_code=False)
-    folder = given.adapters / role
+    loaded = AutoModelForCausalLM.from_pretrained(inputs.model, dtype=torch.float32, trust_remote_code=False)
+    folder = inputs.adapters / role
     model = PeftModel.from_pretrained(loaded, str(folder), is_trainable=role in ("policy_now", "value_now"))
     causal: Any = model.base_model.model
     if not (folder / HEAD).is_file():
         return causal
-    found = WithHead(getattr(causal, causal.base_model_prefix), causal.config.get_text_config().hidden_size)
+    with_head = WithHead(getattr(causal, causal.base_model_prefix), causal.config.get_text_config().hidden_size)
     head = load_file(folder / HEAD)
-    found.score.weight.data.copy_(head["weight"].unsqueeze(0))
-    found.score.bias.data.copy_(head["bias"].unsqueeze(0))
-    return found
+    with_head.score.weight.data.copy_(head["weight"].unsqueeze(0))
+    with_head.score.bias.data.copy_(head["bias"].unsqueeze(0))
+    return with_head
 
 
 def their_parameters(model: nn.Module) -> list[nn.Parameter]:
@@ -69,16 +69,16 @@ def their_parameters(model: nn.Module) -> list[nn.Parameter]:
     return adapter + (list(model.score.parameters()) if isinstance(model, WithHead) else [])
 
 
-def theirs(peer: Any, given: Given) -> dict[str, Tensor]:
+def theirs(peer: Any, inputs: Given) -> dict[str, Tensor]:
     """What `PPOTrainer.train()` computes up to its first optimiser step."""
     from datasets import Dataset
 
-    recipe, episodes, tokenizer = given.recipe, given.episodes, given.roles.base.tokenizer
+    recipe, episodes, tokenizer = inputs.recipe, inputs.episodes, inputs.roles.base.tokenizer
     tokenizer.padding_side = "left"
     rows = {prompt: row for row, prompt in enumerate(episodes.prompts)}
-    pad, order, seen = given.roles.base.pad_id, list[int](), dict[str, Any]()
-    sampler, policy = their_model(given, "policy"), their_model(given, "policy_now")
-    value, later = their_model(given, "value"), their_model(given, "value_now")
+    pad, order, seen = inputs.roles.base.pad_id, list[int](), dict[str, Any]()
+    sampler, policy = their_model(inputs, "policy"), their_model(inputs, "policy_now")
+    value, later = their_model(inputs, "value"), their_model(inputs, "value_now")
     for weight in their_parameters(value):
         weight.requires_grad_(True)
 
@@ -93,25 +93,25 @@ def theirs(peer: Any, given: Given) -> dict[str, Tensor]:
     def look(count: int) -> Any:
         """Called between rollout and update: keeps the variables, and makes the value function a later one."""
         names = ("logprobs", "ref_logprobs", "kl", "values", "scores", "rewards", "returns", "advantages_reversed")
-        found = sys._getframe(1).f_locals
-        seen.update({name: found[name] for name in (*names, "advantages", "padding_mask")})
+        variables = sys._getframe(1).f_locals
+        seen.update({name: variables[name] for name in (*names, "advantages", "padding_mask")})
         for weight, now in zip(their_parameters(value), their_parameters(later), strict=True):
             weight.data.copy_(now.data)
         return torch.arange(count).numpy()
 
     def stop() -> None:
-        found = sys._getframe(1).f_locals
-        seen.update({name: found[name].detach() for name in ("pg_loss", "vf_loss")})
+        variables = sys._getframe(1).f_locals
+        seen.update({name: variables[name].detach() for name in ("pg_loss", "vf_loss")})
         seen["gradients"] = [flat(their_parameters(model)) for model in (policy, value)]
         raise Stopped
 
     with tempfile.TemporaryDirectory() as folder:
         trainer = peer.PPOTrainer(
-            args=their_config(given, folder),
+            args=their_config(inputs, folder),
             processing_class=tokenizer,
             model=policy,
-            ref_model=their_model(given, "reference"),
-            reward_model=their_model(given, "reward"),
+            ref_model=their_model(inputs, "reference"),
+            reward_model=their_model(inputs, "reward"),
             value_model=value,
             train_dataset=Dataset.from_dict({"input_ids": [list(prompt) for prompt in episodes.prompts]}),
         )
@@ -151,8 +151,8 @@ def theirs(peer: Any, given: Given) -> dict[str, Tensor]:
     }
 
 
-def their_config(given: Given, folder: str) -> Any:
-    train, batch = given.recipe.train, len(given.episodes)
+def their_config(inputs: Given, folder: str) -> Any:
+    train, batch = inputs.recipe.train, len(inputs.episodes)
     config = importlib.import_module("trl.experimental.ppo.ppo_config").PPOConfig
     return config(
         output_dir=folder,
@@ -169,12 +169,12 @@ def their_config(given: Given, folder: str) -> Any:
         num_sample_generations=0,
         response_length=LENGTH,
         stop_token="eos",
-        temperature=given.recipe.sampling.temperature,
-        missing_eos_penalty=given.recipe.reward.eos_penalty,
-        kl_coef=given.recipe.kl.weight,
+        temperature=inputs.recipe.sampling.temperature,
+        missing_eos_penalty=inputs.recipe.reward.eos_penalty,
+        kl_coef=inputs.recipe.kl.weight,
         cliprange=train.clip,
-        cliprange_value=given.recipe.value.clip,
-        vf_coef=given.recipe.value.weight,
+        cliprange_value=inputs.recipe.value.clip,
+        vf_coef=inputs.recipe.value.weight,
         gamma=train.discount,
         lam=train.gae_lambda,
     )

@@ -93,22 +93,22 @@ def main() -> int:
     return int(any(row["agrees"] is False for row in rows))
 
 
-def ours(given: Given) -> dict[str, Tensor]:
-    roles, recipe, episodes = given.roles, given.recipe, given.episodes
+def ours(inputs: Given) -> dict[str, Tensor]:
+    roles, recipe, episodes = inputs.roles, inputs.recipe, inputs.episodes
     budget, temperature = recipe.train.tokens_per_microbatch, recipe.sampling.temperature
     settings = {"temperature": temperature, "tokens_per_microbatch": budget}
     values = in_microbatches(roles, lambda part: token_values(roles, "value", part), episodes, tokens=budget)
-    drawn = Sample(episodes=episodes, logprobs=logprobs(roles, "policy", episodes, **settings), stopped=given.ended)
+    drawn = Sample(episodes=episodes, logprobs=logprobs(roles, "policy", episodes, **settings), stopped=inputs.ended)
     total = score(roles, "reward", episodes.sequences, tokens_per_microbatch=budget)
     scores = EpisodeScores(total=total, terms={}, members={})
     reference = logprobs(roles, "reference", episodes, **settings)
     state = PpoState(kl_weight=recipe.kl.weight)
     raw = recipe.model_copy(update={"advantages": recipe.advantages.model_copy(update={"standardise": False})})
     experience, plain = (
-        make_experience(drawn, scores, method_of(own), state, reference=reference, values=values)
-        for own in (recipe, raw)
+        make_experience(drawn, scores, method_of(variant), state, reference=reference, values=values)
+        for variant in (recipe, raw)
     )
-    placed = by_their_placing(given, plain, values)
+    placed = by_their_placing(inputs, plain, values)
     for role in ("policy", "value"):
         for parameter, now in zip(roles.parameters(role), roles.parameters(f"{role}_now"), strict=True):
             parameter.data.copy_(now.data)
@@ -117,7 +117,7 @@ def ours(given: Given) -> dict[str, Tensor]:
     means, tokens = tally.means(), int(episodes.mask.sum())
     # They divide the variance by n - 1, we by n. Loss and gradient of the policy are proportional to the advantages.
     bessel = math.sqrt((tokens - 1) / tokens)
-    penalty = recipe.reward.eos_penalty * (~given.ended).float()
+    penalty = recipe.reward.eos_penalty * (~inputs.ended).float()
     return {
         "log-probabilities": plain.logprobs,
         "reference": reference,
@@ -138,16 +138,16 @@ def ours(given: Given) -> dict[str, Tensor]:
     }
 
 
-def by_their_placing(given: Given, experience: Experience, values: Tensor) -> Tensor:
+def by_their_placing(inputs: Given, experience: Experience, values: Tensor) -> Tensor:
     """Our estimator on episodes of theirs: a response that ends before the longest one has a position more, with the
     value after the end token and the score. That it gives their advantages shows that nothing else differs."""
-    roles, recipe, mask = given.roles, given.recipe, given.episodes.mask
+    roles, recipe, mask = inputs.roles, inputs.recipe, inputs.episodes.mask
     budget = recipe.train.tokens_per_microbatch
-    after = score(roles, "value", given.episodes.sequences, tokens_per_microbatch=budget)
+    after = score(roles, "value", inputs.episodes.sequences, tokens_per_microbatch=budget)
     lengths, columns = mask.sum(dim=1, keepdim=True), torch.arange(mask.shape[1])
     past = columns == lengths
     at_end = columns == lengths.clamp(max=mask.shape[1] - 1)
-    scores = experience.scores - recipe.reward.eos_penalty * (~given.ended).float()
+    scores = experience.scores - recipe.reward.eos_penalty * (~inputs.ended).float()
     rewards = -recipe.kl.weight * experience.kl + at_end * scores.unsqueeze(1)
     longer = torch.where(past, after.unsqueeze(1), values)
     return (
@@ -156,14 +156,14 @@ def by_their_placing(given: Given, experience: Experience, values: Tensor) -> Te
 
 
 def compare(peer: Any, case: Case, model: str, home: Path) -> list[dict[str, Any]]:
-    given = prepare(case, model, home)
+    inputs = prepare(case, model, home)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        other = theirs(peer, given)
-    own = ours(given)
-    clipped = float(own.pop("outside the clip range"))
+        other = theirs(peer, inputs)
+    here = ours(inputs)
+    clipped = float(here.pop("outside the clip range"))
     rows: list[dict[str, Any]] = []
-    for name, mine in own.items():
+    for name, mine in here.items():
         largest = float(other[name].abs().max())
         error = float((mine - other[name]).abs().max())
         if "gradient" in name:
@@ -181,10 +181,10 @@ def compare(peer: Any, case: Case, model: str, home: Path) -> list[dict[str, Any
 def show(rows: Sequence[dict[str, Any]]) -> None:
     """The table of docs/ppo.md."""
     cases = list(dict.fromkeys(row["case"] for row in rows))
-    found = {(row["case"], row["quantity"]): row for row in rows}
+    differences = {(row["case"], row["quantity"]): row for row in rows}
     print("\n| largest difference | " + " | ".join(cases) + " |\n|---|" + "---:|" * len(cases))
     for quantity in dict.fromkeys(row["quantity"] for row in rows):
-        print(f"| {quantity} | " + " | ".join(cell(found[case, quantity]) for case in cases) + " |")
+        print(f"| {quantity} | " + " | ".join(cell(differences[case, quantity]) for case in cases) + " |")
     for case in cases:
         share = next(row["outside_clip"] for row in rows if row["case"] == case)
         print(f"{case}: {share:.0%} of tokens outside the clip range", file=sys.stderr)

@@ -92,10 +92,10 @@ def run_ours(settings: dict[str, Any], add: Callable[[dict[str, float]], None]) 
 
 def our_recipe(settings: dict[str, Any], out: Path) -> dict[str, Any]:
     stages, batch, terms = stages_of(settings), settings["batch"], reward_terms(settings)
-    asked = ("sft", "reward") if any(term["kind"] == "adapter" for term in terms) else ("sft",)
+    parents = ("sft", "reward") if any(term["kind"] == "adapter" for term in terms) else ("sft",)
     return {
         "base": {"model": model_of(settings), "quantization": settings.get("quantization", "fp32")},
-        "parents": {stage: str(stages / stage) for stage in asked},
+        "parents": {stage: str(stages / stage) for stage in parents},
         "data": [{"source": settings["prompts"]}],
         "limits": {"prompt_tokens": settings["prompt_tokens"]},
         "sampling": {

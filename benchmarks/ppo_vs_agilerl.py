@@ -76,25 +76,25 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "ppo-vs-agilerl", help="finished runs")
     parser.add_argument("--json", type=Path, help="write the result here")
-    given = parser.parse_args()
-    if given.make_environment:
-        make_environment(given.make_environment)
+    arguments = parser.parse_args()
+    if arguments.make_environment:
+        make_environment(arguments.make_environment)
         return
-    python = given.environment / "bin" / "python"
+    python = arguments.environment / "bin" / "python"
     if not python.is_file():
         parser.error(
-            f"{given.environment} is no environment of AgileRL. Make one: "
-            f"python benchmarks/ppo_vs_agilerl.py --make-environment {given.environment}"
+            f"{arguments.environment} is no environment of AgileRL. Make one: "
+            f"python benchmarks/ppo_vs_agilerl.py --make-environment {arguments.environment}"
         )
     with tempfile.TemporaryDirectory(prefix="ppo-vs-agilerl-") as work:
-        bench = Bench(given, python, Path(work))
-        if given.facts:
-            look(bench, given.json)
+        bench = Bench(arguments, python, Path(work))
+        if arguments.facts:
+            look(bench, arguments.json)
             return
-        for home in measure(bench, QUICK if given.quick else FULL):
+        for home in measure(bench, QUICK if arguments.quick else FULL):
             # After each part: what has been measured can be read before the last of it is.
-            if given.json:
-                given.json.write_text(home.dump(), encoding="utf-8")
+            if arguments.json:
+                arguments.json.write_text(home.dump(), encoding="utf-8")
 
 
 def make_environment(folder: Path) -> None:
@@ -114,15 +114,15 @@ def make_environment(folder: Path) -> None:
 class Bench:
     """Where runs happen, and where finished ones are kept."""
 
-    def __init__(self, given: argparse.Namespace, python: Path, work: Path) -> None:
-        self.given, self.python, self.work = given, python, work
+    def __init__(self, arguments: argparse.Namespace, python: Path, work: Path) -> None:
+        self.arguments, self.python, self.work = arguments, python, work
         self.paths: dict[str, str] = {}
-        self.results: Path = given.results
+        self.results: Path = arguments.results
 
     def share(self) -> None:
         """Prompts, as text for ours and as tokens for the peer."""
-        asked = {"model": self.given.model, "work": str(self.work), "prompts": 128, "prompt_tokens": 64}
-        told = start("ppo_sides.py", "shared", asked, self.given.threads)
+        settings = {"model": self.arguments.model, "work": str(self.work), "prompts": 128, "prompt_tokens": 64}
+        told = start("ppo_sides.py", "shared", settings, self.arguments.threads)
         paths = {"work": self.work, "prompts": self.work / "prompts.jsonl", "peer_prompts": self.work / "peer.json"}
         self.paths = {name: str(path) for name, path in paths.items()} | {"folder": told["folder"]}
 
@@ -137,28 +137,28 @@ class Bench:
         return json.loads(file.read_text(encoding="utf-8"))["found"] if file.is_file() else None
 
     def file_of(self, run: Run) -> Path:
-        return self.results / f"{run.key(self.given.model, self.given.threads)}.json"
+        return self.results / f"{run.key(self.arguments.model, self.arguments.threads)}.json"
 
     def run(self, run: Run) -> dict[str, Any]:
         """What it found: kept, or found now in a process of its own."""
-        found = self.kept(run)
-        if found is not None:
-            return found
-        found = self.start(run.side, run.task, dict(run.settings), run.seconds_at_most)
-        commit = machine(self.given.threads)["commit"]
+        outcome = self.kept(run)
+        if outcome is not None:
+            return outcome
+        outcome = self.start(run.side, run.task, dict(run.settings), run.seconds_at_most)
+        commit = machine(self.arguments.threads)["commit"]
         self.results.mkdir(parents=True, exist_ok=True)
         # Written beside its place and moved into it: a run that was stopped while writing is no finished one.
         unfinished = self.file_of(run).with_suffix(".part")
-        told = {**asdict(run), "settings": dict(run.settings), "commit": commit, "found": found}
+        told = {**asdict(run), "settings": dict(run.settings), "commit": commit, "found": outcome}
         unfinished.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         unfinished.replace(self.file_of(run))
-        print(f"{run.name}: {said(found)}", file=sys.stderr, flush=True)
-        return found
+        print(f"{run.name}: {described(outcome)}", file=sys.stderr, flush=True)
+        return outcome
 
     def start(self, side: str, task: str, settings: dict[str, Any], seconds: float | None = None) -> Any:
-        given = {**settings, **self.paths, "model": self.given.model}
+        arguments = {**settings, **self.paths, "model": self.arguments.model}
         script, python = ("agilerl_sides.py", self.python) if side == "peer" else ("ppo_sides.py", None)
-        return start(script, task, given, self.given.threads, python=python, seconds=seconds)
+        return start(script, task, arguments, self.arguments.threads, python=python, seconds=seconds)
 
     def commits(self, runs: Sequence[Run]) -> list[str]:
         """Those that the runs were made on: a benchmark that goes on may have begun on another."""
@@ -173,14 +173,14 @@ class Bench:
         print(f"{len(runs)} runs, {kept}; {budget}", file=sys.stderr, flush=True)
 
 
-def said(found: Mapping[str, Any]) -> str:
+def described(outcome: Mapping[str, Any]) -> str:
     """A line about a run."""
-    load = f"{found['peak_rss_bytes'] / 2**30:.2f} GiB, load {found['load'][0]:.1f} to {found['load'][1]:.1f}"
-    if "seconds_per_episode" in found:
-        cpu = found["cpu_seconds_per_episode"]
-        return f"{found['seconds_per_episode']:.2f} s and {cpu:.2f} CPU s an episode, {load}"
-    reached = f"score {found['score']:.2f} after {found['episodes']} episodes and {found['seconds']:.0f} s"
-    return f"{reached}, KL {found['kl']:.2f}, {load}"
+    load = f"{outcome['peak_rss_bytes'] / 2**30:.2f} GiB, load {outcome['load'][0]:.1f} to {outcome['load'][1]:.1f}"
+    if "seconds_per_episode" in outcome:
+        cpu = outcome["cpu_seconds_per_episode"]
+        return f"{outcome['seconds_per_episode']:.2f} s and {cpu:.2f} CPU s an episode, {load}"
+    reached = f"score {outcome['score']:.2f} after {outcome['episodes']} episodes and {outcome['seconds']:.0f} s"
+    return f"{reached}, KL {outcome['kl']:.2f}, {load}"
 
 
 # --- what is run
@@ -188,11 +188,11 @@ def said(found: Mapping[str, Any]) -> str:
 
 def measure(bench: Bench, sizes: Sizes) -> Iterator[Home]:
     """The figures as they grow."""
-    given = bench.given
+    arguments = bench.arguments
     tried = tries(sizes)
     # Before the peer's settings have been tried any of them will do: none makes a run longer than its limit.
     known = {name: bench.kept(run) for name, run in tried.items()}
-    bench.announce([*tried.values(), *later(given.parts, sizes, fastest_of(known))])
+    bench.announce([*tried.values(), *later(arguments.parts, sizes, fastest_of(known))])
     bench.share()
     bench.make_stages()
     results = {name: bench.run(run) for name, run in tried.items()}
@@ -202,23 +202,23 @@ def measure(bench: Bench, sizes: Sizes) -> Iterator[Home]:
         "ours": {name: version(name) for name in LIBRARIES},
         "AgileRL's": bench.start("peer", "versions", {"names": ["agilerl", *LIBRARIES]})["versions"],
     }
-    options = ["--quick"] * given.quick
-    options += [] if sorted(given.parts) == sorted(PARTS) else ["--parts", *given.parts]
-    options += ["--model", given.model, "--threads", str(given.threads)]
+    options = ["--quick"] * arguments.quick
+    options += [] if sorted(arguments.parts) == sorted(PARTS) else ["--parts", *arguments.parts]
+    options += ["--model", arguments.model, "--threads", str(arguments.threads)]
     command = shlex.join(["python", "benchmarks/ppo_vs_agilerl.py", *options])
     made = list(tried.values())
 
     def figures(*more: Run) -> Home:
         made.extend(more)
-        return tables.home(command, bench.commits(made), machine(given.threads), versions, values)
+        return tables.home(command, bench.commits(made), machine(arguments.threads), versions, values)
 
-    for row, sides in rows(sizes, fastest).items() if "speed" in given.parts else ():
+    for row, sides in rows(sizes, fastest).items() if "speed" in arguments.parts else ():
         rounds = rounds_of(row, sides, sizes)
         values.setdefault("speed", {})[row] = tables.compare(
             [{run.name: bench.run(run) for run in runs} for runs in rounds]
         )
         yield figures(*(run for runs in rounds for run in runs))
-    if "learning" in given.parts:
+    if "learning" in arguments.parts:
         tuned = [(run, bench.run(run)) for run in tuning(sizes, fastest)]
         values["rates"], learnt = tables.rates(tuned), []
         made += [run for run, _ in tuned]
@@ -231,21 +231,21 @@ def measure(bench: Bench, sizes: Sizes) -> Iterator[Home]:
         print("\n".join(["", f"{name}:", "", *markdown(result.render(name))]))
 
 
-def fastest_of(found: Mapping[str, dict[str, Any] | None]) -> str:
+def fastest_of(speeds: Mapping[str, dict[str, Any] | None]) -> str:
     """The peer's setting that took the least time; the first one where they have not all been tried."""
-    seconds = {name: one["seconds_per_episode"] for name, one in found.items() if one and name in PEERS}
+    seconds = {name: outcome["seconds_per_episode"] for name, outcome in speeds.items() if outcome and name in PEERS}
     return min(seconds, key=seconds.__getitem__) if len(seconds) == len(PEERS) else next(iter(PEERS))
 
 
 def later(parts: Sequence[str], sizes: Sizes, fastest: str) -> list[Run]:
     """All runs but those in which the peer's settings are tried. Probes are at any rate: a budget needs no other."""
-    found: list[Run] = []
+    planned: list[Run] = []
     if "speed" in parts:
         for row, sides in rows(sizes, PEERS[fastest]).items():
-            found += [run for runs in rounds_of(row, sides, sizes) for run in runs]
+            planned += [run for runs in rounds_of(row, sides, sizes) for run in runs]
     if "learning" in parts:
-        found += [*tuning(sizes, PEERS[fastest]), *probes(sizes, PEERS[fastest], {})]
-    return found
+        planned += [*tuning(sizes, PEERS[fastest]), *probes(sizes, PEERS[fastest], {})]
+    return planned
 
 
 def look(bench: Bench, target: Path | None) -> None:
@@ -259,11 +259,11 @@ def look(bench: Bench, target: Path | None) -> None:
         begun = f"as it is installed it does not start on this CPU: {last}"
     facts = {"start": {"says": begun}, **bench.start("peer", "facts", settings)["facts"]}
     versions = bench.start("peer", "versions", {"names": ["agilerl", *LIBRARIES]})["versions"]
-    print(", ".join(f"{name} {one}" for name, one in versions.items()))
-    for name, found in facts.items():
-        print(f"- {name}: {found['says']}")
+    print(", ".join(f"{name} {version}" for name, version in versions.items()))
+    for name, fact in facts.items():
+        print(f"- {name}: {fact['says']}")
     if target is not None:
-        content = {"machine": machine(bench.given.threads), "versions": versions, "facts": facts}
+        content = {"machine": machine(bench.arguments.threads), "versions": versions, "facts": facts}
         target.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

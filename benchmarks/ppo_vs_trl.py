@@ -86,83 +86,91 @@ def main() -> None:
     show(result)
 
 
-def compare(given: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
+def compare(arguments: argparse.Namespace, work: Path) -> Iterator[dict[str, Any]]:
     """The result as it grows, once more for each workload."""
     require_peer()
-    common = settings_of(given, work)
-    result: dict[str, Any] = {"machine": machine(given.threads), "settings": {**common, "data": given.data}}
-    result |= prepare(given, common)
-    rows = {name: ROWS[name] for name in given.rows if name in ROWS}
-    chosen = given.peer
+    common = settings_of(arguments, work)
+    result: dict[str, Any] = {"machine": machine(arguments.threads), "settings": {**common, "data": arguments.data}}
+    result |= prepare(arguments, common)
+    rows = {name: ROWS[name] for name in arguments.rows if name in ROWS}
+    chosen = arguments.peer
     if rows and chosen is None:
         result["tried"] = {
-            name: run("trl", f"trl, {name}", {**common, **one, "steps": 2}, given.threads)
-            for name, one in PEERS.items()
+            name: run("trl", f"trl, {name}", {**common, **changes, "steps": 2}, arguments.threads)
+            for name, changes in PEERS.items()
         }
         chosen = min(PEERS, key=lambda name: result["tried"][name]["seconds_per_episode"])
     if rows:
         result["peer"], result["rows"] = chosen, {}
     for workload in dict.fromkeys(workload for workload, _ in rows.values()):
-        ours = {name: own for name, (of, own) in rows.items() if of == workload}
-        result["rows"] |= alternate(ours, common | WORKLOADS[workload], PEERS[chosen], given)
+        ours = {name: changes for name, (of, changes) in rows.items() if of == workload}
+        result["rows"] |= alternate(ours, common | WORKLOADS[workload], PEERS[chosen], arguments)
         yield result
-    if "memory" in given.rows:
-        result["memory"] = measure_memory(common, given.threads)
+    if "memory" in arguments.rows:
+        result["memory"] = measure_memory(common, arguments.threads)
         yield result
 
 
-def settings_of(given: argparse.Namespace, work: Path) -> dict[str, Any]:
-    batch = 4 if given.quick else 16
+def settings_of(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
+    batch = 4 if arguments.quick else 16
     return {
         "work": str(work),
-        "model": given.model,
+        "model": arguments.model,
         "file": "prompts",
         "prompt_tokens": 64,
-        "response_tokens": 8 if given.quick else 64,
+        "response_tokens": 8 if arguments.quick else 64,
         "responses_per_prompt": 1,
         "batch": batch,
         "decoded": batch,
         "value": "adapter",
-        "steps": given.steps,
+        "steps": arguments.steps,
         "epochs": 1,
-        "tokens": given.tokens,
+        "tokens": arguments.tokens,
         "checkpointing": False,
     }
 
 
-def prepare(given: argparse.Namespace, common: dict[str, Any]) -> dict[str, Any]:
+def prepare(arguments: argparse.Namespace, common: dict[str, Any]) -> dict[str, Any]:
     """Prompts, bases and stages, in processes of their own: only what the chosen rows need."""
-    asked = {"work": common["work"], "model": given.model, "data": given.data, "prompts": 32, "prompt_tokens": 64}
-    lengths = start("ppo_sides.py", "prompts", {**asked, "long_tokens": 256}, given.threads)
-    quantizations = ["fp32", "nf4"] if {"nf4", "memory"} & set(given.rows) else ["fp32"]
+    settings = {
+        "work": common["work"],
+        "model": arguments.model,
+        "data": arguments.data,
+        "prompts": 32,
+        "prompt_tokens": 64,
+    }
+    lengths = start("ppo_sides.py", "prompts", {**settings, "long_tokens": 256}, arguments.threads)
+    quantizations = ["fp32", "nf4"] if {"nf4", "memory"} & set(arguments.rows) else ["fp32"]
     bases: dict[str, Any] = {"plain": {"quantizations": quantizations}}
-    if any(ROWS[name][0] == "early" for name in given.rows if name in ROWS):
+    if any(ROWS[name][0] == "early" for name in arguments.rows if name in ROWS):
         bases["early"] = {"stops": True}
     prompts = str(Path(common["work"]) / "prompts.jsonl")
-    made = start("ppo_sides.py", "prepare", {**common, "prompts": prompts, "bases": bases}, given.threads)
+    made = start("ppo_sides.py", "prepare", {**common, "prompts": prompts, "bases": bases}, arguments.threads)
     return {"prompt_tokens": {name: lengths[name] for name in ("prompts", "long")}, "stop": made.get("stop")}
 
 
 def alternate(
-    ours: dict[str, dict[str, Any]], common: dict[str, Any], peer: dict[str, Any], given: argparse.Namespace
+    ours: dict[str, dict[str, Any]], common: dict[str, Any], peer: dict[str, Any], arguments: argparse.Namespace
 ) -> dict[str, Any]:
     """Rounds of each row of ours and the peer, and what they amount to, by row."""
     rounds = []
-    for _ in range(given.runs):
-        one = {name: run("ours", f"ours, {name}", common | own, given.threads) for name, own in ours.items()}
-        rounds.append({"ours": one, "trl": run("trl", "trl", common | peer, given.threads)})
-    theirs = [one["trl"] for one in rounds]
-    return {name: summarise([one["ours"][name] for one in rounds], theirs) for name in ours}
+    for _ in range(arguments.runs):
+        measured = {
+            name: run("ours", f"ours, {name}", common | changes, arguments.threads) for name, changes in ours.items()
+        }
+        rounds.append({"ours": measured, "trl": run("trl", "trl", common | peer, arguments.threads)})
+    theirs = [pair["trl"] for pair in rounds]
+    return {name: summarise([pair["ours"][name] for pair in rounds], theirs) for name in ours}
 
 
 def summarise(ours: list[dict[str, Any]], theirs: list[dict[str, Any]]) -> dict[str, Any]:
     def ratios(name: str) -> dict[str, float]:
-        found = [own[name] / other[name] for own, other in zip(ours, theirs, strict=True)]
-        return {"median": statistics.median(found), "low": min(found), "high": max(found)}
+        shares = [our[name] / other[name] for our, other in zip(ours, theirs, strict=True)]
+        return {"median": statistics.median(shares), "low": min(shares), "high": max(shares)}
 
     peaks = {
-        "ours": max(one["peak_rss_bytes"] for one in ours),
-        "trl": max(one["peak_rss_bytes"] for one in theirs),
+        "ours": max(measured["peak_rss_bytes"] for measured in ours),
+        "trl": max(measured["peak_rss_bytes"] for measured in theirs),
     }
     return {
         "ours": ours,
@@ -193,8 +201,8 @@ def measure_memory(common: dict[str, Any], threads: int) -> dict[str, Any]:
         "our SFT, 8 at once": ("sft", eight),
         "our SFT, 8 at once, nf4": ("sft", eight | four_bits),
     }
-    found = {name: run(side, name, settings, threads) for name, (side, settings) in runs.items()}
-    peak = {name: one["peak_rss_bytes"] for name, one in found.items()}
+    measured = {name: run(side, name, settings, threads) for name, (side, settings) in runs.items()}
+    peak = {name: numbers["peak_rss_bytes"] for name, numbers in measured.items()}
     ratios = {
         "8 at once on both sides": ("ours, 8 at once", "trl, 8 at once"),
         "small micro-batches to trl with 8": ("ours, 256 tokens at once", "trl, 8 at once"),
@@ -207,17 +215,22 @@ def measure_memory(common: dict[str, Any], threads: int) -> dict[str, Any]:
         "to our SFT": ("ours, 8 at once", "our SFT, 8 at once"),
         "to our SFT, nf4": ("ours, 8 at once, nf4", "our SFT, 8 at once, nf4"),
     }
-    return {"runs": found, "ratios": {name: peak[own] / peak[other] for name, (own, other) in ratios.items()}}
+    return {
+        "runs": measured,
+        "ratios": {name: peak[numerator] / peak[other] for name, (numerator, other) in ratios.items()},
+    }
 
 
 def run(side: str, name: str, settings: dict[str, Any], threads: int) -> dict[str, Any]:
     """One side in a process of its own, and a line about it."""
     settings = {**settings, "prompts": str(Path(settings["work"]) / f"{settings['file']}.jsonl")}
-    found = start("ppo_sides.py", side, settings, threads, first=[PEER] if side == "trl" else [])
-    speed = f"{found['seconds_per_episode']:.2f} s an episode, " if "seconds_per_episode" in found else ""
-    memory = f"{found['peak_rss_bytes'] / 2**30:.2f} GiB, load {found['load'][0]:.1f} to {found['load'][1]:.1f}"
+    measured = start("ppo_sides.py", side, settings, threads, first=[PEER] if side == "trl" else [])
+    speed = f"{measured['seconds_per_episode']:.2f} s an episode, " if "seconds_per_episode" in measured else ""
+    memory = (
+        f"{measured['peak_rss_bytes'] / 2**30:.2f} GiB, load {measured['load'][0]:.1f} to {measured['load'][1]:.1f}"
+    )
     print(f"{name}: {speed}{memory}", file=sys.stderr, flush=True)
-    return found
+    return measured
 
 
 def require_peer() -> None:
@@ -234,8 +247,8 @@ def show(result: dict[str, Any]) -> None:
         print(f"stop token of the rows `early`: {result['stop']['token']!r}\n")
     if result.get("tried"):
         print("| trl 1.12 at | s per episode | peak memory |\n|---|---:|---:|")
-        for name, one in result["tried"].items():
-            print(f"| {name} | {one['seconds_per_episode']:.2f} | {_gib(one)} |")
+        for name, measured in result["tried"].items():
+            print(f"| {name} | {measured['seconds_per_episode']:.2f} | {_gib(measured)} |")
     if result.get("rows"):
         print(f"\ntrl at {result['peer']}. Medians; ratios: median (range) over rounds.\n")
         columns = ("side", "s per episode", "tokens/s", "tokens per response", "score", "KL", "peak", "load")
@@ -247,8 +260,8 @@ def show(result: dict[str, Any]) -> None:
             print(f" {_range(row['episodes_ratio'])} | {_range(row['tokens_ratio'])} |" if side == "ours" else " | |")
     if result.get("memory"):
         print("\n| | peak memory |\n|---|---:|")
-        for name, one in result["memory"]["runs"].items():
-            print(f"| {name} | {_gib(one)} |")
+        for name, measured in result["memory"]["runs"].items():
+            print(f"| {name} | {_gib(measured)} |")
         for name, ratio in result["memory"]["ratios"].items():
             print(f"| ratio: {name} | {ratio:.2f} |")
 
@@ -261,17 +274,17 @@ def cells(runs: list[dict[str, Any]]) -> Iterable[str]:
         ("score", 3),
         ("kl", 3),
     ):
-        yield f"{statistics.median(one[name] for one in runs):.{digits}f}"
-    yield _gib(max(runs, key=lambda one: one["peak_rss_bytes"]))
-    yield f"{max(max(one['load']) for one in runs):.1f}"
+        yield f"{statistics.median(measured[name] for measured in runs):.{digits}f}"
+    yield _gib(max(runs, key=lambda measured: measured["peak_rss_bytes"]))
+    yield f"{max(max(measured['load']) for measured in runs):.1f}"
 
 
 def _range(ratio: dict[str, float]) -> str:
     return f"{ratio['median']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
-def _gib(one: dict[str, Any]) -> str:
-    return f"{one['peak_rss_bytes'] / 2**30:.2f} GiB"
+def _gib(measured: dict[str, Any]) -> str:
+    return f"{measured['peak_rss_bytes'] / 2**30:.2f} GiB"
 
 
 if __name__ == "__main__":

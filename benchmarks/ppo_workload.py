@@ -21,19 +21,19 @@ def prepare(settings: dict[str, Any]) -> dict[str, Any]:
     from onebase.recipe.sections import BaseSection
 
     work = Path(settings["work"])
-    said: dict[str, Any] = {}
+    paths: dict[str, Any] = {}
     for name, base in settings["bases"].items():
         folder = work / "bases" / name
         if "random" in base:
             random_base(folder, settings["model"], base["random"])
         elif base.get("stops"):
-            said["stop"] = with_stop(folder, settings)
+            paths["stop"] = with_stop(folder, settings)
         model = str(folder) if folder.is_dir() else settings["model"]
         for quantization in base.get("quantizations", ["fp32"]):
             section = BaseSection.model_validate({"model": model, "quantization": quantization})
             for rank in base.get("ranks", [RANK]):
                 make_stages(section, rank, work / "stages" / f"{name}-{quantization}-{rank}")
-    return said
+    return paths
 
 
 def stages_of(settings: dict[str, Any]) -> Path:
@@ -100,9 +100,9 @@ def with_stop(folder: Path, settings: dict[str, Any]) -> dict[str, Any]:
     stops = sorted({*loaded.stop_ids, token})
     link_base(origin, folder)
     generation = folder / "generation_config.json"
-    found = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
+    config = json.loads(generation.read_text(encoding="utf-8")) if generation.is_file() else {}
     generation.unlink(missing_ok=True)
-    generation.write_text(json.dumps({**found, "eos_token_id": stops}), encoding="utf-8")
+    generation.write_text(json.dumps({**config, "eos_token_id": stops}), encoding="utf-8")
     return {"token": loaded.tokenizer.decode([token]), "stop_ids": stops, "expected_length": round(length, 2)}
 
 
@@ -116,10 +116,10 @@ def choose_stop(responses: Sequence[Sequence[int]], wanted: float) -> tuple[int,
     """The token that, ending responses where it first stands, makes their mean length come nearest to `wanted`."""
 
     def mean_length(token: int) -> float:
-        lengths = [list(one).index(token) + 1 if token in one else len(one) for one in responses]
+        lengths = [list(response).index(token) + 1 if token in response else len(response) for response in responses]
         return sum(lengths) / len(lengths)
 
-    lengths = {token: mean_length(token) for token in sorted({token for one in responses for token in one})}
+    lengths = {token: mean_length(token) for token in sorted({token for response in responses for token in response})}
     chosen = min(lengths, key=lambda token: abs(lengths[token] - wanted))
     return chosen, lengths[chosen]
 
@@ -129,12 +129,12 @@ def responses_of(base: Any, prompts: list[list[int]], settings: dict[str, Any]) 
     import torch
 
     torch.manual_seed(0)
-    found = []
+    texts = []
     for start in range(0, len(prompts), 16):
         part = prompts[start : start + 16]
         width = max(map(len, part))
-        ids = torch.tensor([[base.pad_id] * (width - len(one)) + one for one in part])
-        mask = torch.tensor([[0] * (width - len(one)) + [1] * len(one) for one in part])
+        ids = torch.tensor([[base.pad_id] * (width - len(prompt)) + prompt for prompt in part])
+        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in part])
         drawn = base.model.generate(
             input_ids=ids,
             attention_mask=mask,
@@ -149,8 +149,8 @@ def responses_of(base: Any, prompts: list[list[int]], settings: dict[str, Any]) 
         )
         for row in drawn[:, width:].tolist():
             end = next((place + 1 for place, token in enumerate(row) if token in base.stop_ids), len(row))
-            found.append(row[:end])
-    return found
+            texts.append(row[:end])
+    return texts
 
 
 def random_base(folder: Path, model: str, shape: dict[str, int]) -> None:
@@ -196,12 +196,12 @@ def write_prompts(settings: dict[str, Any]) -> dict[str, Any]:
     if len(short) < wanted:
         raise SystemExit(f"{wanted} prompts asked for, and {len(short)} are at most {limit} tokens in the chat format")
     long = [join_until(chat, texts, start, settings["long_tokens"]) for start in range(0, wanted, 4)]
-    said = {}
+    paths = {}
     for name, chosen in (("prompts", short), ("long", long)):
         lines = [json.dumps({"prompt": text}, ensure_ascii=False) for text in chosen]
         (work / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        said[name] = [len(ids_of(chat, text)) for text in chosen]
-    return said
+        paths[name] = [len(ids_of(chat, text)) for text in chosen]
+    return paths
 
 
 def write_shared(settings: dict[str, Any]) -> dict[str, Any]:
@@ -217,7 +217,7 @@ def write_shared(settings: dict[str, Any]) -> dict[str, Any]:
     texts = [json.loads(line)["prompt"] for line in lines if line]
     ids = read_ids(work / "prompts.jsonl", settings)
     told = {
-        "prompts": [{"text": text, "ids": one} for text, one in zip(texts, ids, strict=True)],
+        "prompts": [{"text": text, "ids": tokens} for text, tokens in zip(texts, ids, strict=True)],
         "stops": sorted(stops),
         "pad": tokenizer.pad_token_id,
     }
@@ -231,7 +231,7 @@ def read_texts(settings: dict[str, Any]) -> list[str]:
 
     builtin = settings["data"] is None
     source = Source(source="builtin:tasks", split="rl", rows=256) if builtin else Source(source=settings["data"])
-    return [one.user_text for one in load([source], Prompt, seed=0).records]
+    return [record.user_text for record in load([source], Prompt, seed=0).records]
 
 
 def join_until(chat: Any, texts: Sequence[str], start: int, tokens: int) -> str:

@@ -48,10 +48,10 @@ def main() -> None:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def in_a_process(given: argparse.Namespace, wait: dict[str, str]) -> dict[str, Any]:
+def in_a_process(arguments: argparse.Namespace, wait: dict[str, str]) -> dict[str, Any]:
     kept = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
-    environment = {**kept, **wait, "OMP_NUM_THREADS": str(given.threads), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, __file__, "--one", "--runs", str(given.runs), "--rows", *map(str, given.rows)]
+    environment = {**kept, **wait, "OMP_NUM_THREADS": str(arguments.threads), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, __file__, "--one", "--runs", str(arguments.runs), "--rows", *map(str, arguments.rows)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -65,7 +65,7 @@ def measure(rows: list[int], runs: int) -> dict[str, dict[str, float]]:
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(shape, generator=generator) for _ in range(LAYERS) for shape in SHAPES]
     ways = {"torch": torch.nn.functional.linear, "ours": product}
-    found: dict[str, dict[str, float]] = {}
+    seconds: dict[str, dict[str, float]] = {}
     with torch.no_grad():
         for count in rows:
             inputs = {width: torch.randn(count, width, generator=generator) for width in (576, 1536)}
@@ -77,8 +77,8 @@ def measure(rows: list[int], runs: int) -> dict[str, dict[str, float]]:
                         way(inputs[weight.shape[1]], weight)
                     if run:  # the first warms up
                         times[name].append(1000 * (time.perf_counter() - start))
-            found[str(count)] = {name: statistics.median(own) for name, own in times.items()}
-    return found
+            seconds[str(count)] = {name: statistics.median(durations) for name, durations in times.items()}
+    return seconds
 
 
 def show(result: dict[str, Any]) -> None:
@@ -86,7 +86,7 @@ def show(result: dict[str, Any]) -> None:
     rows = list(next(iter(result["milliseconds"].values())))
     print(f"| threads that wait | {' | '.join(f'{count} rows' for count in rows)} |\n|---|{'---|' * len(rows)}")
     for name, by_rows in result["milliseconds"].items():
-        cells = [f"{one['torch']:.1f}, {one['ours']:.1f}, {one['torch'] / one['ours']:.2f}" for one in by_rows.values()]
+        cells = [f"{row['torch']:.1f}, {row['ours']:.1f}, {row['torch'] / row['ours']:.2f}" for row in by_rows.values()]
         print(f"| {name} | {' | '.join(cells)} |")
 
 

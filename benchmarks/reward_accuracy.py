@@ -50,74 +50,78 @@ def main() -> None:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def compare(given: argparse.Namespace) -> dict[str, Any]:
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     searched = {
-        side: {rate: train(given, side, rate, SEARCH_SEED, "chosen-on") for rate in given.rates} for side in SIDES
+        side: {rate: train(arguments, side, rate, SEARCH_SEED, "chosen-on") for rate in arguments.rates}
+        for side in SIDES
     }
-    rates = {side: best_rate(found) for side, found in searched.items()}
-    runs = {side: {seed: train(given, side, rates[side], seed, "held-out") for seed in given.seeds} for side in SIDES}
+    rates = {side: best_rate(by_rate) for side, by_rate in searched.items()}
+    runs = {
+        side: {seed: train(arguments, side, rates[side], seed, "held-out") for seed in arguments.seeds}
+        for side in SIDES
+    }
     return {
-        "machine": processes.machine(given.threads),
-        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(given).items()},
+        "machine": processes.machine(arguments.threads),
+        "settings": {name: str(value) if isinstance(value, Path) else value for name, value in vars(arguments).items()},
         "search": {
-            side: {str(rate): statistics.fmean(one["accuracies"]) for rate, one in found.items()}
-            for side, found in searched.items()
+            side: {str(rate): statistics.fmean(training["accuracies"]) for rate, training in by_rate.items()}
+            for side, by_rate in searched.items()
         },
         "rates": rates,
         **summary(runs),
     }
 
 
-def train(given: argparse.Namespace, side: str, rate: float, seed: int, part: str) -> dict[str, Any]:
+def train(arguments: argparse.Namespace, side: str, rate: float, seed: int, part: str) -> dict[str, Any]:
     """One training and its accuracy on each ranking of a held-out part; from --out where it has been run before."""
     settings = {
-        "data": given.data,
-        "questions": given.questions,
+        "data": arguments.data,
+        "questions": arguments.questions,
         "synthetic": 0,
-        "prompt_tokens": given.prompt_tokens,
-        "model": given.model,
-        "tokens": given.tokens,
-        "batch": given.batch,
+        "prompt_tokens": arguments.prompt_tokens,
+        "model": arguments.model,
+        "tokens": arguments.tokens,
+        "batch": arguments.batch,
         "learning_rate": rate,
         "seed": seed,
         "checkpointing": False,
         "probe": 0,
-        "held_out": {"part": part, "chosen-on": given.chosen_on, "held-out": given.held_out},
+        "held_out": {"part": part, "chosen-on": arguments.chosen_on, "held-out": arguments.held_out},
     }
-    path = given.out / f"{side}-{rate:g}-{seed}-{part}.json"
+    path = arguments.out / f"{side}-{rate:g}-{seed}-{part}.json"
     if path.is_file():
         kept = json.loads(path.read_text(encoding="utf-8"))
         if kept["settings"] != settings:
             raise SystemExit(f"{path} holds a training with other settings. Pass another --out, or remove it.")
         return kept
-    found = {**processes.start("reward_sides.py", side, settings, given.threads), "settings": settings}
-    path.write_text(json.dumps(found) + "\n", encoding="utf-8")
-    said = f"accuracy {statistics.fmean(found['accuracies']):.3f}, {found['seconds']:.0f} s"
-    print(f"{side}, rate {rate:g}, seed {seed}: {said}", file=sys.stderr, flush=True)
-    return found
+    measured = {**processes.start("reward_sides.py", side, settings, arguments.threads), "settings": settings}
+    path.write_text(json.dumps(measured) + "\n", encoding="utf-8")
+    line = f"accuracy {statistics.fmean(measured['accuracies']):.3f}, {measured['seconds']:.0f} s"
+    print(f"{side}, rate {rate:g}, seed {seed}: {line}", file=sys.stderr, flush=True)
+    return measured
 
 
-def best_rate(found: Mapping[float, Mapping[str, Any]]) -> float:
+def best_rate(by_rate: Mapping[float, Mapping[str, Any]]) -> float:
     """The learning rate of the highest accuracy; of equal ones the lowest."""
-    return max(sorted(found), key=lambda rate: statistics.fmean(found[rate]["accuracies"]))
+    return max(sorted(by_rate), key=lambda rate: statistics.fmean(by_rate[rate]["accuracies"]))
 
 
 def summary(runs: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
     """Accuracy of each side and seed, and ours less the peer's by ranking, each the mean over the seeds."""
     from evaluation.statistics import bootstrap, paired_difference
 
-    accuracies = {side: {seed: one["accuracies"] for seed, one in by_seed.items()} for side, by_seed in runs.items()}
+    accuracies = {side: {seed: run["accuracies"] for seed, run in by_seed.items()} for side, by_seed in runs.items()}
     ours, peer = (
         [statistics.fmean(by_seed) for by_seed in zip(*accuracies[side].values(), strict=True)] for side in SIDES
     )
     return {
         "accuracy": {
-            side: {str(seed): bootstrap(own).as_dict() for seed, own in by_seed.items()}
+            side: {str(seed): bootstrap(values).as_dict() for seed, values in by_seed.items()}
             for side, by_seed in accuracies.items()
         },
         "mean": {side: statistics.fmean(values) for side, values in zip(SIDES, (ours, peer), strict=True)},
         "difference": paired_difference(ours, peer).as_dict(),
-        "seconds": {side: [one["seconds"] for one in by_seed.values()] for side, by_seed in runs.items()},
+        "seconds": {side: [run["seconds"] for run in by_seed.values()] for side, by_seed in runs.items()},
     }
 
 
@@ -130,14 +134,15 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     for side in SIDES:
         cells = [
-            f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" for one in result["accuracy"][side].values()
+            f"{estimate['mean']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+            for estimate in result["accuracy"][side].values()
         ]
         lines.append(f"| {side} | {result['rates'][side]:g} | {' | '.join(cells)} |")
-    for side, found in result["search"].items():
-        lines.append(f"{side}, searched: " + ", ".join(f"{rate}: {value:.3f}" for rate, value in found.items()))
+    for side, by_rate in result["search"].items():
+        lines.append(f"{side}, searched: " + ", ".join(f"{rate}: {value:.3f}" for rate, value in by_rate.items()))
     difference: Sequence[float] = [result["difference"][name] for name in ("mean", "low", "high")]
     lines.append("ours less trl, paired: {:+.3f} [{:+.3f}, {:+.3f}]".format(*difference))
-    seconds = {side: statistics.median(found) for side, found in result["seconds"].items()}
+    seconds = {side: statistics.median(durations) for side, durations in result["seconds"].items()}
     lines.append(f"median seconds a training: ours {seconds['ours']:.0f}, trl {seconds['trl']:.0f}")
     return "\n".join([*lines[:4], "", *lines[4:]])
 

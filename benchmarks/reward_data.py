@@ -27,7 +27,9 @@ def read_rankings(settings: dict[str, Any]) -> list[Any]:
         encoded = random.Random(settings["seed"]).sample(rest, min(wanted, len(rest)))
     if len(encoded) < wanted:
         raise SystemExit(f"{wanted} questions asked for, and {len(encoded)} have a prompt that is short enough")
-    longest = sorted(encoded[:wanted], key=lambda one: -len(one.prompt_ids) - sum(map(len, one.responses_ids)))
+    longest = sorted(
+        encoded[:wanted], key=lambda ranking: -len(ranking.prompt_ids) - sum(map(len, ranking.responses_ids))
+    )
     # Short runs that choose the peer's setting take the longest rows, which decide memory.
     return longest[: settings["probe"]] if settings["probe"] else encoded[:wanted]
 
@@ -70,25 +72,25 @@ def qa_feedback(path: Path) -> list[Any]:
     from onebase.errors import DataError
 
     order = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)]
-    found = []
+    rankings = []
     for line, row in enumerate(json.loads(path.read_text(encoding="utf-8")), start=1):
         passages = "\n\n".join(" ".join(sentences[1:]) for sentences in row["passages"])
         prompt = Prompt((Message("user", f"{passages}\n\n{row['question']}"),), Origin(str(path), line))
-        said = dict(zip(order, row["preference"], strict=True))
-        losses = [sum(verdict == (2 if place == pair[0] else 1) for pair, verdict in said.items() if place in pair)
+        verdicts = dict(zip(order, row["preference"], strict=True))
+        losses = [sum(verdict == (2 if place == pair[0] else 1) for pair, verdict in verdicts.items() if place in pair)
                   for place in range(4)]  # fmt: skip
         levels = sorted(set(losses))
         tiers = tuple(levels.index(count) for count in losses)
         consistent = all(
             verdict == (0 if tiers[i] == tiers[j] else 1 if tiers[i] < tiers[j] else 2)
-            for (i, j), verdict in said.items()
+            for (i, j), verdict in verdicts.items()
         )
         responses = tuple(row[f"prediction {number}"] for number in range(1, 5))
         if consistent:
             # All tied, or the same answer twice: no ranking.
             with contextlib.suppress(DataError):
-                found.append(Ranking(prompt, responses, tiers))
-    return found
+                rankings.append(Ranking(prompt, responses, tiers))
+    return rankings
 
 
 def synthetic_rankings(count: int, responses: int) -> list[Any]:

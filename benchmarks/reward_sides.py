@@ -45,12 +45,13 @@ def describe(settings: dict[str, Any]) -> dict[str, Any]:
     rankings = reward_data.read_rankings(settings)
     return {
         "rankings": len(rankings),
-        "responses": sum(len(one.responses_ids) for one in rankings),
-        "pairs": sum(len(one.ranking.pairs) for one in rankings),
-        "prompt_tokens": [len(one.prompt_ids) for one in rankings],
-        "shared_tokens": [pack_size(one.sequences) for one in rankings],
+        "responses": sum(len(ranking.responses_ids) for ranking in rankings),
+        "pairs": sum(len(ranking.ranking.pairs) for ranking in rankings),
+        "prompt_tokens": [len(ranking.prompt_ids) for ranking in rankings],
+        "shared_tokens": [pack_size(ranking.sequences) for ranking in rankings],
         "pair_tokens": [
-            sum(len(one.sequences[index]) for pair in one.ranking.pairs for index in pair) for one in rankings
+            sum(len(ranking.sequences[index]) for pair in ranking.ranking.pairs for index in pair)
+            for ranking in rankings
         ],
     }
 
@@ -138,9 +139,9 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
     )
     model.config.pad_token_id = tokenizer.pad_token_id
     rows = [
-        {"chosen_ids": list(one.sequences[better]), "rejected_ids": list(one.sequences[worse])}
-        for one in rankings
-        for better, worse in one.ranking.pairs
+        {"chosen_ids": list(ranking.sequences[better]), "rejected_ids": list(ranking.sequences[worse])}
+        for ranking in rankings
+        for better, worse in ranking.ranking.pairs
     ]
     per_step = max(1, round(PER_STEP * len(rows) / len(rankings)))
     batch = settings["batch"]
@@ -184,7 +185,7 @@ def train_trl(settings: dict[str, Any]) -> dict[str, Any]:
         """One at a time: no padding that its model would have to find the end in front of."""
         trained = trainer.model.eval()  # type: ignore[union-attr]  # it has been trained
         with torch.no_grad():
-            return [float(trained(input_ids=torch.tensor([one])).logits[0, 0]) for one in sequences]
+            return [float(trained(input_ids=torch.tensor([sequence])).logits[0, 0]) for sequence in sequences]
 
     return {**resources(seconds, len(rankings)), "loss": losses, **held_out_accuracies(settings, scores)}
 
@@ -195,12 +196,12 @@ def held_out_accuracies(
     """The share of pairs ranked right in each held-out ranking, where some are asked for. Equal scores count half."""
     if "held_out" not in settings:
         return {}
-    found = []
-    for one in reward_data.read_held_out(settings):
-        said = scores(list(one.sequences))
-        margins = [said[better] - said[worse] for better, worse in one.ranking.pairs]
-        found.append(statistics.fmean(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins))
-    return {"accuracies": found}
+    accuracies = []
+    for ranking in reward_data.read_held_out(settings):
+        scored = scores(list(ranking.sequences))
+        margins = [scored[better] - scored[worse] for better, worse in ranking.ranking.pairs]
+        accuracies.append(statistics.fmean(1.0 if margin > 0 else 0.5 if margin == 0 else 0.0 for margin in margins))
+    return {"accuracies": accuracies}
 
 
 SIDES = {"ours": train_ours, "trl": train_trl, "data": describe}

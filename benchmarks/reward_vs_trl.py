@@ -45,40 +45,40 @@ def main() -> None:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def compare(given: argparse.Namespace) -> dict[str, Any]:
+def compare(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = {
-        "data": given.data,
-        "questions": given.questions,
-        "synthetic": given.synthetic,
-        "prompt_tokens": given.prompt_tokens,
-        "model": given.model,
-        "tokens": given.tokens,
+        "data": arguments.data,
+        "questions": arguments.questions,
+        "synthetic": arguments.synthetic,
+        "prompt_tokens": arguments.prompt_tokens,
+        "model": arguments.model,
+        "tokens": arguments.tokens,
         "learning_rate": 1e-4,
         "seed": 0,
         "checkpointing": False,
         "probe": 0,
     }
-    probe = {**settings, "probe": min(given.probe, given.questions)}
-    data = start("data", settings, given.threads)
-    tried = {f"trl, {batch} at once": start("trl", {**probe, "batch": batch}, given.threads) for batch in BATCHES}
+    probe = {**settings, "probe": min(arguments.probe, arguments.questions)}
+    data = start("data", settings, arguments.threads)
+    tried = {f"trl, {batch} at once": start("trl", {**probe, "batch": batch}, arguments.threads) for batch in BATCHES}
     fastest = min(BATCHES, key=lambda batch: tried[f"trl, {batch} at once"]["seconds_per_prompt"])
-    tried["ours"] = start("ours", probe, given.threads)
-    tried["ours, checkpointing"] = start("ours", {**probe, "checkpointing": True}, given.threads)
-    tried["trl, checkpointing"] = start("trl", {**probe, "batch": fastest, "checkpointing": True}, given.threads)
+    tried["ours"] = start("ours", probe, arguments.threads)
+    tried["ours, checkpointing"] = start("ours", {**probe, "checkpointing": True}, arguments.threads)
+    tried["trl, checkpointing"] = start("trl", {**probe, "batch": fastest, "checkpointing": True}, arguments.threads)
     pairs = []
-    for _ in range(given.runs):
-        ours = start("ours", settings, given.threads)
-        pairs.append({"ours": ours, "trl": start("trl", {**settings, "batch": fastest}, given.threads)})
+    for _ in range(arguments.runs):
+        ours = start("ours", settings, arguments.threads)
+        pairs.append({"ours": ours, "trl": start("trl", {**settings, "batch": fastest}, arguments.threads)})
     seconds = {side: statistics.median(pair[side]["seconds_per_prompt"] for pair in pairs) for side in pairs[0]}
     memory = {side: max(pair[side]["peak_rss_bytes"] for pair in pairs) for side in pairs[0]}
 
     def peers_memory(batch: int) -> int:
         """The most that it took at this setting, in the whole runs where it was the fastest one."""
-        found = tried[f"trl, {batch} at once"]["peak_rss_bytes"]
-        return max(found, memory["trl"]) if batch == fastest else found
+        peak = tried[f"trl, {batch} at once"]["peak_rss_bytes"]
+        return max(peak, memory["trl"]) if batch == fastest else peak
 
     return {
-        "machine": processes.machine(given.threads),
+        "machine": processes.machine(arguments.threads),
         "settings": settings,
         "data": data,
         "longest_rankings": tried,
@@ -110,8 +110,8 @@ def show(result: dict[str, Any]) -> None:
         f"{data['rankings']} rankings, {data['responses']} responses, {data['pairs']} pairs, {prompt:.0f} prompt tokens"
     )
     print("\n| | seconds a prompt | peak memory |\n|---|---:|---:|")
-    for name, one in result["longest_rankings"].items():
-        print(f"| {name}, longest rankings | {_cells(one, ' | ')} |")
+    for name, measured in result["longest_rankings"].items():
+        print(f"| {name}, longest rankings | {_cells(measured, ' | ')} |")
     for side, name in (("ours", "ours"), ("trl", f"trl, {result['peers_fastest']} at once")):
         whole = {name: result[name][side] for name in ("seconds_per_prompt", "peak_rss_bytes")}
         print(f"| {name}, median of {len(result['runs'])} runs | {_cells(whole, ' | ')} |")
@@ -119,8 +119,8 @@ def show(result: dict[str, Any]) -> None:
     print(f"(to the peer with one pair at once: {result['memory_ratio_to_smallest']})")
 
 
-def _cells(one: dict[str, Any], between: str = " s a prompt, ") -> str:
-    return f"{one['seconds_per_prompt']:.2f}{between}{one['peak_rss_bytes'] / 2**30:.2f} GiB"
+def _cells(measured: dict[str, Any], between: str = " s a prompt, ") -> str:
+    return f"{measured['seconds_per_prompt']:.2f}{between}{measured['peak_rss_bytes'] / 2**30:.2f} GiB"
 
 
 if __name__ == "__main__":

@@ -71,43 +71,50 @@ def main() -> None:
         arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
-def measure(given: argparse.Namespace, work: Path) -> dict[str, Any]:
-    sizes = {name: (QUICK if given.quick else SWEEPS)[name] for name in given.sweeps}
-    settled = QUICKLY if given.quick else SETTLED
-    prepare(given, work, sizes, settled)
+def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
+    sizes = {name: (QUICK if arguments.quick else SWEEPS)[name] for name in arguments.sweeps}
+    settled = QUICKLY if arguments.quick else SETTLED
+    prepare(arguments, work, sizes, settled)
     # Rounds over all sizes, not all runs of one size together: a busy minute then falls on several sizes.
-    found: dict[str, list[list[dict[str, Any]]]] = {name: [[] for _ in values] for name, values in sizes.items()}
-    for _ in range(given.runs):
+    runs: dict[str, list[list[dict[str, Any]]]] = {name: [[] for _ in values] for name, values in sizes.items()}
+    for _ in range(arguments.runs):
         for name, values in sizes.items():
             for place, value in enumerate(values):
-                found[name][place].append(run(name, {**settled, name: value}, given, work))
+                runs[name][place].append(run(name, {**settled, name: value}, arguments, work))
     return {
-        "machine": machine(given.threads),
+        "machine": machine(arguments.threads),
         "settled": {**settled, "model": SHAPES[settled["model"]]},
-        "sweeps": {name: summarise(name, values, found[name]) for name, values in sizes.items()},
+        "sweeps": {name: summarise(name, values, runs[name]) for name, values in sizes.items()},
     }
 
 
-def prepare(given: argparse.Namespace, work: Path, sizes: dict[str, list[int]], settled: dict[str, int]) -> None:
+def prepare(arguments: argparse.Namespace, work: Path, sizes: dict[str, list[int]], settled: dict[str, int]) -> None:
     """Bases, stages of each rank, and prompts of each length, in processes of their own."""
     bases: dict[str, Any] = {}
     for shape in {*sizes.get("model", ()), settled["model"]}:
         ranks = {settled["rank"]} | (set(sizes.get("rank", ())) if shape == settled["model"] else set())
         bases[f"shape-{shape}"] = {"random": SHAPES[shape], "ranks": sorted(ranks)}
-    start("ppo_sides.py", "prepare", {"work": str(work), "model": given.tokenizer, "bases": bases}, given.threads)
+    start(
+        "ppo_sides.py", "prepare", {"work": str(work), "model": arguments.tokenizer, "bases": bases}, arguments.threads
+    )
     for length in {*sizes.get("prompt", ()), settled["prompt"]}:
-        asked = {"model": given.tokenizer, "prompts": 64, "prompt_tokens": length, "file": str(prompts(work, length))}
-        start("ppo_sides.py", "exact", asked, given.threads)
+        settings = {
+            "model": arguments.tokenizer,
+            "prompts": 64,
+            "prompt_tokens": length,
+            "file": str(prompts(work, length)),
+        }
+        start("ppo_sides.py", "exact", settings, arguments.threads)
 
 
 def prompts(work: Path, length: int) -> Path:
     return work / f"prompts-{length}.jsonl"
 
 
-def run(name: str, size: dict[str, int], given: argparse.Namespace, work: Path) -> dict[str, Any]:
+def run(name: str, size: dict[str, int], arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     settings = {
         "work": str(work),
-        "model": given.tokenizer,
+        "model": arguments.tokenizer,
         "base": f"shape-{size['model']}",
         "rank": size["rank"],
         "prompts": str(prompts(work, size["prompt"])),
@@ -116,44 +123,48 @@ def run(name: str, size: dict[str, int], given: argparse.Namespace, work: Path) 
         "responses_per_prompt": size["responses_per_prompt"],
         "batch": size["batch"],
         "decoded": size["batch"],
-        "value": given.value,
-        "steps": given.steps,
+        "value": arguments.value,
+        "steps": arguments.steps,
         "epochs": 1,
-        "tokens": given.tokens,
+        "tokens": arguments.tokens,
         "checkpointing": False,
     }
-    found = start("ppo_sides.py", "ours", settings, given.threads)
-    said = f"{found['seconds_per_episode']:.3f} s an episode, {found['peak_rss_bytes'] / 2**30:.2f} GiB"
-    print(f"{name} {size[name]}: {said}, load {found['load'][1]:.1f}", file=sys.stderr, flush=True)
-    return found
+    measured = start("ppo_sides.py", "ours", settings, arguments.threads)
+    line = f"{measured['seconds_per_episode']:.3f} s an episode, {measured['peak_rss_bytes'] / 2**30:.2f} GiB"
+    print(f"{name} {size[name]}: {line}, load {measured['load'][1]:.1f}", file=sys.stderr, flush=True)
+    return measured
 
 
 def summarise(name: str, values: list[int], runs: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    medians = {measure: [statistics.median(one[measure] for one in of) for of in runs] for measure in MEASURES}
-    split = [{part: statistics.median(one["split"][part] for one in of) for part in of[0]["split"]} for of in runs]
+    medians = {
+        measure: [statistics.median(measured[measure] for measured in of) for of in runs] for measure in MEASURES
+    }
+    split = [
+        {part: statistics.median(measured["split"][part] for measured in of) for part in of[0]["split"]} for of in runs
+    ]
     # Of models it is the trunk's parameters that count, which go as layers times hidden size squared.
     sizes = [SHAPES[value]["layers"] * SHAPES[value]["hidden"] ** 2 for value in values] if name == "model" else values
-    parts = {part for one in split for part in one if all(other.get(part, 0.0) > 0 for other in split)}
+    parts = {part for seconds in split for part in seconds if all(other.get(part, 0.0) > 0 for other in split)}
     return {
         "sizes": sizes,
         "runs": runs,
         **medians,
         "slopes": {measure: slope(sizes, medians[measure]) for measure in MEASURES},
-        "slopes_of_parts": {part: slope(sizes, [one[part] for one in split]) for part in sorted(parts)},
+        "slopes_of_parts": {part: slope(sizes, [seconds[part] for seconds in split]) for part in sorted(parts)},
     }
 
 
 def slope(sizes: list[int], costs: list[float]) -> float:
     """Of the least-squares line through (log size, log cost)."""
-    return statistics.linear_regression([math.log(one) for one in sizes], [math.log(one) for one in costs]).slope
+    return statistics.linear_regression([math.log(size) for size in sizes], [math.log(cost) for cost in costs]).slope
 
 
 def show(result: dict[str, Any]) -> None:
     print(f"all else: {result['settled']}\n")
     print("| size | values | s per episode | slope | peak memory, GiB | slope |\n|---|---|---|---:|---|---:|")
     for name, sweep in result["sweeps"].items():
-        seconds = ", ".join(f"{one:.3f}" for one in sweep["seconds_per_episode"])
-        memory = ", ".join(f"{one / 2**30:.2f}" for one in sweep["peak_rss_bytes"])
+        seconds = ", ".join(f"{value:.3f}" for value in sweep["seconds_per_episode"])
+        memory = ", ".join(f"{peak / 2**30:.2f}" for peak in sweep["peak_rss_bytes"])
         values = ", ".join(str(size) for size in sweep["sizes"])
         slopes = [f"{sweep['slopes'][measure]:.2f}" for measure in MEASURES]
         label = "model (layers x hidden^2)" if name == "model" else name.replace("_", " ")

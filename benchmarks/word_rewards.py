@@ -23,6 +23,6 @@ def constant(prompt: Asking, response: str) -> float:
     return float(WANTED in words(response))
 
 
-def asked(prompt: Asking, response: str) -> float:
+def longest(prompt: Asking, response: str) -> float:
     """1 where the response has the prompt's longest word, the first of several as long."""
     return float(max(words(prompt.user_text), key=len, default="") in words(response))

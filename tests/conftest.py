@@ -4,6 +4,7 @@ checks shapes in every signature, must be in place first."""
 import importlib.util
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,8 +170,8 @@ STAGES = ("sft", "reward", "ppo", "dpo")
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all workers of this test run."""
-    own = tmp_path_factory.getbasetemp()
-    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
 
 @pytest.fixture(scope="session")
@@ -220,6 +221,38 @@ def finished_run(finish_run: Callable[[str], Path], quantization: str) -> Path:
     return finish_run(quantization)
 
 
+PARENTS = {"sft": (), "reward": ("sft",), "ppo": ("sft", "reward"), "dpo": ("sft",)}
+
+
+@pytest.fixture
+def make_recipe(
+    request: pytest.FixtureRequest, tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path: Path
+) -> Callable[..., Any]:
+    """The smoke recipe of the stage in whose folder the test is (tests/ppo: PPO), on the tiny base, with stages of the
+    finished run as its parents. `overrides` come last, so they may change any of this."""
+    stage = request.path.relative_to(Path(__file__).parent).parts[0]
+    smoke = Path(__file__).parents[1] / "recipes" / "smoke"
+
+    def make(*overrides: str, out: str = stage, quantization: str = "fp32") -> Any:
+        from onebase.recipe import reader
+        from pipeline import stages
+
+        settings = [
+            *(f"base.model={tiny_base_folder}", f"base.quantization={quantization}"),
+            *(f"out={tmp_path / out}", "track.wandb=off"),
+            *(f"parents.{name}={finish_run(quantization) / name}" for name in PARENTS[stage]),
+        ]
+        return reader.read(smoke / f"{stage}.yaml", stages.loader(stage)()[0], [*settings, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def make_quantized(make_recipe: Callable[..., Any], quantization: str) -> Callable[..., Any]:
+    """`make_recipe` in fp32, and again in NF4."""
+    return partial(make_recipe, quantization=quantization)
+
+
 @pytest.fixture(scope="session")
 def other_rewards(finish_run: Callable[[str], Path], shared_folder: Path, tiny_base_folder: Path) -> list[Path]:
     """Three finished reward stages on one SFT stage: the run's own, and two with other seeds. Never write into them."""
@@ -235,8 +268,8 @@ def other_rewards(finish_run: Callable[[str], Path], shared_folder: Path, tiny_b
         folder = shared_folder / f"reward-of-seed-{seed}" / "reward"
         with FileLock(shared_folder / f"reward-of-seed-{seed}.lock"):
             if not (folder / "stage.json").is_file():
-                given = [f"base.model={tiny_base_folder}", f"parents.sft={home / 'sft'}", "track.wandb=off"]
+                settings = [f"base.model={tiny_base_folder}", f"parents.sft={home / 'sft'}", "track.wandb=off"]
                 sizes = ["train.learning_rate=3e-3", f"seed={seed}", f"out={folder}"]
-                run(reader.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *sizes]))
+                run(reader.read("recipes/smoke/reward.yaml", RewardRecipe, [*settings, *sizes]))
         folders.append(folder)
     return folders

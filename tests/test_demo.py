@@ -95,11 +95,11 @@ def test_packed_rankings_equal_separate_ones_on_the_demos_model(quantization: st
     assert roles.forwards.can_pack
     chat = Chat.of(base, chat_section)
     groups = [
-        chat.candidates(one.prompt, one.responses)
+        chat.candidates(ranking.prompt, ranking.responses)
         for count in (9, 2)
-        for one in generate.rankings("reward", 1, 0, responses=(count, count))
+        for ranking in generate.rankings("reward", 1, 0, responses=(count, count))
     ]
-    found, states = {}, {}
+    outcomes, states = {}, {}
     for packed in (True, False):
         roles.forwards.can_pack = packed
         for parameter in roles.parameters("reward"):
@@ -107,18 +107,18 @@ def test_packed_rankings_equal_separate_ones_on_the_demos_model(quantization: st
         scores = torch.cat(candidate_scores(roles, "reward", groups))
         scores.sin().sum().backward()
         gradients = [parameter.grad.clone() for parameter in roles.parameters("reward") if parameter.grad is not None]
-        found[packed] = scores.detach(), gradients
+        outcomes[packed] = scores.detach(), gradients
         with torch.no_grad():
             states[packed] = torch.cat(
                 [
-                    states_at(roles, "reward", group.sequences, [range(len(one)) for one in group.sequences])
+                    states_at(roles, "reward", group.sequences, [range(len(sequence)) for sequence in group.sequences])
                     for group in groups
                 ]
             )
-    assert len(found[True][0]) == 11
+    assert len(outcomes[True][0]) == 11
     assert float((states[True] - states[False]).abs().max()) <= 1e-4 * float(states[False].abs().max())
-    assert torch.allclose(found[True][0], found[False][0], atol=1e-4)
-    largest = max(float(gradient.abs().max()) for gradient in found[False][1])
+    assert torch.allclose(outcomes[True][0], outcomes[False][0], atol=1e-4)
+    largest = max(float(gradient.abs().max()) for gradient in outcomes[False][1])
     assert largest > 0
-    for one, other in zip(found[True][1], found[False][1], strict=True):
-        assert float((one - other).abs().max()) <= 1e-4 * largest
+    for packed_gradient, other in zip(outcomes[True][1], outcomes[False][1], strict=True):
+        assert float((packed_gradient - other).abs().max()) <= 1e-4 * largest

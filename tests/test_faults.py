@@ -55,16 +55,16 @@ CONTROL = ("reward", "last step", "CONTROL")
 
 def read_verdicts(printed: str) -> dict[tuple[str, str, str], str]:
     """By stage, point and kind, what was said of the case; by kind alone, why it was not attempted."""
-    found = {}
+    verdicts = {}
     for line in printed.splitlines():
         head, _, verdict = line.partition("': ")
         stage, _, rest = head.partition(": ")
         kind, _, point = rest.partition(" at '")
         control = stage.endswith(" (control)")
-        found[stage.removesuffix(" (control)"), point, "CONTROL" if control else kind] = verdict
+        verdicts[stage.removesuffix(" (control)"), point, "CONTROL" if control else kind] = verdict
         if rest.startswith("not attempted"):
-            found["", "", stage] = rest
-    return found
+            verdicts["", "", stage] = rest
+    return verdicts
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +76,9 @@ def printed(
     ready = map(str, (tiny_base_folder, finish_run("fp32"), tmp_path_factory.mktemp("faults")))
     command = [sys.executable, "tests/harness/faults.py", "--ready", *ready, *cases]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    found = read_verdicts(done.stdout)
-    assert found, done.stdout + done.stderr
-    return found
+    verdicts = read_verdicts(done.stdout)
+    assert verdicts, done.stdout + done.stderr
+    return verdicts
 
 
 @pytest.mark.parametrize(("stage", "position", "kind"), SIX)

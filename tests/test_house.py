@@ -29,6 +29,9 @@ DEEPER = {
 }
 """Functions nested deeper, with the reason."""
 
+EMPTY = {"found", "one", "own", "said", "given", "asked"}
+"""Names that carry no meaning. Hypothesis's `given` is imported, and not ours."""
+
 BLOCKS = (ast.If, ast.For, ast.While, ast.With, ast.Try, ast.Match)
 SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
 
@@ -64,6 +67,25 @@ def test_no_function_is_longer_than_a_screen() -> None:
 
 def test_no_function_is_nested_deep_without_a_reason() -> None:
     assert {name for name, node in functions() if depth(node) > DEPTH} == set(DEEPER)
+
+
+@pytest.mark.parametrize("folder", [*PACKAGES, "benchmarks", "examples", "tests"])
+def test_names_say_what_a_thing_is(folder: str) -> None:
+    assert [place for path in sorted((ROOT / folder).rglob("*.py")) for place in empty_names(path)] == []
+
+
+def empty_names(path: Path) -> Iterator[str]:
+    """Variables, parameters and functions of a file that could be anything. A field has its class beside it."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    classes = (node for node in nodes if isinstance(node, ast.ClassDef))
+    fields = {line.target for owner in classes for line in owner.body if isinstance(line, ast.AnnAssign)}
+    for node in nodes:
+        match node:
+            case _ if node in fields:
+                continue
+            case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.FunctionDef(name=name):
+                if name in EMPTY:
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}: {name}"
 
 
 @contextmanager

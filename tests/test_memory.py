@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from onebase.memory import Budget, TooLargeError, is_out_of_memory
+from tests.factories import rows_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("sft", "reward", "ppo", "dpo")
@@ -24,8 +25,8 @@ def limited_runs(
 ) -> tuple[dict[str, Any], Path]:
     """What tests/harness/limited_memory.py found, by stage, and the folder of its runs."""
     scratch = tmp_path_factory.mktemp("limited")
-    given = map(str, (tiny_base_folder, finish_run("fp32"), scratch))
-    command = [sys.executable, "tests/harness/limited_memory.py", *given]
+    folders = map(str, (tiny_base_folder, finish_run("fp32"), scratch))
+    command = [sys.executable, "tests/harness/limited_memory.py", *folders]
     # One arena of malloc's: every further one would reserve address space and use none of it.
     environment = {**os.environ, "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
@@ -34,25 +35,21 @@ def limited_runs(
     return {line["stage"]: line for line in lines}, scratch
 
 
-def metrics_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_micro_batch_that_does_not_fit_is_halved_and_the_batch_stays(
     limited_runs: tuple[dict[str, Any], Path], stage: str
 ) -> None:
-    found, scratch = limited_runs
-    whole, limited = found[stage]["whole"], found[stage]["limited"]
+    by_stage, scratch = limited_runs
+    whole, limited = by_stage[stage]["whole"], by_stage[stage]["limited"]
     assert whole["code"] == 0, whole["log"]
     assert limited["code"] == 0, limited["log"]
     assert SAID not in whole["log"]
     assert SAID in limited["log"]
     assert limited["taken"] < whole["taken"]
     # The same batch: loss and gradient of the first update are those of the run with all the memory it wanted.
-    expected, given = (metrics_of(scratch / stage / name) for name in ("whole", "limited"))
+    expected, limited_rows = (rows_of(scratch / stage / name) for name in ("whole", "limited"))
     (first,) = (row for row in expected if row["step"] == 1)
-    (other,) = (row for row in given if row["step"] == 1)
+    (other,) = (row for row in limited_rows if row["step"] == 1)
     compared = [name for name in first if name.endswith("loss") or "grad_norm" in name]
     assert len(compared) >= 2
     assert {name: other[name] for name in compared} == pytest.approx({name: first[name] for name in compared}, rel=1e-4)
@@ -63,11 +60,11 @@ def test_a_micro_batch_that_does_not_fit_is_halved_and_the_batch_stays(
 def test_what_did_not_fit_is_remembered_in_the_checkpoint(
     limited_runs: tuple[dict[str, Any], Path], stage: str
 ) -> None:
-    found, scratch = limited_runs
+    by_stage, scratch = limited_runs
     newest = sorted((scratch / stage / "limited" / "checkpoints").glob("step-*"))[-1]
     # The state is a list of pairs, as a checkpoint packs a dictionary.
     state = dict(json.loads((newest / "state.json").read_text())["items"])
-    assert state["halvings"] == found[stage]["limited"]["log"].count(SAID) > 0
+    assert state["halvings"] == by_stage[stage]["limited"]["log"].count(SAID) > 0
 
 
 def test_work_is_done_anew_with_half_of_it_until_it_fits() -> None:

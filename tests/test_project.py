@@ -52,9 +52,9 @@ def test_the_wheel_holds_our_packages_and_nothing_else(tmp_path: Path) -> None:
 
 
 def test_every_ignore_names_its_rule_and_its_reason(ignores: ModuleType) -> None:
-    found = ignores.find()
-    print(f"{len(found)} ignores")
-    assert [place for place, _, whole in found if not whole] == []
+    ignored = ignores.find()
+    print(f"{len(ignored)} ignores")
+    assert [place for place, _, whole in ignored if not whole] == []
 
 
 # Each in two pieces, so that no checker takes the examples for ignores of this file.
@@ -156,10 +156,12 @@ def dangers(code: str) -> Iterator[str]:
     safe |= {n.name for n in nodes if isinstance(n, ast.ClassDef) and {ast.unparse(base) for base in n.bases} & safe}
     for node in nodes:
         if isinstance(node, ast.Import):
-            yield from (f"{node.lineno}: {one.name}" for one in node.names if one.name.split(".")[0] in UNPICKLERS)
+            yield from (
+                f"{node.lineno}: {alias.name}" for alias in node.names if alias.name.split(".")[0] in UNPICKLERS
+            )
         elif isinstance(node, ast.ImportFrom):
             module = (node.module or "").split(".")[0]
-            unsafe_yaml = module == "yaml" and not {one.name for one in node.names} <= SAFE_YAML
+            unsafe_yaml = module == "yaml" and not {alias.name for alias in node.names} <= SAFE_YAML
             if module in UNPICKLERS or unsafe_yaml or (module == "torch" and "load" in {n.name for n in node.names}):
                 yield f"{node.lineno}: from {module}"
         elif isinstance(node, ast.Attribute):
@@ -169,16 +171,16 @@ def dangers(code: str) -> Iterator[str]:
             if name in {"yaml.Loader", "yaml.FullLoader", "yaml.UnsafeLoader"}:
                 yield f"{node.lineno}: {name}"
         elif isinstance(node, ast.Call):
-            given = {one.arg: ast.unparse(one.value) for one in node.keywords if one.arg is not None}
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg is not None}
             for switch in ("trust_remote_code", "allow_pickle"):
-                if given.get(switch, "False") != "False":
+                if keywords.get(switch, "False") != "False":
                     yield f"{node.lineno}: {switch}"
             if ast.unparse(node.func) in {f"yaml.{reader}" for reader in YAML_READERS}:
-                loader = given.get("Loader") or (ast.unparse(node.args[1]) if len(node.args) > 1 else "none")
+                loader = keywords.get("Loader") or (ast.unparse(node.args[1]) if len(node.args) > 1 else "none")
                 if loader not in safe:
                     yield f"{node.lineno}: yaml with Loader {loader}"
-            if ast.unparse(node.func).endswith("YAML") and given.get("typ") not in ("'safe'", "'rt'"):
-                yield f"{node.lineno}: YAML of type {given.get('typ')}"
+            if ast.unparse(node.func).endswith("YAML") and keywords.get("typ") not in ("'safe'", "'rt'"):
+                yield f"{node.lineno}: YAML of type {keywords.get('typ')}"
         elif isinstance(node, ast.Dict):
             for key, value in zip(node.keys, node.values, strict=True):
                 switched = isinstance(value, ast.Constant) and value.value is True
@@ -188,12 +190,12 @@ def dangers(code: str) -> Iterator[str]:
 
 def test_no_package_runs_what_a_file_says(ignores: ModuleType) -> None:
     """No pickle, no code of a model's publisher, no YAML tag that makes an object."""
-    found = {
+    uses = {
         str(path.relative_to(ROOT)): here
         for path in code_of_packages(ignores)
         if (here := [*dangers(path.read_text())])
     }
-    assert found == {}
+    assert uses == {}
 
 
 @pytest.mark.parametrize(
@@ -285,15 +287,17 @@ def test_what_would_ask_is_seen(code: str, asks: bool) -> None:
 
 def test_no_file_is_a_drawer_for_everything() -> None:
     drawers = {"utils", "util", "common", "helpers", "misc"}
-    found = [path for path in tracked() if drawers & {part.split(".")[0] for part in path.relative_to(ROOT).parts}]
-    assert found == []
+    drawers_of_files = [
+        path for path in tracked() if drawers & {part.split(".")[0] for part in path.relative_to(ROOT).parts}
+    ]
+    assert drawers_of_files == []
 
 
 def test_no_file_names_the_machine_it_was_written_on() -> None:
     # Put together here, so that this file does not name them either.
     places = [b"/" + b"work/", b"/" + b"root/", b"/" + b"opt/pypi", b"file:" + b"///"]
-    found = {path: place for path in tracked() for place in places if place in path.read_bytes()}
-    assert found == {}
+    named = {path: place for path in tracked() for place in places if place in path.read_bytes()}
+    assert named == {}
 
 
 def test_help_of_every_command_is_there_and_says_what_it_does() -> None:

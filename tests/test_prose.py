@@ -52,8 +52,8 @@ def test_a_bad_sentence_is_found_at_its_line(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(form.replace("{bad}", bad).replace("{{", "{").replace("}}", "}"))
     assert prose.main(["--root", str(tmp_path)]) == 1
-    said = capsys.readouterr().out
-    assert f"{name}:{line}: " in said and ("41 words" if bad == LONG else "write ") in said
+    printed = capsys.readouterr().out
+    assert f"{name}:{line}: " in printed and ("41 words" if bad == LONG else "write ") in printed
 
 
 @pytest.mark.parametrize(
@@ -93,11 +93,11 @@ def test_the_mean_is_of_a_document_and_of_a_package(
     (tmp_path / "data" / "one.py").write_text(f'"""{long}"""\n')
     (tmp_path / "data" / "two.py").write_text(f'"""{short}"""\n')
     assert prose.main(["--root", str(tmp_path), "--means"]) == 1
-    said = capsys.readouterr().out
-    assert "README.md: a mean sentence of 10.5 words, of 2 sentences" in said
-    assert "SECURITY.md: a mean sentence of 20.0 words, of 2 sentences" in said
-    assert "data: docstrings: a mean sentence of 10.5 words" in said
-    assert said.endswith("6 sentences, 1 problems; at most 17 words on average and 40 in one sentence\n")
+    printed = capsys.readouterr().out
+    assert "README.md: a mean sentence of 10.5 words, of 2 sentences" in printed
+    assert "SECURITY.md: a mean sentence of 20.0 words, of 2 sentences" in printed
+    assert "data: docstrings: a mean sentence of 10.5 words" in printed
+    assert printed.endswith("6 sentences, 1 problems; at most 17 words on average and 40 in one sentence\n")
 
 
 @pytest.mark.parametrize("part", ["docs", "docstrings", "errors"])

@@ -102,7 +102,9 @@ def test_the_rows_of_readme_are_those_that_are_checked() -> None:
 def test_what_a_page_links_to_exists(page: Path) -> None:
     text = re.sub(r"```.*?```|`[^`\n]*`", "", page.read_text("utf-8"), flags=re.DOTALL)
     targets = re.findall(r"\]\(([^)\s]+)\)", text)
-    missing = [one for one in targets if "://" not in one and not (page.parent / one.partition("#")[0]).exists()]
+    missing = [
+        target for target in targets if "://" not in target and not (page.parent / target.partition("#")[0]).exists()
+    ]
     assert missing == []
     for target in targets:
         linked, _, anchor = target.partition("#")

@@ -16,8 +16,8 @@ FILES = sorted(Path("recipes").rglob("*.yaml"))
 def stages_of(folder: Path) -> tuple[str, ...]:
     """Those that a run has; where a function scores there is no reward model, and nothing for DPO to learn from. DPO is
     one of the demo's rivals (tests/benchmarks/test_demo_rivals.py)."""
-    own = {"verifiable": ("sft", "ppo"), "demo": ("sft", "reward", "ppo")}
-    return own.get(folder.name, stages.ORDER)
+    shorter = {"verifiable": ("sft", "ppo"), "demo": ("sft", "reward", "ppo")}
+    return shorter.get(folder.name, stages.ORDER)
 
 
 def recipe_class(path: Path) -> Any:
@@ -33,13 +33,13 @@ def test_a_shipped_recipe_is_valid_and_survives_being_written_and_read(path: Pat
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=str)
 def test_the_recipes_of_a_folder_agree_on_base_and_chat_and_find_each_other(folder: Path) -> None:
-    found = {path.stem: reader.read(path, recipe_class(path)) for path in folder.glob("*.yaml")}
-    assert {*stages_of(folder), chain.COMPARE} <= set(found)
-    assert len({reader.dump(recipe.base) for recipe in found.values()}) == 1
-    assert len({reader.dump(recipe.chat) for recipe in found.values()}) == 1
-    for name, recipe in found.items():
+    recipes = {path.stem: reader.read(path, recipe_class(path)) for path in folder.glob("*.yaml")}
+    assert {*stages_of(folder), chain.COMPARE} <= set(recipes)
+    assert len({reader.dump(recipe.base) for recipe in recipes.values()}) == 1
+    assert len({reader.dump(recipe.chat) for recipe in recipes.values()}) == 1
+    for name, recipe in recipes.items():
         for parent, path in (recipe.parents.model_dump() if "parents" in type(recipe).model_fields else {}).items():
-            assert path is None or path == found[parent].out
+            assert path is None or path == recipes[parent].out
         assert recipe.out.name == (folder.name if name == chain.COMPARE else name)
 
 
@@ -80,9 +80,9 @@ def sections(top: Any) -> list[Any]:
     from onebase.recipe.sections import Section
     from onebase.trl.arguments import TrlSection
 
-    found = [top]
+    sections_below = [top]
     for field in top.model_fields.values():
         inner = _section_in(field.annotation)
         if inner is not None and issubclass(inner, Section) and not issubclass(inner, TrlSection):
-            found += sections(inner)
-    return found
+            sections_below += sections(inner)
+    return sections_below

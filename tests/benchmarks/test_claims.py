@@ -32,9 +32,9 @@ def change(path: Path, before: str, after: str) -> None:
     path.write_text(text.replace(before, after, 1))
 
 
-def check(claims: ModuleType, tree: Path, capsys: pytest.CaptureFixture[str], *given: str) -> tuple[int, str]:
+def check(claims: ModuleType, tree: Path, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
     """Exit code and what was said of problems."""
-    code = claims.main(["--quiet", "--root", str(tree), *given])
+    code = claims.main(["--quiet", "--root", str(tree), *arguments])
     return code, capsys.readouterr().err
 
 
@@ -42,8 +42,8 @@ def test_every_number_is_listed_with_what_gave_it(
     claims: ModuleType, tree: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert claims.main(["--root", str(tree)]) == 0
-    said = capsys.readouterr().out
-    homes = {part.splitlines()[0].split(",")[0]: part for part in said.split("\n\n")}
+    printed = capsys.readouterr().out
+    homes = {part.splitlines()[0].split(",")[0]: part for part in printed.split("\n\n")}
     demo = homes[f"{DATA}/demo-tidy.json"]
     for words in (
         "python benchmarks/results.py recipes/demo --seeds 0 1 2",
@@ -58,10 +58,10 @@ def test_every_number_is_listed_with_what_gave_it(
 
 def test_a_home_that_is_deleted_is_missed(claims: ModuleType, tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tree / DATA / "demo-tidy.json").unlink()
-    code, said = check(claims, tree, capsys)
+    code, printed = check(claims, tree, capsys)
     assert code == 1
     for document in ("docs/results/demo-tidy.md", "docs/results/demo.md"):
-        assert re.search(rf"^{document}:\d+: its home is missing: {DATA}/demo-tidy.json$", said, re.MULTILINE)
+        assert re.search(rf"^{document}:\d+: its home is missing: {DATA}/demo-tidy.json$", printed, re.MULTILINE)
 
 
 TIDY = "docs/results/demo-tidy.md"
@@ -69,7 +69,7 @@ TABLES = "docs/results/tables/demo-tidy.md"
 
 
 @pytest.mark.parametrize(
-    ("document", "before", "after", "said"),
+    ("document", "before", "after", "text"),
     [
         (TIDY, "ranks 0.82, 0", "ranks 0.83, 0", "0.83, but demo-tidy.json has 0.82 [0.79, 0.84] at"),
         (TIDY, "-0.04 [-0.07, -0.01]", "-0.04 [-0.07, -0.02]", "but demo-tidy.json has -0.04 [-0.07, -0.01] at"),
@@ -98,12 +98,12 @@ def test_what_says_something_else_than_its_home_is_seen(
     document: str,
     before: str,
     after: str,
-    said: str,
+    text: str,
 ) -> None:
     change(tree / document, before, after)
     code, problems = check(claims, tree, capsys)
     assert code == 1
-    assert said in problems
+    assert text in problems
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_writing_makes_tables_and_pictures_and_leaves_sentences_to_people(
 
 
 @pytest.mark.parametrize(
-    ("said", "held", "same"),
+    ("text", "held", "same"),
     [
         ("0.21", "0.21", True),
         ("0.21", "0.22", False),
@@ -203,7 +203,7 @@ def test_writing_makes_tables_and_pictures_and_leaves_sentences_to_people(
         ("18.0", "18", False),
     ],
 )
-def test_a_text_may_round_and_not_add_digits(claims: ModuleType, said: str, held: str, same: bool) -> None:
-    (match,) = claims.measured(f"{said} s")
+def test_a_text_may_round_and_not_add_digits(claims: ModuleType, text: str, held: str, same: bool) -> None:
+    (match,) = claims.measured(f"{text} s")
     home = claims.Home.parse('{"command": [], "runs": [], "values": {"a": %s}}' % held)  # noqa: UP031 - braces
     assert claims.agrees(match, home.values["a"]) == same

@@ -20,11 +20,11 @@ def test_the_ratio_is_that_of_a_run_and_not_of_medians(packing: ModuleType) -> N
         {"packed": dict.fromkeys(packing.SHAPES, packed), "separate": dict.fromkeys(packing.SHAPES, separate)}
         for packed, separate in seconds
     ]
-    found = packing.compare(runs)["pair of DPO"]
-    assert found == {"packed": 1.0, "separate": 3.0, "ratio": 3.0, "range": [2.0, 4.0]}
+    measured = packing.compare(runs)["pair of DPO"]
+    assert measured == {"packed": 1.0, "separate": 3.0, "ratio": 3.0, "range": [2.0, 4.0]}
 
 
 def test_tokens_of_the_table_are_those_that_go_through_the_model(packing: ModuleType) -> None:
-    one = {"packed": 1.0, "separate": 2.0, "ratio": 2.0, "range": [2.0, 2.0]}
-    table = packing.table(dict.fromkeys(packing.SHAPES, one))
+    numbers = {"packed": 1.0, "separate": 2.0, "ratio": 2.0, "range": [2.0, 2.0]}
+    table = packing.table(dict.fromkeys(packing.SHAPES, numbers))
     assert "| ranking of 4 | 400/120/4 | 880 for 2080 | 2.00 | 1.00 | 2.00 [2.00, 2.00] |" in table

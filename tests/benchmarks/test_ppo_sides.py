@@ -34,13 +34,13 @@ def test_the_first_step_only_warms_up(load: Any) -> None:
         {"wall": wall, "cpu": cpu, "response_length": length, "kl": kl, "score": 0.5, "time/rollout": length / 4}
         for wall, cpu, length, kl in steps
     ]
-    found = marks.measured(batch=4)
-    assert found["episodes"] == 8
-    assert found["seconds_per_episode"] == 1.0
-    assert found["tokens_per_second"] == 8.0  # a mean of 8 tokens an episode, one episode a second
-    assert found["cpu_seconds_per_episode"] == 1.0
-    assert (found["kl"], found["first_kl"]) == (2.0, 9.0)
-    assert found["split"] == {"rollout": 0.5}  # 1.5 and 2.5 s a step, 4 episodes a step
+    measured = marks.measured(batch=4)
+    assert measured["episodes"] == 8
+    assert measured["seconds_per_episode"] == 1.0
+    assert measured["tokens_per_second"] == 8.0  # a mean of 8 tokens an episode, one episode a second
+    assert measured["cpu_seconds_per_episode"] == 1.0
+    assert (measured["kl"], measured["first_kl"]) == (2.0, 9.0)
+    assert measured["split"] == {"rollout": 0.5}  # 1.5 and 2.5 s a step, 4 episodes a step
 
 
 def test_the_peer_stops_at_every_stop_token(load: Any) -> None:
@@ -66,12 +66,13 @@ def test_ratios_are_taken_within_a_round(load: Any) -> None:
 
     def runs(*speeds: float) -> list[dict[str, float]]:
         return [
-            {"episodes_per_second": one, "tokens_per_second": 10 * one, "peak_rss_bytes": 100 * one} for one in speeds
+            {"episodes_per_second": speed, "tokens_per_second": 10 * speed, "peak_rss_bytes": 100 * speed}
+            for speed in speeds
         ]
 
-    found = load("ppo_vs_trl").summarise(runs(4.0, 2.0, 9.0), runs(2.0, 1.0, 3.0))
-    assert found["episodes_ratio"] == {"median": 2.0, "low": 2.0, "high": 3.0}
-    assert found["memory_ratio"] == 3.0  # the largest peak of each side
+    summary = load("ppo_vs_trl").summarise(runs(4.0, 2.0, 9.0), runs(2.0, 1.0, 3.0))
+    assert summary["episodes_ratio"] == {"median": 2.0, "low": 2.0, "high": 3.0}
+    assert summary["memory_ratio"] == 3.0  # the largest peak of each side
 
 
 @pytest.mark.parametrize(("power", "factor"), [(1.0, 3.0), (0.5, 2.0), (0.0, 7.0), (2.0, 0.1)])

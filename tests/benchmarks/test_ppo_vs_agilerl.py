@@ -26,30 +26,30 @@ def load() -> Iterator[Any]:
 def paths(load: Any, tmp_path_factory: pytest.TempPathFactory, tiny_base_folder: Path) -> dict[str, Any]:
     """Prompts and stages on the tiny base."""
     work = tmp_path_factory.mktemp("agilerl")
-    asked = {"work": str(work), "model": str(tiny_base_folder), "prompts": 6, "prompt_tokens": 200}
-    told = load("ppo_workload").write_shared(asked)
-    load("ppo_workload").prepare(asked | {"bases": {"plain": {"quantizations": ["fp32", "nf4"]}}})
+    settings = {"work": str(work), "model": str(tiny_base_folder), "prompts": 6, "prompt_tokens": 200}
+    told = load("ppo_workload").write_shared(settings)
+    load("ppo_workload").prepare(settings | {"bases": {"plain": {"quantizations": ["fp32", "nf4"]}}})
     assert told == {"folder": str(tiny_base_folder)}
-    return asked | {"prompts": str(work / "prompts.jsonl"), "peer_prompts": str(work / "peer.json")}
+    return settings | {"prompts": str(work / "prompts.jsonl"), "peer_prompts": str(work / "peer.json")}
 
 
-def settings_of(load: Any, paths: dict[str, Any], **own: Any) -> dict[str, Any]:
+def settings_of(load: Any, paths: dict[str, Any], **changes: Any) -> dict[str, Any]:
     plan = load("agilerl_plan")
-    return {**plan.common(plan.QUICK), "response_tokens": 8, **own, **paths}
+    return {**plan.common(plan.QUICK), "response_tokens": 8, **changes, **paths}
 
 
 @pytest.mark.parametrize(("quantization", "value"), [("fp32", "adapter"), ("fp32", "shared"), ("nf4", "shared")])
 def test_our_side_runs_against_the_clock(load: Any, paths: dict[str, Any], quantization: str, value: str) -> None:
     plan = load("agilerl_plan")
-    for own in ({}, plan.OURS_SMALLEST):
-        settings = settings_of(load, paths, quantization=quantization, value=value, **own)
-        found = load("ppo_sides").train_ours(settings)
-        assert found["episodes"] == settings["batch"] * (settings["steps"] - 1)
+    for changes in ({}, plan.OURS_SMALLEST):
+        settings = settings_of(load, paths, quantization=quantization, value=value, **changes)
+        measured = load("ppo_sides").train_ours(settings)
+        assert measured["episodes"] == settings["batch"] * (settings["steps"] - 1)
         # It starts where the peer does, at the base: what is left is how decoding and scoring round.
-        assert abs(found["first_kl"]) < 1e-4
-        assert 0 < found["response_length"] <= 8
-        assert found["score"] in {0.0, 0.25, 0.5, 0.75, 1.0}
-        assert ("score_reward" in found["split"]) and ("train_value" in found["split"]) == (value == "adapter")
+        assert abs(measured["first_kl"]) < 1e-4
+        assert 0 < measured["response_length"] <= 8
+        assert measured["score"] in {0.0, 0.25, 0.5, 0.75, 1.0}
+        assert ("score_reward" in measured["split"]) and ("train_value" in measured["split"]) == (value == "adapter")
 
 
 @pytest.mark.parametrize(("wanted", "steps", "reached"), [(0.0, 2, True), (1.1, 3, False)])
@@ -58,25 +58,25 @@ def test_our_side_learns_until_the_score_is_there(
 ) -> None:
     batch = load("agilerl_plan").QUICK.batch
     learning = {"wanted_score": wanted, "window": 2 * batch, "seconds_at_most": 1e6, "steps": 3, "value": "shared"}
-    found = load("ppo_sides").learn_ours(settings_of(load, paths, function="asked", **learning))
-    assert (found["reached"], found["episodes"], len(found["scores"])) == (reached, batch * steps, steps)
-    assert found["seconds"] > 0
+    measured = load("ppo_sides").learn_ours(settings_of(load, paths, function="longest", **learning))
+    assert (measured["reached"], measured["episodes"], len(measured["scores"])) == (reached, batch * steps, steps)
+    assert measured["seconds"] > 0
 
 
 def test_the_peer_gets_each_prompt_once_before_one_comes_again(load: Any) -> None:
-    found = list(itertools.islice(load("agilerl_peer").batches(range(6), 4, 0), 6))
+    batches = list(itertools.islice(load("agilerl_peer").batches(range(6), 4, 0), 6))
     # Its loop moves the reference when all prompts have been handed out: here after one and a half batches.
-    assert [passes for passes, _ in found] == [0, 0, 1, 2, 2, 3]
-    handed_out = [prompt for _, batch in found for prompt in batch]
+    assert [passes for passes, _ in batches] == [0, 0, 1, 2, 2, 3]
+    handed_out = [prompt for _, batch in batches for prompt in batch]
     for start in range(0, 24, 6):
         assert sorted(handed_out[start : start + 6]) == list(range(6))
 
 
 def test_the_peer_learns_from_what_it_sampled_and_nothing_else(load: Any) -> None:
     ids, masks = load("agilerl_peer").learnable([{"ids": [5, 6, 7]}, {"ids": [8]}], [[5, 6, 7, 1, 2], [8, 3]])
-    assert [one.tolist() for one in ids] == [[[5, 6, 7, 1, 2]], [[8, 3]]]
+    assert [row.tolist() for row in ids] == [[[5, 6, 7, 1, 2]], [[8, 3]]]
     # Of all tokens but the first, as its own masks have it: 1 and 2 were sampled, and 3.
-    assert [one.tolist() for one in masks] == [[[False, False, True, True]], [[True]]]
+    assert [mask.tolist() for mask in masks] == [[[False, False, True, True]], [[True]]]
 
 
 def test_time_ends_a_run_that_does_not_learn(load: Any) -> None:
@@ -92,7 +92,7 @@ def test_time_ends_a_run_that_does_not_learn(load: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "response", "constant", "asked"),
+    ("prompt", "response", "constant", "longest"),
     [
         ("Name a colour and a river.", "Blue AND the river Rhine", 1.0, 0.0),
         ("Name a colour and a river.", "My colour: sandy", 0.0, 1.0),
@@ -100,11 +100,11 @@ def test_time_ends_a_run_that_does_not_learn(load: Any) -> None:
     ],
 )
 def test_a_reward_is_a_word_that_stands_there(
-    load: Any, prompt: str, response: str, constant: float, asked: float
+    load: Any, prompt: str, response: str, constant: float, longest: float
 ) -> None:
     rewards = load("word_rewards")
     told = SimpleNamespace(user_text=prompt)
-    assert (rewards.constant(told, response), rewards.asked(told, response)) == (constant, asked)
+    assert (rewards.constant(told, response), rewards.longest(told, response)) == (constant, longest)
 
 
 def test_the_whole_budget_is_known_before_anything_runs(load: Any) -> None:
@@ -119,14 +119,14 @@ def test_the_whole_budget_is_known_before_anything_runs(load: Any) -> None:
         assert max(run.seconds_at_most for run in full) <= 3600
         # Kept under a name of its own each: no run is taken for another.
         assert len({run.key("base", 2) for run in full}) == len(full)
-    one = plan.tries(plan.FULL)["8 at once"]
-    assert len({one.key("base", 2), one.key("base", 1), one.key("other", 2)}) == 3
+    eight_at_once = plan.tries(plan.FULL)["8 at once"]
+    assert len({eight_at_once.key("base", 2), eight_at_once.key("base", 1), eight_at_once.key("other", 2)}) == 3
 
 
 def test_a_finished_run_is_kept_and_not_run_again(load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan, module = load("agilerl_plan"), load("ppo_vs_agilerl")
-    given = SimpleNamespace(results=tmp_path / "kept", model="base", threads=1)
-    bench = module.Bench(given, Path("python"), tmp_path)
+    arguments = SimpleNamespace(results=tmp_path / "kept", model="base", threads=1)
+    bench = module.Bench(arguments, Path("python"), tmp_path)
     started = []
 
     def start(side: str, task: str, settings: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -136,8 +136,8 @@ def test_a_finished_run_is_kept_and_not_run_again(load: Any, tmp_path: Path, mon
     monkeypatch.setattr(bench, "start", start)
     run = plan.Run("ours", "ours", "ours", {"rate": 1e-4}, 1.0)
     assert bench.kept(run) is None
-    found = bench.run(run)
-    assert bench.run(run) == found == bench.kept(run)
+    measured = bench.run(run)
+    assert bench.run(run) == measured == bench.kept(run)
     assert started == ["ours"]
     assert bench.kept(plan.Run("ours", "ours", "ours", {"rate": 3e-4}, 1.0)) is None
     assert len(bench.commits([run])) == 1
@@ -145,7 +145,7 @@ def test_a_finished_run_is_kept_and_not_run_again(load: Any, tmp_path: Path, mon
 
 def test_a_rate_is_chosen_for_each_side_on_a_seed_that_is_not_reported(load: Any) -> None:
     plan = load("agilerl_plan")
-    found = {  # (side, rate): reached, seconds, score
+    outcomes = {  # (side, rate): reached, seconds, score
         ("ours", 1e-3): (False, 300.0, 0.7),
         ("ours", 1e-4): (True, 90.0, 0.8),
         ("ours", 3e-4): (True, 60.0, 0.8),
@@ -153,12 +153,12 @@ def test_a_rate_is_chosen_for_each_side_on_a_seed_that_is_not_reported(load: Any
         ("peer", 1e-4): (False, 280.0, 0.5),
         ("peer", 3e-4): (False, 200.0, 0.1),
     }
-    runs = [run for run in plan.tuning(plan.FULL, {}) if run.settings["function"] == "asked"]
+    runs = [run for run in plan.tuning(plan.FULL, {}) if run.settings["function"] == "longest"]
     assert {run.settings["seed"] for run in runs} == {plan.TUNED_ON} and plan.TUNED_ON not in plan.FULL.seeds
     keys = ("reached", "seconds", "score")
-    tuned = [(run, dict(zip(keys, found[run.side, run.settings["rate"]], strict=True))) for run in runs]
+    tuned = [(run, dict(zip(keys, outcomes[run.side, run.settings["rate"]], strict=True))) for run in runs]
     chosen = plan.chosen_rates(tuned)
-    assert chosen == {"asked": {"ours": 3e-4, "peer": 1e-4}}
+    assert chosen == {"longest": {"ours": 3e-4, "peer": 1e-4}}
     last = plan.probes(plan.FULL, {}, chosen)[-2:]
     assert [(run.side, run.settings["rate"], run.settings["seed"]) for run in last] == [
         ("ours", 3e-4, 2),
@@ -186,7 +186,7 @@ def test_a_probe_tells_what_the_seeds_that_reached_it_took(load: Any) -> None:
     keys = ("episodes", "kl", "score", "response_length", "first_response_length")
 
     def learnt(seed: int, side: str, reached: bool, seconds: float) -> Any:
-        settings = {"function": "asked", "rate": 1e-4, "seed": seed}
+        settings = {"function": "longest", "rate": 1e-4, "seed": seed}
         result = {**dict.fromkeys(keys, 0.5), "reached": reached, "seconds": seconds, "load": [1, 2]}
         return plan.Run("name", side, "learn", settings, 1.0), result
 
@@ -194,5 +194,5 @@ def test_a_probe_tells_what_the_seeds_that_reached_it_took(load: Any) -> None:
     machine = {"cores": 2, "cpu": "a CPU", "memory_gib": 24}
     home = tables.home("python x", ["c"], machine, {}, {"probes": probes})
     shown = homes.markdown(homes.Home.parse(home.dump()).render("probes"))
-    assert shown[2].startswith("| asked | ours | 0.0001 | 1 of 2 | 30 (30 to 30) |")
-    assert shown[3].startswith("| asked | AgileRL | 0.0001 | 0 of 1 | 80 (80 to 80) |")
+    assert shown[2].startswith("| longest | ours | 0.0001 | 1 of 2 | 30 (30 to 30) |")
+    assert shown[3].startswith("| longest | AgileRL | 0.0001 | 0 of 1 | 80 (80 to 80) |")

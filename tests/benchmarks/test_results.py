@@ -66,9 +66,9 @@ def runs(tmp_path: Path) -> Path:
 def test_the_report_shows_every_seed_and_marks_intervals_without_zero(
     results: ModuleType, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = ["results.py", "recipes/demo", "--seeds", "0", "1", "--override", "sft.seed=1", "--report"]
+    settings = ["results.py", "recipes/demo", "--seeds", "0", "1", "--override", "sft.seed=1", "--report"]
     written = runs / "demo.json"
-    monkeypatch.setattr("sys.argv", [*given, "--runs-dir", str(runs), "--json", str(written)])
+    monkeypatch.setattr("sys.argv", [*settings, "--runs-dir", str(runs), "--json", str(written)])
     assert results.main() == 0
     lines = capsys.readouterr().out.splitlines()
     assert "| 0 | abcdef0 | 2 cores, cpu; 208 held-out prompts |" in lines

@@ -16,7 +16,7 @@ def module(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("reward_accuracy")
 
 
-def given(out: Path, **changes: Any) -> Namespace:
+def arguments_for(out: Path, **changes: Any) -> Namespace:
     settings = {
         "data": None,
         "questions": 4,
@@ -39,10 +39,10 @@ class Trainings:
     """Stands for the processes that train: what was asked for, and an accuracy that settings decide."""
 
     def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
+        self.calls: list[dict[str, Any]] = []
 
     def __call__(self, script: str, side: str, settings: dict[str, Any], threads: int) -> dict[str, Any]:
-        self.asked.append({"side": side, **settings})
+        self.calls.append({"side": side, **settings})
         # The peer's best rate is the other one, and it learns less from every seed.
         good = {"ours": 1e-4, "trl": 1e-3}[side] == settings["learning_rate"]
         right = {"ours": 1.0, "trl": 0.5}[side] if good else 0.0
@@ -51,29 +51,29 @@ class Trainings:
 
 @pytest.fixture
 def trainings(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Trainings:
-    found = Trainings()
-    monkeypatch.setattr(module.processes, "start", found)
-    return found
+    made = Trainings()
+    monkeypatch.setattr(module.processes, "start", made)
+    return made
 
 
 def test_the_best_rate_is_taken_and_of_equal_ones_the_lowest(module: ModuleType) -> None:
-    found = {1e-3: {"accuracies": [1.0, 0.0]}, 1e-4: {"accuracies": [0.5, 0.5]}, 1e-5: {"accuracies": [0.4, 0.5]}}
-    assert module.best_rate(found) == 1e-4
-    assert module.best_rate({**found, 1e-3: {"accuracies": [1.0, 0.1]}}) == 1e-3
+    by_rate = {1e-3: {"accuracies": [1.0, 0.0]}, 1e-4: {"accuracies": [0.5, 0.5]}, 1e-5: {"accuracies": [0.4, 0.5]}}
+    assert module.best_rate(by_rate) == 1e-4
+    assert module.best_rate({**by_rate, 1e-3: {"accuracies": [1.0, 0.1]}}) == 1e-3
 
 
 def test_each_side_has_its_own_rate_and_no_reported_ranking_chose_it(
     module: ModuleType, trainings: Trainings, tmp_path: Path
 ) -> None:
-    result = module.compare(given(tmp_path))
+    result = module.compare(arguments_for(tmp_path))
     assert result["rates"] == {"ours": 1e-4, "trl": 1e-3}
-    searched = [one for one in trainings.asked if one["held_out"]["part"] == "chosen-on"]
-    reported = [one for one in trainings.asked if one["held_out"]["part"] == "held-out"]
-    assert {(one["side"], one["learning_rate"]) for one in searched} == {
+    searched = [settings for settings in trainings.calls if settings["held_out"]["part"] == "chosen-on"]
+    reported = [settings for settings in trainings.calls if settings["held_out"]["part"] == "held-out"]
+    assert {(settings["side"], settings["learning_rate"]) for settings in searched} == {
         (side, rate) for side in ("ours", "trl") for rate in (1e-4, 1e-3)
     }
-    assert {one["seed"] for one in searched}.isdisjoint(one["seed"] for one in reported)
-    assert [(one["side"], one["learning_rate"], one["seed"]) for one in reported] == [
+    assert {settings["seed"] for settings in searched}.isdisjoint(settings["seed"] for settings in reported)
+    assert [(settings["side"], settings["learning_rate"], settings["seed"]) for settings in reported] == [
         ("ours", 1e-4, 0),
         ("ours", 1e-4, 1),
         ("trl", 1e-3, 0),
@@ -103,28 +103,28 @@ def test_seeds_do_not_make_more_rankings_than_there_are(module: ModuleType) -> N
 
 
 def test_what_has_been_trained_is_not_trained_again(module: ModuleType, trainings: Trainings, tmp_path: Path) -> None:
-    first = module.compare(given(tmp_path))
-    count = len(trainings.asked)
-    again = module.compare(given(tmp_path))
-    assert len(trainings.asked) == count == 8
+    first = module.compare(arguments_for(tmp_path))
+    count = len(trainings.calls)
+    again = module.compare(arguments_for(tmp_path))
+    assert len(trainings.calls) == count == 8
     assert again["accuracy"] == first["accuracy"]
     (tmp_path / "trl-0.001-1-held-out.json").unlink()
-    module.compare(given(tmp_path))
-    assert [(one["side"], one["seed"]) for one in trainings.asked[count:]] == [("trl", 1)]
+    module.compare(arguments_for(tmp_path))
+    assert [(settings["side"], settings["seed"]) for settings in trainings.calls[count:]] == [("trl", 1)]
 
 
 def test_a_training_of_other_settings_is_not_taken_for_this_one(
     module: ModuleType, trainings: Trainings, tmp_path: Path
 ) -> None:
-    module.compare(given(tmp_path))
+    module.compare(arguments_for(tmp_path))
     kept = {path: path.read_bytes() for path in tmp_path.iterdir()}
     with pytest.raises(SystemExit, match=r"other settings.*--out"):
-        module.compare(given(tmp_path, questions=5))
+        module.compare(arguments_for(tmp_path, questions=5))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == kept
 
 
 def test_the_table_shows_every_seed_and_both_rates(module: ModuleType, trainings: Trainings, tmp_path: Path) -> None:
-    table = module.table(json.loads(json.dumps(module.compare(given(tmp_path)))))
+    table = module.table(json.loads(json.dumps(module.compare(arguments_for(tmp_path)))))
     assert "| after 4 rankings | rate | seed 0 | seed 1 |" in table
     assert "| ours | 0.0001 | 1.000 [1.000, 1.000] |" in table
     assert "| trl | 0.001 | 0.500 [0.500, 0.500] |" in table

@@ -303,16 +303,16 @@ def test_a_source_that_cannot_be_is_refused(keys: dict[str, Any], message: str):
 
 @pytest.mark.parametrize("name", ["org/llama-3.1-tulu-3-8b-preference-mixture", "org/set-v1.2", "org/plain"])
 def test_an_id_with_a_version_in_it_is_asked_of_the_hub(name: str, monkeypatch: pytest.MonkeyPatch):
-    asked = list[object]()
+    arguments_asked = list[object]()
 
-    def load_dataset(*given: object, **named: object) -> list[dict[str, str]]:
-        asked.extend([given, named])
+    def load_dataset(*arguments: object, **named: object) -> list[dict[str, str]]:
+        arguments_asked.extend([arguments, named])
         return [{"prompt": "a", "response": "b"}]
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
     loaded = load([Source(source=name, config="main", split="test", revision="abc")], Demonstration, seed=0)
-    assert [one.response for one in loaded.records] == ["b"]
-    assert asked == [(name, "main"), {"split": "test", "revision": "abc"}]
+    assert [record.response for record in loaded.records] == ["b"]
+    assert arguments_asked == [(name, "main"), {"split": "test", "revision": "abc"}]
 
 
 def test_weights_for_some_sources_only_are_refused():

@@ -75,7 +75,10 @@ def test_counts_in_kept_and_dropped_by_reason():
     ]
     card = describe(records, identities, measure(records, None), None)
     assert card["rows"] == {"in": 8, "kept": 3, "dropped": {"empty": 4, "copy": 1}}
-    assert [(one["source"], one["in"], one["kept"]) for one in card["sources"]] == [("a", 6, 2), ("b", 2, 1)]
+    assert [(source["source"], source["in"], source["kept"]) for source in card["sources"]] == [
+        ("a", 6, 2),
+        ("b", 2, 1),
+    ]
     assert card["duplicates"] == {"rows": 1, "prompts": 2}
     assert "limits" not in card
     assert "rankings" not in card
@@ -97,8 +100,8 @@ def test_quantiles_are_lengths_that_occur():
 
 def test_wilsons_interval_solves_its_own_equation():
     # The limits are where the normal test of that share against the observed one is just significant.
-    found = proportion(30, 40)
-    for limit in (found["low"], found["high"]):
+    interval = proportion(30, 40)
+    for limit in (interval["low"], interval["high"]):
         distance = abs(0.75 - limit) / math.sqrt(limit * (1 - limit) / 40)
         assert distance == pytest.approx(1.959964, abs=2e-3)  # the limits are rounded to four digits
     assert proportion(0, 0) == {"pairs": 0}
@@ -114,9 +117,9 @@ def test_pairs_of_one_ranking_are_no_independent_ones(right: int):
     copied = [(6 * count, 6) for count, _ in coins]
     # Of k = 30 clusters the variance is known by k - 1, as a coin's own: a few hundredths.
     assert independent_pairs(copied) == pytest.approx(30, rel=0.04)
-    found, single = proportion_of(copied), proportion(right, 30)
-    assert found["pairs"] == 180
-    assert (found["low"], found["high"]) == pytest.approx((single["low"], single["high"]), abs=5e-3)
+    copies, single = proportion_of(copied), proportion(right, 30)
+    assert copies["pairs"] == 180
+    assert (copies["low"], copies["high"]) == pytest.approx((single["low"], single["high"]), abs=5e-3)
 
 
 def test_what_pairs_can_say_at_least_and_at_most():
@@ -171,11 +174,11 @@ def test_prompts_have_no_plot_of_rankings(tmp_path: Path):
 
 def test_the_summary_names_what_a_person_should_see():
     card = describe(RANKINGS, [], measure(RANKINGS, Words()), LimitsSection(prompt_tokens=3, response_tokens=3))
-    said = "\n".join(summary(card))
-    assert "3 rankings kept of 3 rows" in said
-    assert "rankings of 2, 3 responses; 1 of 7 pairs tied" in said
-    assert "longer wins: 80.0% [" in said
-    assert "rows that fit the limits, end token included: 33.33%" in said
+    text = "\n".join(summary(card))
+    assert "3 rankings kept of 3 rows" in text
+    assert "rankings of 2, 3 responses; 1 of 7 pairs tied" in text
+    assert "longer wins: 80.0% [" in text
+    assert "rows that fit the limits, end token included: 33.33%" in text
 
 
 def test_a_chat_counts_the_tokens_of_a_run(tiny_base_folder: Path):
@@ -184,7 +187,7 @@ def test_a_chat_counts_the_tokens_of_a_run(tiny_base_folder: Path):
     from onebase.recipe.sections import BaseSection, ChatSection
 
     chat = Chat(*bases.load_tokenizer(BaseSection(model=str(tiny_base_folder)), ChatSection()), ChatSection())
-    one = Demonstration(prompt("Sort these words."), "fig")
-    encoded = chat.encode(one.prompt, one.response)
-    [(_, asked, answered)] = measure([one], chat).rows
-    assert (asked, answered) == (len(encoded.prompt), tuple(map(len, encoded.responses)))
+    demonstration = Demonstration(prompt("Sort these words."), "fig")
+    encoded = chat.encode(demonstration.prompt, demonstration.response)
+    [(_, prompt_tokens, response_tokens)] = measure([demonstration], chat).rows
+    assert (prompt_tokens, response_tokens) == (len(encoded.prompt), tuple(map(len, encoded.responses)))

@@ -26,28 +26,28 @@ def expected_of(name: str) -> dict[str, Any]:
 
 
 def fixture_of(name: str) -> Path:
-    (found,) = [path for path in FIXTURES.glob(f"{name}.json*")]
-    return found
+    (file,) = [path for path in FIXTURES.glob(f"{name}.json*")]
+    return file
 
 
-def rows_of(name: str) -> list[tuple[int, Any]]:
+def fixture_rows(name: str) -> list[tuple[int, Any]]:
     path = fixture_of(name)
     read = reader_of(path)
     assert read is not None
     return list(read(path))
 
 
-def expected_record(kind: str, given: dict[str, Any]) -> Any:
-    turns = given["says"] if "says" in given else [["user", given["asks"]]]
-    prompt = Prompt(tuple(Message(role, content) for role, content in turns), ORIGIN, given.get("meta", {}))
+def expected_record(kind: str, written: dict[str, Any]) -> Any:
+    turns = written["says"] if "says" in written else [["user", written["asks"]]]
+    prompt = Prompt(tuple(Message(role, content) for role, content in turns), ORIGIN, written.get("meta", {}))
     match kind:
         case "prompt":
             return prompt
         case "demonstration":
-            return Demonstration(prompt, given["response"])
+            return Demonstration(prompt, written["response"])
         case _:
-            labels = tuple(given.get("labels", ()))
-            return Ranking(prompt, tuple(given["responses"]), tuple(given["tiers"]), labels)
+            labels = tuple(written.get("labels", ()))
+            return Ranking(prompt, tuple(written["responses"]), tuple(written["tiers"]), labels)
 
 
 def at(record: Any) -> str:
@@ -88,10 +88,12 @@ def test_a_fixture_becomes_what_is_written_beside_it(name: str, kind: str):
         left_out[place.removeprefix("f:")] = reason
 
     named = " ".join([name, whole.get("options", "")]).strip()
-    found = list(build_all(iter(rows_of(name)), KINDS[kind], "f", format=named, report=report, note=note))
+    records = list(build_all(iter(fixture_rows(name)), KINDS[kind], "f", format=named, report=report, note=note))
     wanted = expected.get("records", [])
-    assert [anonymous(one) for one in found] == [expected_record(kind, one) for one in wanted]
-    assert [at(one) for one in found] == [one["at"] for one in wanted]
+    assert [anonymous(record) for record in records] == [
+        expected_record(kind, wanted_record) for wanted_record in wanted
+    ]
+    assert [at(record) for record in records] == [wanted_record["at"] for wanted_record in wanted]
     messages = expected.get("refused", {})
     assert set(refused) == set(messages)
     for place, message in messages.items():
@@ -102,9 +104,9 @@ def test_a_fixture_becomes_what_is_written_beside_it(name: str, kind: str):
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_the_first_row_of_a_fixture_is_recognised(name: str, kind: str):
-    (found,) = candidates(rows_of(name)[0][1], KINDS[kind])
+    (recognised,) = candidates(fixture_rows(name)[0][1], KINDS[kind])
     # Formats that make the same of a row need no telling apart.
-    assert found.name == name or found.makers[KINDS[kind]] == FORMATS[name].makers[KINDS[kind]]
+    assert recognised.name == name or recognised.makers[KINDS[kind]] == FORMATS[name].makers[KINDS[kind]]
 
 
 @pytest.mark.parametrize(("name", "kind"), [case for case in CASES if "refused" in expected_of(case[0])[case[1]]])
@@ -113,7 +115,7 @@ def test_a_defect_is_raised_when_nobody_counts_them(name: str, kind: str):
     refused = whole[kind]["refused"]
     named = " ".join([name, whole.get("options", "")]).strip()
     with pytest.raises(DataError) as caught:
-        list(build_all(iter(rows_of(name)), KINDS[kind], "f", format=named))
+        list(build_all(iter(fixture_rows(name)), KINDS[kind], "f", format=named))
     # Rows that are joined are refused when they are read, and so before the rankings of earlier lines come out.
     assert str(caught.value).startswith(tuple(f"f:{place}: " for place in refused))
 
@@ -122,11 +124,11 @@ def test_a_defect_is_raised_when_nobody_counts_them(name: str, kind: str):
 def test_rows_that_stand_alone_are_read_the_same_in_any_order(name: str, kind: str):
     whole = expected_of(name)
     named = " ".join([name, whole.get("options", "")]).strip()
-    rows = rows_of(name)
-    found = list(build_all(iter(rows), KINDS[kind], "f", format=named, report=DroppedRows()))
+    rows = fixture_rows(name)
+    in_order = list(build_all(iter(rows), KINDS[kind], "f", format=named, report=DroppedRows()))
     random.Random(0).shuffle(rows)
     shuffled = list(build_all(iter(rows), KINDS[kind], "f", format=named, report=DroppedRows()))
-    assert sorted(map(repr, shuffled)) == sorted(map(repr, found))
+    assert sorted(map(repr, shuffled)) == sorted(map(repr, in_order))
 
 
 def test_a_row_that_fits_two_formats_is_refused_with_both():
@@ -184,7 +186,7 @@ def test_a_format_that_a_recipe_gets_wrong(format: str, message: str):
 
 
 def test_a_format_of_joined_rows_is_not_read_row_by_row():
-    row = dict(rows_of("helpsteer")[0][1])
+    row = dict(fixture_rows("helpsteer")[0][1])
     with pytest.raises(DataError, match="rows of the format 'helpsteer' are joined into rankings"):
         list(build(row, Ranking, ORIGIN))
     with pytest.raises(DataError, match="gives prompts, demonstrations, not rankings"):
@@ -192,15 +194,15 @@ def test_a_format_of_joined_rows_is_not_read_row_by_row():
 
 
 def test_a_bad_first_row_does_not_hide_that_rows_are_joined():
-    rows = [(1, ["no object"]), (2, {"x": 1}), *((line + 2, row) for line, row in rows_of("helpsteer"))]
+    rows = [(1, ["no object"]), (2, {"x": 1}), *((line + 2, row) for line, row in fixture_rows("helpsteer"))]
     dropped = DroppedRows()
-    found = list(build_all(iter(rows), Ranking, "f", report=dropped))
-    assert [at(one) for one in found] == ["3", "7", "18"]
+    records = list(build_all(iter(rows), Ranking, "f", report=dropped))
+    assert [at(record) for record in records] == ["3", "7", "18"]
     assert dropped.places["expected an object with keys, found list."] == ["f:1"]
 
 
 def test_a_row_that_lacks_a_key_is_refused_alone_where_rows_are_joined():
-    rows = [row for _, row in rows_of("thumbs")][:2]
+    rows = [row for _, row in fixture_rows("thumbs")][:2]
     dropped = DroppedRows()
     assert list(build_all(enumerate([*rows, {"completion": "c", "label": True}]), Ranking, "f", report=dropped))
     assert dropped.places == {"'prompt' must be text, found NoneType. Fix or remove the row.": ["f:2"]}
@@ -211,7 +213,7 @@ def test_a_format_holds_for_the_keys_that_told_it():
     rows = [alpaca, {**alpaca, "input": None}, {"question": "2+2?", "answer": "4"}, {"x": 1}, alpaca]
     dropped = DroppedRows()
     records = list(build_all(enumerate(rows, start=1), Demonstration, "f", report=dropped))
-    assert [at(one) for one in records] == ["1", "2", "3", "5"]
+    assert [at(record) for record in records] == ["1", "2", "3", "5"]
     assert dropped.defects == 1
 
 
@@ -221,19 +223,19 @@ def test_rows_with_the_same_keys_are_told_apart_where_a_format_looks_at_values()
     for rows in ([plain, chat], [chat, plain]):
         dropped = DroppedRows()
         records = list(build_all(enumerate(rows, start=1), Prompt, "f", report=dropped))
-        assert [at(one) for one in records] == [str(rows.index(plain) + 1)]
+        assert [at(record) for record in records] == [str(rows.index(plain) + 1)]
         assert "fits several formats: baize" in next(iter(dropped.counts))
 
 
 def test_formats_whose_rows_are_joined_say_so():
-    joining = {name for name, one in FORMATS.items() if one.files}
+    joining = {name for name, format in FORMATS.items() if format.files}
     assert joining == {"helpsteer", "thumbs", "thumbs-response", "p3-choices", "reddit", "reddit-comments"}
 
 
 def test_a_format_recognises_by_keys_and_looks():
     row = {"chosen": "\n\nHuman: a\n\nAssistant: b", "rejected": "c"}
-    assert [one.name for one in candidates(row, Ranking)] == ["hh-rlhf"]
-    assert [one.name for one in candidates({**row, "chosen": "b"}, Ranking)] == ["chosen-rejected"]
+    assert [candidate.name for candidate in candidates(row, Ranking)] == ["hh-rlhf"]
+    assert [candidate.name for candidate in candidates({**row, "chosen": "b"}, Ranking)] == ["chosen-rejected"]
     assert candidates({"chosen": row["chosen"]}, Ranking) == []
 
 

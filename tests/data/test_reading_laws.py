@@ -127,10 +127,10 @@ def read(path: Path, kind: Any, **settings: Any) -> tuple[list[Any], DroppedRows
     return list(records_of(Source(source=str(path), **settings), kind, dropped)), dropped
 
 
-def anonymous(found: Any) -> Any:
+def anonymous(record: Any) -> Any:
     """The record without its place."""
-    prompt = replace(found.prompt, origin=ORIGIN)
-    return prompt if isinstance(found, Prompt) else replace(found, prompt=prompt)
+    prompt = replace(record.prompt, origin=ORIGIN)
+    return prompt if isinstance(record, Prompt) else replace(record, prompt=prompt)
 
 
 @pytest.fixture(scope="module")
@@ -154,7 +154,7 @@ def any_bytes_law(examples: int) -> Callable[..., None]:
         except DataError as error:
             assert str(error).startswith(str(folder / name))
         else:
-            assert all(isinstance(one, kind) for one in records)
+            assert all(isinstance(record, kind) for record in records)
 
     return test
 
@@ -166,7 +166,7 @@ def round_trip_law(examples: int) -> Callable[..., None]:
     def test(folder: Path, name: str, data: st.DataObject, kind: type) -> None:
         kind, rows = (Demonstration, PLAIN) if name == "a.csv" else (kind, ROWS[kind])
         drawn = data.draw(st.lists(rows, min_size=1, max_size=5))
-        written = [record(kind, one) for one in drawn]
+        written = [record(kind, fields) for fields in drawn]
         put(written, folder / name)
         records, dropped = read(folder / name, kind)
         assert list(map(anonymous, records)) == written
@@ -197,12 +197,12 @@ def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path: Path, 
     }.get(Path(name).suffix, '{"prompt": "hello", "response": "there"}\r\n\r\n')
     (tmp_path / name).write_bytes(_pack(text.encode("utf-8-sig"), name))
     records, _ = read(tmp_path / name, Demonstration)
-    assert [(one.prompt.user_text, one.response) for one in records] == [("hello", "there")]
+    assert [(record.prompt.user_text, record.response) for record in records] == [("hello", "there")]
 
 
 def test_marks_of_joined_files_are_taken_off(tmp_path: Path):
-    one = '{"prompt": "hello", "response": "there"}\n'.encode("utf-8-sig")
-    (tmp_path / "a.jsonl").write_bytes(one + one)
+    marked = '{"prompt": "hello", "response": "there"}\n'.encode("utf-8-sig")
+    (tmp_path / "a.jsonl").write_bytes(marked + marked)
     assert len(read(tmp_path / "a.jsonl", Demonstration)[0]) == 2
 
 

@@ -31,14 +31,14 @@ def disguised(text: str, how: int) -> str:
 
 def splits_of(shards: list[list[str]], folder: Path) -> dict[str, set[str]]:
     """The normalised prompts that each split of the shards holds, all shards together."""
-    found: dict[str, set[str]] = {}
+    splits: dict[str, set[str]] = {}
     for number, shard in enumerate(shards):
         path = folder / f"{number}.jsonl"
         path.write_text("".join(json.dumps({"prompt": text, "response": "yes"}) + "\n" for text in shard))
         for split in FILE_SPLITS:
             records = records_of(Source(source=str(path), split=split), Demonstration, DroppedRows())
-            found.setdefault(split, set()).update(normalised(record.prompt) for record in records)
-    return found
+            splits.setdefault(split, set()).update(normalised(record.prompt) for record in records)
+    return splits
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,9 @@ def test_no_turn_of_a_conversation_crosses_splits(tmp_path: Path):
     openings = {}
     for split in FILE_SPLITS:
         records = list(records_of(Source(source=str(path), split=split), Demonstration, DroppedRows()))
-        firsts = [next(one.content for one in record.prompt.messages if one.role == "user") for record in records]
+        firsts = [
+            next(message.content for message in record.prompt.messages if message.role == "user") for record in records
+        ]
         assert len(records) == 6 * len(set(firsts)), "every turn of both conversations"
         openings[split] = set(firsts)
     assert not openings["train"] & openings["heldout"]
@@ -112,7 +114,9 @@ def test_a_one_pass_cut_is_the_cut_that_sources_make(tmp_path: Path):
     for split in FILE_SPLITS:
         cut = load([Source(source=str(path), split=split)], Demonstration, seed=0)
         written = load([Source(source=str(tmp_path / "out" / f"{split}.jsonl"))], Demonstration, seed=0)
-        assert {one.prompt.user_text for one in cut.records} == {one.prompt.user_text for one in written.records}
+        assert {record.prompt.user_text for record in cut.records} == {
+            record.prompt.user_text for record in written.records
+        }
 
 
 def test_a_failing_cut_leaves_nothing_behind(tmp_path: Path):
@@ -122,5 +126,5 @@ def test_a_failing_cut_leaves_nothing_behind(tmp_path: Path):
     (tmp_path / "out" / "train.jsonl").write_text("as it was\n")
     with pytest.raises(DataError, match=r"a\.jsonl:2:1: not valid JSON"):
         write_splits(records_of(Source(source=str(path)), Demonstration, DroppedRows()), tmp_path / "out")
-    assert [one.name for one in (tmp_path / "out").iterdir()] == ["train.jsonl"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["train.jsonl"]
     assert (tmp_path / "out" / "train.jsonl").read_text() == "as it was\n"

@@ -1,6 +1,5 @@
 """DPO on the tiny model: policy and reference start as the SFT adapter, and the reference stays it."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -14,28 +13,15 @@ from data.records import Message, Origin, Prompt, Ranking
 from dpo.recipe import DpoRecipe
 from dpo.train import build_trainer, read_data, require_log_two, to_pairs
 from onebase.errors import RecipeError
-from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import reader
 from onebase.run import stages
 from onebase.run.session import Session
 from onebase.seeding import seed_everything
 from onebase.trl import trainers
 from onebase.trl.resumable import ROLE
+from tests.factories import load_base_of, rows_of
 
 MakeRecipe = Callable[..., DpoRecipe]
-
-
-@pytest.fixture
-def make_recipe(tiny_base_folder: Path, finished_run: Path, quantization: str, tmp_path: Path) -> MakeRecipe:
-    def make(*overrides: str) -> DpoRecipe:
-        given = [
-            *(f"base.model={tiny_base_folder}", f"base.quantization={quantization}", f"out={tmp_path / 'dpo'}"),
-            *(f"parents.sft={finished_run / 'sft'}", "track.wandb=off"),
-        ]
-        return reader.read("recipes/smoke/dpo.yaml", DpoRecipe, [*given, *overrides])
-
-    return make
 
 
 def open_session(recipe: DpoRecipe, roles: Roles) -> Session:
@@ -46,7 +32,7 @@ def train(recipe: DpoRecipe) -> Roles:
     # Another folder for every recipe: a checkpoint of one is refused by the others.
     recipe = recipe.model_copy(update={"out": recipe.out / f"{len(list(recipe.out.parent.rglob('checkpoints')))}"})
     seed_everything(recipe.seed)
-    base = bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))
+    base = load_base_of(recipe)
     roles = Roles(base).load(ROLE, recipe.parents.sft / "adapter")
     with open_session(recipe, roles) as session:
         trainer = build_trainer(roles, read_data(recipe), recipe, session)
@@ -55,10 +41,10 @@ def train(recipe: DpoRecipe) -> Roles:
     return roles
 
 
-def test_the_trainer_starts_from_the_sft_adapter_bit_for_bit_in_fp32(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe()
+def test_the_trainer_starts_from_the_sft_adapter_bit_for_bit_in_fp32(make_quantized: MakeRecipe) -> None:
+    recipe = make_quantized()
     recipe.out.mkdir(parents=True)
-    roles = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
+    roles = Roles(load_base_of(recipe))
     roles.load(ROLE, recipe.parents.sft / "adapter")
     with open_session(recipe, roles) as session:
         build_trainer(roles, read_data(recipe), recipe, session)
@@ -72,23 +58,23 @@ def test_the_trainer_starts_from_the_sft_adapter_bit_for_bit_in_fp32(make_recipe
 
 
 def test_the_first_loss_is_log_two_and_the_first_margin_zero(finished_run: Path) -> None:
-    rows = [json.loads(line) for line in (finished_run / "dpo" / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(finished_run / "dpo")
     first = next(row for row in rows if "dpo/loss" in row)
     assert first["dpo/loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert first["dpo/margin"] == pytest.approx(0, abs=1e-6)
 
 
-def test_a_reference_that_is_not_the_policy_ends_the_run(make_recipe: MakeRecipe) -> None:
+def test_a_reference_that_is_not_the_policy_ends_the_run(make_quantized: MakeRecipe) -> None:
     with pytest.raises(RuntimeError, match="not the same adapter"):
-        require_log_two({"dpo/eval_margin": 0.01, "dpo/eval_loss": math.log(2)}, make_recipe())
+        require_log_two({"dpo/eval_margin": 0.01, "dpo/eval_loss": math.log(2)}, make_quantized())
 
 
-def test_an_evaluation_is_a_mean_over_pairs_whatever_its_batches(make_recipe: MakeRecipe) -> None:
-    found = {}
+def test_an_evaluation_is_a_mean_over_pairs_whatever_its_batches(make_quantized: MakeRecipe) -> None:
+    losses = {}
     for size in (4, 1):
-        recipe = make_recipe(f"trl.per_device_eval_batch_size={size}")
+        recipe = make_quantized(f"trl.per_device_eval_batch_size={size}")
         recipe = recipe.model_copy(update={"out": recipe.out / str(size)})
-        roles = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
+        roles = Roles(load_base_of(recipe))
         roles.load(ROLE, recipe.parents.sft / "adapter")
         with open_session(recipe, roles) as session:
             trainer = build_trainer(roles, read_data(recipe), recipe, session)
@@ -96,45 +82,45 @@ def test_an_evaluation_is_a_mean_over_pairs_whatever_its_batches(make_recipe: Ma
                 parameter.data.mul_(1.5)
             with roles.active(ROLE):
                 trainer.evaluate()
-            found[size] = trainer.latest
-    assert found[4]["dpo/eval_margin"] != 0
+            losses[size] = trainer.latest
+    assert losses[4]["dpo/eval_margin"] != 0
     for name in ("loss", "margin", "accuracy"):
-        assert found[4][f"dpo/eval_{name}"] == pytest.approx(found[1][f"dpo/eval_{name}"], abs=1e-5), name
+        assert losses[4][f"dpo/eval_{name}"] == pytest.approx(losses[1][f"dpo/eval_{name}"], abs=1e-5), name
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("trl.label_smoothing=0.1", "read by trl.loss_type aot, aot_unpaired, exo_pair, robust only, found sigmoid"),
         ("trl.padding_free=true", "trl.padding_free has no effect in DPO"),
     ],
 )
-def test_what_trl_would_pass_over_is_refused(make_recipe: MakeRecipe, override: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
-        make_recipe(override)
-    make_recipe("trl.label_smoothing=0.1", "trl.loss_type=[robust]")
+def test_what_trl_would_pass_over_is_refused(make_quantized: MakeRecipe, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        make_quantized(override)
+    make_quantized("trl.label_smoothing=0.1", "trl.loss_type=[robust]")
 
 
-def test_a_weighted_loss_does_not_start_at_log_two(make_recipe: MakeRecipe) -> None:
-    require_log_two({"dpo/eval_margin": 0.0, "dpo/eval_loss": 0.3}, make_recipe("trl.use_weighting=true"))
+def test_a_weighted_loss_does_not_start_at_log_two(make_quantized: MakeRecipe) -> None:
+    require_log_two({"dpo/eval_margin": 0.0, "dpo/eval_loss": 0.3}, make_quantized("trl.use_weighting=true"))
 
 
-def test_training_moves_the_policy_and_leaves_the_reference(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe()
+def test_training_moves_the_policy_and_leaves_the_reference(make_quantized: MakeRecipe) -> None:
+    recipe = make_quantized()
     roles = train(recipe)
     in_file = load_file(recipe.parents.sft / "adapter" / WEIGHTS)
     assert all(torch.equal(tensor, in_file[name]) for name, tensor in roles.state("ref").items())
     assert not any(torch.equal(tensor, in_file[name]) for name, tensor in roles.state(ROLE).items())
 
 
-def test_one_batch_of_four_moves_the_adapter_like_four_of_one(make_recipe: MakeRecipe) -> None:
+def test_one_batch_of_four_moves_the_adapter_like_four_of_one(make_quantized: MakeRecipe) -> None:
     # Plain gradient descent without clipping: the adapter's movement is the gradient.
     plain = ("trl.optim=sgd", "trl.learning_rate=1.0", "trl.max_grad_norm=0", "trl.max_steps=1")
-    recipe = make_recipe()
+    recipe = make_quantized()
     before = load_file(recipe.parents.sft / "adapter" / WEIGHTS)
-    whole = train(make_recipe(*plain, "trl.per_device_train_batch_size=4")).state(ROLE)
+    whole = train(make_quantized(*plain, "trl.per_device_train_batch_size=4")).state(ROLE)
     accumulated = (*plain, "trl.per_device_train_batch_size=1", "trl.gradient_accumulation_steps=4")
-    parts = train(make_recipe(*accumulated)).state(ROLE)
+    parts = train(make_quantized(*accumulated)).state(ROLE)
     largest = max(float((whole[name] - before[name]).abs().max()) for name in before)
     assert largest > 0
     for name in before:

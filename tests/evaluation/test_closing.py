@@ -56,7 +56,7 @@ def roles(tiny_base_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> R
 
 def scored_as_closed(roles: Roles, prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]]) -> list[float]:
     """Stand-alone scores, one by one, of the responses with their last token put right by hand."""
-    closed = [[*one[:-1], END] if one[-1] in OTHERS else list(one) for one in responses]
+    closed = [[*response[:-1], END] if response[-1] in OTHERS else list(response) for response in responses]
     whole = [[*prompt, *response] for prompt, response in zip(prompts, closed, strict=True)]
     return score(roles, "reward", whole, tokens_per_microbatch=1).tolist()
 
@@ -64,8 +64,8 @@ def scored_as_closed(roles: Roles, prompts: Sequence[Sequence[int]], responses: 
 def test_responses_that_end_with_another_stop_token_score_as_those_of_rankings_do(roles: Roles) -> None:
     chat = Chat.of(roles.base, ChatSection())
     assert chat.end_id == END and len(chat.stop_ids) == 1 + len(OTHERS)
-    encoded = [EncodedPrompt(one, chat.prompt_ids(one)) for one in PROMPTS for _ in range(4)]
-    ids = [one.ids for one in encoded]
+    encoded = [EncodedPrompt(prompt, chat.prompt_ids(prompt)) for prompt in PROMPTS for _ in range(4)]
+    ids = [prompt.ids for prompt in encoded]
     overrides = [f"base.model={roles.base.identity.model}", "advantages.kind=rloo", "sampling.responses_per_prompt=4"]
     recipe = reader.read("recipes/smoke/ppo.yaml", PpoRecipe, overrides)
     batch, tokens = PromptBatch(chat=chat, prompts=encoded), recipe.train.tokens_per_microbatch
@@ -74,12 +74,12 @@ def test_responses_that_end_with_another_stop_token_score_as_those_of_rankings_d
     responses = [
         row[mask].tolist() for row, mask in zip(rollout.episodes.responses, rollout.episodes.mask, strict=True)
     ]
-    assert sum(one[-1] in OTHERS for one in responses) >= 4, "the test is of such responses"
+    assert sum(response[-1] in OTHERS for response in responses) >= 4, "the test is of such responses"
     expected = scored_as_closed(roles, ids, responses)
     assert rollout.scores.tolist() == pytest.approx(expected, abs=1e-4)
     # As they stand they score otherwise: that is what went wrong.
     plain = score(roles, "reward", rollout.episodes.sequences, tokens_per_microbatch=BUDGET).tolist()
-    assert max(abs(one - other) for one, other in zip(plain, expected, strict=True)) > 0.05
+    assert max(abs(plain_score - other) for plain_score, other in zip(plain, expected, strict=True)) > 0.05
     # The function that scores is the stand-alone one, bit for bit in the same micro-batches.
     closed = chat.closed(rollout.episodes.sequences)
     reward = method_of(recipe).reward
@@ -94,22 +94,22 @@ def test_best_of_n_and_compare_score_closed_responses(roles: Roles, tmp_path: Pa
     model = RewardModel(members={}, ensemble=Ensemble(), roles=roles, chat=chat, tokens_per_microbatch=BUDGET)
     sampling = best_of_n.Sampling(n=4, max_new_tokens=8, temperature=1.0, batch=8, seed=5)
     rows = list(best_of_n.answered(model, iter(PROMPTS), sampling, keep_all=True))
-    ids = [chat.prompt_ids(one) for one in PROMPTS for _ in range(4)]
+    ids = [chat.prompt_ids(prompt) for prompt in PROMPTS for _ in range(4)]
     settings = {"max_new_tokens": 8, "temperature": 1.0, "batch": 8}
     drawn = sample(roles, "policy", ids, generator=generator(5, "best-of-n", 0), **settings).episodes
     responses = [row[mask].tolist() for row, mask in zip(drawn.responses, drawn.mask, strict=True)]
-    assert any(one[-1] in OTHERS for one in responses)
-    said = [value for row in rows for value in row["scores"]]
-    assert said == pytest.approx(scored_as_closed(roles, ids, responses), abs=1e-4)
+    assert any(response[-1] in OTHERS for response in responses)
+    scores = [value for row in rows for value in row["scores"]]
+    assert scores == pytest.approx(scored_as_closed(roles, ids, responses), abs=1e-4)
 
-    encoded = [EncodedPrompt(one, chat.prompt_ids(one)) for one in PROMPTS]
+    encoded = [EncodedPrompt(prompt, chat.prompt_ids(prompt)) for prompt in PROMPTS]
     respond = Responder(
-        roles=roles, prompts=[one.ids for one in encoded], folder=tmp_path, max_new_tokens=8, batch=8, seed=1
+        roles=roles, prompts=[prompt.ids for prompt in encoded], folder=tmp_path, max_new_tokens=8, batch=8, seed=1
     )
     recipe = reader.read("recipes/smoke/compare.yaml", CompareRecipe, [f"base.model={roles.base.identity.model}"])
     answers = compare.judge(roles, "base", None, respond, chat, encoded, [], recipe)
     for name, temperature in (("reward", 0.0), ("sampled_reward", 1.0)):
         episodes = respond(None, adapter_sha256=None, temperature=temperature)
         responses = [row[mask].tolist() for row, mask in zip(episodes.responses, episodes.mask, strict=True)]
-        expected = scored_as_closed(roles, [one.ids for one in encoded], responses)
+        expected = scored_as_closed(roles, [prompt.ids for prompt in encoded], responses)
         assert answers.metrics[name] == pytest.approx(expected, abs=1e-4)

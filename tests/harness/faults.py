@@ -71,27 +71,33 @@ def prepared() -> Iterator[tuple[Path, Path, Path]]:
         yield base, home / "smoke-fp32", home
 
 
-def cases(stage: str, given: argparse.Namespace) -> list[Case]:
+def cases(stage: str, arguments: argparse.Namespace) -> list[Case]:
     """The rows of the matrix that were asked for, and of the control."""
-    if given.recipes:
-        return [Case(stage=stage, point=f"backward pass {given.at}", kind="KILL")]
-    kinds = [kind for kind in SIGNALS if kind in given.kinds]
-    own = [Case(stage=stage, point=point, kind=kind) for point in POINTS[stage] for kind in kinds]
-    if "KILL" in given.kinds and storage.can_fail():
-        own += [Case(stage=stage, point=point, kind="KILL") for point in WITHIN]
-    if "ENOSPC" in given.kinds and storage.can_mount():
-        own += [Case(stage=stage, point=point, kind="ENOSPC") for point in FULL]
-    if "EROFS" in given.kinds and storage.can_mount():
-        own += [Case(stage=stage, point=point, kind="EROFS") for point in READ_ONLY]
-    if "EIO" in given.kinds and storage.can_fail():
-        own += [Case(stage=stage, point=point, kind="EIO") for point in FAILING]
+    if arguments.recipes:
+        return [Case(stage=stage, point=f"backward pass {arguments.at}", kind="KILL")]
+    kinds = [kind for kind in SIGNALS if kind in arguments.kinds]
+    chosen = [Case(stage=stage, point=point, kind=kind) for point in POINTS[stage] for kind in kinds]
+    if "KILL" in arguments.kinds and storage.can_fail():
+        chosen += [Case(stage=stage, point=point, kind="KILL") for point in WITHIN]
+    if "ENOSPC" in arguments.kinds and storage.can_mount():
+        chosen += [Case(stage=stage, point=point, kind="ENOSPC") for point in FULL]
+    if "EROFS" in arguments.kinds and storage.can_mount():
+        chosen += [Case(stage=stage, point=point, kind="EROFS") for point in READ_ONLY]
+    if "EIO" in arguments.kinds and storage.can_fail():
+        chosen += [Case(stage=stage, point=point, kind="EIO") for point in FAILING]
     for kind, points in ("FOREIGN", FOREIGN), ("CUSTOM", CUSTOM if stage == "ppo" else ()), ("WANDB", CORE):
-        own += [Case(stage=stage, point=point, kind=kind) for point in points if kind in given.kinds]
-    if not given.no_control:
-        own += [Case(stage=stage, point=one.point, kind="KILL", control=True) for one in own if one.kind == "KILL"]
-    if given.case:
-        own = [one for one in own if [one.stage, one.point, "CONTROL" if one.control else one.kind] in given.case]
-    return [one for one in own if not given.points or any(part in one.point for part in given.points)]
+        chosen += [Case(stage=stage, point=point, kind=kind) for point in points if kind in arguments.kinds]
+    if not arguments.no_control:
+        chosen += [
+            Case(stage=stage, point=case.point, kind="KILL", control=True) for case in chosen if case.kind == "KILL"
+        ]
+    if arguments.case:
+        chosen = [
+            case
+            for case in chosen
+            if [case.stage, case.point, "CONTROL" if case.control else case.kind] in arguments.case
+        ]
+    return [case for case in chosen if not arguments.points or any(part in case.point for part in arguments.points)]
 
 
 def main() -> int:
@@ -107,22 +113,22 @@ def main() -> int:
     parser.add_argument("--at", type=int, help="with --recipes: the backward pass to be killed at")
     parser.add_argument("--scratch", type=Path, help="with --recipes: where to run; undisturbed runs in it are kept")
     parser.add_argument("--parents", type=Path, help="with --recipes: the run whose stages are the parents")
-    given = parser.parse_args()
-    if given.recipes and not given.at:
+    arguments = parser.parse_args()
+    if arguments.recipes and not arguments.at:
         parser.error("--recipes needs --at")
     storage.enter_own_namespace()
     verdicts = []
     with contextlib.ExitStack() as stack:
         stack.callback(storage.remove_failing)
-        if given.recipes:
-            home = given.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
-            bench = Bench(home=home, base=None, parents=given.parents, recipes=given.recipes, at=given.at)
+        if arguments.recipes:
+            home = arguments.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
+            bench = Bench(home=home, base=None, parents=arguments.parents, recipes=arguments.recipes, at=arguments.at)
         else:
-            base, parents, home = given.ready or stack.enter_context(prepared())
+            base, parents, home = arguments.ready or stack.enter_context(prepared())
             bench = Bench(home=home, base=base, parents=parents)
         warm_up()
-        for stage in given.stages:
-            wanted = cases(stage, given)
+        for stage in arguments.stages:
+            wanted = cases(stage, arguments)
             expected = undisturbed(stage, bench) if wanted else {}
             for case in wanted:
                 verdicts.append(STRANGERS.get(case.kind, strike)(case, bench, expected))
@@ -140,8 +146,8 @@ def report(verdicts: Sequence[Verdict]) -> int:
         keys = dict.fromkeys((v.case.stage, v.case.kind) for v in verdicts if v.case.control == control)
         for key in [*keys, *([("all", "all")] if keys else [])]:
             these = [v for v in verdicts if v.case.control == control]
-            own = [v for v in these if key in ((v.case.stage, v.case.kind), ("all", "all"))]
-            counts = len(own), *(sum(getattr(v, name) for v in own) for name in ("struck", "survived", "equal"))
+            counted = [v for v in these if key in ((v.case.stage, v.case.kind), ("all", "all"))]
+            counts = len(counted), *(sum(getattr(v, name) for v in counted) for name in ("struck", "survived", "equal"))
             table.add_row(*key[:1], f"{key[1]}{' (control)' * control}", *map(str, counts))
     Console(width=100).print(table)
     real = [v for v in verdicts if not v.case.control]

@@ -35,25 +35,25 @@ def is_whole(comment: str) -> bool:
 
 def find() -> list[tuple[str, str, bool]]:
     """(place, comment, whether it has rule and reason) of each."""
-    found = []
+    comments = []
     for path in sources():
         with path.open("rb") as stream:
             for token in tokenize.tokenize(stream.readline):
                 if token.type == tokenize.COMMENT and MARK.search(token.string):
                     place = f"{path.relative_to(ROOT)}:{token.start[0]}"
-                    found.append((place, token.string, is_whole(token.string)))
-    return found
+                    comments.append((place, token.string, is_whole(token.string)))
+    return comments
 
 
 def main() -> int:
-    found = find()
-    for place, comment, _ in found:
+    comments = find()
+    for place, comment, _ in comments:
         print(f"{place}: {comment}")
-    bare = [place for place, _, whole in found if not whole]
+    bare = [place for place, _, whole in comments if not whole]
     if bare:
         print(f"without rule or reason: {', '.join(bare)}")
         return 1
-    print(f"{len(found)} ignores, each with its rule and its reason")
+    print(f"{len(comments)} ignores, each with its rule and its reason")
     return 0
 
 

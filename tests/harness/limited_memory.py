@@ -116,16 +116,16 @@ def main(base: Path, parents: Path, scratch: Path) -> None:
         common = [
             *(f"base.model={base}", "track.wandb=off", "checkpoint.every_steps=1", f"data.0.source={data}"),
             *("data.0.split=null", "data.0.rows=32", *EVALUATION.get(stage, ())),
-            *(f"parents.{one}={parents / one}" for one in PARENTS[stage]),
+            *(f"parents.{parent}={parents / parent}" for parent in PARENTS[stage]),
         ]
-        found: dict[str, Any] = {"stage": stage}
+        outcomes: dict[str, Any] = {"stage": stage}
         for name, settings in (("whole", WHOLE[stage]), ("least", LEAST[stage])):
             arguments = [*common, *settings, f"out={scratch / stage / name}"]
-            found[name] = run(stage, arguments, scratch / f"{stage}-{name}.log", None)
-        allowed = (found["whole"]["taken"] + found["least"]["taken"]) // 2
+            outcomes[name] = run(stage, arguments, scratch / f"{stage}-{name}.log", None)
+        allowed = (outcomes["whole"]["taken"] + outcomes["least"]["taken"]) // 2
         arguments = [*common, *WHOLE[stage], f"out={scratch / stage / 'limited'}"]
-        found["limited"] = run(stage, arguments, scratch / f"{stage}-limited.log", allowed)
-        print(json.dumps(found), flush=True)
+        outcomes["limited"] = run(stage, arguments, scratch / f"{stage}-limited.log", allowed)
+        print(json.dumps(outcomes), flush=True)
 
 
 if __name__ == "__main__":

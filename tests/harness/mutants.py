@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 2
         outcomes = list(_run_all(copies, chosen, console))
     console.print(_table(outcomes))
-    survived, errors = (sum(one.verdict == verdict for one in outcomes) for verdict in ("survived", "error"))
+    survived, errors = (sum(outcome.verdict == verdict for outcome in outcomes) for verdict in ("survived", "error"))
     console.print(f"{len(outcomes) - survived - errors} of {len(outcomes)} faults killed.")
     return 1 if survived else 2 if errors else 0
 
@@ -151,7 +151,7 @@ def _run_all(copies: Sequence[Path], mutations: Sequence[Mutation], console: Con
     for copy in copies:
         free.put(copy)
 
-    def one(mutation: Mutation) -> Outcome:
+    def tried(mutation: Mutation) -> Outcome:
         copy = free.get()
         try:
             return try_mutation(copy, mutation)
@@ -159,7 +159,7 @@ def _run_all(copies: Sequence[Path], mutations: Sequence[Mutation], console: Con
             free.put(copy)
 
     with ThreadPoolExecutor(len(copies)) as pool:
-        for outcome in pool.map(one, mutations):
+        for outcome in pool.map(tried, mutations):
             console.print(f"{outcome.verdict:9}{outcome.mutation.name}", style=_STYLES[outcome.verdict])
             yield outcome
 
@@ -200,9 +200,9 @@ def applied(copy: Path, mutation: Mutation) -> Iterator[None]:
 def _detail(done: subprocess.CompletedProcess[str]) -> str:
     if done.returncode == PASSED:
         return "all tests passed"
-    found = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, flags=re.MULTILINE)
+    match = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, flags=re.MULTILINE)
     last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-    return found[1] if found else f"pytest exited {done.returncode}: {''.join(last)}"
+    return match[1] if match else f"pytest exited {done.returncode}: {''.join(last)}"
 
 
 _STYLES: dict[Verdict, str] = {"killed": "green", "survived": "bold red", "error": "yellow"}
@@ -212,10 +212,10 @@ def _table(outcomes: Sequence[Outcome]) -> Table:
     table = Table("fault", "verdict", "seconds", "first failing test", title="Mutants")
     table.columns[2].justify = "right"
     table.columns[3].overflow = "fold"
-    for one in outcomes:
-        verdict = f"[{_STYLES[one.verdict]}]{one.verdict}"
-        detail = one.detail.replace("tests/", "", 1).replace("[", r"\[")
-        table.add_row(one.mutation.name, verdict, f"{one.seconds:.0f}", detail)
+    for outcome in outcomes:
+        verdict = f"[{_STYLES[outcome.verdict]}]{outcome.verdict}"
+        detail = outcome.detail.replace("tests/", "", 1).replace("[", r"\[")
+        table.add_row(outcome.mutation.name, verdict, f"{outcome.seconds:.0f}", detail)
     return table
 
 

@@ -194,7 +194,7 @@ def literals(node: ast.expr) -> Iterator[str]:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         yield node.value
     elif isinstance(node, ast.JoinedStr):
-        yield "".join(str(one.value) if isinstance(one, ast.Constant) else "CODE" for one in node.values)
+        yield "".join(str(value.value) if isinstance(value, ast.Constant) else "CODE" for value in node.values)
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         yield "".join([*literals(node.left), *literals(node.right)])
     elif isinstance(node, ast.IfExp):

@@ -156,9 +156,9 @@ def fill(disk: Path, *, leave: int | None) -> None:
         for number in range(os.statvfs(disk).f_ffree):
             (filler / str(number)).touch()
         return
-    found = os.statvfs(disk)
+    room = os.statvfs(disk)
     with (filler / "bytes").open("wb") as stream:
-        os.posix_fallocate(stream.fileno(), 0, found.f_bavail * found.f_frsize - leave)
+        os.posix_fallocate(stream.fileno(), 0, room.f_bavail * room.f_frsize - leave)
 
 
 def make_room(disk: Path) -> None:
@@ -175,8 +175,8 @@ def record_syncs(log: Path) -> None:
 
     def synced(file: int) -> None:
         fsync(file)
-        found = os.fstat(file)
-        note(synced=found.st_ino, size=found.st_size)
+        status = os.fstat(file)
+        note(synced=status.st_ino, size=status.st_size)
 
     def renamed(source: Any, target: Any) -> None:
         rename(source, target)
@@ -196,20 +196,20 @@ def lose(folder: Path, log: Path, case: str) -> list[str]:
         entry = json.loads(line)
         if "synced" in entry:
             sizes[entry["synced"]] = entry["size"]
-            renames = [one for one in renames if one["folder"] != entry["synced"]]
+            renames = [rename for rename in renames if rename["folder"] != entry["synced"]]
         else:
             renames.append(entry)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        found = path.stat()
-        kept = min(sizes.get(found.st_ino, 0), found.st_size)
-        if kept == found.st_size or draw.random() < 0.5:
+        status = path.stat()
+        kept = min(sizes.get(status.st_ino, 0), status.st_size)
+        if kept == status.st_size or draw.random() < 0.5:
             continue
         # Its length may be on the disk before its bytes are: then they read as zeros.
-        zeroed, half = draw.random() < 0.5, max(kept, found.st_size // 2)
+        zeroed, half = draw.random() < 0.5, max(kept, status.st_size // 2)
         os.truncate(path, half if zeroed else kept)
         if zeroed:
-            os.truncate(path, found.st_size)
-        lost.append(f"{path.name} {'zeroed' if zeroed else 'cut'} at {half if zeroed else kept} of {found.st_size}")
+            os.truncate(path, status.st_size)
+        lost.append(f"{path.name} {'zeroed' if zeroed else 'cut'} at {half if zeroed else kept} of {status.st_size}")
     for entry in reversed(renames):
         source, target = Path(entry["source"]), Path(entry["target"])
         if target.exists() and not source.exists() and draw.random() < 0.5:

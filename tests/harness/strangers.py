@@ -70,9 +70,9 @@ def intrude(case: Case, bench: Bench, expected: Any) -> Verdict:
     for flags in [], ["--restart"]:
         command = [*bench.command(case.stage, folder), *flags]
         codes.append(run_forked(lambda command=command: run_stage(case.stage, command, log)))
-    said = log.read_text()
+    printed = log.read_text()
     log.unlink()
-    struck = codes == [2, 2] and "no run of Onebase" in said and "Traceback" not in said
+    struck = codes == [2, 2] and "no run of Onebase" in printed and "Traceback" not in printed
     kept = contents(home) == before
     folder.rename(home / "theirs")
     again = run_forked(lambda: run_stage(case.stage, bench.command(case.stage, folder), log))
@@ -101,8 +101,8 @@ def misbehave(case: Case, bench: Bench, expected: Any) -> Verdict:
     assert run(undisturbed) == 0, log.read_text()
     log.unlink()
     act, wanted, words = CUSTOM[case.point]
-    code, said = run(folder, MISBEHAVE=act, CHILD=str(child)), log.read_text()
-    struck = code == wanted and words in said and "Traceback" not in said and child.is_file() == (act == "fork")
+    code, message = run(folder, MISBEHAVE=act, CHILD=str(child)), log.read_text()
+    struck = code == wanted and words in message and "Traceback" not in message and child.is_file() == (act == "fork")
     alone = not child.is_file() or not goes_on(int(child.read_text()))
     stood = stands(folder)
     again = run(folder)
@@ -122,17 +122,17 @@ def silence(case: Case, bench: Bench, expected: Any) -> Verdict:
     # The last of equal keys counts.
     command = [*bench.command(case.stage, folder), "track.wandb=offline"]
     code = run_forked(lambda: run_stage(case.stage, command, log, partial(replace_core, program)))
-    said = log.read_text()
-    left = [one.pid for one in psutil.process_iter() if str(program) in " ".join(command_of(one))]
-    struck = said.count("W&B does not start (") == 1 and "Traceback" not in said
+    text = log.read_text()
+    left = [process.pid for process in psutil.process_iter() if str(program) in " ".join(command_of(process))]
+    struck = text.count("W&B does not start (") == 1 and "Traceback" not in text
     detail = f"exit {code}{f', left behind: {left}' if left else ''}"
     return judge(case, home, folder, expected, struck=struck, survived=code == 0 and not left, detail=detail)
 
 
 def judge(case: Case, home: Path, folder: Path, expected: Any, *, struck: bool, survived: bool, detail: str) -> Verdict:
     """The verdict; `home` goes where all is well."""
-    found = outcome(folder) if survived else {}
-    differing = [key for key in expected if found.get(key) != expected[key]]
+    result = outcome(folder) if survived else {}
+    differing = [key for key in expected if result.get(key) != expected[key]]
     equal = struck and survived and not differing
     if equal:
         shutil.rmtree(home)

@@ -44,9 +44,9 @@ class Verdict:
 
     def __str__(self) -> str:
         case = self.case
-        said = "struck" if self.struck else "NOT STRUCK"
+        start = "struck" if self.struck else "NOT STRUCK"
         end = "equal" if self.equal else f"{'NOT EQUAL' if self.survived else 'BROKEN'} {self.detail}"
-        return f"{case.stage}{' (control)' * case.control}: {case.kind} at '{case.point}': {said}, {end}"
+        return f"{case.stage}{' (control)' * case.control}: {case.kind} at '{case.point}': {start}, {end}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,8 @@ def run_stage(stage: str, command: Sequence[str], log: Path, *prepare: Callable[
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    for one in prepare:
-        one()
+    for act in prepare:
+        act()
     return main(stage, stages.loader(stage), "", "", command)
 
 
@@ -158,12 +158,12 @@ def sha256(path: Path) -> str:
 
 def stands(folder: Path, *, halves: bool = False) -> bool:
     """Whether a checkpoint verifies by its own manifest, and nothing half-written lies beside it (halves: it may)."""
-    own = folder / "checkpoints"
-    for one in own.glob("step-*"):
-        files = json.loads((one / "manifest.json").read_text())["files"]
-        if any(sha256(one / name) != expected for name, expected in files.items()):
+    checkpoints = folder / "checkpoints"
+    for step in checkpoints.glob("step-*"):
+        files = json.loads((step / "manifest.json").read_text())["files"]
+        if any(sha256(step / name) != expected for name, expected in files.items()):
             return False
-    return any(own.glob("step-*")) and (halves or not any(own.glob(".step-*")))
+    return any(checkpoints.glob("step-*")) and (halves or not any(checkpoints.glob(".step-*")))
 
 
 def strike(case: Case, bench: Bench, expected: Any) -> Verdict:
@@ -179,23 +179,23 @@ def strike(case: Case, bench: Bench, expected: Any) -> Verdict:
         armed, recorded = arming(case, bench, disk), [partial(storage.record_syncs, synced)]
         weakened = [partial(weaken, home)] if case.control else []
         code = run_forked(lambda: run_stage(case.stage, command, log, *recorded, *weakened, armed))
-        said = log.read_text()
+        printed = log.read_text()
         if case.kind in SIGNALS:
             number = signal.Signals[f"SIG{case.kind}"]
             struck, kept = code == (-int(number) if case.kind == "KILL" else 128 + int(number)), True
             lost = storage.lose(folder, synced, case.name) if case.kind == "KILL" else []
         else:
-            struck, kept, lost = *disk_verdict(case, code, said, folder), list[str]()
+            struck, kept, lost = *disk_verdict(case, code, printed, folder), list[str]()
             if case.kind == "ENOSPC":
                 storage.make_room(disk)
             if case.kind == "EROFS":
                 storage.make_writable(disk)
         again = run_forked(lambda: run_stage(case.stage, command, log, *weakened))
         survived = again == 0 and kept
-        found = outcome(folder, verify=not case.control) if again == 0 else {}
-    differing = [key for key in expected if found.get(key) != expected[key]]
+        result = outcome(folder, verify=not case.control) if again == 0 else {}
+    differing = [key for key in expected if result.get(key) != expected[key]]
     ends = f"exit {code}, then {again}{'' if kept else ', no checkpoint stood'}"
-    refused = [found["files"]] if isinstance(found.get("files"), str) else []
+    refused = [result["files"]] if isinstance(result.get("files"), str) else []
     detail = "; ".join([ends, *refused, *([f"differing: {', '.join(differing)}"] if differing else []), *lost])
     equal = struck and survived and not differing
     if equal:
@@ -203,12 +203,15 @@ def strike(case: Case, bench: Bench, expected: Any) -> Verdict:
     return Verdict(case=case, struck=struck, survived=survived, equal=equal, detail=detail)
 
 
-def disk_verdict(case: Case, code: int, said: str, folder: Path) -> tuple[bool, bool]:
+def disk_verdict(case: Case, code: int, printed: str, folder: Path) -> tuple[bool, bool]:
     """Whether a disk's fault was met and told as it should be; and whether a checkpoint stood."""
     words = os.strerror({"ENOSPC": 28, "EROFS": 30, "EIO": 5}[case.kind])
     if "start" in case.point:
-        return code == 2 and f"cannot be written ({words})" in said and not folder.exists(), "Traceback" not in said
-    told = f"{words}: the disk at " in said and " bytes free" in said and "Traceback" not in said
+        return (
+            code == 2 and f"cannot be written ({words})" in printed and not folder.exists(),
+            "Traceback" not in printed,
+        )
+    told = f"{words}: the disk at " in printed and " bytes free" in printed and "Traceback" not in printed
     # What cannot be written can be as little removed.
     return told and code in (0, 1), stands(folder, halves=case.kind == "EROFS")
 

@@ -66,8 +66,8 @@ def test_standardised_numbers_are_distances_from_the_mean_in_standard_deviations
 
 
 def test_standardising_two_numbers_gives_minus_one_and_one() -> None:
-    found = standardise(torch.tensor([[1.0, 3.0, math.nan]]), torch.tensor([[True, True, False]]))
-    torch.testing.assert_close(found, torch.tensor([[-1.0, 1.0, 0.0]]))
+    standardised = standardise(torch.tensor([[1.0, 3.0, math.nan]]), torch.tensor([[True, True, False]]))
+    torch.testing.assert_close(standardised, torch.tensor([[-1.0, 1.0, 0.0]]))
 
 
 def test_standardising_a_constant_gives_zeros() -> None:

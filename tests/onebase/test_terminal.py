@@ -100,7 +100,7 @@ def test_bars_take_no_markup() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "TextColumn"
     ]
     assert columns
-    assert all("markup" in [one.arg for one in node.keywords] for _, node in columns)
+    assert all("markup" in [keyword.arg for keyword in node.keywords] for _, node in columns)
 
 
 BAD_LINES = [
@@ -124,7 +124,7 @@ def test_a_command_line_that_is_wrong_is_shown_and_not_obeyed(
     from pipeline.cli import app
 
     with pytest.raises(SystemExit) as end:
-        app([one.format(text) for one in line], prog_name="onebase")
+        app([part.format(text) for part in line], prog_name="onebase")
     assert end.value.code == 2
     printed = capsys.readouterr().err
     assert printed.replace("\n", "").isprintable()
@@ -208,9 +208,11 @@ BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHON
 """As users have it: what is left in a buffer is written again at Python's exit."""
 
 
-def started(way: str, *given: str, stdout: int | IO[str], stderr: int | IO[str]) -> subprocess.Popen[str]:
+def started(way: str, *arguments: str, stdout: int | IO[str], stderr: int | IO[str]) -> subprocess.Popen[str]:
     code = COMMAND.replace("WAY", way)
-    return subprocess.Popen([sys.executable, "-c", code, *given], stdout=stdout, stderr=stderr, text=True, env=BUFFERED)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=stdout, stderr=stderr, text=True, env=BUFFERED
+    )
 
 
 @pytest.mark.parametrize("way", WAYS[:3])

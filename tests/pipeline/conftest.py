@@ -18,8 +18,8 @@ def run_stage(tiny_base_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
     def run(stage: str, *overrides: str, recipe: Path | None = None) -> tuple[int, str]:
         path = recipe or Path(f"recipes/smoke/{stage}.yaml")
-        given = [f"base.model={tiny_base_folder}", f"out={tmp_path / 'out' / stage}", "track.wandb=off"]
-        code = stage_main(stage, stages.loader(stage), "", "", [str(path), *given, *overrides])
+        settings = [f"base.model={tiny_base_folder}", f"out={tmp_path / 'out' / stage}", "track.wandb=off"]
+        code = stage_main(stage, stages.loader(stage), "", "", [str(path), *settings, *overrides])
         return code, capsys.readouterr().err
 
     return run
@@ -38,8 +38,8 @@ def onebase(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str,
     from pipeline.cli import app
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        code = app([str(one) for one in arguments], standalone_mode=False)
-        said = capsys.readouterr()
-        return code or 0, said.out, said.err
+        code = app([str(argument) for argument in arguments], standalone_mode=False)
+        printed = capsys.readouterr()
+        return code or 0, printed.out, printed.err
 
     return run

@@ -11,10 +11,10 @@ import yaml
 Stage = Callable[..., tuple[int, str]]
 
 
-def refused(result: tuple[int, str], *said: str, out: Path) -> None:
+def refused(result: tuple[int, str], *parts: str, out: Path) -> None:
     code, text = result
     assert code == 2, text
-    for words in said:
+    for words in parts:
         assert words in text
     assert "Traceback" not in text
     assert not out.exists(), "something was written"
@@ -42,8 +42,8 @@ def test_wrong_type(run_stage: Stage, tmp_path: Path) -> None:
 
 
 def test_prompts_that_leave_no_room_for_an_answer(run_stage: Stage, parents: Path, tmp_path: Path) -> None:
-    given = [f"parents.{stage}={parents / stage}" for stage in ("sft", "reward")]
-    result = run_stage("ppo", *given, "sampling.max_new_tokens=500")
+    settings = [f"parents.{stage}={parents / stage}" for stage in ("sft", "reward")]
+    result = run_stage("ppo", *settings, "sampling.max_new_tokens=500")
     refused(result, "builtin:tasks", "sampling.max_new_tokens 500", "the model has 512 positions", out=tmp_path / "out")
 
 
@@ -60,21 +60,21 @@ def test_held_out_rows_that_are_trained_on(
 ) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"prompt": f"question {n}", **row}) + "\n" for n in range(5)))
-    given = [] if stage == "sft" else [f"parents.sft={parents / 'sft'}"]
-    result = run_stage(stage, *given, f"data=[{{source: {path}}}]", f"{key}=[{{source: {path}, rows: 2}}]")
+    settings = [] if stage == "sft" else [f"parents.sft={parents / 'sft'}"]
+    result = run_stage(stage, *settings, f"data=[{{source: {path}}}]", f"{key}=[{{source: {path}, rows: 2}}]")
     refused(result, f"{key}: 2 of 2 prompts are trained on as well, such as {path}:", out=tmp_path / "out")
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("adapter.targets=[q_prj]", "See adapter.targets"),
         ("trl.loss_type=nlll", "trl.loss_type: expected one of nll, dft, chunked_nll, found 'nlll'"),
     ],
 )
-def test_what_peft_or_trl_refuse(run_stage: Stage, tmp_path: Path, override: str, said: str) -> None:
+def test_what_peft_or_trl_refuse(run_stage: Stage, tmp_path: Path, override: str, message: str) -> None:
     code, text = run_stage("sft", override)
-    assert code == 2 and said in text and "Traceback" not in text
+    assert code == 2 and message in text and "Traceback" not in text
 
 
 def test_missing_parent(run_stage: Stage, tmp_path: Path) -> None:
@@ -141,9 +141,9 @@ def test_other_system_message(run_stage: Stage, parents: Path, tmp_path: Path) -
 @pytest.mark.parametrize("part", ["adapter", "adapter/adapter_config.json", "stage.json", "tokenizer", ""])
 def test_a_part_of_a_stage_in_its_place(run_stage: Stage, parents: Path, tmp_path: Path, part: str) -> None:
     """Or the run around it: the stage that was meant is named."""
-    given = parents / "sft" / part if part else parents
-    result = run_stage("reward", f"parents.sft={given}")
-    refused(result, str(given), f"Did you mean {parents / 'sft'}?", out=tmp_path / "out")
+    folder = parents / "sft" / part if part else parents
+    result = run_stage("reward", f"parents.sft={folder}")
+    refused(result, str(folder), f"Did you mean {parents / 'sft'}?", out=tmp_path / "out")
 
 
 @pytest.mark.parametrize("command", ["verify", "eval reward", "score", "best-of-n"])
@@ -153,9 +153,9 @@ def test_every_command_that_takes_a_stage_says_which_was_meant(
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "a", "response": "b"}\n')
     adapter = parents / "reward" / "adapter"
-    given = {"score": [adapter, rows], "best-of-n": [parents / "sft", adapter, rows]}.get(command, [adapter])
-    code, _, said = onebase(*command.split(), *given)
-    assert code == 2 and f"Did you mean {parents / 'reward'}?" in said
+    arguments = {"score": [adapter, rows], "best-of-n": [parents / "sft", adapter, rows]}.get(command, [adapter])
+    code, _, printed = onebase(*command.split(), *arguments)
+    assert code == 2 and f"Did you mean {parents / 'reward'}?" in printed
 
 
 def test_reward_of_another_sft_stage(run_stage: Stage, finish_run: Callable[[str], Path], tmp_path: Path) -> None:
@@ -223,20 +223,20 @@ def test_a_run_with_a_wrong_last_recipe_starts_no_stage(tmp_path: Path, capsys: 
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("pppo.train.clip=0.1", "a stage first"),
         ("ppo.train.clp=0.1", "did you mean 'clip'?"),
         ("nonsense", "expected name or runs_dir, or a stage first"),
     ],
 )
-def test_a_wrong_override_of_a_run(override: str, said: str) -> None:
+def test_a_wrong_override_of_a_run(override: str, message: str) -> None:
     from onebase.errors import RecipeError
     from pipeline import chain
 
     with pytest.raises(RecipeError) as caught:
         chain.plan(Path("recipes/smoke"), [override])
-    assert said in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_finished_stage_is_not_trained_over_with_another_recipe(

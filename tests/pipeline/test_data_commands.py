@@ -116,7 +116,7 @@ def test_convert_counts_what_it_drops():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["good.jsonl", "--out", "good.jsonl"], "the output would replace the file that is read"),
         (["good.jsonl", "--out", "out.csv"], "files of this kind are not written. Known: .jsonl, .parquet"),
@@ -127,11 +127,11 @@ def test_convert_counts_what_it_drops():
         (["nowhere.jsonl", "--out", "out.jsonl"], "there is no file nowhere.jsonl"),
     ],
 )
-def test_what_convert_refuses(arguments: list[str], said: str):
+def test_what_convert_refuses(arguments: list[str], message: str):
     before = Path("good.jsonl").read_bytes()
     done = data("convert", *arguments)
     assert done.exit_code == 2
-    assert said in done.output
+    assert message in done.output
     assert Path("good.jsonl").read_bytes() == before
     assert sorted(path.name for path in Path().iterdir()) == ["bad.jsonl", "good.jsonl", "ranked.jsonl"]
 
@@ -174,7 +174,7 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "message"),
     [
         (
             [{"history": "why?", "human_ref_A": "so", "human_ref_B": "hm", "labels": 2, "score_A": 9, "score_B": 2}],
@@ -194,12 +194,12 @@ def test_help_imports_nothing_heavy():
     ],
 )
 def test_a_file_whose_rankings_are_all_broken_is_no_file_of_sound_prompts(
-    rows: list[dict[str, Any]], said: str
+    rows: list[dict[str, Any]], message: str
 ) -> None:
     put("broken.jsonl", rows)
     done = data("check", "broken.jsonl")
     assert done.exit_code == 2
-    assert said in done.output
+    assert message in done.output
 
 
 def test_what_a_format_leaves_out_by_its_rule_is_no_defect():

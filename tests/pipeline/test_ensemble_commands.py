@@ -38,7 +38,7 @@ def lines_of(text: str) -> list[dict[str, Any]]:
 
 
 def with_others(folders: list[Path]) -> list[object]:
-    return [one for folder in folders[1:] for one in ("--with", folder)]
+    return [word for folder in folders[1:] for word in ("--with", folder)]
 
 
 # --- onebase score
@@ -50,7 +50,7 @@ def test_an_ensemble_scores_by_its_rule_and_shows_each_member(
     path = put(tmp_path / "rows.jsonl", *ROWS)
     alone = [lines_of(onebase("score", folder, path)[1]) for folder in other_rewards]
     names = ["reward", "reward_2", "reward_3"]
-    for rule, combined in (("min", min), ("mean", lambda *said: sum(said) / 3)):
+    for rule, combined in (("min", min), ("mean", lambda *scores: sum(scores) / 3)):
         code, out, err = onebase("score", other_rewards[0], path, *with_others(other_rewards), "--combine", rule)
         assert code == 0, err
         several, single = lines_of(out)
@@ -58,7 +58,7 @@ def test_an_ensemble_scores_by_its_rule_and_shows_each_member(
             assert several["members"][name] == rows[0]["scores"], "the same micro-batches: the same bits"
             assert single["members"][name] == rows[1]["score"]
         by_response = list(zip(*(rows[0]["scores"] for rows in alone), strict=True))
-        assert several["scores"] == pytest.approx([combined(*said) for said in by_response], abs=1e-5)
+        assert several["scores"] == pytest.approx([combined(*scores) for scores in by_response], abs=1e-5)
         assert single["score"] == pytest.approx(combined(*(rows[1]["score"] for rows in alone)), abs=1e-5)
         assert len(several["spread"]) == 3 and single["spread"] > 0
         assert several["id"] == 7
@@ -71,11 +71,11 @@ def test_best_of_n_goes_by_the_combined_score(onebase: Command, other_rewards: l
     best = lines_of(onebase("score", other_rewards[0], path, *options, "--best")[1])[0]
     place = whole["scores"].index(max(whole["scores"]))
     assert (best["response"], best["score"]) == (ROWS[0]["responses"][place], whole["scores"][place])
-    assert best["members"] == {name: own[place] for name, own in whole["members"].items()}
+    assert best["members"] == {name: scores[place] for name, scores in whole["members"].items()}
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--combine", "min"], "Name more with --with"),
         (["--spread-weight", "2"], "Name more with --with"),
@@ -86,12 +86,12 @@ def test_best_of_n_goes_by_the_combined_score(onebase: Command, other_rewards: l
     ],
 )
 def test_an_ensemble_that_makes_no_sense_is_refused(
-    onebase: Command, other_rewards: list[Path], tmp_path: Path, options: list[str], said: str
+    onebase: Command, other_rewards: list[Path], tmp_path: Path, options: list[str], message: str
 ) -> None:
     names = {"FIRST": other_rewards[0], "OTHER": other_rewards[1], "SFT": other_rewards[0].parent / "sft"}
     path = put(tmp_path / "rows.jsonl", *ROWS)
-    code, out, err = onebase("score", other_rewards[0], path, *(names.get(one, one) for one in options))
-    assert code == 2 and out == "" and said in err and "Traceback" not in err
+    code, out, err = onebase("score", other_rewards[0], path, *(names.get(option, option) for option in options))
+    assert code == 2 and out == "" and message in err and "Traceback" not in err
 
 
 def test_a_member_on_another_base_is_refused(onebase: Command, other_rewards: list[Path], tmp_path: Path) -> None:
@@ -121,8 +121,8 @@ def test_the_report_of_an_ensemble_measures_every_member_alone(
     onebase: Command, other_rewards: list[Path], tmp_path: Path
 ) -> None:
     # A file: the built-in rankings of stages with other seeds are other ones.
-    given = generate.rankings("heldout", 10, 7, responses=(3, 4))
-    data = ("--data", put(tmp_path / "rankings.jsonl", *map(row_of, given)))
+    rankings = generate.rankings("heldout", 10, 7, responses=(3, 4))
+    data = ("--data", put(tmp_path / "rankings.jsonl", *map(row_of, rankings)))
     for place, folder in enumerate(other_rewards):
         assert onebase("eval", "reward", folder, "--out", tmp_path / str(place), *data)[0] == 0
     alone = [json.loads((tmp_path / str(place) / "report.json").read_text()) for place in range(3)]
@@ -130,14 +130,14 @@ def test_the_report_of_an_ensemble_measures_every_member_alone(
     code, printed, err = onebase("eval", "reward", other_rewards[0], *options)
     assert code == 0, err
     report = json.loads((tmp_path / "several" / "report.json").read_text())
-    found = report["ensemble"]
-    assert list(found["members"]) == ["reward", "reward_2", "reward_3"]
-    for own, single in zip(found["members"].values(), alone, strict=True):
+    measured = report["ensemble"]
+    assert list(measured["members"]) == ["reward", "reward_2", "reward_3"]
+    for member, single in zip(measured["members"].values(), alone, strict=True):
         for key in ("mean", "prompts", "pairs"):  # the interval's resamples go by the stage's own seed
-            assert own["accuracy"][key] == pytest.approx(single["accuracy"][key], abs=2e-6)
+            assert member["accuracy"][key] == pytest.approx(single["accuracy"][key], abs=2e-6)
         better = report["accuracy"]["mean"] - single["accuracy"]["mean"]
-        assert own["ensemble_is_better_by"]["mean"] == pytest.approx(better, abs=2e-6)
-    assert found["spread"] > 0 and len(found["stages_sha256"]) == 3
+        assert member["ensemble_is_better_by"]["mean"] == pytest.approx(better, abs=2e-6)
+    assert measured["spread"] > 0 and len(measured["stages_sha256"]) == 3
     assert "reward_2 alone" in printed and "apart" in printed
     assert alone[0]["ensemble"] == {"no_data": "there is one reward model"}
 
@@ -173,10 +173,10 @@ def test_every_prompt_gets_the_best_of_its_own_responses(
 def test_scores_are_those_of_the_sampled_tokens_by_separate_roles(other_rewards: list[Path]) -> None:
     model = loading.load(other_rewards, CombineSection(rule="min"))
     best_of_n.add_policy(model, other_rewards[0].parent / "sft")
-    asked = [Prompt((Message("user", text),), Origin("here", 1)) for text in ("Name a city.", "Say yes.")]
+    prompts = [Prompt((Message("user", text),), Origin("here", 1)) for text in ("Name a city.", "Say yes.")]
     sampling = best_of_n.Sampling(n=4, max_new_tokens=6, temperature=0.7, batch=8, seed=5)
-    rows = list(best_of_n.answered(model, iter(asked), sampling, keep_all=True))
-    ids = [model.chat.prompt_ids(one) for one in asked for _ in range(4)]
+    rows = list(best_of_n.answered(model, iter(prompts), sampling, keep_all=True))
+    ids = [model.chat.prompt_ids(prompt) for prompt in prompts for _ in range(4)]
     drawn = sample(
         model.roles,
         "policy",
@@ -188,11 +188,11 @@ def test_scores_are_those_of_the_sampled_tokens_by_separate_roles(other_rewards:
     )
     for place, folder in enumerate(other_rewards):
         single = loading.load([folder])
-        said = score(single.roles, "reward", drawn.episodes.sequences, tokens_per_microbatch=1).tolist()
+        expected = score(single.roles, "reward", drawn.episodes.sequences, tokens_per_microbatch=1).tolist()
         name = ["reward", "reward_2", "reward_3"][place]
-        found = [value for row in rows for value in row["members"][name]]
-        assert found == pytest.approx(said, abs=1e-4)
-    lowest = [min(said) for row in rows for said in zip(*row["members"].values(), strict=True)]
+        scores = [value for row in rows for value in row["members"][name]]
+        assert scores == pytest.approx(expected, abs=1e-4)
+    lowest = [min(scores) for row in rows for scores in zip(*row["members"].values(), strict=True)]
     assert [value for row in rows for value in row["scores"]] == lowest
 
 
@@ -201,13 +201,13 @@ def test_rows_come_out_before_later_prompts_are_read(other_rewards: list[Path]) 
     best_of_n.add_policy(model, other_rewards[0].parent / "sft")
     read = []
 
-    def asked() -> Iterator[Prompt]:
+    def arriving() -> Iterator[Prompt]:
         for line in range(1, 9):
             read.append(line)
             yield Prompt((Message("user", f"Count to {line}."),), Origin("here", line))
 
     sampling = best_of_n.Sampling(n=2, max_new_tokens=3, temperature=1.0, batch=4, seed=0)
-    rows = best_of_n.answered(model, asked(), sampling, keep_all=False)
+    rows = best_of_n.answered(model, arriving(), sampling, keep_all=False)
     next(rows)
     assert read == [1, 2], "two prompts of two responses make a batch of four"
     assert len(list(rows)) == 7 and len(read) == 8
@@ -226,10 +226,10 @@ def test_what_comes_out_is_read_as_demonstrations_and_the_seed_decides(
     assert written["a"] == written["b"] != written["c"]
     # A model of random weights also says nothing, or a NUL, which no demonstration may.
     source = Source(source=str(tmp_path / "a.jsonl"), on_bad_row="drop")
-    found = load([source], Demonstration, seed=0).records
+    demonstrations = load([source], Demonstration, seed=0).records
     expected = {row["prompt"]: row["response"] for row in lines_of(written["a"])}
-    readable = {prompt: said for prompt, said in expected.items() if said and "\0" not in said}
-    assert {one.prompt.user_text: one.response for one in found} == readable != {}
+    readable = {prompt: response for prompt, response in expected.items() if response and "\0" not in response}
+    assert {demo.prompt.user_text: demo.response for demo in demonstrations} == readable != {}
 
 
 def test_what_cannot_be_answered_is_refused(
@@ -248,9 +248,9 @@ def test_what_cannot_be_answered_is_refused(
         ((sft, reward, prompts, "--out", sft / "best.jsonl"), "lies in"),
         ((sft, reward, prompts, "--combine", "min"), "Name more with --with"),
     ]
-    for arguments, said in cases:
+    for arguments, message in cases:
         code, _, err = onebase("best-of-n", *arguments)
-        assert code == 2 and said in err and "Traceback" not in err, err
+        assert code == 2 and message in err and "Traceback" not in err, err
 
 
 def test_a_policy_on_another_base_is_refused(

@@ -17,8 +17,8 @@ OTHER = "0" * 64
 
 
 def start_again(run_stage: Stage, parents: Path, stage: str, *overrides: str) -> tuple[int, str]:
-    given = [f"parents.{name}={parents / name}" for name in PARENTS[stage]]
-    return run_stage(stage, f"out={parents / stage}", "base.quantization=fp32", *given, *overrides)
+    settings = [f"parents.{name}={parents / name}" for name in PARENTS[stage]]
+    return run_stage(stage, f"out={parents / stage}", "base.quantization=fp32", *settings, *overrides)
 
 
 def edit(stage: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -28,39 +28,39 @@ def edit(stage: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def test_everything_as_it_was_is_nothing_to_do(run_stage: Stage, parents: Path) -> None:
-    code, said = start_again(run_stage, parents, "sft")
-    assert code == 0, said
-    assert "finished and verified; nothing to do" in said
+    code, printed = start_again(run_stage, parents, "sft")
+    assert code == 0, printed
+    assert "finished and verified; nothing to do" in printed
 
 
 @pytest.mark.parametrize("stage", ["reward", "ppo"])
 def test_a_run_that_was_moved_is_nothing_to_do(run_stage: Stage, parents: Path, stage: str) -> None:
     """Its recipe named the parents by the paths of then; they are the same stages."""
-    code, said = start_again(run_stage, parents, stage)
-    assert code == 0, said
-    assert "finished and verified; nothing to do" in said
+    code, printed = start_again(run_stage, parents, stage)
+    assert code == 0, printed
+    assert "finished and verified; nothing to do" in printed
 
 
 def test_another_parent_is_told_by_its_path(run_stage: Stage, parents: Path, tmp_path: Path) -> None:
     other = Path(shutil.copytree(parents / "sft", tmp_path / "other"))
     edit(other, lambda content: content.update(created="later"))
-    code, said = start_again(run_stage, parents, "reward", f"parents.sft={other}")
-    assert code == 2, said
-    assert "(parents.sft: it had" in said and "parent sft: it had" in said and "--restart" in said
+    code, printed = start_again(run_stage, parents, "reward", f"parents.sft={other}")
+    assert code == 2, printed
+    assert "(parents.sft: it had" in printed and "parent sft: it had" in printed and "--restart" in printed
 
 
 def test_a_finished_stage_whose_data_is_gone_says_what_to_do(run_stage: Stage, parents: Path, tmp_path: Path) -> None:
     gone = [{"source": str(tmp_path / "gone.jsonl")}]
     edit(parents / "sft", lambda content: content["recipe"].update(data=gone))
-    code, said = start_again(run_stage, parents, "sft", f"data={json.dumps(gone)}")
-    assert code == 2, said
+    code, printed = start_again(run_stage, parents, "sft", f"data={json.dumps(gone)}")
+    assert code == 2, printed
     for words in (
         "is finished and its files are whole",
         "gone.jsonl",
         "Put that back",
         f"parents.sft={parents / 'sft'}",
     ):
-        assert words in said
+        assert words in printed
 
 
 @pytest.mark.parametrize(
@@ -78,10 +78,10 @@ def test_what_went_in_and_is_another_today_is_said(
     run_stage: Stage, parents: Path, change: Callable[[dict[str, Any]], Any], what: str
 ) -> None:
     edit(parents / "sft", change)
-    code, said = start_again(run_stage, parents, "sft")
-    assert code == 2, said
-    assert what in said
-    assert "pass --restart to move it aside and train again" in said
+    code, printed = start_again(run_stage, parents, "sft")
+    assert code == 2, printed
+    assert what in printed
+    assert "pass --restart to move it aside and train again" in printed
 
 
 def test_a_finished_stage_lists_every_file_but_checkpoints_and_wandb(finish_run: Callable[[str], Path]) -> None:
@@ -89,18 +89,18 @@ def test_a_finished_stage_lists_every_file_but_checkpoints_and_wandb(finish_run:
     for stage in ("sft", "reward", "ppo", "dpo"):
         folder = home / stage
         files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-        own = {one for one in files if one.partition("/")[0] not in ("checkpoints", "wandb", "best", "ema")}
+        kept = {file for file in files if file.partition("/")[0] not in ("checkpoints", "wandb", "best", "ema")}
         listed = record.read(folder).record.files
-        assert {one for one in own if not one.rpartition("/")[2].startswith(".")} - {"stage.json"} == listed.keys()
+        assert {file for file in kept if not file.rpartition("/")[2].startswith(".")} - {"stage.json"} == listed.keys()
         assert {"metrics.jsonl", "samples.jsonl", "data/card.json"} <= listed.keys()
 
 
 def test_an_edited_figure_of_a_parent_is_refused_by_its_child(run_stage: Stage, parents: Path, tmp_path: Path) -> None:
     path = parents / "sft" / "metrics.jsonl"
     path.write_text(path.read_text().replace("sft/loss", "sft/lose", 1))
-    code, said = run_stage("reward", f"parents.sft={parents / 'sft'}")
-    assert code == 2, said
-    assert f"{path}: damaged or edited" in said
+    code, printed = run_stage("reward", f"parents.sft={parents / 'sft'}")
+    assert code == 2, printed
+    assert f"{path}: damaged or edited" in printed
     assert not (tmp_path / "out").exists()
 
 
@@ -108,10 +108,10 @@ def test_a_strangers_adapter_config_is_refused_by_the_child(run_stage: Stage, pa
     path = parents / "sft" / "adapter" / "adapter_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "init_lora_weights": "pissa"}))
     edit(parents / "sft", lambda content: content["files"].update({"adapter/adapter_config.json": hash_file(path)}))
-    code, said = run_stage("reward", f"parents.sft={parents / 'sft'}")
-    assert code == 2, said
-    assert f"error: {path}: init_lora_weights: found 'pissa'" in said
-    assert "Traceback" not in said
+    code, printed = run_stage("reward", f"parents.sft={parents / 'sft'}")
+    assert code == 2, printed
+    assert f"error: {path}: init_lora_weights: found 'pissa'" in printed
+    assert "Traceback" not in printed
     assert not (tmp_path / "out").exists()
 
 
@@ -122,6 +122,6 @@ def test_a_strangers_recipe_without_what_is_read_is_refused_by_key(parents: Path
         (lambda content: content["recipe"]["base"].update(model=[]), "recipe.base.model"),
     ):
         edit(parents / "reward", change)
-        code, _, said = onebase("score", parents / "reward", parents / "rows.jsonl")
-        assert code == 2, said
-        assert f"stage.json: {key}" in said
+        code, _, printed = onebase("score", parents / "reward", parents / "rows.jsonl")
+        assert code == 2, printed
+        assert f"stage.json: {key}" in printed

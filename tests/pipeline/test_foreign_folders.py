@@ -28,8 +28,8 @@ def test_a_stage_leaves_somebody_elses_folder_alone(
     run_stage: Stage, tmp_path: Path, names: tuple[str, ...], flags: tuple[str, ...]
 ) -> None:
     before = contents(put(tmp_path / "theirs", *names))
-    code, said = run_stage("dpo", f"out={tmp_path / 'theirs'}", *flags)
-    assert code == 2 and "no run of Onebase" in said and "Traceback" not in said
+    code, printed = run_stage("dpo", f"out={tmp_path / 'theirs'}", *flags)
+    assert code == 2 and "no run of Onebase" in printed and "Traceback" not in printed
     assert contents(tmp_path / "theirs") == before and [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
@@ -37,15 +37,15 @@ def test_a_stage_leaves_somebody_elses_folder_alone(
 def test_a_stage_does_not_go_into_another_ones_folder(run_stage: Stage, tmp_path: Path, flags: tuple[str, ...]) -> None:
     claim(tmp_path / "sft", "sft", "0")
     before = contents(tmp_path)
-    code, said = run_stage("ppo", f"out={tmp_path / 'sft'}", *flags)
-    assert code == 2 and "the folder of a stage 'sft', and this is stage 'ppo'" in said
+    code, printed = run_stage("ppo", f"out={tmp_path / 'sft'}", *flags)
+    assert code == 2 and "the folder of a stage 'sft', and this is stage 'ppo'" in printed
     assert contents(tmp_path) == before
 
 
 @pytest.mark.parametrize("out", [".", "..", "/", "pyproject.toml", "~no-such-user/x"])
 def test_an_out_that_cannot_be_is_refused_without_a_traceback(run_stage: Stage, out: str) -> None:
-    code, said = run_stage("reward", f"out={out}")
-    assert code == 2 and "out" in said and "Traceback" not in said
+    code, printed = run_stage("reward", f"out={out}")
+    assert code == 2 and "out" in printed and "Traceback" not in printed
 
 
 @pytest.mark.parametrize("theirs", ["ppo/notes.txt", "dpo/checkpoints/model.pt", "plots/mine.svg"])
@@ -53,15 +53,15 @@ def test_a_run_is_refused_before_its_first_stage_for_the_folder_of_its_last(
     onebase: Command, tmp_path: Path, theirs: str
 ) -> None:
     before = contents(put(tmp_path, f"mine/{theirs}"))
-    code, _, said = onebase("run", "recipes/smoke", f"runs_dir={tmp_path}", "name=mine")
-    assert code == 2 and "Nothing in it was touched" in said and "[1/" not in said
+    code, _, printed = onebase("run", "recipes/smoke", f"runs_dir={tmp_path}", "name=mine")
+    assert code == 2 and "Nothing in it was touched" in printed and "[1/" not in printed
     assert contents(tmp_path) == before
 
 
 def test_a_comparison_leaves_somebody_elses_folder_alone(onebase: Command, tmp_path: Path) -> None:
     before = contents(put(tmp_path / "thesis", "summary.json", "evaluation/metrics.jsonl"))
-    code, _, said = onebase("compare", "recipes/smoke/compare.yaml", f"out={tmp_path / 'thesis'}")
-    assert code == 2 and "not the folder of a run of Onebase" in said
+    code, _, printed = onebase("compare", "recipes/smoke/compare.yaml", f"out={tmp_path / 'thesis'}")
+    assert code == 2 and "not the folder of a run of Onebase" in printed
     assert contents(tmp_path / "thesis") == before
 
 
@@ -79,8 +79,8 @@ def test_files_of_somebody_else_are_not_written_over(onebase: Command, tmp_path:
         ("score", tmp_path / "reward", rows, "--out", tmp_path / "out.jsonl"),
         ("best-of-n", tmp_path / "sft", tmp_path / "reward", rows, "--out", tmp_path / "out.jsonl"),
     ):
-        code, _, said = onebase(*command)
-        assert code == 2 and "written over" in said and "Traceback" not in said, command
+        code, _, printed = onebase(*command)
+        assert code == 2 and "written over" in printed and "Traceback" not in printed, command
     assert contents(tmp_path) == before
 
 

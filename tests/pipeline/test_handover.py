@@ -14,10 +14,10 @@ from onebase.files.writing import hash_file
 Stage = Callable[..., tuple[int, str]]
 
 
-def refused(result: tuple[int, str], *said: str, out: Path) -> None:
+def refused(result: tuple[int, str], *parts: str, out: Path) -> None:
     code, text = result
     assert code == 2, text
-    for words in said:
+    for words in parts:
         assert words in text, text
     assert "Traceback" not in text
     assert not out.exists(), "something was written"
@@ -161,10 +161,10 @@ def test_a_run_that_was_moved_as_a_whole_still_verifies(run_stage: Stage, parent
 
 
 def test_a_record_that_is_its_own_ancestor(run_stage: Stage, parents: Path, tmp_path: Path) -> None:
-    def own(content: dict[str, Any]) -> None:
+    def adopt_itself(content: dict[str, Any]) -> None:
         content["parents"]["sft"]["path"] = "../reward"
 
-    edit(parents / "reward", own)
+    edit(parents / "reward", adopt_itself)
     result = run_stage("ppo", f"parents.sft={parents / 'sft'}", f"parents.reward={parents / 'reward'}")
     refused(result, "is its own ancestor", out=tmp_path / "out")
 

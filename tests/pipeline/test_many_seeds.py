@@ -14,8 +14,8 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 def test_a_seed_goes_to_every_stage_and_variant() -> None:
-    given = many_seeds.seeded(Path("recipes/builtin-1h"), ["name=a/long", "runs_dir=r", "ppo.kl.weight=1"], 7)
-    steps = chain.plan(Path("recipes/builtin-1h"), given)
+    overrides = many_seeds.seeded(Path("recipes/builtin-1h"), ["name=a/long", "runs_dir=r", "ppo.kl.weight=1"], 7)
+    steps = chain.plan(Path("recipes/builtin-1h"), overrides)
     assert [step.name for step in steps] == [
         "sft",
         "reward",
@@ -33,10 +33,10 @@ def test_a_seed_goes_to_every_stage_and_variant() -> None:
     ]
     assert "kl.weight=1" in steps[2].overrides and "parents.reward=r/a/long-7/reward" in steps[2].overrides
     assert "track.group=a/long-7" in steps[2].overrides
-    given = many_seeds.seeded(Path("recipes/demo"), ["compare.seed=0"], 7)
+    overrides = many_seeds.seeded(Path("recipes/demo"), ["compare.seed=0"], 7)
     seeds = [
-        next(one for one in step.overrides if one.startswith("seed="))
-        for step in chain.plan(Path("recipes/demo"), given)
+        next(override for override in step.overrides if override.startswith("seed="))
+        for step in chain.plan(Path("recipes/demo"), overrides)
     ]
     assert seeds == ["seed=7"] * 3 + ["seed=0"]
 

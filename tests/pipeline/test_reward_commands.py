@@ -45,10 +45,10 @@ ROWS = [
 
 def scored_by_hand(stage: Path, prompt: str, response: str) -> float:
     """The last hidden state of prompt, response and end token under the adapter, times the head: one row alone."""
-    found = record.read(stage)
-    chat = ChatSection.model_validate(found.record.recipe["chat"])
-    base = load_base(BaseSection.model_validate(found.record.recipe["base"]), chat, device=torch.device("cpu"))
-    roles, format = Roles(base).load("reward", found.adapter), Chat.of(base, chat)
+    stage_read = record.read(stage)
+    chat = ChatSection.model_validate(stage_read.record.recipe["chat"])
+    base = load_base(BaseSection.model_validate(stage_read.record.recipe["base"]), chat, device=torch.device("cpu"))
+    roles, format = Roles(base).load("reward", stage_read.adapter), Chat.of(base, chat)
     ids = [
         *format.prompt_ids(Prompt((Message("user", prompt),), Origin("here", 1))),
         *base.tokenizer.encode(response, add_special_tokens=False),
@@ -66,15 +66,15 @@ def scored_by_hand(stage: Path, prompt: str, response: str) -> float:
 def test_every_row_comes_back_with_its_scores(onebase: Command, stage: Path, tmp_path: Path) -> None:
     code, out, err = onebase("score", stage, write_rows(tmp_path / "rows.jsonl", *ROWS))
     assert code == 0, err
-    found = lines_of(out)
-    assert [{key: row[key] for key in given} for row, given in zip(found, ROWS, strict=True)] == ROWS
-    assert [len(found[0]["scores"]), len(found[2]["scores"])] == [3, 2]
-    assert found[1]["score"] == pytest.approx(scored_by_hand(stage, "Name a city.", "Paris"), abs=1e-4)
-    assert found[0]["scores"][1] == pytest.approx(
+    scored = lines_of(out)
+    assert [{key: row[key] for key in original} for row, original in zip(scored, ROWS, strict=True)] == ROWS
+    assert [len(scored[0]["scores"]), len(scored[2]["scores"])] == [3, 2]
+    assert scored[1]["score"] == pytest.approx(scored_by_hand(stage, "Name a city.", "Paris"), abs=1e-4)
+    assert scored[0]["scores"][1] == pytest.approx(
         scored_by_hand(stage, "What is the opposite of cold?", "It is hot, I think."), abs=1e-4
     )
-    assert found[2]["scores"][0] == pytest.approx(found[1]["score"], abs=1e-4)
-    assert len({*found[0]["scores"]}) == 3
+    assert scored[2]["scores"][0] == pytest.approx(scored[1]["score"], abs=1e-4)
+    assert len({*scored[0]["scores"]}) == 3
 
 
 def test_best_of_n_keeps_the_highest_score_of_each_row(onebase: Command, stage: Path, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_out_is_written_whole_or_not_at_all(onebase: Command, stage: Path, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ("{", "not valid JSON"),
         ("[1]", "expected an object with keys, found list"),
@@ -136,12 +136,12 @@ def test_out_is_written_whole_or_not_at_all(onebase: Command, stage: Path, tmp_p
     ],
 )
 def test_a_bad_row_is_named_by_file_and_line(
-    onebase: Command, stage: Path, tmp_path: Path, row: Any, said: str
+    onebase: Command, stage: Path, tmp_path: Path, row: Any, message: str
 ) -> None:
     path = write_rows(tmp_path / "rows.jsonl", ROWS[1], "", row)
     code, _, err = onebase("score", stage, path)
     assert code == 2
-    assert f"{path}:3" in err and said in err and "Traceback" not in err
+    assert f"{path}:3" in err and message in err and "Traceback" not in err
 
 
 def test_a_file_without_rows_is_an_error(onebase: Command, stage: Path, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_every_section_of_a_builtin_report_is_filled_but_labelers(stage: Path) -
     assert report["demonstrations"]["mean_score"] == pytest.approx(0, abs=1e-4)
     assert report["demonstrations"]["beats_ranked_responses_of_its_prompt"]["prompts"] == 6
     assert set(report["baselines"]) == {"longer wins", "shorter wins", "random", "bag of words"}
-    assert all("accuracy" in one for one in report["baselines"].values())
+    assert all("accuracy" in baseline for baseline in report["baselines"].values())
 
 
 def test_other_rankings_than_the_recipes(onebase: Command, stage: Path, tmp_path: Path) -> None:
@@ -263,10 +263,11 @@ def test_another_loss_trains_another_reward_model(
 
     seen = []
     for name, loss in (("bt", "bradley-terry"), ("other", kind)):
-        given = [f"base.model={tiny_base_folder}", f"parents.sft={stage.parent / 'sft'}", "track.wandb=off"]
+        settings = [f"base.model={tiny_base_folder}", f"parents.sft={stage.parent / 'sft'}", "track.wandb=off"]
         small = ["data.0.rows=4", "evaluation.rankings.0.rows=2", "evaluation.demonstrations.0.rows=2"]
         out = tmp_path / name
-        run(reader.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *small, f"loss.kind={loss}", f"out={out}"]))
+        overrides = [*settings, *small, f"loss.kind={loss}", f"out={out}"]
+        run(reader.read("recipes/smoke/reward.yaml", RewardRecipe, overrides))
         rows = map(json.loads, (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
         seen.append(next(row for row in rows if "reward/loss" in row))
     for metric in ("reward/loss", "reward/grad_norm"):
@@ -283,7 +284,7 @@ def test_a_centring_penalty_adds_its_weight_times_the_squared_sum() -> None:
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (["loss.kind=davidson", "loss.margin=0.5"], "'margin' is read by kind: bradley-terry only"),
         (["loss.theta=2.0"], "'theta' is read by kind: rao-kupper only"),
@@ -294,11 +295,11 @@ def test_a_centring_penalty_adds_its_weight_times_the_squared_sum() -> None:
         (["loss.margn=1"], "did you mean 'margin'?"),
     ],
 )
-def test_a_loss_section_that_would_not_be_read_or_makes_no_sense_is_refused(overrides: list[str], said: str) -> None:
+def test_a_loss_section_that_would_not_be_read_or_makes_no_sense_is_refused(overrides: list[str], message: str) -> None:
     from onebase.errors import RecipeError
     from onebase.recipe import reader
     from reward.recipe import RewardRecipe
 
     with pytest.raises(RecipeError) as caught:
         reader.read("recipes/smoke/reward.yaml", RewardRecipe, overrides)
-    assert said in str(caught.value)
+    assert message in str(caught.value)

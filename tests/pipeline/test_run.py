@@ -22,6 +22,7 @@ from onebase.model import base as bases
 from onebase.recipe import reader
 from onebase.run import record
 from pipeline import chain
+from tests.factories import rows_of
 
 STAGES = ("sft", "reward", "ppo", "dpo")
 
@@ -44,10 +45,6 @@ LOGGED = {
 }
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
 def wandb_records(stage: Path) -> list[dict[str, Any]]:
     """The offline W&B run of a stage, read back by W&B's own tool."""
     (log,) = stage.glob("wandb/offline-run-*/*.wandb")
@@ -57,13 +54,13 @@ def wandb_records(stage: Path) -> list[dict[str, Any]]:
 
 
 def test_every_stage_of_a_run_is_recorded_and_verifies(finished_run: Path, quantization: str) -> None:
-    found = {stage: record.read(finished_run / stage, stage=stage) for stage in STAGES}
-    assert {one.record.base.quantization for one in found.values()} == {quantization}
-    assert set(found["ppo"].parents) == {"sft", "reward"}
-    assert found["ppo"].parents["reward"].parents["sft"].sha256 == found["sft"].sha256
-    assert found["dpo"].parents["sft"].sha256 == found["sft"].sha256
-    assert found["ppo"].record.recipe["train"]["episodes"] == 24
-    assert found["sft"].record.data[0].kept == 24
+    stages = {stage: record.read(finished_run / stage, stage=stage) for stage in STAGES}
+    assert {stage.record.base.quantization for stage in stages.values()} == {quantization}
+    assert set(stages["ppo"].parents) == {"sft", "reward"}
+    assert stages["ppo"].parents["reward"].parents["sft"].sha256 == stages["sft"].sha256
+    assert stages["dpo"].parents["sft"].sha256 == stages["sft"].sha256
+    assert stages["ppo"].record.recipe["train"]["episodes"] == 24
+    assert stages["sft"].record.data[0].kept == 24
 
 
 def test_a_data_card_of_what_was_trained_on_lies_beside_every_record(finished_run: Path) -> None:
@@ -106,11 +103,11 @@ def test_summary_and_table_hold_every_model_with_intervals(finished_run: Path, c
     assert list(content["models"]) == ["base", "dpo", "ppo", "sft"]  # canonical JSON sorts its keys
     for row in content["models"].values():
         assert set(row) == {*summary.GREEDY, *summary.SAMPLED}
-        assert all(one["low"] <= one["mean"] <= one["high"] for one in row.values())
+        assert all(estimate["low"] <= estimate["mean"] <= estimate["high"] for estimate in row.values())
     assert content["models"]["sft"]["kl_to_sft"] == {"mean": 0.0, "low": 0.0, "high": 0.0}
     assert content["models"]["ppo"]["kl_to_sft"]["mean"] > 0
     assert set(content["stages"]) == {*STAGES, "compare"}
-    assert all(one["peak_rss_bytes"] > 0 and one["seconds"] > 0 for one in content["stages"].values())
+    assert all(stage["peak_rss_bytes"] > 0 and stage["seconds"] > 0 for stage in content["stages"].values())
     summary.show(content)
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("base", "sft", "ppo", "dpo", "pair accuracy", "peak memory"))
@@ -139,7 +136,7 @@ def test_the_figures_of_a_run_show_every_stage(finished_run: Path) -> None:
 
 
 def test_answers_in_the_summary_are_those_of_the_table(finished_run: Path) -> None:
-    rows = rows_of(finished_run / "evaluation" / "answers.jsonl")
+    rows = rows_of(finished_run / "evaluation", "answers")
     content = json.loads((finished_run / "summary.json").read_text())
     assert len(rows) == content["prompts"] == 8
     for model, estimates in content["models"].items():
@@ -162,20 +159,20 @@ def test_lineage_links_every_stage_to_what_it_came_from(finished_run: Path) -> N
 def test_each_stage_leaves_an_offline_wandb_run_with_its_metrics_and_samples(finished_run: Path, stage: str) -> None:
     records = wandb_records(finished_run / stage)
     text = json.dumps(records)
-    logged = {name for row in rows_of(finished_run / stage / "metrics.jsonl") for name in row}
+    logged = {name for row in rows_of(finished_run / stage) for name in row}
     for name in LOGGED[stage]:
         assert name in logged, f"{name} is not in metrics.jsonl"
         assert f'"{name}"' in text or name in text, f"{name} is not in the W&B run"
     assert finished_run.name in text, "the run is not in the group of its pipeline run"
     assert f"{stage}/samples" in text
-    assert rows_of(finished_run / stage / "samples.jsonl")
+    assert rows_of(finished_run / stage, "samples")
 
 
 def test_wandb_runs_hold_the_same_numbers_as_metrics_jsonl(finished_run: Path) -> None:
     log = next((finished_run / "ppo").glob("wandb/offline-run-*/*.wandb"))
     command = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--summary", "--json", str(log)]
     shown = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)["summary"]
-    last = rows_of(finished_run / "ppo" / "metrics.jsonl")[-1]
+    last = rows_of(finished_run / "ppo")[-1]
     for name in ("ppo/score", "ppo/kl", "ppo/entropy", "ppo/value_loss"):
         assert shown[name] == pytest.approx(last[name])
 
@@ -191,7 +188,7 @@ def test_a_variant_of_a_stage_is_run_after_it_with_its_parents_and_compared_by_i
     assert (variant.stage, variant.out) == ("ppo", Path("r/n/ppo-rloo"))
     assert {"train.clip=0.1", "parents.sft=r/n/sft", "parents.reward=r/n/reward"} <= {*variant.overrides}
     assert "train.clip=0.1" not in steps["ppo"].overrides
-    compared = {one for one in steps["compare"].overrides if one.startswith(("parents.", "policies."))}
+    compared = {override for override in steps["compare"].overrides if override.startswith(("parents.", "policies."))}
     assert compared == {f"parents.{stage}=r/n/{stage}" for stage in STAGES} | {
         "policies.ppo-rloo=r/n/ppo-rloo",
         "policies.sft-gold=r/n/sft-gold",
@@ -205,21 +202,23 @@ def test_a_variant_of_a_stage_is_run_after_it_with_its_parents_and_compared_by_i
 
 
 def parents_of(step: chain.Step) -> set[str]:
-    return {one for one in step.overrides if one.startswith("parents.")}
+    return {override for override in step.overrides if override.startswith("parents.")}
 
 
 def test_a_run_fills_in_the_parents_that_are_left_to_it(tmp_path: Path) -> None:
     folder = Path(shutil.copytree("recipes/smoke", tmp_path / "recipes"))
     text = (folder / "ppo.yaml").read_text()
-    own = text.replace(", reward: runs/smoke/reward", "").replace("{kind: adapter}", "{kind: shared}")
-    rewards = own.replace("{kind: adapter, weight: 1.0}", '{kind: function, function: "brevity:reward"}')
+    variant = text.replace(", reward: runs/smoke/reward", "").replace("{kind: adapter}", "{kind: shared}")
+    rewards = variant.replace("{kind: adapter, weight: 1.0}", '{kind: function, function: "brevity:reward"}')
     (folder / "ppo-function.yaml").write_text(rewards)
-    given = ["name=n", "runs_dir=r", "ppo.parents.reward=elsewhere"]
-    steps = {step.name: step for step in chain.plan(folder, given)}
+    settings = ["name=n", "runs_dir=r", "ppo.parents.reward=elsewhere"]
+    steps = {step.name: step for step in chain.plan(folder, settings)}
     assert parents_of(steps["ppo-function"]) == {"parents.sft=r/n/sft"}
     assert parents_of(steps["ppo"]) == {"parents.sft=r/n/sft", "parents.reward=elsewhere"}
-    compared = {step.name: step for step in chain.plan(folder, [*given, "compare.parents.ppo=r/n/ppo/best"])}["compare"]
-    assert {one for one in parents_of(compared) if one.startswith("parents.ppo=")} == {"parents.ppo=r/n/ppo/best"}
+    steps = {step.name: step for step in chain.plan(folder, [*settings, "compare.parents.ppo=r/n/ppo/best"])}
+    compared = steps["compare"]
+    best = {parent for parent in parents_of(compared) if parent.startswith("parents.ppo=")}
+    assert best == {"parents.ppo=r/n/ppo/best"}
     for gone in ("ppo", "dpo"):
         (folder / f"{gone}.yaml").unlink()
     last = {step.name: step for step in chain.plan(folder, ["name=n", "runs_dir=r"])}["compare"]
@@ -236,17 +235,17 @@ def test_a_run_fills_in_the_parents_that_are_left_to_it(tmp_path: Path) -> None:
 
 def test_greedy_and_sampled_answers_are_scored_as_if_each_stood_alone(finish_run: Callable[[str], Path]) -> None:
     home = finish_run("fp32")
-    given = [f"base.model={record.read(home / 'sft').record.base.model}", f"out={home}"]
+    settings = [f"base.model={record.read(home / 'sft').record.base.model}", f"out={home}"]
     parents = [f"parents.{stage}={home / stage}" for stage in STAGES]
-    recipe = reader.read(Path("recipes/smoke/compare.yaml"), CompareRecipe, [*given, *parents])
-    found = compare.read_parents(recipe)
+    recipe = reader.read(Path("recipes/smoke/compare.yaml"), CompareRecipe, [*settings, *parents])
+    models = compare.read_parents(recipe)
     chat, prompts, _, _ = compare.read_data(recipe)
-    roles = compare.load_roles(bases.load(recipe.base, recipe.chat), found)
+    roles = compare.load_roles(bases.load(recipe.base, recipe.chat), models)
     sizes = {"max_new_tokens": recipe.sampling.max_new_tokens, "batch": recipe.sampling.batch, "seed": recipe.seed}
-    ids, folder = [one.ids for one in prompts], home / "evaluation" / "responses"
+    ids, folder = [prompt.ids for prompt in prompts], home / "evaluation" / "responses"
     respond = Responder(roles=roles, prompts=ids, folder=folder, **sizes)
-    answers = compare.judge(roles, "ppo", found["ppo"], respond, chat, prompts, [], recipe)
-    sha256 = adapter_sha256(found["ppo"].record.files)
+    answers = compare.judge(roles, "ppo", models["ppo"], respond, chat, prompts, [], recipe)
+    sha256 = adapter_sha256(models["ppo"].record.files)
     for name, temperature in (("reward", 0.0), ("sampled_reward", 1.0)):
         episodes = respond("ppo", adapter_sha256=sha256, temperature=temperature)
         expected = score(roles, "reward", episodes.sequences, tokens_per_microbatch=64)
@@ -260,10 +259,10 @@ def test_further_policies_and_texts_are_compared(
     home = finish_run("fp32")
     parents = [f"parents.{stage}={home / stage}" for stage in STAGES]
     model = record.read(home / "sft").record.base.model
-    code, said = run_stage("sft", f"base.model={model}", "seed=5", f"out={tmp_path / 'alone'}")
-    assert code == 0, said
-    given = [f"base.model={model}", f"out={tmp_path / 'out'}", "track.wandb=off", *parents]
-    given.append("texts=[{source: builtin:python-manual, text: text, split: heldout, rows: 1}]")
+    code, printed = run_stage("sft", f"base.model={model}", "seed=5", f"out={tmp_path / 'alone'}")
+    assert code == 0, printed
+    settings = [f"base.model={model}", f"out={tmp_path / 'out'}", "track.wandb=off", *parents]
+    settings.append("texts=[{source: builtin:python-manual, text: text, split: heldout, rows: 1}]")
     recipe = Path("recipes/smoke/compare.yaml")
     folder = tmp_path / "out" / "evaluation"
     folder.mkdir(parents=True)
@@ -271,21 +270,21 @@ def test_further_policies_and_texts_are_compared(
         (folder / f"{name}.jsonl").write_text('{"step": 0}\n')
     (tmp_path / "out" / "summary.json").write_text('{"schema_version": 1, "run": "out", "models": {}}\n')
     others = [f"policies.keys={home / 'ppo'}", f"policies.alone={tmp_path / 'alone'}"]
-    content = run_comparison(reader.read(recipe, CompareRecipe, [*given, *others]))
+    content = run_comparison(reader.read(recipe, CompareRecipe, [*settings, *others]))
     models = content["models"]
-    assert [len(rows_of(folder / f"{name}.jsonl")) for name in ("metrics", "samples")] == [1, 8]
+    assert [len(rows_of(folder, name)) for name in ("metrics", "samples")] == [1, 8]
     assert list(models) == ["base", "sft", "ppo", "dpo", "keys", "alone"]
     # Another SFT stage on the same base, from which none of the others comes.
     assert models["alone"]["kl_to_sft"]["mean"] != 0 == models["sft"]["kl_to_sft"]["mean"]
     assert models["keys"] == models["ppo"] != models["dpo"]
     assert content["differences"]["keys over sft"] == content["differences"]["ppo over sft"]
-    assert {one["mean"] for one in content["differences"]["keys over ppo"].values()} == {0.0}
+    assert {difference["mean"] for difference in content["differences"]["keys over ppo"].values()} == {0.0}
     losses = [models[name]["lm_loss"]["mean"] for name in ("base", "sft", "ppo", "dpo")]
     assert len(set(losses)) == 4 and all(0 < loss < 12 for loss in losses)
     assert {"keys_score.svg", "ppo_score.svg"} <= {path.name for path in (tmp_path / "out" / "plots").iterdir()}
     with pytest.raises(RecordError, match=r"policies.again: .* is a finished stage 'reward'"):
-        run_comparison(reader.read(recipe, CompareRecipe, [*given, f"policies.again={home / 'reward'}"]))
+        run_comparison(reader.read(recipe, CompareRecipe, [*settings, f"policies.again={home / 'reward'}"]))
     taken = (("sft", "'sft' is the name of another"), ("step", "'step' is the name of another"))
-    for name, said in (*taken, ("ä b", "a name is made of letters, digits")):
-        with pytest.raises(RecipeError, match=said):
-            reader.read(recipe, CompareRecipe, [*given, f"policies.{name}={home / 'ppo'}"])
+    for name, message in (*taken, ("ä b", "a name is made of letters, digits")):
+        with pytest.raises(RecipeError, match=message):
+            reader.read(recipe, CompareRecipe, [*settings, f"policies.{name}={home / 'ppo'}"])

@@ -1,14 +1,12 @@
 """What `ppo/time/*` say of a step: which parts there are, and that they are all of it."""
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from onebase.recipe import reader
 from ppo.recipe.recipe import PpoRecipe
 from ppo.train import run
+from tests.factories import rows_of
 
 PREFIX = "ppo/time/"
 ALWAYS = {"rollout_prefill", "rollout_decode", "score_reference", "score_reward", "optimizer", "other", "step"}
@@ -16,18 +14,12 @@ TEXTS = "{source: builtin:tasks, split: heldout, rows: 4}"
 
 
 @pytest.fixture
-def run_with(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path: Path) -> Callable[..., list[dict]]:
-    parents = finish_run("fp32")
-
+def run_with(make_recipe: Callable[..., PpoRecipe]) -> Callable[..., list[dict]]:
     def run_with(*overrides: str) -> list[dict[str, float]]:
         """The seconds of the first two steps by part."""
-        given = [
-            *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path}/ppo", "track.wandb=off"),
-            *(f"parents.{name}={parents / name}" for name in ("sft", "reward")),
-            "train.episodes=16",
-        ]
-        run(reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides]))
-        rows = [json.loads(line) for line in (tmp_path / "ppo" / "metrics.jsonl").read_text().splitlines()]
+        recipe = make_recipe("train.episodes=16", *overrides)
+        run(recipe)
+        rows = rows_of(recipe.out)
         timed = [row for row in rows if f"{PREFIX}step" in row]
         return [{name.removeprefix(PREFIX): row[name] for name in row if name.startswith(PREFIX)} for row in timed[:2]]
 
@@ -66,8 +58,8 @@ def test_the_parts_of_a_step_are_those_that_run_in_it_and_add_up_to_it(
     run_with: Callable[..., list[dict[str, float]]], overrides: tuple[str, ...], first: set[str], second: set[str]
 ) -> None:
     steps = run_with(*overrides)
-    assert [set(found) for found in steps] == [ALWAYS | first, ALWAYS | second]
-    for found in steps:
-        step = found.pop("step")
-        assert sum(found.values()) == pytest.approx(step)
-        assert all(seconds >= 0 for seconds in found.values())
+    assert [set(parts) for parts in steps] == [ALWAYS | first, ALWAYS | second]
+    for parts in steps:
+        step = parts.pop("step")
+        assert sum(parts.values()) == pytest.approx(step)
+        assert all(seconds >= 0 for seconds in parts.values())

@@ -71,8 +71,8 @@ def test_training_and_evaluation_reward_the_same_answers_alike(reward: dict[str,
     drawn = Sample(episodes=episodes, logprobs=nothing, stopped=torch.tensor(STOPPED))
     scores = EpisodeScores(total=torch.tensor(SCORES), terms={}, members={})
     state = PpoState(kl_weight=0.0, score_moments=moments)
-    found = make_experience(drawn, scores, method, state, reference=nothing, values=nothing)
-    rewarded = found.rewards.sum(dim=1).mean()
+    experience = make_experience(drawn, scores, method, state, reference=nothing, values=nothing)
+    rewarded = experience.rewards.sum(dim=1).mean()
     expected = answers().shaped(method.reward, moments).mean()
     assert float(expected) == pytest.approx(float(rewarded), abs=1e-6)
 
@@ -89,7 +89,8 @@ def test_scores_that_are_whitened_compare_on_the_scale_of_now(variance: float, s
     """3 more of score for answers that do not end, which cost 1: a gain on a narrow scale, a loss on a wide one."""
     reward = method_of(recipe_of(whiten=True, eos_penalty=1.0)).reward
     moments = ScoreMoments(count=8.0, mean=0.0, variance=variance)
-    both = [one.on_scale(reward, moments) for one in (measured(1, 0.0, True), measured(2, 3.0, False))]
+    evaluations = (measured(1, 0.0, True), measured(2, 3.0, False))
+    both = [evaluation.on_scale(reward, moments) for evaluation in evaluations]
     best = best_of(both, kl_budget=1.0)
     assert best is not None and best.step == step
 

@@ -15,20 +15,17 @@ import torch
 from onebase.errors import Interrupted, RecipeError
 from onebase.inference.logprobs import draw
 from onebase.inference.scoring import token_values
-from onebase.memory import Budget
-from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe import reader
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
 from ppo import rollout, train
 from ppo.method import method_of
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import Experience, PpoState, collect
-from ppo.scores import PromptBatch
-from ppo.start import batches, read_data, read_parents, start_learner, start_roles
+from ppo.rollout import Experience
+from ppo.start import batches, read_data, start_learner
 from ppo.train import run
 from ppo.update import update
+from tests.factories import budget_of, load_base_of, roll_out, rows_of, start, untimed
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "ppo.md").read_text(encoding="utf-8")
@@ -66,47 +63,19 @@ def test_the_code_and_the_tests_of_a_detail_are_there(number: str, code: str, te
 # --- details that no other file proves
 
 
-@pytest.fixture
-def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path: Path) -> MakeRecipe:
-    def make(*overrides: str) -> PpoRecipe:
-        stages = finish_run("fp32")
-        given = [
-            *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / 'ppo'}"),
-            *(f"parents.sft={stages / 'sft'}", f"parents.reward={stages / 'reward'}", "track.wandb=off"),
-        ]
-        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
-
-    return make
-
-
-def start(recipe: PpoRecipe) -> Roles:
-    base = bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))
-    return start_roles(base, read_parents(recipe), recipe)
-
-
-def budget_of(recipe: PpoRecipe) -> Budget:
-    return Budget(tokens=recipe.train.tokens_per_microbatch, episodes=recipe.sampling.batch)
-
-
-def roll_out(roles: Roles, recipe: PpoRecipe) -> Experience:
-    data = read_data(recipe)
-    batch, state = PromptBatch(chat=data.chat, prompts=data.prompts[:8]), PpoState(kl_weight=recipe.kl.weight)
-    return collect(roles, batch, method_of(recipe), generator(0, "test"), budget_of(recipe), state)[0]
-
-
 def test_every_prompt_is_used_before_one_comes_again(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe("train.episodes=96", "sampling.responses_per_prompt=2")
     data = read_data(recipe)
     count = len(data.prompts)
-    drawn = [one.ids for batch in batches(data, recipe) for one in batch]
+    drawn = [prompt.ids for batch in batches(data, recipe) for prompt in batch]
     assert drawn[::2] == drawn[1::2], "the responses to a prompt stand together"
     passes = [drawn[::2][first : first + count] for first in range(0, len(drawn) // 2 - count + 1, count)]
     assert len(passes) >= 2, "the test needs two passes"
-    assert all(sorted(one) == sorted(prompt.ids for prompt in data.prompts) for one in passes)
+    assert all(sorted(ids) == sorted(prompt.ids for prompt in data.prompts) for ids in passes)
     assert passes[0] != passes[1]
-    assert drawn == [one.ids for batch in batches(data, recipe) for one in batch]
+    assert drawn == [prompt.ids for batch in batches(data, recipe) for prompt in batch]
     other = make_recipe("train.episodes=96", "sampling.responses_per_prompt=2", "seed=5")
-    assert drawn != [one.ids for batch in batches(data, other) for one in batch]
+    assert drawn != [prompt.ids for batch in batches(data, other) for prompt in batch]
 
 
 def test_the_temperature_is_in_what_is_drawn_and_in_its_logprob() -> None:
@@ -137,11 +106,14 @@ def test_each_role_is_clipped_by_its_own_norm(make_recipe: MakeRecipe) -> None:
     recipe = make_recipe(f"train.max_grad_norm={limit}")
     roles = start(recipe)
     experience = roll_out(roles, recipe)
-    learner, found, before = start_learner(roles, recipe), list[list[float]](), list[list[float]]()
+    learner, clipped, before = start_learner(roles, recipe), list[list[float]](), list[list[float]]()
 
     def keep(*_: object) -> None:
-        grads = ([one.grad for one in own if one.grad is not None] for own in learner.trained.values())
-        found.append([float(torch.stack([grad.norm() for grad in own]).norm()) for own in grads])
+        grads = (
+            [parameter.grad for parameter in parameters if parameter.grad is not None]
+            for parameters in learner.trained.values()
+        )
+        clipped.append([float(torch.stack([grad.norm() for grad in role_grads]).norm()) for role_grads in grads])
 
     def accept(norms: object, _: object) -> bool:
         assert isinstance(norms, list | tuple)
@@ -151,9 +123,9 @@ def test_each_role_is_clipped_by_its_own_norm(make_recipe: MakeRecipe) -> None:
     learner.optimizer.register_step_pre_hook(keep)
     draw = generator(0, "update")
     update(roles, experience, learner, method_of(recipe), draw, accept, budget_of(recipe), kl_weight=0.0)
-    assert len(before) == len(found) > 0
+    assert len(before) == len(clipped) > 0
     assert all(norm > limit for norms in before for norm in norms), "the test needs norms over the limit"
-    assert all(norm == pytest.approx(limit, rel=1e-2) for norms in found for norm in norms)
+    assert all(norm == pytest.approx(limit, rel=1e-2) for norms in clipped for norm in norms)
 
 
 def test_the_first_steps_of_the_optimiser_by_hand(make_recipe: MakeRecipe) -> None:
@@ -175,8 +147,8 @@ def test_the_first_steps_of_the_optimiser_by_hand(make_recipe: MakeRecipe) -> No
 def test_the_policys_warm_up_begins_when_it_begins_to_learn(make_recipe: MakeRecipe) -> None:
     """Two steps of the value function alone are eight optimiser steps; the fall to 0 begins after both warm-ups."""
     sizes = ("train.batch=8", "train.minibatch=4", "train.epochs=2", "train.episodes=32")
-    given = ("value.warmup_steps=2", "train.warmup_steps=3", "train.schedule=linear", "train.learning_rate=1")
-    recipe = make_recipe(*sizes, *given)
+    settings = ("value.warmup_steps=2", "train.warmup_steps=3", "train.schedule=linear", "train.learning_rate=1")
+    recipe = make_recipe(*sizes, *settings)
     learner = start_learner(start(recipe), recipe)
     rates = []
     for _ in range(recipe.optimizer_steps):
@@ -193,7 +165,11 @@ def test_a_weight_that_adapts_follows_the_logged_kl_and_is_what_the_next_step_pa
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The price of each step as `make_experience` gets it, a restart in the middle included."""
-    given = ("kl={weight: 0.5, adaptive: {target: 0.5, horizon: 40}}", "train.episodes=32", "checkpoint.every_steps=1")
+    settings = (
+        "kl={weight: 0.5, adaptive: {target: 0.5, horizon: 40}}",
+        "train.episodes=32",
+        "checkpoint.every_steps=1",
+    )
     paid, make_experience = list[float](), rollout.make_experience
 
     def watched(*arguments: Any, **options: Any) -> Experience:
@@ -205,11 +181,11 @@ def test_a_weight_that_adapts_follows_the_logged_kl_and_is_what_the_next_step_pa
 
     interrupted = list[int]()
     monkeypatch.setattr(rollout, "make_experience", watched)
-    recipe = make_recipe(*given, "train.learning_rate=1e-2")
+    recipe = make_recipe(*settings, "train.learning_rate=1e-2")
     with pytest.raises(Interrupted):
         run(recipe)
     run(recipe)
-    rows = [json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(recipe.out)
     expected = [0.5]
     for row in rows[1:]:
         error = max(-0.2, min(0.2, (row["ppo/kl"] - 0.5) / 0.5))
@@ -225,7 +201,7 @@ def test_recomputed_log_probs_are_weighed_and_decodings_error_is_still_its_own(m
     logged = []
     for recipe in (sampled, recomputed):
         run(recipe)
-        logged.append([json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()])
+        logged.append(rows_of(recipe.out))
         shutil.rmtree(recipe.out)
     plain, weighed = logged
     assert plain[0]["ppo/decoding_error"] == weighed[0]["ppo/decoding_error"] > 0
@@ -254,9 +230,9 @@ def test_the_ratio_of_training_to_decoding_is_of_tokens_and_not_of_padding() -> 
         returns=zeros,
         advantages=zeros,
     )
-    found = {name: value for name, value in train.describe(experience).items() if "ratio" in name}
+    ratios = {name: value for name, value in train.describe(experience).items() if "ratio" in name}
     mean = (math.exp(-0.3) + math.exp(-0.5) + math.exp(-0.7)) / 3
-    assert found == pytest.approx({"ppo/sampling_ratio": mean, "ppo/sampling_ratio_max": math.exp(-0.3)})
+    assert ratios == pytest.approx({"ppo/sampling_ratio": mean, "ppo/sampling_ratio_max": math.exp(-0.3)})
 
 
 def test_another_engine_draws_the_responses_and_what_it_is_off_by_is_weighed(
@@ -274,7 +250,7 @@ def test_another_engine_draws_the_responses_and_what_it_is_off_by_is_weighed(
     engine = "sampling.engine=server:draw"
     recipe = make_recipe(engine, "train.old_logprobs=recomputed", "train.importance_cap=2", "train.episodes=8")
     run(recipe)
-    start, step = (json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines())
+    start, step = rows_of(recipe.out)
     assert start["ppo/decoding_error"] == pytest.approx(0.3, abs=1e-3)
     assert step["ppo/importance"] == pytest.approx(0.7408182, abs=1e-3)
     assert step["ppo/sampling_ratio"] == pytest.approx(0.7408182, abs=1e-3)
@@ -308,8 +284,7 @@ def test_values_that_an_engine_adds_unasked_are_no_value_function(
             *("advantages.kind=rloo", "sampling.responses_per_prompt=4", "train.episodes=8"),
         )
         run(recipe)
-        last = json.loads((recipe.out / "metrics.jsonl").read_text().splitlines()[-1])
-        rows.append({name: value for name, value in last.items() if "time/" not in name and "memory" not in name})
+        rows += untimed(rows_of(recipe.out)[-1:])
     assert rows[0] == rows[1]
 
 
@@ -319,9 +294,9 @@ def test_no_role_has_dropout_whatever_its_adapter_was_trained_with(make_recipe: 
     shutil.copytree(recipe.parents.sft / "adapter", folder)
     config = json.loads((folder / "adapter_config.json").read_text())
     (folder / "adapter_config.json").write_text(json.dumps({**config, "lora_dropout": 0.5}))
-    roles = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
+    roles = Roles(load_base_of(recipe))
     roles.load("policy", folder).copy("policy", "value")
     assert roles.peft is not None
-    dropouts = [one.p for one in roles.peft.modules() if isinstance(one, torch.nn.Dropout)]
+    dropouts = [module.p for module in roles.peft.modules() if isinstance(module, torch.nn.Dropout)]
     assert all(p == 0.0 for p in dropouts)
     assert all(config.lora_dropout == 0.0 for config in roles.peft.peft_config.values())  # type: ignore[union-attr]  # LoRA

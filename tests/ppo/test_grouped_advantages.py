@@ -22,15 +22,15 @@ groups = st.integers(2, 5).flatmap(
 def test_each_is_what_its_equation_says(returns: list[list[float]]) -> None:
     size = len(returns[0])
     flat = torch.tensor([value for group in returns for value in group], dtype=torch.float32)
-    found = {kind: estimate(flat, group=size).view(-1, size).tolist() for kind, estimate in GROUPED.items()}
+    advantages = {kind: estimate(flat, group=size).view(-1, size).tolist() for kind, estimate in GROUPED.items()}
     for number, group in enumerate(returns):
         mean, spread = statistics.fmean(group), statistics.stdev(group)
         for index, value in enumerate(group):
             others = statistics.fmean(group[:index] + group[index + 1 :])
-            assert found["rloo"][number][index] == pytest.approx(value - others, abs=1e-4)
-            assert found["dr_grpo"][number][index] == pytest.approx(value - mean, abs=1e-4)
+            assert advantages["rloo"][number][index] == pytest.approx(value - others, abs=1e-4)
+            assert advantages["dr_grpo"][number][index] == pytest.approx(value - mean, abs=1e-4)
             if spread > 0.01:
-                assert found["grpo"][number][index] == pytest.approx((value - mean) / (spread + 1e-4), abs=2e-3)
+                assert advantages["grpo"][number][index] == pytest.approx((value - mean) / (spread + 1e-4), abs=2e-3)
 
 
 @settings(deadline=None, max_examples=200)
@@ -61,8 +61,8 @@ def test_the_gradient_with_leave_one_out_baselines_is_unbiased() -> None:
         for pair in itertools.product(range(3), repeat=2):
             logprobs = torch.log_softmax(logits, 0)[list(pair)]
             advantages = GROUPED[kind](rewards[list(pair)].float(), group=2).double()
-            (found,) = torch.autograd.grad((advantages * logprobs).mean(), logits)
-            expected += logprobs.detach().sum().exp() * found
+            (gradient,) = torch.autograd.grad((advantages * logprobs).mean(), logits)
+            expected += logprobs.detach().sum().exp() * gradient
         torch.testing.assert_close(expected, factor * exact, rtol=0, atol=1e-7)
 
 
@@ -77,7 +77,9 @@ def test_the_gradient_is_unbiased_over_responses_of_unequal_lengths_with_the_los
     def responses() -> torch.Tensor:
         """[3, 2] log-probabilities of each word."""
         first, second = torch.log_softmax(logits, dim=1)
-        return torch.stack([torch.stack([first[0], first[0] * 0]), *(torch.stack([first[1], one]) for one in second)])
+        return torch.stack(
+            [torch.stack([first[0], first[0] * 0]), *(torch.stack([first[1], later]) for later in second)]
+        )
 
     def gradient(aggregation: str) -> torch.Tensor:
         expected = torch.zeros_like(logits)
@@ -87,8 +89,8 @@ def test_the_gradient_is_unbiased_over_responses_of_unequal_lengths_with_the_los
             advantages = compare_groups(rewards, mask[pair], kind=kind, group=2)
             losses = policy_loss(logprobs, logprobs.detach(), advantages.double(), mask[pair], clip=0.2)
             weights = token_weights(mask[pair], aggregation=aggregation, limit=2)
-            (found,) = torch.autograd.grad((losses * weights).sum(), logits)
-            expected -= logprobs.detach().sum().exp() * found
+            (whole,) = torch.autograd.grad((losses * weights).sum(), logits)
+            expected -= logprobs.detach().sum().exp() * whole
         return expected
 
     (exact,) = torch.autograd.grad((responses().sum(dim=1).exp() * scores).sum(), logits)
@@ -111,8 +113,8 @@ def test_the_gradient_is_unbiased_over_responses_of_unequal_lengths_with_the_los
 def test_every_token_of_a_response_has_its_advantage_and_padding_none() -> None:
     rewards = torch.tensor([[0.5, 0.5, float("nan")], [-1.0, 0.0, 2.0], [0.0, float("nan"), 9.0], [1.0, 1.0, 1.0]])
     mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 1, 1]], dtype=torch.bool)
-    found = compare_groups(rewards, mask, kind="rloo", group=2)
-    assert found.tolist() == [[0, 0, 0], [0, 0, 0], [-3, 0, 0], [3, 3, 3]]
+    advantages = compare_groups(rewards, mask, kind="rloo", group=2)
+    assert advantages.tolist() == [[0, 0, 0], [0, 0, 0], [-3, 0, 0], [3, 3, 3]]
 
 
 @pytest.mark.parametrize("kind", list(GROUPED))

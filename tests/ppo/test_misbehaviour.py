@@ -1,8 +1,7 @@
 """Reward functions, judges and engines that misbehave: the episode is named and the run ends, or it is unharmed."""
 
-import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,9 @@ from ppo.method import method_of
 from ppo.recipe.recipe import PpoRecipe
 from ppo.scores import PromptBatch, RewardError, score_episodes, scores_of
 from ppo.train import run
+from tests.factories import rows_of, untimed
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder that commands run in, with a module `mine` of its own."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("mine", None)
-    yield tmp_path
-    sys.modules.pop("mine", None)
 
 
 @pytest.fixture
@@ -49,9 +39,9 @@ def batch(tiny_base_folder: Path) -> tuple[PromptBatch, Episodes]:
         Prompt((Message("user", text),), Origin("mine.jsonl", line), {"answers": ["one", {"two": 2}]})
         for line, text in enumerate(("Sort pear, apple.", "What is the opposite of cold?"), start=1)
     ]
-    encoded = [EncodedPrompt(one, chat.prompt_ids(one)) for one in prompts]
+    encoded = [EncodedPrompt(prompt, chat.prompt_ids(prompt)) for prompt in prompts]
     responses = [chat.tokenizer.encode(text, add_special_tokens=False) for text in (" the lamp", " a fig")]
-    return PromptBatch(chat=chat, prompts=encoded), Episodes.of([one.ids for one in encoded], responses, pad_id=0)
+    return PromptBatch(chat=chat, prompts=encoded), Episodes.of([prompt.ids for prompt in encoded], responses, pad_id=0)
 
 
 def only_for_the_second(act: Callable[[Prompt], Any]) -> Callable[[Prompt, str], Any]:
@@ -69,7 +59,7 @@ async def later() -> float:
 
 @pytest.mark.parametrize("what", ["reward function", "judge"])
 @pytest.mark.parametrize(
-    ("act", "said"),
+    ("act", "message"),
     [
         (lambda prompt: sys.exit(), "tried to end the run: it raised SystemExit"),
         (lambda prompt: sys.exit(0), "tried to end the run: it raised SystemExit .0."),
@@ -81,10 +71,10 @@ async def later() -> float:
     ],
 )
 def test_the_episode_is_named(
-    batch: tuple[PromptBatch, Episodes], what: str, act: Callable[[Prompt], Any], said: str
+    batch: tuple[PromptBatch, Episodes], what: str, act: Callable[[Prompt], Any], message: str
 ) -> None:
     prompts, episodes = batch
-    with pytest.raises(RewardError, match=rf"^{what} 'mine:reward' {said}.*for the prompt mine\.jsonl:2 .*'a fig'"):
+    with pytest.raises(RewardError, match=rf"^{what} 'mine:reward' {message}.*for the prompt mine\.jsonl:2 .*'a fig'"):
         scores_of(only_for_the_second(act), "mine:reward", episodes, prompts, what=what)
 
 
@@ -127,9 +117,9 @@ def test_a_function_gets_copies(batch: tuple[PromptBatch, Episodes]) -> None:
     prompts, episodes = batch
     for _ in range(2):
         assert scores_of(vandal, "mine:vandal", episodes, prompts).tolist() == [3.0, 3.0]
-    for one in prompts.prompts:
-        assert one.prompt.meta == {"answers": ["one", {"two": 2}]}
-        assert one.prompt.messages and one.prompt.origin.line in (1, 2)
+    for prompt in prompts.prompts:
+        assert prompt.prompt.meta == {"answers": ["one", {"two": 2}]}
+        assert prompt.prompt.messages and prompt.prompt.origin.line in (1, 2)
 
 
 def test_a_function_that_draws_depends_on_its_arguments_alone(batch: tuple[PromptBatch, Episodes]) -> None:
@@ -146,7 +136,7 @@ def test_a_function_that_draws_depends_on_its_arguments_alone(batch: tuple[Promp
 
 
 @pytest.mark.parametrize(
-    ("text", "sections", "said"),
+    ("text", "sections", "message"),
     [
         (
             "1e30",
@@ -164,10 +154,10 @@ def test_a_score_that_would_overflow_is_named_with_its_term_and_episode(
     make_roles: Callable[..., Roles],
     text: str,
     sections: Mapping[str, Any],
-    said: str,
+    message: str,
 ) -> None:
     (here / "mine.py").write_text(f"def reward(prompt, response):\n    return {text}\n")
-    with pytest.raises(RewardError, match=rf"{said}.*reward\.clip"):
+    with pytest.raises(RewardError, match=rf"{message}.*reward\.clip"):
         score(batch, make_roles, sections)
 
 
@@ -190,7 +180,7 @@ def right(prompts: Any) -> Sample:
 
 
 def engine_that(act: Callable[[Any], Any]) -> Callable[..., Any]:
-    return lambda roles, role, prompts, **given: act(prompts)
+    return lambda roles, role, prompts, **options: act(prompts)
 
 
 def ask(roles: Roles, function: Callable[..., Any], seconds: float = 60.0) -> Sample:
@@ -224,7 +214,7 @@ def with_tokens(prompts: Any, token: int) -> Sample:
 
 
 @pytest.mark.parametrize(
-    ("act", "said"),
+    ("act", "message"),
     [
         (lambda prompts: sys.exit(0), "tried to end the run: it raised SystemExit"),
         (lambda prompts: 1 / 0, "raised ZeroDivisionError"),
@@ -244,9 +234,9 @@ def with_tokens(prompts: Any, token: int) -> Sample:
     ],
 )
 def test_an_engine_that_does_something_else_is_refused(
-    make_roles: Callable[..., Roles], act: Callable[[Any], Any], said: str
+    make_roles: Callable[..., Roles], act: Callable[[Any], Any], message: str
 ) -> None:
-    with pytest.raises(EngineError, match=rf"sampling\.engine 'mine:draw' .*{said}"):
+    with pytest.raises(EngineError, match=rf"sampling\.engine 'mine:draw' .*{message}"):
         ask(make_roles("policy"), engine_that(act))
 
 
@@ -259,8 +249,8 @@ def test_an_engine_draws_by_seed_and_step_also_from_the_global_generators(make_r
         return replace(sample, logprobs=torch.rand(2, 2))
 
     before = torch.get_rng_state()
-    one, other = (ask(roles, engine_that(draw)).logprobs for _ in range(2))
-    assert torch.equal(one, other)
+    first, other = (ask(roles, engine_that(draw)).logprobs for _ in range(2))
+    assert torch.equal(first, other)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -311,7 +301,7 @@ def reward(prompt, response):
 
 
 @pytest.fixture
-def given(tiny_base_folder: Path, finish_run: Callable[[str], Path], here: Path) -> list[str]:
+def settings(tiny_base_folder: Path, finish_run: Callable[[str], Path], here: Path) -> list[str]:
     return [
         *(f"base.model={tiny_base_folder}", "base.quantization=fp32", "track.wandb=off"),
         *(f"parents.sft={finish_run('fp32') / 'sft'}", "parents.reward=null", "value.kind=shared"),
@@ -319,20 +309,15 @@ def given(tiny_base_folder: Path, finish_run: Callable[[str], Path], here: Path)
     ]
 
 
-def test_a_run_is_unharmed_by_what_its_function_does_to_the_process(given: list[str], here: Path) -> None:
+def test_a_run_is_unharmed_by_what_its_function_does_to_the_process(settings: list[str], here: Path) -> None:
     outcomes: list[Any] = []
     for name, text in (("calm", CALM), ("wild", WILD)):
         (here / "mine.py").write_text(text)
         sys.modules.pop("mine", None)
-        recipe = reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, TERM, f"out={here / name}"])
+        recipe = reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*settings, TERM, f"out={here / name}"])
         run(recipe)
-        rows = [json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()]
-        numbers = [
-            {key: value for key, value in row.items() if "time/" not in key and "memory/" not in key} for row in rows
-        ]
-        outcomes.append(
-            (numbers, (recipe.out / "samples.jsonl").read_text(), load_file(recipe.out / "adapter" / WEIGHTS))
-        )
+        samples, weights = (recipe.out / "samples.jsonl").read_text(), load_file(recipe.out / "adapter" / WEIGHTS)
+        outcomes.append((untimed(rows_of(recipe.out)), samples, weights))
     (calm_rows, calm_samples, calm), (wild_rows, wild_samples, wild) = outcomes
     assert calm_rows == wild_rows
     assert calm_samples == wild_samples
@@ -340,7 +325,7 @@ def test_a_run_is_unharmed_by_what_its_function_does_to_the_process(given: list[
 
 
 def test_a_run_whose_function_exits_says_so_and_goes_on_when_it_is_mended(
-    given: list[str], here: Path, capsys: pytest.CaptureFixture[str]
+    settings: list[str], here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (here / "mine.py").write_text(
         "import pathlib, sys\ncalls = []\n\ndef reward(prompt, response):\n    calls.append(0)\n"
@@ -350,7 +335,7 @@ def test_a_run_whose_function_exits_says_so_and_goes_on_when_it_is_mended(
     from ppo.__main__ import load
 
     def start() -> int:
-        return command.run_stage("ppo", load, SMOKE / "ppo.yaml", [*given, TERM, "out=out"], False, False)
+        return command.run_stage("ppo", load, SMOKE / "ppo.yaml", [*settings, TERM, "out=out"], False, False)
 
     assert start() == 2
     assert "'mine:reward' tried to end the run: it raised SystemExit" in capsys.readouterr().err
@@ -360,12 +345,12 @@ def test_a_run_whose_function_exits_says_so_and_goes_on_when_it_is_mended(
     assert "resuming after step 1" in capsys.readouterr().err
 
 
-def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(given: list[str], here: Path) -> None:
+def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(settings: list[str], here: Path) -> None:
     (here / "mine.py").write_text(
         "calls = []\ndef reward(prompt, response):\n    calls.append(0)\n    return len(calls)\n"
     )
-    one = ["train.batch=1", "train.minibatch=1", "train.episodes=3", "alarms.stop=true", "alarms.ratio=1e6"]
-    run(reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, TERM, *one, f"out={here / 'one'}"]))
+    single = ["train.batch=1", "train.minibatch=1", "train.episodes=3", "alarms.stop=true", "alarms.ratio=1e6"]
+    run(reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*settings, TERM, *single, f"out={here / 'one'}"]))
     assert (here / "one" / "stage.json").is_file()
     assert not (here / "one" / "alarms.jsonl").exists()
 
@@ -374,7 +359,7 @@ def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(give
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "message"),
     [
         (
             ["train.batch=1", "train.minibatch=1", "sampling.max_new_tokens=1"],
@@ -399,8 +384,8 @@ def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(give
         (["value.clip=1e308"], "value.clip: input should be less"),
     ],
 )
-def test_numbers_that_no_run_can_use_are_refused_with_their_key(overrides: list[str], said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+def test_numbers_that_no_run_can_use_are_refused_with_their_key(overrides: list[str], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         reader.read(SMOKE / "ppo.yaml", PpoRecipe, overrides)
 
 

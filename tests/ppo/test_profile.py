@@ -18,11 +18,11 @@ def ppo(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path: Pat
 
     def ppo(name: str, *arguments: str) -> Path:
         out = tmp_path / name
-        given = [
+        settings = [
             *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={out}", "track.wandb=off"),
             *(f"parents.{stage}={parents / stage}" for stage in ("sft", "reward")),
         ]
-        assert app(["ppo", "recipes/smoke/ppo.yaml", *given, *arguments], standalone_mode=False) in (0, None)
+        assert app(["ppo", "recipes/smoke/ppo.yaml", *settings, *arguments], standalone_mode=False) in (0, None)
         return out
 
     return ppo

@@ -56,11 +56,11 @@ def test_rewards_advantages_and_returns_by_hand() -> None:
     """
     plain: dict[str, object] = {"discount": 1.0, "gae_lambda": 1.0}
     recipe = recipe_with(advantages={"standardise": False}, reward={"eos_penalty": 1.0}, train=plain)
-    found = experience_of(recipe, PpoState(kl_weight=0.5))
-    assert found.kl.tolist() == [[1.0, 0.0, -1.0], [0.5, 0.0, 0.0]]
-    assert found.rewards.tolist() == [[-0.5, 0.0, 4.5], [1.75, 0.0, 0.0]]
-    assert found.returns.tolist() == [[4.0, 4.5, 4.5], [1.75, 0.0, 0.0]]
-    assert found.advantages.tolist() == [[3.5, 3.5, 3.0], [-0.25, 0.0, 0.0]]
+    experience = experience_of(recipe, PpoState(kl_weight=0.5))
+    assert experience.kl.tolist() == [[1.0, 0.0, -1.0], [0.5, 0.0, 0.0]]
+    assert experience.rewards.tolist() == [[-0.5, 0.0, 4.5], [1.75, 0.0, 0.0]]
+    assert experience.returns.tolist() == [[4.0, 4.5, 4.5], [1.75, 0.0, 0.0]]
+    assert experience.advantages.tolist() == [[3.5, 3.5, 3.0], [-0.25, 0.0, 0.0]]
     assert experience_of(recipe, PpoState(kl_weight=0.25)).rewards.tolist() == [[-0.25, 0.0, 4.25], [1.875, 0.0, 0.0]]
     in_loss = experience_of(recipe_with(kl={"estimator": "k3"}), PpoState(kl_weight=0.5))
     assert in_loss.rewards.tolist() == [[0.0, 0.0, 4.0], [2.0, 0.0, 0.0]]
@@ -72,20 +72,20 @@ def test_rewards_advantages_and_returns_by_hand() -> None:
 
 def test_advantages_are_standardised_over_the_whole_rollout_and_returns_are_not() -> None:
     plain: dict[str, object] = {"discount": 1.0, "gae_lambda": 1.0}
-    found = experience_of(recipe_with(reward={"eos_penalty": 1.0}, train=plain), PpoState(kl_weight=0.5))
+    experience = experience_of(recipe_with(reward={"eos_penalty": 1.0}, train=plain), PpoState(kl_weight=0.5))
     raw = torch.tensor([3.5, 3.5, 3.0, -0.25])  # mean 39 / 16
     expected = (raw - 39 / 16) / raw.std(correction=0)
-    torch.testing.assert_close(found.advantages[found.episodes.mask], expected)
-    assert found.advantages[~found.episodes.mask].eq(0).all()
-    assert found.returns.tolist() == [[4.0, 4.5, 4.5], [1.75, 0.0, 0.0]]
+    torch.testing.assert_close(experience.advantages[experience.episodes.mask], expected)
+    assert experience.advantages[~experience.episodes.mask].eq(0).all()
+    assert experience.returns.tolist() == [[4.0, 4.5, 4.5], [1.75, 0.0, 0.0]]
 
 
 def test_whitened_scores_are_on_the_scale_of_the_run() -> None:
     moments = ScoreMoments(count=8.0, mean=2.0, variance=4.0)
     recipe = recipe_with(reward={"whiten": True, "eos_penalty": 0.0})
-    found = experience_of(recipe, PpoState(kl_weight=0.0, score_moments=moments))
-    assert found.rewards.sum(dim=1).tolist() == pytest.approx([1.0, 0.5])
-    assert found.scores.tolist() == [4.0, 3.0]
+    experience = experience_of(recipe, PpoState(kl_weight=0.0, score_moments=moments))
+    assert experience.rewards.sum(dim=1).tolist() == pytest.approx([1.0, 0.5])
+    assert experience.scores.tolist() == [4.0, 3.0]
 
 
 def test_a_selection_holds_the_rows_of_everything() -> None:
@@ -138,23 +138,23 @@ def test_each_role_says_its_own_part_of_a_rollout(make_roles: Callable[..., Role
         reward={"terms": ({"weight": 2.0},)},
         train={"old_logprobs": old_logprobs},
     )
-    found = roll_out(roles, recipe)
-    closed = batch_of(roles).chat.closed(found.episodes.sequences)
-    assert found.episodes.prompts == tuple(tuple(prompt) for prompt in PROMPTS)
-    for row, sequence in enumerate(found.episodes.sequences):
+    experience = roll_out(roles, recipe)
+    closed = batch_of(roles).chat.closed(experience.episodes.sequences)
+    assert experience.episodes.prompts == tuple(tuple(prompt) for prompt in PROMPTS)
+    for row, sequence in enumerate(experience.episodes.sequences):
         start, length = len(PROMPTS[row]), len(sequence) - len(PROMPTS[row])
         tokens = torch.tensor(sequence[start:])
-        for role, logprobs in (("policy", found.logprobs), ("reference", found.reference_logprobs)):
+        for role, logprobs in (("policy", experience.logprobs), ("reference", experience.reference_logprobs)):
             logits = roles.forwards.lm_head(states(roles, role, sequence)).double() / 0.8
             table = logits - logits.exp().sum(dim=-1, keepdim=True).log()
             expected = table[torch.arange(start - 1, start - 1 + length), tokens].float()
             # Other matrix shapes than the model's own forward, and a cache: 1e-4 nats a token, as in the design.
             torch.testing.assert_close(logprobs[row, :length], expected, atol=1e-4, rtol=0)
         values = states(roles, "value", sequence)[start - 1 : start - 1 + length] @ roles.heads["value"].weight
-        torch.testing.assert_close(found.values[row, :length], values.detach(), atol=1e-4, rtol=0)
+        torch.testing.assert_close(experience.values[row, :length], values.detach(), atol=1e-4, rtol=0)
         score = 2.0 * float(states(roles, "reward", closed[row])[-1] @ roles.heads["reward"].weight)
-        assert found.scores[row].item() == pytest.approx(score, abs=1e-4)
-        for outside in (found.logprobs, found.reference_logprobs, found.values):
+        assert experience.scores[row].item() == pytest.approx(score, abs=1e-4)
+        for outside in (experience.logprobs, experience.reference_logprobs, experience.values):
             assert outside[row, length:].eq(0).all()
 
 
@@ -167,12 +167,12 @@ def test_an_engine_with_other_logprobs_is_weighed_by_how_far_it_is_off(
     sizes = {"old_logprobs": "recomputed", "importance_cap": 2.0}
     recipe = recipe_with(sampling={"max_new_tokens": 6}, train=sizes)
 
-    def engine(*given: Any, **named: Any) -> Sample:
-        drawn = sample(*given, **named)
+    def engine(*arguments: Any, **named: Any) -> Sample:
+        drawn = sample(*arguments, **named)
         return replace(drawn, logprobs=(drawn.logprobs + shift) * drawn.episodes.mask)
 
-    found, plain = (roll_out(roles, recipe, engine=one) for one in (engine, sample))
-    assert torch.equal(found.logprobs, plain.logprobs)
-    mask = found.episodes.mask
-    assert found.importance is not None
-    torch.testing.assert_close(found.importance[mask], torch.full((int(mask.sum()),), weight), atol=1e-3, rtol=0)
+    experience, plain = (roll_out(roles, recipe, engine=decoder) for decoder in (engine, sample))
+    assert torch.equal(experience.logprobs, plain.logprobs)
+    mask = experience.episodes.mask
+    assert experience.importance is not None
+    torch.testing.assert_close(experience.importance[mask], torch.full((int(mask.sum()),), weight), atol=1e-3, rtol=0)

@@ -24,6 +24,7 @@ from ppo import rollout
 from ppo.recipe.recipe import PpoRecipe
 from ppo.scores import EpisodeScores, RewardError
 from ppo.steering.alarms import AlarmError
+from tests.factories import rows_of
 
 SMOKE = Path(__file__).parents[2] / "recipes" / "smoke"
 WORDS = ("pear", "apple", "fig", "cold", "Paris", "red", "seven", "Anna")
@@ -56,16 +57,16 @@ def parents(tmp_path_factory: pytest.TempPathFactory, tiny_base_folder: Path) ->
     from sft.recipe import SftRecipe
 
     home = tmp_path_factory.mktemp("short")
-    for name, said in (("texts", "Say {} to {}."), ("heldout", "{}, say it to {}.")):
-        rows = [{"prompt": said.format(a, b), "response": a} for a, b in itertools.product(WORDS, WORDS)]
+    for name, form in (("texts", "Say {} to {}."), ("heldout", "{}, say it to {}.")):
+        rows = [{"prompt": form.format(a, b), "response": a} for a, b in itertools.product(WORDS, WORDS)]
         (home / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     texts, held_out = home / "texts.jsonl", home / "heldout.jsonl"
     common = [f"base.model={tiny_base_folder}", "base.quantization=fp32", "track.wandb=off"]
     demonstrations = [f"data=[{{source: {texts}}}]", f"evaluation.demonstrations=[{{source: {held_out}, rows: 4}}]"]
     sizes = ["trl.learning_rate=5e-3", "trl.max_steps=20", f"out={home / 'sft'}"]
     sft.train.run(reader.read(SMOKE / "sft.yaml", SftRecipe, [*common, *demonstrations, *sizes]))
-    given = [f"parents.sft={home / 'sft'}", f"out={home / 'reward'}"]
-    reward.train.run(reader.read(SMOKE / "reward.yaml", RewardRecipe, [*common, *given]))
+    settings = [f"parents.sft={home / 'sft'}", f"out={home / 'reward'}"]
+    reward.train.run(reader.read(SMOKE / "reward.yaml", RewardRecipe, [*common, *settings]))
     return home
 
 
@@ -84,7 +85,7 @@ def train(
             f"evaluation.prompts=[{{source: {parents / 'heldout.jsonl'}, rows: 16}}]",
             "evaluation.judge=rewards:brief",
         ]
-        given = [
+        settings = [
             *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / out}", "track.wandb=off"),
             *(f"parents.{name}={parents / name}" for name in ("sft", "reward")),
             f"reward.terms=[{{kind: adapter, weight: 1}}, {{kind: function, function: 'rewards:{reward}', weight: 4}}]",
@@ -94,7 +95,7 @@ def train(
             *("train.batch=32", "train.minibatch=16", "train.epochs=1", "train.episodes=640"),
             *("train.learning_rate=3e-4", "value.learning_rate=1e-2", "value.clip=10", "evaluation.every=5", *judged),
         ]
-        stage.run(reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*given, *overrides]))
+        stage.run(reader.read(SMOKE / "ppo.yaml", PpoRecipe, [*settings, *overrides]))
         return tmp_path / out
 
     return run
@@ -105,10 +106,6 @@ def alarms(folder: Path) -> dict[str, int]:
     path = folder / "alarms.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     return {row["title"]: row["step"] for row in reversed(rows)}
-
-
-def rows_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_every_guard_is_silent_on_the_clean_twin(train: Callable[..., Path]) -> None:
@@ -131,9 +128,9 @@ def test_a_function_that_returns_nan_ends_the_run_by_name_and_mended_it_ends_as_
     broken = train("checkpoint.every_steps=1", "train.episodes=128", reward="broken", out="broken")
     assert "ppo: resuming after step 1" in capsys.readouterr().err
     clean = train("train.episodes=128")
-    one, other = (load_file(folder / "adapter" / WEIGHTS) for folder in (broken, clean))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    resumed, other = (load_file(folder / "adapter" / WEIGHTS) for folder in (broken, clean))
+    assert resumed.keys() == other.keys()
+    assert all(torch.equal(resumed[name], other[name]) for name in resumed)
 
 
 def test_scores_that_are_not_numbers_once_are_skipped_and_kept_and_the_run_goes_on(
@@ -165,9 +162,9 @@ def test_a_learning_rate_a_thousand_times_too_high_is_told_at_once(train: Callab
 
 def test_a_reward_that_pays_for_length_is_told(train: Callable[..., Path]) -> None:
     """The judge falls by 0.16 to 0.29 with seeds 2 to 7, so half of that is told on any processor."""
-    found = alarms(train("alarms.check_fall=0.08", reward="longer"))
-    assert found.keys() >= {"length drift", "reward up, task score down"}
-    assert found.keys() <= {"length drift", "reward up, task score down", "stop rate falling"}
+    rung = alarms(train("alarms.check_fall=0.08", reward="longer"))
+    assert rung.keys() >= {"length drift", "reward up, task score down"}
+    assert rung.keys() <= {"length drift", "reward up, task score down", "stop rate falling"}
 
 
 def test_an_alarm_may_end_the_run(train: Callable[..., Path], tmp_path: Path) -> None:

@@ -16,46 +16,31 @@ from data.records import Prompt
 from data.select.sources import Source, load
 from onebase.custom.functions import load_function
 from onebase.errors import Interrupted, RecipeError, RecordError
-from onebase.memory import Budget
 from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import reader
 from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
 from onebase.seeding import generator
 from onebase.sequences.episodes import Episodes
 from ppo.maths.rewards import overlong_penalty
 from ppo.method import method_of
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import PpoState, collect
 from ppo.scores import ARGUMENTS, PromptBatch, RewardError, score_episodes, scores_of
-from ppo.start import identify, read_data, read_parents, start_learner, start_roles
+from ppo.start import identify, start_learner
 from ppo.train import run
 from ppo.update import update
+from tests.factories import budget_of, roll_out, rows_of, start
 
 MakeRecipe = Callable[..., PpoRecipe]
 PAGE = Path(__file__).parents[2] / "docs" / "ppo.md"
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder that commands run in."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
-def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], here: Path) -> MakeRecipe:
-    parents = finish_run("fp32")
-    smoke = Path(__file__).parents[2] / "recipes" / "smoke" / "ppo.yaml"
+def short_recipe(make_recipe: MakeRecipe, here: Path) -> MakeRecipe:
+    """Two steps, with functions of the folder; `reward`: whether there is a reward model too."""
 
     def make(*overrides: str, reward: bool = True, out: str = "ppo") -> PpoRecipe:
-        given = [
-            *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={here / out}", "track.wandb=off"),
-            *(f"parents.sft={parents / 'sft'}", f"parents.reward={parents / 'reward' if reward else 'null'}"),
-            "train.episodes=16",
-        ]
-        return reader.read(smoke, PpoRecipe, [*given, *overrides])
+        model = [] if reward else ["parents.reward=null"]
+        return make_recipe(*model, "train.episodes=16", *overrides, out=out)
 
     return make
 
@@ -66,14 +51,10 @@ def code_of_the_page(language: str) -> str:
     return block
 
 
-def rows_of(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def test_the_function_of_the_page_works_from_the_recipe_of_the_page(make_recipe: MakeRecipe, here: Path) -> None:
+def test_the_function_of_the_page_works_from_the_recipe_of_the_page(short_recipe: MakeRecipe, here: Path) -> None:
     (here / "brevity.py").write_text(code_of_the_page("python"))
     assert len(code_of_the_page("python").splitlines()) <= 10
-    recipe = make_recipe(f"reward={json.dumps(yaml.safe_load(code_of_the_page('yaml'))['reward'])}")
+    recipe = short_recipe(f"reward={json.dumps(yaml.safe_load(code_of_the_page('yaml'))['reward'])}")
     run(recipe)
     for row in rows_of(recipe.out)[1:]:
         both = row["ppo/reward/reward_model"] + 0.5 * row["ppo/reward/reward_2"]
@@ -81,38 +62,35 @@ def test_the_function_of_the_page_works_from_the_recipe_of_the_page(make_recipe:
         assert -0.3 < row["ppo/reward/reward_2"] < 1
 
 
-def test_a_function_alone_needs_no_reward_model(make_recipe: MakeRecipe, here: Path) -> None:
+def test_a_function_alone_needs_no_reward_model(short_recipe: MakeRecipe, here: Path) -> None:
     (here / "shortest.py").write_text("def reward(prompt, response):\n    return -len(response)\n")
     term = "reward={terms: [{kind: function, function: 'shortest:reward', name: brevity}]}"
-    made = run(make_recipe(term, "value.kind=shared", reward=False))
+    made = run(short_recipe(term, "value.kind=shared", reward=False))
     assert set(made.parents) == {"sft"}
     assert made.metrics["ppo/reward/brevity"] == made.metrics["ppo/score"] < 0
 
 
 def test_a_value_adapter_without_a_reward_model_starts_as_the_sft_adapter_at_zero_and_learns(
-    make_recipe: MakeRecipe, here: Path
+    short_recipe: MakeRecipe, here: Path
 ) -> None:
     (here / "one_point.py").write_text("def reward(prompt, response):\n    return 1.0\n")
     terms = "reward={terms: [{kind: function, function: 'one_point:reward'}], eos_penalty: 0}"
     sizes = ("train.batch=8", "train.minibatch=8", "train.epochs=1", "train.gae_lambda=1", "value.learning_rate=1e-3")
-    recipe = make_recipe(terms, "kl.weight=0", "value.clip=1e6", *sizes, reward=False)
-    base, data = bases.load(recipe.base, recipe.chat, device=torch.device("cpu")), read_data(recipe)
-    roles = start_roles(base, read_parents(recipe), recipe)
+    recipe = short_recipe(terms, "kl.weight=0", "value.clip=1e6", *sizes, reward=False)
+    roles = start(recipe)
     sft = {name: weight.clone() for name, weight in roles.state("reference").items()}
     assert all(torch.equal(weight, sft[name]) for name, weight in roles.state("value").items())
 
-    batch, state = PromptBatch(chat=data.chat, prompts=data.prompts[:8]), PpoState(kl_weight=0.0)
-    budget = Budget(tokens=recipe.train.tokens_per_microbatch, episodes=8)
-    experience, _ = collect(roles, batch, method_of(recipe), generator(0, "test"), budget, state)
+    experience = roll_out(roles, recipe)
     learner, losses, method = start_learner(roles, recipe), list[float](), method_of(recipe)
     draw = generator(0, "update")
     for _ in range(12):
-        found = update(
-            *(roles, experience, learner, method, draw, lambda *_: True, budget),
+        metrics = update(
+            *(roles, experience, learner, method, draw, lambda *_: True, budget_of(recipe)),
             kl_weight=0.0,
             learn_policy=False,
         )
-        losses.append(found["value_loss"])
+        losses.append(metrics["value_loss"])
     assert losses[0] == pytest.approx(0.5), "half the square of returns that are 1 less values that are 0"
     assert losses[-1] < 0.9 * losses[0]
     assert any(not torch.equal(weight, sft[name]) for name, weight in roles.state("value").items())
@@ -120,31 +98,33 @@ def test_a_value_adapter_without_a_reward_model_starts_as_the_sft_adapter_at_zer
 
 
 @pytest.mark.parametrize("value", ["shared", "adapter"])
-def test_a_killed_run_goes_on_to_the_same_bits_with_a_function(make_recipe: MakeRecipe, here: Path, value: str) -> None:
+def test_a_killed_run_goes_on_to_the_same_bits_with_a_function(
+    short_recipe: MakeRecipe, here: Path, value: str
+) -> None:
     """The first attempt ends with the function's own error; mended, the same command goes on."""
     name = f"moody_{value}"  # a module is imported once
     term = f"reward={{terms: [{{kind: function, function: '{name}:reward'}}]}}"
-    given = (term, f"value.kind={value}", "train.episodes=24")
+    settings = (term, f"value.kind={value}", "train.episodes=24")
     moody = "import os, pathlib\ncalls = []\ndef reward(prompt, response):\n    calls.append(0)\n"
     moody += (
         "    return float('nan') if len(calls) == 13 and not pathlib.Path('mended').exists() else len(response) / 9\n"
     )
     (here / f"{name}.py").write_text(moody)
-    broken = make_recipe(*given, reward=False, out="broken")
+    broken = short_recipe(*settings, reward=False, out="broken")
     with pytest.raises(RewardError, match=rf"'{name}:reward' returned nan .*, for the prompt builtin:tasks/rl:\d+"):
         run(broken)
     assert rows_of(broken.out)[-1]["step"] == 1
     assert [path.name for path in (broken.out / "checkpoints").iterdir()] == ["step-00000001"]
     (here / "mended").touch()
     run(broken)
-    whole = make_recipe(*given, reward=False, out="whole")
+    whole = short_recipe(*settings, reward=False, out="whole")
     run(whole)
-    one, other = (load_file(folder.out / "adapter" / WEIGHTS) for folder in (broken, whole))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    resumed, other = (load_file(folder.out / "adapter" / WEIGHTS) for folder in (broken, whole))
+    assert all(torch.equal(resumed[name], other[name]) for name in resumed)
 
 
 def test_a_run_does_not_go_on_with_another_function_and_a_finished_one_is_not_taken_for_its_own(
-    make_recipe: MakeRecipe, here: Path
+    short_recipe: MakeRecipe, here: Path
 ) -> None:
     paid = "from sign import SIGN\nimport os, signal\ncalls = []\ndef reward(prompt, response):\n    calls.append(0)\n"
     paid += (
@@ -153,7 +133,7 @@ def test_a_run_does_not_go_on_with_another_function_and_a_finished_one_is_not_ta
     (here / "paid.py").write_text(paid)
     (here / "sign.py").write_text("SIGN = 1\n")
     terms = "reward={terms: [{kind: function, function: 'paid:reward'}]}"
-    recipe = make_recipe(terms, "value.kind=shared", "train.episodes=24", reward=False)
+    recipe = short_recipe(terms, "value.kind=shared", "train.episodes=24", reward=False)
     with pytest.raises(Interrupted):
         run(recipe)
     rows = (recipe.out / "metrics.jsonl").read_bytes()
@@ -201,10 +181,10 @@ def test_what_is_no_number_is_refused_with_prompt_and_response(tiny_base_folder:
     batch, episodes = batch_of(tiny_base_folder)
     with pytest.raises(RewardError, match=r"'mine:reward' returned .* where a finite number is expected") as caught:
         scores_of(lambda prompt, response: result, "mine:reward", episodes, batch)
-    said, prompt = str(caught.value), batch.prompts[0].prompt
-    assert "the lamp" in said
-    assert str(prompt.origin) in said
-    assert repr(prompt.user_text) in said
+    message, prompt = str(caught.value), batch.prompts[0].prompt
+    assert "the lamp" in message
+    assert str(prompt.origin) in message
+    assert repr(prompt.user_text) in message
 
 
 def test_what_a_function_raises_is_said_with_its_line_and_its_episode(tiny_base_folder: Path, here: Path) -> None:
@@ -288,7 +268,7 @@ def test_whatever_python_counts_as_a_number_is_one(tiny_base_folder: Path, resul
 
 
 @pytest.mark.parametrize(
-    ("function", "said"),
+    ("function", "message"),
     [
         ("no_such_module:reward", "'no_such_module' .*cannot be imported: it raised ModuleNotFoundError .No module"),
         (
@@ -303,21 +283,21 @@ def test_whatever_python_counts_as_a_number_is_one(tiny_base_folder: Path, resul
     ],
 )
 def test_a_function_that_is_not_there_is_said_before_anything_is_loaded(
-    make_recipe: MakeRecipe, here: Path, function: str, said: str
+    short_recipe: MakeRecipe, here: Path, function: str, message: str
 ) -> None:
     (here / "raises_at_import.py").write_text("1 / 0\n")
     (here / "holds_a_number.py").write_text("reward = 3\n")
-    one, other = "def reward(response): ...", "class Reward:\n    def __init__(self, one, two, third): ..."
-    (here / "takes_one.py").write_text(f"{one}\n\n{other}\n")
+    short, other = "def reward(response): ...", "class Reward:\n    def __init__(self, one, two, third): ..."
+    (here / "takes_one.py").write_text(f"{short}\n\n{other}\n")
     term = f"reward={{terms: [{{kind: function, function: '{function}'}}]}}"
-    recipe = make_recipe(term, "value.kind=shared", reward=False)
-    with pytest.raises(RecipeError, match=said):
+    recipe = short_recipe(term, "value.kind=shared", reward=False)
+    with pytest.raises(RecipeError, match=message):
         run(recipe)
     assert not recipe.out.exists()
 
 
 @pytest.mark.parametrize(
-    ("overrides", "reward", "said"),
+    ("overrides", "reward", "message"),
     [
         ([], False, "parents.reward is missing"),
         (["reward={terms: [{kind: function, function: 'a:b'}]}"], True, "parents.reward scores nothing"),
@@ -328,29 +308,29 @@ def test_a_function_that_is_not_there_is_said_before_anything_is_loaded(
     ],
 )
 def test_terms_that_make_no_sense_are_refused(
-    make_recipe: MakeRecipe, overrides: list[str], reward: bool, said: str
+    short_recipe: MakeRecipe, overrides: list[str], reward: bool, message: str
 ) -> None:
-    with pytest.raises(RecipeError, match=said):
-        make_recipe(*overrides, reward=reward)
+    with pytest.raises(RecipeError, match=message):
+        short_recipe(*overrides, reward=reward)
 
 
 def test_a_function_is_found_in_a_package_and_beside_the_command(here: Path) -> None:
     (here / "mine.py").write_text("def reward(prompt, response):\n    return 7\n")
-    found = load_function("mine:reward", "reward.terms")
-    assert found(load([Source(source="builtin:tasks", split="rl", rows=1)], Prompt, seed=0).records[0], "x") == 7
+    function = load_function("mine:reward", "reward.terms")
+    assert function(load([Source(source="builtin:tasks", split="rl", rows=1)], Prompt, seed=0).records[0], "x") == 7
     assert load_function("os.path:basename", "reward.terms").__name__ == "basename"
 
 
 def test_the_penalty_for_length_rises_over_the_buffer() -> None:
-    found = overlong_penalty(torch.tensor([1.0, 12.0, 14.0, 16.0]), limit=16, buffer=4)
-    assert found.tolist() == [0.0, 0.0, 0.5, 1.0]
+    penalties = overlong_penalty(torch.tensor([1.0, 12.0, 14.0, 16.0]), limit=16, buffer=4)
+    assert penalties.tolist() == [0.0, 0.0, 0.5, 1.0]
 
 
-def test_scores_are_clipped_before_penalties_are_taken_off(make_recipe: MakeRecipe, here: Path) -> None:
+def test_scores_are_clipped_before_penalties_are_taken_off(short_recipe: MakeRecipe, here: Path) -> None:
     (here / "huge.py").write_text("def reward(prompt, response):\n    return 1000\n")
     term = "{kind: function, function: 'huge:reward'}"
     section = f"reward={{terms: [{term}], clip: 2, eos_penalty: 0.5, overlong: {{buffer: 12, weight: 3}}}}"
-    recipe = make_recipe(section, "value.kind=shared", "kl.weight=0", reward=False)
+    recipe = short_recipe(section, "value.kind=shared", "kl.weight=0", reward=False)
     run(recipe)
     for row in rows_of(recipe.out)[1:]:
         assert row["ppo/score"] == 1000

@@ -160,13 +160,13 @@ def optimum_of_k3(reference: Tensor, scores: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_k3_loss_ends_at_an_optimum_of_its_own(seed: int) -> None:
-    found, reference, scores = learn_one_word(seed)
+    learned, reference, scores = learn_one_word(seed)
 
     def objective(policy: Tensor) -> float:
         return float((policy * scores).sum() - BETA * (reference.exp() * (reference - policy.log())).sum())
 
-    own, usual = optimum_of_k3(reference, scores), torch.softmax(reference + scores / BETA, 0)
-    assert float(own.sum()) == pytest.approx(1.0, abs=1e-4)
-    best, start = objective(own), objective(reference.exp())
-    assert (best - objective(found.exp())) / (best - start) <= REACHED
-    assert (found.exp() - own).abs().sum() < 0.3 * (usual - own).abs().sum()
+    optimum, usual = optimum_of_k3(reference, scores), torch.softmax(reference + scores / BETA, 0)
+    assert float(optimum.sum()) == pytest.approx(1.0, abs=1e-4)
+    best, start = objective(optimum), objective(reference.exp())
+    assert (best - objective(learned.exp())) / (best - start) <= REACHED
+    assert (learned.exp() - optimum).abs().sum() < 0.3 * (usual - optimum).abs().sum()

@@ -12,49 +12,20 @@ from safetensors.torch import load_file
 from onebase.errors import RecipeError
 from onebase.inference.scoring import score
 from onebase.memory import Budget
-from onebase.model import base as bases
 from onebase.model.forwards import Forwards
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import reader
 from onebase.run.learning import OTHER_BYTES, state_bytes
 from onebase.seeding import generator
 from ppo import train
 from ppo.method import method_of
 from ppo.recipe.recipe import PpoRecipe
-from ppo.rollout import Experience, PpoState, collect, require_zero_kl
-from ppo.scores import PromptBatch
-from ppo.start import PpoRun, read_data, read_parents, start_learner, start_roles
+from ppo.rollout import Experience, require_zero_kl
+from ppo.start import PpoRun, read_data, start_learner
 from ppo.train import run
 from ppo.update import backward, minibatches, update
+from tests.factories import budget_of, load_base_of, roll_out, rows_of, start
 
 MakeRecipe = Callable[..., PpoRecipe]
-
-
-@pytest.fixture
-def make_recipe(tiny_base_folder: Path, finished_run: Path, quantization: str, tmp_path: Path) -> MakeRecipe:
-    def make(*overrides: str) -> PpoRecipe:
-        given = [
-            *(f"base.model={tiny_base_folder}", f"base.quantization={quantization}", f"out={tmp_path / 'ppo'}"),
-            *(f"parents.sft={finished_run / 'sft'}", f"parents.reward={finished_run / 'reward'}", "track.wandb=off"),
-        ]
-        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
-
-    return make
-
-
-def start(recipe: PpoRecipe) -> Roles:
-    base = bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))
-    return start_roles(base, read_parents(recipe), recipe)
-
-
-def budget_of(recipe: PpoRecipe) -> Budget:
-    return Budget(tokens=recipe.train.tokens_per_microbatch, episodes=recipe.sampling.batch)
-
-
-def roll_out(roles: Roles, recipe: PpoRecipe) -> Experience:
-    data = read_data(recipe)
-    batch, state = PromptBatch(chat=data.chat, prompts=data.prompts[:8]), PpoState(kl_weight=recipe.kl.weight)
-    return collect(roles, batch, method_of(recipe), generator(0, "test"), budget_of(recipe), state)[0]
 
 
 def kl_error(roles: Roles, recipe: PpoRecipe) -> float:
@@ -70,8 +41,8 @@ def trained_gradients(roles: Roles) -> dict[str, list[torch.Tensor]]:
     }
 
 
-def test_policy_and_reference_agree_to_the_bit_before_the_first_update(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe()
+def test_policy_and_reference_agree_to_the_bit_before_the_first_update(make_quantized: MakeRecipe) -> None:
+    recipe = make_quantized()
     roles = start(recipe)
     assert kl_error(roles, recipe) < 1e-4
 
@@ -82,18 +53,18 @@ def test_a_run_logs_how_far_decoding_is_from_the_training_forward(finished_run: 
     assert 0 <= first["ppo/decoding_error"] < 1e-4
 
 
-def test_a_policy_that_is_not_the_reference_ends_the_run(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe()
+def test_a_policy_that_is_not_the_reference_ends_the_run(make_quantized: MakeRecipe) -> None:
+    recipe = make_quantized()
     roles = start(recipe)
     roles.parameters("policy")[0].data.add_(1e-3)
     with pytest.raises(RuntimeError, match="not 0 before the first update"):
         kl_error(roles, recipe)
 
 
-def test_scores_inside_ppo_are_the_bits_of_stand_alone_scoring(make_recipe: MakeRecipe, finished_run: Path) -> None:
-    recipe = make_recipe()
+def test_scores_inside_ppo_are_the_bits_of_stand_alone_scoring(make_quantized: MakeRecipe, finished_run: Path) -> None:
+    recipe = make_quantized()
     rollout = roll_out(start(recipe), recipe)
-    alone = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")))
+    alone = Roles(load_base_of(recipe))
     alone.load("reward", finished_run / "reward" / "adapter")
     budget, closed = recipe.train.tokens_per_microbatch, read_data(recipe).chat.closed(rollout.episodes.sequences)
     assert torch.equal(rollout.scores, score(alone, "reward", closed, tokens_per_microbatch=budget))
@@ -102,29 +73,29 @@ def test_scores_inside_ppo_are_the_bits_of_stand_alone_scoring(make_recipe: Make
 
 
 @pytest.mark.parametrize("value", ["adapter", "shared"])
-def test_one_microbatch_gives_the_gradients_of_one_an_episode(make_recipe: MakeRecipe, value: str) -> None:
-    recipe = make_recipe(f"value.kind={value}")
+def test_one_microbatch_gives_the_gradients_of_one_an_episode(make_quantized: MakeRecipe, value: str) -> None:
+    recipe = make_quantized(f"value.kind={value}")
     roles = start(recipe)
-    experience, found, learner = roll_out(roles, recipe), {}, start_learner(roles, recipe)
+    experience, outcomes, learner = roll_out(roles, recipe), {}, start_learner(roles, recipe)
     for budget in (10_000, 1):
         tally = backward(roles, experience, learner, method_of(recipe), Budget(tokens=budget))
-        found[budget] = trained_gradients(roles), tally.means()
-    for role, whole in found[10_000][0].items():
+        outcomes[budget] = trained_gradients(roles), tally.means()
+    for role, whole in outcomes[10_000][0].items():
         largest = max(float(gradient.abs().max()) for gradient in whole)
         assert largest > 0, role
-        for one, other in zip(whole, found[1][0][role], strict=True):
-            assert float((one - other).abs().max()) <= 1e-5 * largest, role
-    assert found[10_000][1] == pytest.approx(found[1][1], abs=1e-4)
+        for at_once, other in zip(whole, outcomes[1][0][role], strict=True):
+            assert float((at_once - other).abs().max()) <= 1e-5 * largest, role
+    assert outcomes[10_000][1] == pytest.approx(outcomes[1][1], abs=1e-4)
 
 
 @pytest.mark.parametrize("minibatch", [8, 4])
 def test_the_value_function_computes_once_for_a_rollout_and_once_a_minibatch(
-    make_recipe: MakeRecipe, minibatch: int, monkeypatch: pytest.MonkeyPatch
+    make_quantized: MakeRecipe, minibatch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = ("train.episodes=8", "train.batch=8", f"train.minibatch={minibatch}", "train.tokens_per_microbatch=100000")
     activated, active = list[str | None](), Forwards.active
     monkeypatch.setattr(Forwards, "active", lambda self, role: (activated.append(role), active(self, role))[1])
-    run(make_recipe(*sizes, "train.epochs=1"))
+    run(make_quantized(*sizes, "train.epochs=1"))
     assert activated.count("value") == 1 + 8 // minibatch
 
 
@@ -134,11 +105,11 @@ def update_with(roles: Roles, experience: Experience, recipe: PpoRecipe, accept:
 
 
 @pytest.mark.parametrize("kind", ["rloo", "grpo", "dr_grpo"])
-def test_a_run_that_compares_groups_has_no_value_function(make_recipe: MakeRecipe, kind: str) -> None:
-    given = (f"advantages.kind={kind}", "sampling.responses_per_prompt=4", "kl.estimator=k3")
-    recipe = make_recipe(*given, "train.episodes=16", "train.learning_rate=1e-3")
+def test_a_run_that_compares_groups_has_no_value_function(make_quantized: MakeRecipe, kind: str) -> None:
+    settings = (f"advantages.kind={kind}", "sampling.responses_per_prompt=4", "kl.estimator=k3")
+    recipe = make_quantized(*settings, "train.episodes=16", "train.learning_rate=1e-3")
     made = run(recipe)
-    rows = [json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(recipe.out)
     logged = set().union(*rows)
     assert {"ppo/kl_loss", "ppo/policy_loss", "ppo/grad_norm/policy"} <= logged
     assert not {name for name in logged if "value" in name or "explained" in name}
@@ -151,10 +122,10 @@ def test_a_run_that_compares_groups_has_no_value_function(make_recipe: MakeRecip
 
 
 def test_the_policy_waits_while_the_value_function_learns_alone(
-    make_recipe: MakeRecipe, finished_run: Path, monkeypatch: pytest.MonkeyPatch
+    make_quantized: MakeRecipe, finished_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     adaptive = "kl.adaptive={target: 5, horizon: 100}"
-    waiting = make_recipe("value.warmup_steps=2", "train.episodes=24", "train.learning_rate=1e-2", adaptive)
+    waiting = make_quantized("value.warmup_steps=2", "train.episodes=24", "train.learning_rate=1e-2", adaptive)
     kept = list[dict[str, torch.Tensor]]()
     learn = train.learn
 
@@ -168,7 +139,7 @@ def test_the_policy_waits_while_the_value_function_learns_alone(
     before = load_file(finished_run / "sft" / "adapter" / WEIGHTS)
     alike = [all(torch.equal(tensor, before[name]) for name, tensor in state.items()) for state in kept]
     assert alike == [True, True, False]
-    rows = [json.loads(line) for line in (waiting.out / "metrics.jsonl").read_text().splitlines()]
+    rows = rows_of(waiting.out)
     assert [row["ppo/grad_norm/policy"] > 0 for row in rows[1:]] == [False, False, True]
     assert all(row["ppo/grad_norm/value"] > 0 for row in rows[1:])
     # A ratio is the policy's; and the weight begins to adapt when the policy begins to learn.
@@ -177,8 +148,8 @@ def test_the_policy_waits_while_the_value_function_learns_alone(
     assert weights[0] == weights[1] == waiting.kl.weight > weights[2]
 
 
-def test_an_update_moves_policy_and_value_and_nothing_else(make_recipe: MakeRecipe, finished_run: Path) -> None:
-    recipe = make_recipe()
+def test_an_update_moves_policy_and_value_and_nothing_else(make_quantized: MakeRecipe, finished_run: Path) -> None:
+    recipe = make_quantized()
     roles = start(recipe)
     rollout = roll_out(roles, recipe)
     before = {role: {name: t.clone() for name, t in roles.state(role).items()} for role in roles.names}
@@ -191,9 +162,9 @@ def test_an_update_moves_policy_and_value_and_nothing_else(make_recipe: MakeReci
     assert not any(parameter.grad is not None for parameter in roles.parameters("reward"))
 
 
-def test_the_first_step_of_an_update_has_ratio_one(make_recipe: MakeRecipe) -> None:
+def test_the_first_step_of_an_update_has_ratio_one(make_quantized: MakeRecipe) -> None:
     """Before the policy has moved nothing is clipped, and KL(old || new) is what decoding's rounding leaves."""
-    recipe = make_recipe()
+    recipe = make_quantized()
     roles = start(recipe)
     rollout = roll_out(roles, recipe)
     tally = backward(roles, rollout, start_learner(roles, recipe), method_of(recipe), budget_of(recipe))
@@ -210,13 +181,13 @@ def test_every_epoch_sees_every_episode_once_in_an_order_of_its_own() -> None:
     assert len({tuple(rows) for rows in epochs}) == 3
 
 
-def test_sizes_that_do_not_divide_are_refused(make_recipe: MakeRecipe) -> None:
+def test_sizes_that_do_not_divide_are_refused(make_quantized: MakeRecipe) -> None:
     with pytest.raises(RecipeError, match=r"train\.batch=8 is not a multiple of train\.minibatch=3"):
-        make_recipe("train.minibatch=3")
+        make_quantized("train.minibatch=3")
 
 
-def test_a_checkpoint_takes_the_bytes_that_were_looked_for(make_recipe: MakeRecipe, finished_run: Path) -> None:
-    recipe = make_recipe()
+def test_a_checkpoint_takes_the_bytes_that_were_looked_for(make_quantized: MakeRecipe, finished_run: Path) -> None:
+    recipe = make_quantized()
     roles = start(recipe)
     expected = state_bytes(roles, list(start_learner(roles, recipe).trained))
     folders = list((finished_run / "ppo" / "checkpoints").glob("step-*"))

@@ -18,20 +18,19 @@ BETTER, UNTOLD, WORSE = (0.1, 0.3), (-0.1, 0.2), (-0.3, -0.1)
 
 
 @pytest.fixture
-def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path: Path) -> Callable[..., PpoRecipe]:
+def with_rewards(
+    make_recipe: Callable[..., PpoRecipe], finish_run: Callable[[str], Path], tmp_path: Path
+) -> Callable[..., PpoRecipe]:
     """A PPO run whose reward models (the smoke run's, its record edited) have these intervals over longer wins; None:
     one of an older Onebase."""
     home = finish_run("fp32")
 
     def make(*members: tuple[float, float] | None, required: bool) -> PpoRecipe:
-        folders = [edited(home / "reward", tmp_path / f"reward-{n}", one) for n, one in enumerate(members)]
-        parents = {"sft": str(home / "sft"), "reward": [str(folder) for folder in folders]}
-        given = [
-            *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / 'out'}"),
-            f"parents={json.dumps(parents)}",
+        folders = [edited(home / "reward", tmp_path / f"reward-{n}", interval) for n, interval in enumerate(members)]
+        return make_recipe(
+            f"parents.reward=[{', '.join(map(str, folders))}]",
             f"reward.require_better_than_baselines={'true' if required else 'false'}",
-        ]
-        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, given)
+        )
 
     return make
 
@@ -44,10 +43,10 @@ def edited(source: Path, target: Path, interval: tuple[float, float] | None) -> 
     content["created"] = target.name  # members are two stages
     if interval is not None:
         low, high = interval
-        one = Verdict(
+        verdict = Verdict(
             prompts=40, baseline="longer wins", baseline_accuracy=0.6, over=(low + high) / 2, low=low, high=high
         )
-        metrics |= one.metrics
+        metrics |= verdict.metrics
     (target / "stage.json").write_text(json.dumps(content | {"metrics": metrics}))
     return target
 
@@ -57,19 +56,19 @@ def edited(source: Path, target: Path, interval: tuple[float, float] | None) -> 
     [([BETTER], []), ([UNTOLD], [0]), ([BETTER, WORSE], [1]), ([WORSE, UNTOLD], [0, 1]), ([None], [])],
 )
 def test_each_model_that_is_not_known_to_be_better_is_warned_of(
-    make_recipe: Callable[..., PpoRecipe],
+    with_rewards: Callable[..., PpoRecipe],
     capsys: pytest.CaptureFixture[str],
     members: list[tuple[float, float] | None],
     warned: list[int],
 ) -> None:
-    read_parents(make_recipe(*members, required=False))
+    read_parents(with_rewards(*members, required=False))
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: the reward model")]
     assert [f"reward-{number}" in line for number, line in zip(warned, lines, strict=True)] == [True] * len(warned)
     assert all("'longer wins'" in line for line in lines)
 
 
 @pytest.mark.parametrize(
-    ("members", "said"),
+    ("members", "message"),
     [
         ([WORSE], r"reward-0: not better than 'longer wins'"),
         ([BETTER, UNTOLD], r"reward-1: it cannot be told"),
@@ -77,22 +76,22 @@ def test_each_model_that_is_not_known_to_be_better_is_warned_of(
     ],
 )
 def test_a_recipe_may_refuse_what_is_not_known_to_be_better(
-    make_recipe: Callable[..., PpoRecipe], members: list[tuple[float, float] | None], said: str
+    with_rewards: Callable[..., PpoRecipe], members: list[tuple[float, float] | None], message: str
 ) -> None:
-    with pytest.raises(RecordError, match=said) as caught:
-        read_parents(make_recipe(*members, required=True))
+    with pytest.raises(RecordError, match=message) as caught:
+        read_parents(with_rewards(*members, required=True))
     assert "reward.require_better_than_baselines" in str(caught.value)
 
 
 def test_models_that_are_better_are_taken(
-    make_recipe: Callable[..., PpoRecipe], capsys: pytest.CaptureFixture[str]
+    with_rewards: Callable[..., PpoRecipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert len(read_parents(make_recipe(BETTER, BETTER, required=True))) == 3
+    assert len(read_parents(with_rewards(BETTER, BETTER, required=True))) == 3
     assert "warning" not in capsys.readouterr().err
 
 
 def test_where_only_functions_score_there_is_nothing_to_require() -> None:
-    given = ["parents.reward=null", "value.kind=shared", "reward.require_better_than_baselines=true"]
+    settings = ["parents.reward=null", "value.kind=shared", "reward.require_better_than_baselines=true"]
     with pytest.raises(RecipeError, match="only functions score here"):
         terms = "reward.terms=[{kind: function, function: 'math:floor'}]"
-        reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, terms])
+        reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*settings, terms])

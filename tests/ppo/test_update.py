@@ -110,11 +110,11 @@ def objective(roles: Roles, kind: str, batch: Experience) -> Tensor:
 
 
 def gradients(roles: Roles) -> dict[str, list[Tensor | None]]:
-    found = {role: [parameter.grad for parameter in roles.parameters(role)] for role in roles.names}
+    by_role = {role: [parameter.grad for parameter in roles.parameters(role)] for role in roles.names}
     for role in roles.names:
         for parameter in roles.parameters(role):
             parameter.grad = None
-    return found
+    return by_role
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -143,11 +143,11 @@ def test_gradients_do_not_depend_on_the_order_of_the_episodes(make_roles: Callab
     require_equal(gradients(roles), expected, kind)
 
 
-def require_equal(found: dict[str, list[Tensor | None]], expected: dict[str, list[Tensor | None]], kind: str) -> None:
+def require_equal(by_role: dict[str, list[Tensor | None]], expected: dict[str, list[Tensor | None]], kind: str) -> None:
     for role, wanted_of in expected.items():
         largest = max((float(wanted.abs().max()) for wanted in wanted_of if wanted is not None), default=0.0)
         assert largest > 0 or (role == "value" and kind == "shared")
-        for mine, wanted in zip(found[role], wanted_of, strict=True):
+        for mine, wanted in zip(by_role[role], wanted_of, strict=True):
             assert (mine is None) == (wanted is None)
             if mine is not None and wanted is not None:
                 # Sums in another order: relative to the largest gradient, as in the design.
@@ -200,10 +200,10 @@ def test_everything_a_recipe_adds_is_in_the_gradient_whatever_the_micro_batches(
     expected = gradients(roles)
     added = {"aggregation": aggregation, "entropy_weight": ENTROPY_WEIGHT}
     learn(roles, batch, "adapter", tokens_per_microbatch, train=added, kl_weight=KL_WEIGHT)
-    found = gradients(roles)
+    by_role = gradients(roles)
     for role in roles.names:
         largest = max(float(wanted.abs().max()) for wanted in expected[role] if wanted is not None)
-        for mine, wanted in zip(found[role], expected[role], strict=True):
+        for mine, wanted in zip(by_role[role], expected[role], strict=True):
             torch.testing.assert_close(mine, wanted, rtol=0, atol=2e-5 * largest)
 
 
@@ -215,9 +215,9 @@ def test_a_policy_that_waits_has_no_gradient_and_the_value_function_its_own(make
     tally = learn(roles, batch, "adapter", learn_policy=False)
     alone = gradients(roles)
     assert all(gradient is None for gradient in alone["policy"])
-    for one, other in zip(alone["value"], both["value"], strict=True):
-        assert (one is None) == (other is None)
-        assert one is None or (other is not None and torch.equal(one, other))
+    for alone_gradient, other in zip(alone["value"], both["value"], strict=True):
+        assert (alone_gradient is None) == (other is None)
+        assert alone_gradient is None or (other is not None and torch.equal(alone_gradient, other))
     assert set(tally.means()) == {"value_loss"}
 
 

@@ -46,35 +46,35 @@ def reward(
     """Run the reward stage on a file; exit code and what it said."""
 
     def run(path: Path, *overrides: str) -> tuple[int, str]:
-        given = [
+        settings = [
             *(f"base.model={tiny_base_folder}", f"parents.sft={finish_run('fp32') / 'sft'}", "track.wandb=off"),
             *(f"out={tmp_path / 'out'}", f"data=[{{source: {path}}}]"),
         ]
-        arguments = ["recipes/smoke/reward.yaml", *given, *overrides]
+        arguments = ["recipes/smoke/reward.yaml", *settings, *overrides]
         return main("reward", stages.loader("reward"), "", "", arguments), capsys.readouterr().err
 
     return run
 
 
-@pytest.mark.parametrize(("change", "said"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+@pytest.mark.parametrize(("change", "message"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_a_bad_ranking_ends_the_stage_with_its_line_before_anything_is_written(
-    reward: Run, tmp_path: Path, change: dict[str, Any], said: str
+    reward: Run, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     path = write(tmp_path / "rankings.jsonl", GOOD, {**GOOD, **change})
     code, err = reward(path)
-    assert code == 2 and f"{path}:2: {said}" in err and "Traceback" not in err
+    assert code == 2 and f"{path}:2: {message}" in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("change", "said"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
+@pytest.mark.parametrize(("change", "message"), [case[1:] for case in BAD], ids=[case[0] for case in BAD])
 def test_a_bad_ranking_is_left_out_and_counted_by_its_reason_where_the_recipe_says_so(
-    tmp_path: Path, change: dict[str, Any], said: str
+    tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     path = write(tmp_path / "rankings.jsonl", {**GOOD, **change}, GOOD)
     loaded = load([Source(source=str(path), on_bad_row="drop")], Ranking, seed=0)
-    assert [one.responses for one in loaded.records] == [("Paris", "blue")]
+    assert [record.responses for record in loaded.records] == [("Paris", "blue")]
     ((reason, count),) = loaded.identities[0].dropped.items()
-    assert reason.startswith(said) and count == 1
+    assert reason.startswith(message) and count == 1
 
 
 def test_an_over_long_response_ends_the_stage_or_is_left_out_and_counted(
@@ -88,12 +88,12 @@ def test_an_over_long_response_ends_the_stage_or_is_left_out_and_counted(
     chat = Chat(*bases.load_tokenizer(base, ChatSection()), ChatSection())
     limiter = Limiter(LimitsSection(response_tokens=160, over="drop"))
     rankings = load([Source(source=str(path))], Ranking, seed=0).records
-    assert [one.ranking.responses for one in encode_rankings(chat, rankings, limiter)] == [("Paris", "blue")]
+    assert [ranking.ranking.responses for ranking in encode_rankings(chat, rankings, limiter)] == [("Paris", "blue")]
     assert dict(limiter.dropped) == {"response over 160 tokens": 1}
     (counted,) = limiter.settle("reward")
     assert (counted.source, counted.kept, counted.dropped) == ("limits", 1, {"response over 160 tokens": 1})
     with pytest.raises(DataError, match="no row is within the limits"):
-        encode_rankings(chat, [one for one in rankings if one.responses != ("Paris", "blue")], limiter)
+        encode_rankings(chat, [ranking for ranking in rankings if ranking.responses != ("Paris", "blue")], limiter)
 
 
 def test_a_run_goes_on_without_bad_rankings_and_says_what_it_left_out(reward: Run, tmp_path: Path) -> None:

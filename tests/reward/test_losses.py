@@ -34,17 +34,17 @@ def mean(numbers: list[float]) -> float:
 @given(RANKINGS)
 def test_ranking_loss_matches_its_definition_ties_left_out(ranking: list[tuple[float, int]]) -> None:
     scores, tiers = zip(*ranking, strict=True)
-    found = ranking_loss(scores_of(*scores), torch.tensor(tiers)).item()
-    assert found == pytest.approx(mean([-math.log(1 / (1 + math.exp(-m))) for m in margins(ranking)]), rel=1e-7)
+    loss = ranking_loss(scores_of(*scores), torch.tensor(tiers)).item()
+    assert loss == pytest.approx(mean([-math.log(1 / (1 + math.exp(-m))) for m in margins(ranking)]), rel=1e-7)
 
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(RANKINGS)
 def test_ranked_right_is_the_share_of_pairs_an_equal_score_counting_half(ranking: list[tuple[float, int]]) -> None:
     scores, tiers = zip(*ranking, strict=True)
-    found = ranked_right(scores_of(*scores), torch.tensor(tiers)).item()
+    share = ranked_right(scores_of(*scores), torch.tensor(tiers)).item()
     expected = mean([1.0 if m > 0 else 0.5 if m == 0 else 0.0 for m in margins(ranking)])
-    assert found == pytest.approx(expected, rel=1e-6)  # a float32 whatever the scores are
+    assert share == pytest.approx(expected, rel=1e-6)  # a float32 whatever the scores are
 
 
 @pytest.mark.parametrize("tiers", [[0, 1], [3, 1, 2, 0], [0, 0, 1], [1, 0, 1, 0, 2]])
@@ -56,8 +56,8 @@ def test_equal_scores_have_loss_log_two_and_half_the_pairs_right(tiers: list[int
 
 @pytest.mark.parametrize("margin", [-3.0, -0.5, 0.0, 0.5, 3.0])
 def test_the_loss_of_a_pair_is_softplus_of_minus_its_margin(margin: float) -> None:
-    found = ranking_loss(scores_of(1.0, 1.0 + margin), torch.tensor([1, 0])).item()
-    assert found == pytest.approx(math.log1p(math.exp(-margin)), rel=1e-12)
+    loss = ranking_loss(scores_of(1.0, 1.0 + margin), torch.tensor([1, 0])).item()
+    assert loss == pytest.approx(math.log1p(math.exp(-margin)), rel=1e-12)
 
 
 @pytest.mark.parametrize("responses", [2, 3, 4, 9])
@@ -120,14 +120,14 @@ def test_the_order_of_the_responses_and_the_names_of_the_tiers_change_nothing(
     ],
 )
 def test_ranked_right_by_hand(scores: list[float], tiers: list[int], share: float) -> None:
-    found = ranked_right(torch.tensor(scores), torch.tensor(tiers))
-    torch.testing.assert_close(found, torch.tensor(share))
+    shares = ranked_right(torch.tensor(scores), torch.tensor(tiers))
+    torch.testing.assert_close(shares, torch.tensor(share))
 
 
 @pytest.mark.parametrize(("margin", "loss"), [(1e4, 0.0), (-1e4, 1e4)])
 def test_margins_of_any_size_keep_loss_and_gradient_finite(margin: float, loss: float) -> None:
     scores = torch.tensor([margin, 0.0], requires_grad=True)
-    found = ranking_loss(scores, torch.tensor([0, 1]))
-    found.backward()
-    torch.testing.assert_close(found.detach(), torch.tensor(loss))
+    value = ranking_loss(scores, torch.tensor([0, 1]))
+    value.backward()
+    torch.testing.assert_close(value.detach(), torch.tensor(loss))
     assert scores.grad is not None and scores.grad.isfinite().all()

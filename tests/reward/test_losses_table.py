@@ -182,12 +182,12 @@ def test_a_shift_of_all_scores_changes_nothing_and_gradients_add_up_to_zero(
     loss = loss_of(kind, margin=0.3, label_smoothing=0.1)
     scores, tiers = tensors(ranking)
     scores.requires_grad_()
-    found = loss(scores, tiers)
-    found.backward()
-    torch.testing.assert_close(loss(scores.detach() + shift, tiers), found.detach())
+    value = loss(scores, tiers)
+    value.backward()
+    torch.testing.assert_close(loss(scores.detach() + shift, tiers), value.detach())
     assert scores.grad is not None
     assert scores.grad.sum().item() == pytest.approx(0.0, abs=1e-12)
-    assert scores.grad.abs().max() > 0 or found.detach() == 0
+    assert scores.grad.abs().max() > 0 or value.detach() == 0
 
 
 @pytest.mark.parametrize("kind", LOSSES)
@@ -210,9 +210,9 @@ def test_scores_in_the_given_order_have_less_loss_than_upside_down(kind: str) ->
 @pytest.mark.parametrize("far", [1e3, -1e3])
 def test_scores_of_any_size_keep_loss_and_gradient_finite(kind: str, far: float) -> None:
     scores = torch.tensor([far, 0.0, 0.0], requires_grad=True)
-    found = loss_of(kind, label_smoothing=0.1)(scores, torch.tensor([0, 1, 1]))
-    found.backward()
-    assert found.isfinite()
+    value = loss_of(kind, label_smoothing=0.1)(scores, torch.tensor([0, 1, 1]))
+    value.backward()
+    assert value.isfinite()
     assert scores.grad is not None and scores.grad.isfinite().all()
 
 
@@ -235,8 +235,8 @@ def test_a_smoothed_pair_is_best_at_a_finite_difference() -> None:
 def test_a_margin_asks_for_more_the_further_two_tiers_are_apart() -> None:
     """A difference equal to what is asked for leaves log 2, whatever the gap."""
     for gap in (1, 2, 5):
-        found = bradley_terry_loss(*tensors([(0.7 * gap, 0), (0.0, gap)]), margin=0.7, label_smoothing=0.0)
-        assert found.item() == pytest.approx(math.log(2))
+        value = bradley_terry_loss(*tensors([(0.7 * gap, 0), (0.0, gap)]), margin=0.7, label_smoothing=0.0)
+        assert value.item() == pytest.approx(math.log(2))
 
 
 def test_plackett_luce_does_not_let_tied_responses_pull_on_each_other() -> None:

@@ -24,11 +24,11 @@ from onebase.model.roles import HEAD, WEIGHTS, Roles
 from onebase.recipe import reader
 from onebase.run import record
 from ppo.recipe.recipe import PpoRecipe
-from ppo.start import read_parents, start_roles
 from reward.recipe import RewardRecipe
 from reward.scale import rescale
 from reward.train import read_data, run
 from reward.train import start_roles as start_reward
+from tests.factories import start as start_ppo
 
 LABELERS = [f"labeler {number}" for number in range(6)]
 SECTION = LabelersSection(folds=3, held_out=0)
@@ -36,8 +36,8 @@ SECTION = LabelersSection(folds=3, held_out=0)
 
 def write_rankings(path: Path, split: str, rows: int, seed: int) -> Path:
     """Built-in rankings, each by somebody."""
-    found = generate.rankings(split, rows, seed, responses=(3, 3))
-    lines = [{**row_of(one), "labeler": LABELERS[index % len(LABELERS)]} for index, one in enumerate(found)]
+    rankings = generate.rankings(split, rows, seed, responses=(3, 3))
+    lines = [{**row_of(ranking), "labeler": LABELERS[index % len(LABELERS)]} for index, ranking in enumerate(rankings)]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return path
 
@@ -64,12 +64,12 @@ def twins(finish_run: Callable[[str], Path], tiny_base_folder: Path, tmp_path_fa
     held_out = write_rankings(home / "heldout.jsonl", "heldout", 12, 1)
 
     def recipe(scale: str) -> RewardRecipe:
-        given = [
+        settings = [
             *(f"base.model={tiny_base_folder}", f"parents.sft={finish_run('fp32') / 'sft'}", "track.wandb=off"),
             *(f"data=[{{source: {training}}}]", f"evaluation.rankings=[{{source: {held_out}}}]"),
             *("labelers={folds: 3, held_out: 0}", "train.learning_rate=5e-3", f"scale={scale}", f"out={home / scale}"),
         ]
-        return reader.read("recipes/smoke/reward.yaml", RewardRecipe, given)
+        return reader.read("recipes/smoke/reward.yaml", RewardRecipe, settings)
 
     for scale in ("none", "unit"):
         run(recipe(scale))
@@ -83,13 +83,15 @@ def scores_of(twins: Twins, stage: Path, sequences: list[tuple[int, ...]]) -> li
 
 def test_held_out_responses_have_variance_one_and_demonstrations_still_mean_zero(twins: Twins) -> None:
     data = read_data(twins.recipe)
-    responses = [ids for one in data.held_out for ids in one.sequences]
+    responses = [ids for ranking in data.held_out for ids in ranking.sequences]
     plain, unit = scores_of(twins, twins.none, responses), scores_of(twins, twins.unit, responses)
     divisor = statistics.pstdev(plain)
     assert divisor != pytest.approx(1.0, abs=0.05), "a division by 1 would show nothing"
     assert statistics.pstdev(unit) == pytest.approx(1.0, abs=1e-3)
-    assert unit == pytest.approx([one / divisor for one in plain], abs=1e-3)
-    demonstrations = scores_of(twins, twins.unit, [tuple(one.input_ids) for one in data.demonstrations])
+    assert unit == pytest.approx([score / divisor for score in plain], abs=1e-3)
+    demonstrations = scores_of(
+        twins, twins.unit, [tuple(demonstration.input_ids) for demonstration in data.demonstrations]
+    )
     assert statistics.fmean(demonstrations) == pytest.approx(0.0, abs=1e-3)
 
 
@@ -123,14 +125,14 @@ def test_scoring_a_file_and_ppos_roles_use_the_divided_head(
 ) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "Name a city.", "response": "Paris"}) + "\n")
-    found = {
+    scores = {
         name: next(score_file.scored(loading.load([folder]), rows, best=False))["score"]
         for name, folder in (("none", twins.none), ("unit", twins.unit))
     }
-    assert found["unit"] == pytest.approx(found["none"] / twins.metrics("unit")["reward/scale"], abs=1e-4)
-    given = [f"base.model={twins.recipe.base.model}", f"parents.sft={finish_run('fp32') / 'sft'}"]
-    recipe = reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, f"parents.reward={twins.unit}"])
-    roles = start_roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")), read_parents(recipe), recipe)
+    assert scores["unit"] == pytest.approx(scores["none"] / twins.metrics("unit")["reward/scale"], abs=1e-4)
+    settings = [f"base.model={twins.recipe.base.model}", f"parents.sft={finish_run('fp32') / 'sft'}"]
+    recipe = reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*settings, f"parents.reward={twins.unit}"])
+    roles = start_ppo(recipe)
     head = load_file(twins.unit / "adapter" / HEAD)
     for role in ("reward", "value"):
         assert all(torch.equal(roles.heads[role].state_dict()[name], tensor) for name, tensor in head.items())
@@ -152,17 +154,17 @@ def test_rankings_of_held_out_labelers_are_not_trained_on(twins: Twins) -> None:
     out = {name for name in LABELERS if fold_of(name, 3) == 0}
     assert out and out != set(LABELERS)
     data = read_data(twins.recipe)
-    assert {labeler_of(one.ranking) for one in data.training} == set(LABELERS) - out
-    assert {labeler_of(one.ranking) for one in data.left_out} == out
+    assert {labeler_of(ranking.ranking) for ranking in data.training} == set(LABELERS) - out
+    assert {labeler_of(ranking.ranking) for ranking in data.left_out} == out
     assert len(data.training) + len(data.left_out) == 18
 
 
 def test_the_report_has_both_sides_of_the_division_and_each_labeler(twins: Twins) -> None:
-    found, out = twins.report("none"), sorted(name for name in LABELERS if fold_of(name, 3) == 0)
-    section = found["held_out_labelers"]
+    report, out = twins.report("none"), sorted(name for name in LABELERS if fold_of(name, 3) == 0)
+    section = report["held_out_labelers"]
     assert section["labelers"] == out
     each = 2 * len(out)  # of 12 held-out rankings, every sixth is by each
     assert section["trained_on"]["prompts"] == 12 - each
     assert section["not_trained_on"]["prompts"] == each + 3 * len(out) - section["rankings_of_trained_prompts"]
-    assert set(found["agreement"]["by_labeler"]) == set(LABELERS)
-    assert "no_data" in found["agreement"]["between_labelers"], "no prompt was ranked by two"
+    assert set(report["agreement"]["by_labeler"]) == set(LABELERS)
+    assert "no_data" in report["agreement"]["between_labelers"], "no prompt was ranked by two"

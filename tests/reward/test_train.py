@@ -1,6 +1,5 @@
 """The reward stage on the tiny model: one score a response, whatever the batch, before and after reload."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,32 +10,18 @@ import torch
 from data.chat.conversations import EncodedRanking
 from data.records import Message, Origin, Prompt, Ranking
 from onebase.inference.scoring import score
-from onebase.model import base as bases
 from onebase.model.roles import Roles
-from onebase.recipe import reader
 from onebase.run import record
 from reward.recipe import RewardRecipe
 from reward.scale import center
 from reward.train import backward, read_data, start_roles
+from tests.factories import load_base_of, rows_of
 
 MakeRecipe = Callable[..., RewardRecipe]
 
 
-@pytest.fixture
-def make_recipe(tiny_base_folder: Path, finished_run: Path, quantization: str, tmp_path: Path) -> MakeRecipe:
-    def make(*overrides: str) -> RewardRecipe:
-        given = [
-            *(f"base.model={tiny_base_folder}", f"base.quantization={quantization}", f"out={tmp_path / 'reward'}"),
-            *(f"parents.sft={finished_run / 'sft'}", "track.wandb=off"),
-        ]
-        return reader.read("recipes/smoke/reward.yaml", RewardRecipe, [*given, *overrides])
-
-    return make
-
-
 def start(recipe: RewardRecipe) -> Roles:
-    base = bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))
-    return start_roles(base, record.read(recipe.parents.sft, stage="sft"), recipe)
+    return start_roles(load_base_of(recipe), record.read(recipe.parents.sft, stage="sft"), recipe)
 
 
 def encoded(prompt: Sequence[int], responses: Sequence[Sequence[int]], tiers: Sequence[int]) -> EncodedRanking:
@@ -64,8 +49,10 @@ def zero(roles: Roles) -> None:
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded", "both"])
-def test_one_microbatch_of_all_rankings_gives_the_gradients_of_one_each(make_recipe: MakeRecipe, layout: str) -> None:
-    roles = start(make_recipe())
+def test_one_microbatch_of_all_rankings_gives_the_gradients_of_one_each(
+    make_quantized: MakeRecipe, layout: str
+) -> None:
+    roles = start(make_quantized())
     assert roles.forwards.can_pack
     roles.forwards.can_pack = layout == "packed"
     backward(roles, RANKINGS, tokens_per_microbatch=10_000)
@@ -76,16 +63,18 @@ def test_one_microbatch_of_all_rankings_gives_the_gradients_of_one_each(make_rec
     parts = gradients(roles)
     largest = max(float(gradient.abs().max()) for gradient in whole)
     assert largest > 0
-    for one, other in zip(whole, parts, strict=True):
-        assert float((one - other).abs().max()) <= 1e-5 * largest
+    for at_once, other in zip(whole, parts, strict=True):
+        assert float((at_once - other).abs().max()) <= 1e-5 * largest
 
 
-def test_the_loss_is_instructgpts_written_out_pair_by_pair(make_recipe: MakeRecipe) -> None:
-    roles = start(make_recipe())
+def test_the_loss_is_instructgpts_written_out_pair_by_pair(make_quantized: MakeRecipe) -> None:
+    roles = start(make_quantized())
     loss, accuracy = backward(roles, RANKINGS, tokens_per_microbatch=10_000)
     expected, right = [], []
     for ranking in RANKINGS:
-        scores = [float(score(roles, "reward", [one], tokens_per_microbatch=999)) for one in ranking.sequences]
+        scores = [
+            float(score(roles, "reward", [sequence], tokens_per_microbatch=999)) for sequence in ranking.sequences
+        ]
         tiers = ranking.ranking.tiers
         pairs = [(i, j) for i in range(len(tiers)) for j in range(len(tiers)) if tiers[i] < tiers[j]]
         expected.append(sum(math.log1p(math.exp(scores[j] - scores[i])) for i, j in pairs) / len(pairs))
@@ -94,8 +83,8 @@ def test_the_loss_is_instructgpts_written_out_pair_by_pair(make_recipe: MakeReci
     assert accuracy == pytest.approx(sum(right) / len(right), abs=1e-6)
 
 
-def test_each_response_goes_through_the_model_once_however_many_pairs_it_is_in(make_recipe: MakeRecipe) -> None:
-    roles = start(make_recipe())
+def test_each_response_goes_through_the_model_once_however_many_pairs_it_is_in(make_quantized: MakeRecipe) -> None:
+    roles = start(make_quantized())
     roles.forwards.can_pack = False
     rows = 0
 
@@ -110,10 +99,10 @@ def test_each_response_goes_through_the_model_once_however_many_pairs_it_is_in(m
     assert rows < 2 * sum(len(ranking.ranking.pairs) for ranking in RANKINGS)
 
 
-def test_demonstrations_score_zero_on_average_after_centring_and_differences_stay(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe()
+def test_demonstrations_score_zero_on_average_after_centring_and_differences_stay(make_quantized: MakeRecipe) -> None:
+    recipe = make_quantized()
     roles, data = start(recipe), read_data(recipe)
-    sequences = [tuple(one.input_ids) for one in data.demonstrations]
+    sequences = [tuple(demonstration.input_ids) for demonstration in data.demonstrations]
     before = score(roles, "reward", sequences, tokens_per_microbatch=512)
     shift = center(roles, data.demonstrations, tokens_per_microbatch=512)
     after = score(roles, "reward", sequences, tokens_per_microbatch=512)
@@ -121,12 +110,13 @@ def test_demonstrations_score_zero_on_average_after_centring_and_differences_sta
     assert torch.allclose(after - before, torch.tensor(shift), atol=1e-5)
 
 
-def test_scores_after_reload_are_the_bits_of_those_after_training(finished_run: Path, make_recipe: MakeRecipe) -> None:
+def test_scores_after_reload_are_the_bits_of_those_after_training(
+    finished_run: Path, make_quantized: MakeRecipe
+) -> None:
     """The samples that the stage wrote right after training, against the adapter and head from disk."""
-    recipe = make_recipe()
-    rows = [json.loads(line) for line in (finished_run / "reward" / "samples.jsonl").read_text().splitlines()]
-    base = bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))
-    roles = Roles(base).load("reward", finished_run / "reward" / "adapter")
+    recipe = make_quantized()
+    rows = rows_of(finished_run / "reward", "samples")
+    roles = Roles(load_base_of(recipe)).load("reward", finished_run / "reward" / "adapter")
     seen = 0
     for ranking in read_data(recipe).held_out[:4]:
         scores = score(
@@ -139,8 +129,8 @@ def test_scores_after_reload_are_the_bits_of_those_after_training(finished_run: 
     assert seen == len(rows) > 0
 
 
-def test_the_head_starts_small_and_its_bias_is_not_learned(make_recipe: MakeRecipe) -> None:
-    roles = start(make_recipe())
+def test_the_head_starts_small_and_its_bias_is_not_learned(make_quantized: MakeRecipe) -> None:
+    roles = start(make_quantized())
     head = roles.heads["reward"]
     assert float(head.weight.detach().std()) == pytest.approx((len(head.weight) + 1) ** -0.5, rel=0.3)
     assert head.weight.requires_grad and not head.bias.requires_grad

@@ -11,9 +11,7 @@ from safetensors.torch import load_file
 
 from data.chat.conversations import IGNORED
 from onebase.errors import RecipeError
-from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import reader
 from onebase.run import stages
 from onebase.run.session import Session
 from onebase.seeding import generator, seed_everything
@@ -21,21 +19,13 @@ from onebase.trl import trainers
 from onebase.trl.resumable import ROLE
 from sft.recipe import SftRecipe
 from sft.train import build_trainer, read_data, to_rows
+from tests.factories import load_base_of
 
 MakeRecipe = Callable[..., SftRecipe]
 
 
-@pytest.fixture
-def make_recipe(tiny_base_folder: Path, tmp_path: Path) -> MakeRecipe:
-    def make(*overrides: str, quantization: str = "fp32") -> SftRecipe:
-        given = [f"base.model={tiny_base_folder}", f"base.quantization={quantization}", f"out={tmp_path / 'sft'}"]
-        return reader.read("recipes/smoke/sft.yaml", SftRecipe, [*given, "track.wandb=off", *overrides])
-
-    return make
-
-
 def start(recipe: SftRecipe) -> Roles:
-    base = bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))
+    base = load_base_of(recipe)
     return Roles(base).add(ROLE, recipe.adapter, generator=generator(recipe.seed, "sft", "adapter"))
 
 
@@ -112,7 +102,7 @@ def test_packed_rows_give_the_loss_of_separate_ones(make_recipe: MakeRecipe) -> 
 
 def test_an_evaluation_is_a_mean_over_tokens_whatever_its_batches(make_recipe: MakeRecipe) -> None:
     """Six demonstrations: TRL's own means would be of batches of 4 and 2, or of 6 of one."""
-    found = {}
+    losses = {}
     for size in (4, 1):
         recipe = make_recipe("trl.packing=false", f"trl.per_device_eval_batch_size={size}")
         recipe = recipe.model_copy(update={"out": recipe.out / str(size)})
@@ -121,9 +111,9 @@ def test_an_evaluation_is_a_mean_over_tokens_whatever_its_batches(make_recipe: M
             trainer = build_trainer(roles, read_data(recipe), recipe, session)
             with roles.active(ROLE):
                 trainer.evaluate()
-            found[size] = trainer.latest
-    assert found[4]["sft/eval_loss"] == pytest.approx(found[1]["sft/eval_loss"], rel=1e-5)
-    assert found[4]["sft/eval_token_accuracy"] == pytest.approx(found[1]["sft/eval_token_accuracy"], rel=1e-5)
+            losses[size] = trainer.latest
+    assert losses[4]["sft/eval_loss"] == pytest.approx(losses[1]["sft/eval_loss"], rel=1e-5)
+    assert losses[4]["sft/eval_token_accuracy"] == pytest.approx(losses[1]["sft/eval_token_accuracy"], rel=1e-5)
 
 
 def test_one_batch_of_four_moves_the_adapter_like_four_of_one(make_recipe: MakeRecipe) -> None:
@@ -140,7 +130,7 @@ def test_one_batch_of_four_moves_the_adapter_like_four_of_one(make_recipe: MakeR
 
 
 @pytest.mark.parametrize(
-    ("override", "said"),
+    ("override", "message"),
     [
         ("trl.learning_rte=1e-3", "did you mean 'learning_rate'"),
         ("trl.bf16=true", "is set by Onebase itself"),
@@ -150,8 +140,8 @@ def test_one_batch_of_four_moves_the_adapter_like_four_of_one(make_recipe: MakeR
         ("adapter.dropout=1.5", "less than 1"),
     ],
 )
-def test_a_wrong_trl_key_is_refused(make_recipe: MakeRecipe, override: str, said: str) -> None:
-    with pytest.raises(RecipeError, match=said):
+def test_a_wrong_trl_key_is_refused(make_recipe: MakeRecipe, override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         make_recipe(override)
 
 
@@ -173,9 +163,9 @@ def test_a_micro_batch_in_pieces_adds_the_gradients_and_tokens_of_the_whole(
         model: Any = trainer.model
         trainer.create_optimizer_and_scheduler(num_training_steps=2)
         first, second, *_ = trainer.get_train_dataloader()
-        own: Any = trainer
-        own.current_gradient_accumulation_steps = 2
-        tokens = sum((one["labels"][..., 1:] != IGNORED).sum() for one in (first, second))
+        any_trainer: Any = trainer
+        any_trainer.current_gradient_accumulation_steps = 2
+        tokens = sum((part["labels"][..., 1:] != IGNORED).sum() for part in (first, second))
         added = {}
         backward = trainer.accelerator.backward
         calls: list[int] = []
@@ -188,7 +178,7 @@ def test_a_micro_batch_in_pieces_adds_the_gradients_and_tokens_of_the_whole(
 
         for pieces in (0, 1):
             model.zero_grad()
-            own._total_train_tokens = 0
+            any_trainer._total_train_tokens = 0
             with roles.active(ROLE):
                 model.train()
                 trainer.training_step(model, first, tokens)
@@ -199,13 +189,13 @@ def test_a_micro_batch_in_pieces_adds_the_gradients_and_tokens_of_the_whole(
                 trainer.training_step(model, second, tokens)
             session_count = session.budget.halvings
             gradients = [parameter.grad.clone() for parameter in roles.parameters(ROLE) if parameter.grad is not None]
-            added[pieces] = (gradients, own._total_train_tokens)
+            added[pieces] = (gradients, any_trainer._total_train_tokens)
         assert session_count == (1 if fails == "never" else 2)
         assert len(calls) > 2
     assert added[1][1] == added[0][1]
     largest = max(float(gradient.abs().max()) for gradient in added[0][0])
-    for one, other in zip(added[0][0], added[1][0], strict=True):
-        torch.testing.assert_close(other, one, rtol=0, atol=1e-5 * largest)
+    for in_pieces, other in zip(added[0][0], added[1][0], strict=True):
+        torch.testing.assert_close(other, in_pieces, rtol=0, atol=1e-5 * largest)
 
 
 def test_a_batch_that_is_not_finite_is_kept_with_its_tokens(make_recipe: MakeRecipe) -> None:
@@ -221,7 +211,7 @@ def test_a_batch_that_is_not_finite_is_kept_with_its_tokens(make_recipe: MakeRec
     assert len(kept) == 2
     content = json.loads(kept[0].read_text())
     assert len(content["values"]) == 2, "the loss and the gradient's norm"
-    trained = {tuple(one.input_ids) for one in data.training}
+    trained = {tuple(demonstration.input_ids) for demonstration in data.training}
     (batch,) = content["batch"]
     for row in batch:
         assert any(tuple(row[: len(ids)]) == ids for ids in trained)

@@ -42,8 +42,8 @@ def test_a_demonstration_reads_as_the_template_says_and_stops_at_its_end_token(b
 
 def test_prompts_bring_the_system_message_of_the_recipe_unless_they_have_their_own(base: Base) -> None:
     chat = Chat.of(base, ChatSection(system="Be brief."))
-    own = Prompt((Message("system", "Be kind."), *QUESTION.messages), QUESTION.origin)
-    for prompt, system in ((QUESTION, "Be brief."), (own, "Be kind.")):
+    kindly = Prompt((Message("system", "Be kind."), *QUESTION.messages), QUESTION.origin)
+    for prompt, system in ((QUESTION, "Be brief."), (kindly, "Be kind.")):
         assert base.tokenizer.decode(list(chat.prompt_ids(prompt))) == (
             f"<|im_start|>system\n{system}<|im_end|>\n"
             "<|im_start|>user\nSort: pear, fig.<|im_end|>\n<|im_start|>assistant\n"
@@ -71,8 +71,8 @@ def test_each_response_of_a_ranking_is_joined_to_the_prompt_and_ended(base: Base
 
 
 def test_the_end_token_counts_towards_the_limit(base: Base) -> None:
-    chat, one = Chat.of(base, ChatSection()), Demonstration(QUESTION, "fig")
+    chat, demonstration = Chat.of(base, ChatSection()), Demonstration(QUESTION, "fig")
     length = len(base.tokenizer.encode("fig", add_special_tokens=False))
-    assert encode_demonstrations(chat, [one], Limiter(LimitsSection(response_tokens=length + 1)))
+    assert encode_demonstrations(chat, [demonstration], Limiter(LimitsSection(response_tokens=length + 1)))
     with pytest.raises(DataError, match=rf"here:1: the response is {length + 1} tokens"):
-        encode_demonstrations(chat, [one], Limiter(LimitsSection(response_tokens=length)))
+        encode_demonstrations(chat, [demonstration], Limiter(LimitsSection(response_tokens=length)))

@@ -47,13 +47,13 @@ def chat_of(name: str, system: str | None = None) -> Chat:
     return Chat(tokenizer, frozenset({tokenizer.eos_token_id}), ChatSection(system=system))
 
 
-def conversation(*said: str) -> Prompt:
-    turns = (Message("user" if place % 2 == 0 else "assistant", text) for place, text in enumerate(said))
+def conversation(*contents: str) -> Prompt:
+    turns = (Message("user" if place % 2 == 0 else "assistant", text) for place, text in enumerate(contents))
     return Prompt(tuple(turns), HERE)
 
 
 def control_of(chat: Chat, ids: Sequence[int]) -> list[int]:
-    return [one for one in ids if one in chat.marks.ids and one != chat.tokenizer.unk_token_id]
+    return [token for token in ids if token in chat.marks.ids and token != chat.tokenizer.unk_token_id]
 
 
 def response_ids(chat: Chat, text: str) -> tuple[int, ...]:
@@ -109,8 +109,8 @@ def test_a_system_message_is_a_content_too() -> None:
     assert control_of(chat, chat.prompt_ids(conversation("a"))) == control_of(
         chat_of("chatml", "Be kind."), chat_of("chatml", "Be kind.").prompt_ids(conversation("a"))
     )
-    own = Prompt((Message("system", system), Message("user", "a")), HERE)
-    assert chat_of("chatml").prompt_ids(own) == chat.prompt_ids(conversation("a"))
+    system_prompt = Prompt((Message("system", system), Message("user", "a")), HERE)
+    assert chat_of("chatml").prompt_ids(system_prompt) == chat.prompt_ids(conversation("a"))
 
 
 @pytest.mark.parametrize("marks", [("Q: ", "A:"), ("### Question\n", "### Answer\n")])

@@ -41,7 +41,7 @@ def chat_of(name: str, system: str | None = None) -> Chat:
 
 
 def rendered(chat: Chat, messages: Sequence[Message], *, generation: bool) -> list[int]:
-    turns = [{"role": one.role, "content": one.content} for one in messages]
+    turns = [{"role": message.role, "content": message.content} for message in messages]
     whole: Any = chat.tokenizer.apply_chat_template(turns, add_generation_prompt=generation, return_dict=True)
     return list(whole["input_ids"])
 
@@ -59,21 +59,21 @@ def response_ids(chat: Chat, text: str) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=25, deadline=None)
-@given(said=st.lists(texts, min_size=2, max_size=6), system=st.none() | texts)
+@given(contents=st.lists(texts, min_size=2, max_size=6), system=st.none() | texts)
 def test_what_is_learned_is_what_is_rendered_behind_the_prompt_turn_by_turn(
-    name: str, said: list[str], system: str | None
+    name: str, contents: list[str], system: str | None
 ) -> None:
     assume(system is None or name not in WITHOUT_SYSTEM)
     chat = chat_of(name)
-    said = said[: len(said) // 2 * 2]
-    turns = [Message("user" if place % 2 == 0 else "assistant", text) for place, text in enumerate(said)]
+    contents = contents[: len(contents) // 2 * 2]
+    turns = [Message("user" if place % 2 == 0 else "assistant", text) for place, text in enumerate(contents)]
     messages = [*([] if system is None else [Message("system", system)]), *turns]
     for end in range(len(messages) - len(turns) + 1, len(messages), 2):
-        asked, answer = tuple(messages[:end]), messages[end]
-        prompt = rendered(chat, asked, generation=True)
-        whole = rendered(chat, (*asked, answer), generation=False)
+        before, answer = tuple(messages[:end]), messages[end]
+        prompt = rendered(chat, before, generation=True)
+        whole = rendered(chat, (*before, answer), generation=False)
         whole = whole[: len(whole) - whole[::-1].index(chat.end_id)]
-        encoded = chat.encode(Prompt(asked, HERE), answer.content)
+        encoded = chat.encode(Prompt(before, HERE), answer.content)
         (learned,) = encoded.responses
         assert list(encoded.prompt) == prompt
         if whole[: len(prompt)] == prompt:
@@ -141,8 +141,8 @@ def test_a_token_that_is_content_is_one_token_in_prompts_and_answers_and_is_read
     chat = chat_of(name)
     think = chat.tokenizer.convert_tokens_to_ids("<think>")
     assert response_ids(chat, "<think>x</think>y").count(think) == 1
-    asked = Prompt((Message("user", "What is <think>?"),), HERE)
-    assert chat.prompt_ids(asked).count(think) == 1
+    question = Prompt((Message("user", "What is <think>?"),), HERE)
+    assert chat.prompt_ids(question).count(think) == 1
     assert "<think>" in chat.text(response_ids(chat, "<think>x</think>y"))
     beside = response_ids(chat, "<think>x</think>y <|im_end|>")  # and beside a control token that is spelled out
     assert beside.count(think) == 1 and beside.count(chat.end_id) == 1
@@ -179,11 +179,11 @@ def test_an_answer_of_which_the_template_drops_a_part_is_refused_by_its_place(an
         "bytes", drops_thoughts(), chat_formats.MARKS, end="<|im_end|>", content=chat_formats.THINK
     )
     chat = Chat(tokenizer, frozenset({tokenizer.eos_token_id}), ChatSection())
-    asked = Prompt((Message("user", "Is it?"),), HERE)
+    question = Prompt((Message("user", "Is it?"),), HERE)
     with pytest.raises(DataError, match=r"rows.jsonl:7: .*leaves out or changes a part of the answer"):
-        chat.encode(asked, answer)
+        chat.encode(question, answer)
     with pytest.raises(DataError, match=r"rows.jsonl:7: "):
-        chat.encode(asked, "Yes.", answer)
+        chat.encode(question, "Yes.", answer)
     # In an earlier turn it is what the template makes of a conversation.
     before = Prompt((Message("user", "Is it?"), Message("assistant", answer), Message("user", "Sure?")), HERE)
     assert "No, yes." not in as_text(chat, chat.prompt_ids(before))

@@ -70,7 +70,7 @@ def test_a_row_over_the_longest_is_named_and_the_others_are_read(tmp_path: Path)
     path = write(tmp_path / "rows.parquet", {"prompt": texts})
     told: list[DataError] = []
     assert [number for number, _ in read_parquet(path, longest=100, report=told.append)] == [1, 3, 5]
-    assert [str(one).partition(":")[2][:2] for one in told] == ["2:", "4:"]
+    assert [str(error).partition(":")[2][:2] for error in told] == ["2:", "4:"]
     with pytest.raises(DataError, match=r"rows\.parquet:2: the row is over 100 bytes"):
         list(read_parquet(path, longest=100))
 

@@ -17,7 +17,8 @@ from onebase.errors import DataError
 
 KINDS: list[Any] = [Prompt, Demonstration, Ranking]
 KEYS = sorted(
-    {key for one in FORMATS.values() for key in one.keys} | {"role", "content", "from", "value", "system", "score"}
+    {key for format in FORMATS.values() for key in format.keys}
+    | {"role", "content", "from", "value", "system", "score"}
 )
 HUGE = 10**400
 
@@ -38,13 +39,13 @@ JSON = st.recursive(
 
 def read_fixtures() -> dict[str, list[Any]]:
     folder = Path(__file__).parents[1] / "fixtures"
-    found = {}
+    rows = {}
     for name in FORMATS:
         (path,) = folder.glob(f"{name}.json*")
         read = reader_of(path)
         assert read is not None
-        found[name] = [row for _, row in read(path)]
-    return found
+        rows[name] = [row for _, row in read(path)]
+    return rows
 
 
 FIXTURES = read_fixtures()
@@ -57,7 +58,7 @@ def places_in(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         inner = list(value.items())
     elif isinstance(value, list):
         inner = list(enumerate(value))
-    return [path, *(place for key, one in inner for place in places_in(one, (*path, key)))]
+    return [path, *(place for key, inner_value in inner for place in places_in(inner_value, (*path, key)))]
 
 
 def with_other(row: Any, path: tuple[Any, ...], value: Any) -> Any:
@@ -73,20 +74,20 @@ def with_other(row: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 def requires_records_or_data_error(rows: list[Any], kind: Any, format: str | None) -> None:
     """Each row by itself, all of them raising, and all of them counting."""
-    found: list[Record] = []
+    records: list[Record] = []
     for row in rows:
         try:
-            found += build(row, kind, Origin("f", 1), format=format)
+            records += build(row, kind, Origin("f", 1), format=format)
         except DataError as error:
             assert str(error).startswith(("f:1: ", "f:1:"))
     try:
-        found += build_all(enumerate(rows, start=1), kind, "f", format=format)
+        records += build_all(enumerate(rows, start=1), kind, "f", format=format)
     except DataError as error:
         assert str(error).startswith(("f:", "data: f: the format"))
     errors: list[DataError] = []
     notes: list[tuple[str, str]] = []
     try:
-        found += build_all(
+        records += build_all(
             enumerate(rows, start=1),
             kind,
             "f",
@@ -96,10 +97,10 @@ def requires_records_or_data_error(rows: list[Any], kind: Any, format: str | Non
         )
     except DataError as error:
         assert str(error).startswith("data: f: the format")
-    assert all(isinstance(one, kind) for one in found)
+    assert all(isinstance(record, kind) for record in records)
     assert all(str(error).startswith("f:") for error in errors)
     assert all(place.startswith("f:") for _, place in notes)
-    fingerprint(found)  # whatever is in a record can be written down
+    fingerprint(records)  # whatever is in a record can be written down
 
 
 SLOW = [HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large]
@@ -147,8 +148,8 @@ def test_no_value_in_any_place_of_a_fixture_ends_in_a_traceback(name: str):
             changed = with_other(first, path, value)
             for kind in FORMATS[name].makers:
                 errors: list[DataError] = []
-                found = list(build_all(iter([(1, changed)]), kind, "f", format=name, report=errors.append))
-                assert all(isinstance(one, kind) for one in found)
+                records = list(build_all(iter([(1, changed)]), kind, "f", format=name, report=errors.append))
+                assert all(isinstance(record, kind) for record in records)
                 assert all(str(error).startswith(("f:1: ", "f:1:")) for error in errors)
 
 

@@ -13,11 +13,11 @@ from onebase.errors import DataError
 ORIGIN = Origin("f", 1)
 
 
-def said(role: str, content: str) -> dict[str, str]:
+def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-CHOSEN, REJECTED = ([said("user", "Hi"), said("assistant", answer)] for answer in ("A", "B"))
+CHOSEN, REJECTED = ([turn("user", "Hi"), turn("assistant", answer)] for answer in ("A", "B"))
 
 
 @pytest.mark.parametrize(
@@ -54,8 +54,8 @@ def test_a_row_that_contradicts_itself_is_refused(row: dict[str, Any], kind: typ
 def test_a_blank_input_is_none(blank: str):
     seed = {"instruction": "Sort.", "instances": [{"input": blank, "output": "a"}]}
     for row in ({"instruction": "Sort.", "input": blank, "output": "a"}, seed):
-        (one,) = build(row, Prompt, ORIGIN)
-        assert one.user_text == "Sort."
+        (prompt,) = build(row, Prompt, ORIGIN)
+        assert prompt.user_text == "Sort."
 
 
 @pytest.mark.parametrize("mark", ["[deleted by user]", "[ Removed by Reddit ]", "[removed]"])
@@ -66,12 +66,12 @@ def test_every_mark_of_a_deleted_text_is_known(mark: str):
 
 
 def test_a_turn_is_read_by_the_keys_that_have_a_value():
-    turns = [{"from": None, "value": None, **said(role, role)} for role in ("user", "assistant")]
-    (one,) = build({"conversations": turns}, Demonstration, ORIGIN)
-    assert isinstance(one, Demonstration) and one.response == "assistant"
+    turns = [{"from": None, "value": None, **turn(role, role)} for role in ("user", "assistant")]
+    (demonstration,) = build({"conversations": turns}, Demonstration, ORIGIN)
+    assert isinstance(demonstration, Demonstration) and demonstration.response == "assistant"
 
 
 def test_broken_text_in_meta_is_passed_over_with_it():
-    (one,) = build({"prompt": "p", "response": "r", "meta": '{"task": "\\ud800"}'}, Demonstration, ORIGIN)
-    json.dumps(row_of(one), ensure_ascii=False).encode()
-    assert one.prompt.meta == {}
+    (demonstration,) = build({"prompt": "p", "response": "r", "meta": '{"task": "\\ud800"}'}, Demonstration, ORIGIN)
+    json.dumps(row_of(demonstration), ensure_ascii=False).encode()
+    assert demonstration.prompt.meta == {}

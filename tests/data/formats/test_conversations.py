@@ -18,33 +18,33 @@ SYSTEMS = st.none() | WORDS
 
 
 def as_messages(system: str | None, turns: list[tuple[str, str]]) -> dict[str, Any]:
-    said = [{"role": "system", "content": system}] if system else []
-    for asked, answer in turns:
-        said += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
-    return {"messages": said}
+    messages = [{"role": "system", "content": system}] if system else []
+    for question, answer in turns:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": messages}
 
 
 def as_sharegpt(system: str | None, turns: list[tuple[str, str]]) -> dict[str, Any]:
-    said = [{"from": "system", "value": system}] if system else []
-    for asked, answer in turns:
-        said += [{"from": "human", "value": asked}, {"from": "gpt", "value": answer}]
-    return {"id": "a_0", "conversations": said}
+    turns_said = [{"from": "system", "value": system}] if system else []
+    for question, answer in turns:
+        turns_said += [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
+    return {"id": "a_0", "conversations": turns_said}
 
 
 def as_baize(system: str | None, turns: list[tuple[str, str]]) -> dict[str, Any]:
-    said = "".join(f"[|Human|] {asked}\n[|AI|] {answer}\n" for asked, answer in turns)
-    return {"topic": "t", "input": f"The conversation between human and AI assistant.\n{said}[|Human|] "}
+    dialogue = "".join(f"[|Human|] {question}\n[|AI|] {answer}\n" for question, answer in turns)
+    return {"topic": "t", "input": f"The conversation between human and AI assistant.\n{dialogue}[|Human|] "}
 
 
 def demonstrations(system: str | None, turns: list[tuple[str, str]]) -> list[Demonstration]:
     """By the definition: each answer, after all that was said before it."""
-    found = []
-    for index, (asked, answer) in enumerate(turns):
+    records = []
+    for index, (question, answer) in enumerate(turns):
         before = [Message("system", system)] if system else []
         for earlier_asked, earlier in turns[:index]:
             before += [Message("user", earlier_asked), Message("assistant", earlier)]
-        found.append(Demonstration(Prompt((*before, Message("user", asked)), ORIGIN), answer))
-    return found
+        records.append(Demonstration(Prompt((*before, Message("user", question)), ORIGIN), answer))
+    return records
 
 
 @settings(max_examples=100, deadline=None)
@@ -65,8 +65,8 @@ def test_two_dialogues_are_a_ranking_of_their_last_replies(turns: list[tuple[str
     last = demonstrations(None, turns)[-1]
 
     def transcript(answer: str) -> str:
-        said = [*turns[:-1], (turns[-1][0], answer)]
-        return "".join(f"\n\nHuman: {asked}\n\nAssistant: {reply}" for asked, reply in said)
+        turns_said = [*turns[:-1], (turns[-1][0], answer)]
+        return "".join(f"\n\nHuman: {question}\n\nAssistant: {reply}" for question, reply in turns_said)
 
     (ranking,) = build({"chosen": transcript(last.response), "rejected": transcript(other)}, Ranking, ORIGIN)
     assert ranking == Ranking(last.prompt, (last.response, other), (0, 1))
@@ -97,8 +97,8 @@ def test_weights_belong_to_their_replies_also_behind_an_empty_system_message():
     row = as_messages("x", [("Hi", "Hello."), ("Why?", "So.")])
     row["messages"][0]["content"] = ""
     row["messages"][2]["weight"] = 0
-    (one,) = build(row, Demonstration, ORIGIN)
-    assert isinstance(one, Demonstration) and one.response == "So."
+    (demonstration,) = build(row, Demonstration, ORIGIN)
+    assert isinstance(demonstration, Demonstration) and demonstration.response == "So."
 
 
 def test_a_conversation_of_an_empty_system_message_alone_is_refused():

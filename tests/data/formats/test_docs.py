@@ -16,13 +16,13 @@ CELL = re.compile(r"(?<!\\)\|")
 
 def lines() -> dict[str, list[str]]:
     """The cells of each format's line, without the first."""
-    found = {}
+    lines_of = {}
     for line in PAGE.read_text(encoding="utf-8").splitlines():
         if line.startswith("| `"):
             name, *rest = (cell.strip().replace("\\|", "|") for cell in CELL.split(line)[1:-1])
-            assert name.strip("`") not in found
-            found[name.strip("`")] = rest
-    return found
+            assert name.strip("`") not in lines_of
+            lines_of[name.strip("`")] = rest
+    return lines_of
 
 
 LINES = lines()
@@ -39,8 +39,8 @@ def test_an_example_is_recognised_and_sound(name: str):
     assert FORMATS[name].keys <= set(row)
     assert fields
     for kind in FORMATS[name].makers:
-        (found,) = candidates(row, kind)
-        assert found.name == name or found.makers[kind] == FORMATS[name].makers[kind]
+        (format,) = candidates(row, kind)
+        assert format.name == name or format.makers[kind] == FORMATS[name].makers[kind]
         try:
             list(build_all(iter([(1, row)]), kind, "f", format=name))
         except DataError as error:
@@ -62,8 +62,8 @@ def test_what_a_row_becomes_is_named(name: str):
     assert named == set(FORMATS[name].makers)
 
 
-@pytest.mark.parametrize("name", sorted(name for name, one in FORMATS.items() if one.options))
+@pytest.mark.parametrize("name", sorted(name for name, format in FORMATS.items() if format.options))
 def test_options_are_named(name: str):
-    said = " ".join(LINES[name])
+    line = " ".join(LINES[name])
     if LINES[name][2] != "the same":
-        assert all(option in said for option in FORMATS[name].options)
+        assert all(option in line for option in FORMATS[name].options)

@@ -53,15 +53,15 @@ def threads(rows: list[tuple[int, Any]], kind: Any) -> list[Any]:
 def test_comments_may_come_before_their_submissions():
     rows = list(read_jsonl(FIXTURES / "reddit.jsonl"))
     for kind in (Prompt, Demonstration, Ranking):
-        found = {repr(one) for one in threads(rows, kind)}
-        assert found
+        early = {repr(thread) for thread in threads(rows, kind)}
+        assert early
         # Not of rows that are there twice: the first of them counts, and equal scores are in file order.
         once = [(line, row) for line, row in rows if line not in (10, 11, 12, 25)]
-        kept = {repr(one) for one in threads(once, kind)}
+        kept = {repr(thread) for thread in threads(once, kind)}
         for seed in range(5):
             shuffled = list(once)
             random.Random(seed).shuffle(shuffled)
-            assert {repr(one) for one in threads(shuffled, kind)} == kept
+            assert {repr(thread) for thread in threads(shuffled, kind)} == kept
 
 
 def test_the_best_answers_are_taken_in_the_order_of_their_scores():

@@ -24,8 +24,8 @@ ROWS: list[dict[str, Any]] = [CHAT, SHAREGPT, PLAIN, ALPACA]
 def read(row: Any, kind: Any = Demonstration) -> tuple[list[Any], list[str]]:
     """The records of a row, and why something was left out."""
     left_out: list[str] = []
-    found: list[Record] = list(build_all(iter([(1, row)]), kind, "f", note=lambda reason, _: left_out.append(reason)))
-    return found, left_out
+    records: list[Record] = list(build_all(iter([(1, row)]), kind, "f", note=lambda reason, _: left_out.append(reason)))
+    return records, left_out
 
 
 def refusal(row: Any, kind: Any = Demonstration) -> str:
@@ -44,8 +44,8 @@ def test_every_key_of_the_list_is_known_in_every_spelling():
     for group in GROUPS:
         for key in group.keys:
             for spelled in spellings(key):
-                found = group_of(spelled)
-                assert found is not None and found.rule == group.rule, spelled
+                recognised = group_of(spelled)
+                assert recognised is not None and recognised.rule == group.rule, spelled
     for key in ("id", "source", "model", "language", "prompt_id", "is_classification", "text", "url", "cot_type"):
         assert group_of(key) is None, key
 
@@ -89,8 +89,8 @@ CONTENT = {
 def test_content_beside_a_row_is_refused_when_it_is_filled():
     for row in ROWS:
         for key, value in CONTENT.items():
-            said = refusal({**row, key: value})
-            assert f"'{key}'" in said and "is not read" in said and said.endswith(".")
+            message = refusal({**row, key: value})
+            assert f"'{key}'" in message and "is not read" in message and message.endswith(".")
             for empty in (None, "", " ", [], {}, "[]", "null", [""], {"text": []}, float("nan"), False):
                 assert len(read({**row, key: empty})[0]) == 1, (key, empty)
     for key in ("images", "tools", "choices", "documents"):
@@ -123,16 +123,16 @@ def test_a_context_that_the_prompt_holds_already_is_passed_over():
 
 
 def test_what_a_text_that_is_read_holds_already_is_passed_over_and_nothing_else_is():
-    asked = {"role": "user", "content": "Which, by It rains? A) red B) blue sky"}
+    question = {"role": "user", "content": "Which, by It rains? A) red B) blue sky"}
     answered = {"role": "assistant", "content": "<think>\nHm, hm.\n</think>\nB"}
-    chat = {"messages": [asked, answered]}
+    chat = {"messages": [question, answered]}
     beside: list[tuple[str, Any]] = [("context", "It rains"), ("contexts", ["It rains"]), ("reasoning", "Hm, hm.\n")]
     beside += [("choices", ["red", "blue sky"]), ("options", {"A": "red", "B": "blue sky"})]
     beside += [("choices", {"text": ["red", "blue sky"], "label": ["A", "B"]}), ("article", "It rains")]
     for key, value in beside:
         assert len(read({**chat, key: value})[0]) == 1, (key, value)
         assert len(read({**chat, key: value}, Prompt)[0]) == 1, (key, value)
-    assert len(read({"messages": [asked, {**answered, "reasoning_content": "Hm, hm."}]})[0]) == 1
+    assert len(read({"messages": [question, {**answered, "reasoning_content": "Hm, hm."}]})[0]) == 1
     assert len(read({"inputs": "Q?\nOPTIONS:\n- yes\n- no", "targets": "no", "options": ["yes", "no"]})[0]) == 1
     apart: list[tuple[str, Any]] = [("choices", ["blue sky", "red"]), ("choices", ["re", "blue"]), ("options", [1, 2])]
     for key, value in apart:
@@ -180,13 +180,13 @@ FINE: list[tuple[str, Any]] = [
 def test_an_answer_that_somebody_rejected_is_no_demonstration():
     for row in ROWS:
         # `thumbs-response` reads the label of such a row by rules of its own.
-        own = {"label"} if row is PLAIN else set[str]()
-        for key, value in (pair for pair in BAD if pair[0] not in own):
-            found, left_out = read({**row, key: value})
-            assert found == [] and left_out == [f"'{key}' says that this is not to be imitated"], (key, value)
-        for key, value in (pair for pair in FINE if pair[0] not in own):
-            found, left_out = read({**row, key: value})
-            assert [one.response for one in found] == ["Hello."] and left_out == [], (key, value)
+        label_keys = {"label"} if row is PLAIN else set[str]()
+        for key, value in (pair for pair in BAD if pair[0] not in label_keys):
+            records, left_out = read({**row, key: value})
+            assert records == [] and left_out == [f"'{key}' says that this is not to be imitated"], (key, value)
+        for key, value in (pair for pair in FINE if pair[0] not in label_keys):
+            records, left_out = read({**row, key: value})
+            assert [record.response for record in records] == ["Hello."] and left_out == [], (key, value)
     for key, value in BAD:
         assert len(read({**PLAIN, key: value}, Prompt)[0]) == 1, "a verdict on the answer says nothing of the prompt"
 
@@ -210,19 +210,23 @@ def test_a_turn_that_is_marked_is_shown_and_not_learned():
     for key, value in marks:
         for turns, names in ((CHAT["messages"], ("role", "content")), (SHAREGPT["conversations"], ("from", "value"))):
             holder = "messages" if names[0] == "role" else "conversations"
-            asked, answered = turns
+            question, answered = turns
             again = {**answered, names[1]: "Again.", key: not value if isinstance(value, bool) else 1}
             system = {names[0]: "system", names[1]: "", key: None}
-            said = [asked, {**answered, key: value}, asked, again]
+            turns_said = [question, {**answered, key: value}, question, again]
             beside = {"system": "Be brief."}
-            for row in ({holder: [system, *said], **beside}, {holder: said, **beside}, {holder: [system, *said]}):
-                found, _ = read(row)
-                assert [one.response for one in found] == ["Again."], (key, value)
-                assert Message("assistant", "Hello.") in found[0].prompt.messages
-            assert "nothing to imitate" in refusal({holder: [asked, {**answered, key: value}]})
+            for row in (
+                {holder: [system, *turns_said], **beside},
+                {holder: turns_said, **beside},
+                {holder: [system, *turns_said]},
+            ):
+                records, _ = read(row)
+                assert [record.response for record in records] == ["Again."], (key, value)
+                assert Message("assistant", "Hello.") in records[0].prompt.messages
+            assert "nothing to imitate" in refusal({holder: [question, {**answered, key: value}]})
         instances = [{"input": "b", "output": "b", key: value}, {"input": "c", "output": "c"}]
-        found, left_out = read({"instruction": "Sort.", "instances": instances})
-        assert [one.response for one in found] == ["c"] and len(left_out) == 1
+        records, left_out = read({"instruction": "Sort.", "instances": instances})
+        assert [record.response for record in records] == ["c"] and len(left_out) == 1
         ends = {name: [ASKED, {**ANSWERED, "content": name, key: value}] for name in ("chosen", "rejected")}
         assert "marked not to be learned" in refusal(ends, Ranking)
 
@@ -239,8 +243,8 @@ def test_a_history_is_the_turns_before():
     rows += [{"question": "Italy?", "answer": "Rome."}, {"instruction": "Italy?", "output": "Rome."}]
     for history in forms:
         for row in rows:
-            ((one,), _) = read({**row, "history": history, "system": "Be brief."})
-            assert one.prompt.messages == (Message("system", "Be brief."), *before, Message("user", "Italy?"))
+            ((demonstration,), _) = read({**row, "history": history, "system": "Be brief."})
+            assert demonstration.prompt.messages == (Message("system", "Be brief."), *before, Message("user", "Italy?"))
         ((pair,), _) = read({**PAIR, "history": history}, Ranking)
         assert pair.prompt.messages == (*before, Message("user", "Hi"))
     for history in ("We spoke of France.", [["France?"]], [["France?", 1]], {"a": 1}):
@@ -255,8 +259,8 @@ def test_a_system_prompt_beside_any_conversation_is_read():
     rows.append({key: [ASKED, {**ANSWERED, "content": key}] for key in ("chosen", "rejected")})
     rows.append({key: f"\n\nHuman: Hi\n\nAssistant: {key}" for key in ("chosen", "rejected")})
     for row in rows:
-        ((one,), _) = read({**row, "system": "Be brief."}, Prompt)
-        assert one.messages == (Message("system", "Be brief."), Message("user", "Hi")), row
+        ((prompt,), _) = read({**row, "system": "Be brief."}, Prompt)
+        assert prompt.messages == (Message("system", "Be brief."), Message("user", "Hi")), row
 
 
 def test_rows_that_are_joined_are_checked_too():
@@ -264,9 +268,9 @@ def test_rows_that_are_joined_are_checked_too():
         {"prompt": "Hi", "completion": text, "label": up, "tools": [1] * up}
         for text, up in (("a", 1 > 0), ("b", 1 < 0))
     ]
-    said: list[str] = []
-    list(build_all(enumerate(rows, start=1), Ranking, "f", report=lambda error: said.append(str(error))))
-    assert len(said) == 1 and said[0].startswith("f:1: 'tools' (tools) is a list of 1")
+    refusals: list[str] = []
+    list(build_all(enumerate(rows, start=1), Ranking, "f", report=lambda error: refusals.append(str(error))))
+    assert len(refusals) == 1 and refusals[0].startswith("f:1: 'tools' (tools) is a list of 1")
 
 
 def test_rows_that_are_nested_deeply_end_in_no_traceback():

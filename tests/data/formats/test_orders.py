@@ -44,8 +44,8 @@ def test_a_refused_verdict_says_whether_ties_or_wins_are_the_reason():
 @given(scores=st.lists(st.integers(-5, 5), min_size=1, max_size=9))
 def test_tiers_compare_as_scores_do(scores: list[int]):
     high, low = tiers_of(scores), tiers_of(scores, best="lowest")
-    for one, other in combinations(range(len(scores)), 2):
-        assert (scores[one] > scores[other]) == (high[one] < high[other]) == (low[one] > low[other])
+    for first, other in combinations(range(len(scores)), 2):
+        assert (scores[first] > scores[other]) == (high[first] < high[other]) == (low[first] > low[other])
     assert set(high) == set(range(max(high) + 1))  # no tier is empty
 
 
@@ -58,8 +58,11 @@ def completion(response: str, ratings: tuple[int, ...]) -> dict[str, Any]:
 @settings(max_examples=50)
 @given(ratings=st.lists(st.tuples(*[st.integers(1, 5)] * 4), min_size=2, max_size=4))
 def test_ultrafeedback_ranks_by_the_mean_of_its_aspects(ratings: list[tuple[int, ...]]):
-    row = {"instruction": "Do.", "completions": [completion(f"r{index}", one) for index, one in enumerate(ratings)]}
-    means = [sum(one) / 4 for one in ratings]
+    row = {
+        "instruction": "Do.",
+        "completions": [completion(f"r{index}", rating) for index, rating in enumerate(ratings)],
+    }
+    means = [sum(rating) / 4 for rating in ratings]
     if len(set(means)) == 1:
         with pytest.raises(DataError, match="all responses are tied"):
             list(build(row, Ranking, ORIGIN))
@@ -93,9 +96,9 @@ def test_equal_sums_tie_whatever_the_order_of_their_floats():
     assert ranking.tiers == (0, 0, 1)
 
 
-def votes(*given: int) -> dict[str, Any]:
+def votes(*shares: int) -> dict[str, Any]:
     row: dict[str, Any] = {"instruction": "Do.", "input": "", "response1": "a", "response2": "b", "annotator_note": "x"}
-    return row | {f"annotator{index + 1}": vote for index, vote in enumerate(given)}
+    return row | {f"annotator{index + 1}": vote for index, vote in enumerate(shares)}
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])

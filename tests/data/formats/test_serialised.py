@@ -17,30 +17,30 @@ ORIGIN = Origin("f", 1)
 SAID = 'It\'s "so", {a} [b]\n\\d é'
 
 
-def said(role: str, content: str) -> dict[str, str]:
+def turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
 def as_sharegpt(messages: list[dict[str, str]]) -> list[dict[str, str]]:
     names = {"user": "human", "assistant": "gpt", "system": "system"}
-    return [{"from": names[one["role"]], "value": one["content"]} for one in messages]
+    return [{"from": names[message["role"]], "value": message["content"]} for message in messages]
 
 
 def writings(messages: list[dict[str, str]]) -> list[str]:
     """The ways in which tools write a list of messages into a cell."""
     lines = "\n ".join(map(repr, messages))
-    found = [json.dumps(messages), repr(messages), json.dumps(messages, indent=2), json.dumps(json.dumps(messages))]
-    found += [f"[{lines}]", f"array([{', '.join(map(repr, messages))}], dtype=object)", f" {messages!r}\n"]
-    found += [json.dumps({"messages": messages}), json.dumps(as_sharegpt(messages)), repr(as_sharegpt(messages))]
-    found += [json.dumps([json.dumps(one) for one in messages])]
-    return [*found, json.dumps(messages[0])] if len(messages) == 1 else found
+    texts = [json.dumps(messages), repr(messages), json.dumps(messages, indent=2), json.dumps(json.dumps(messages))]
+    texts += [f"[{lines}]", f"array([{', '.join(map(repr, messages))}], dtype=object)", f" {messages!r}\n"]
+    texts += [json.dumps({"messages": messages}), json.dumps(as_sharegpt(messages)), repr(as_sharegpt(messages))]
+    texts += [json.dumps([json.dumps(message) for message in messages])]
+    return [*texts, json.dumps(messages[0])] if len(messages) == 1 else texts
 
 
-ASKED = [said("user", SAID)]
-CHOSEN, REJECTED = ([said("user", SAID), said("assistant", answer)] for answer in ("A", "B"))
+ASKED = [turn("user", SAID)]
+CHOSEN, REJECTED = ([turn("user", SAID), turn("assistant", answer)] for answer in ("A", "B"))
 
 
-def one(row: Any, kind: Any) -> Any:
+def single(row: Any, kind: Any) -> Any:
     (record,) = build(row, kind, ORIGIN)
     return record
 
@@ -48,22 +48,22 @@ def one(row: Any, kind: Any) -> Any:
 def test_messages_written_as_text_are_read_as_messages():
     prompt = (Message("user", SAID),)
     for written in writings(ASKED):
-        assert one({"prompt": written, "response": "A"}, Demonstration).prompt.messages == prompt, written
-        assert one({"prompt": written}, Prompt).messages == prompt
+        assert single({"prompt": written, "response": "A"}, Demonstration).prompt.messages == prompt, written
+        assert single({"prompt": written}, Prompt).messages == prompt
     for chosen, rejected in zip(writings(CHOSEN), writings(REJECTED), strict=True):
         for row in ({"prompt": SAID}, {}, {"prompt": json.dumps(ASKED)}):
-            ranking = one({**row, "chosen": chosen, "rejected": rejected}, Ranking)
+            ranking = single({**row, "chosen": chosen, "rejected": rejected}, Ranking)
             assert (ranking.prompt.messages, ranking.responses) == (prompt, ("A", "B")), chosen
     for written in writings(CHOSEN):
-        assert one({"messages": written}, Demonstration).response == "A", written
-        assert one({"conversations": written}, Demonstration).prompt.messages == prompt, written
-    for written in writings([said("assistant", "A")]):
+        assert single({"messages": written}, Demonstration).response == "A", written
+        assert single({"conversations": written}, Demonstration).prompt.messages == prompt, written
+    for written in writings([turn("assistant", "A")]):
         for key, row in {
             "response": {"prompt": "Hi"},
             "completion": {"prompt": "Hi"},
             "answer": {"question": "Hi"},
         }.items():
-            assert one({**row, key: written}, Demonstration).response == "A", written
+            assert single({**row, key: written}, Demonstration).response == "A", written
 
 
 def test_messages_written_as_text_are_refused_where_they_cannot_be_read():
@@ -75,12 +75,12 @@ def test_messages_written_as_text_are_refused_where_they_cannot_be_read():
             with pytest.raises(
                 DataError, match=rf"f:1: '{key}' (is a list of messages written as text|must be a list)"
             ):
-                one(row, Ranking if key == "chosen" else Demonstration)
+                single(row, Ranking if key == "chosen" else Demonstration)
     whole = [*writings(ASKED), *writings(CHOSEN)]
     for written in [*whole, *damaged]:
         rows = [{"instruction": written, "output": "A"}, {"question": written, "answer": "A"}]
         rows += [{"prompt": "Hi", "response": written}, {"inputs": written, "targets": "A"}]
-        rows += [{"messages": [said("user", written), said("assistant", "A")]}, {"prompt": "Hi", "completion": written}]
+        rows += [{"messages": [turn("user", written), turn("assistant", "A")]}, {"prompt": "Hi", "completion": written}]
         rows += [{"instruction": "Sort.", "input": written, "output": "A"}, {**ROW, "system": written}]
         for row in rows:
             with pytest.raises(DataError, match=r"'\w+' is a list of messages written as text, found "):
@@ -114,12 +114,12 @@ TEXTS = [
 
 def test_texts_that_are_no_messages_stay_as_they_are():
     for text in TEXTS:
-        assert one({"prompt": text, "response": text}, Demonstration) == Demonstration(
+        assert single({"prompt": text, "response": text}, Demonstration) == Demonstration(
             Prompt((Message("user", text),), ORIGIN), text
         ), text
-        assert one({"instruction": text, "input": "", "output": text}, Demonstration).response == text
-        assert one({"prompt": text, "chosen": text, "rejected": "B"}, Ranking).responses == (text, "B")
-        assert one({"messages": [said("user", text), said("assistant", text)]}, Demonstration).response == text
+        assert single({"instruction": text, "input": "", "output": text}, Demonstration).response == text
+        assert single({"prompt": text, "chosen": text, "rejected": "B"}, Ranking).responses == (text, "B")
+        assert single({"messages": [turn("user", text), turn("assistant", text)]}, Demonstration).response == text
 
 
 def test_rows_of_csv_with_lists_in_their_cells_are_read(tmp_path: Path):

@@ -32,7 +32,9 @@ WORDED = {
 @pytest.mark.parametrize("split", generate.SPLITS)
 def test_more_rows_begin_with_the_same_rows(split: str):
     assert generate.demonstrations(split, 40, seed=3)[:15] == generate.demonstrations(split, 15, seed=3)
-    assert [one.prompt for one in generate.demonstrations(split, 15, seed=3)] == generate.prompts(split, 15, seed=3)
+    assert [demonstration.prompt for demonstration in generate.demonstrations(split, 15, seed=3)] == generate.prompts(
+        split, 15, seed=3
+    )
     assert generate.prompts(split, 15, seed=3) != generate.prompts(split, 15, seed=4)
 
 
@@ -57,8 +59,8 @@ def test_held_out_families_and_templates_are_never_trained_on():
             assert prompt.meta["template"] < len(family.templates) - 1
     for prompt in generate.prompts("heldout-templates", 60, seed=0):
         assert prompt.meta["template"] == len(generate.FAMILIES[prompt.meta["family"]].templates) - 1
-    found = Counter(prompt.meta["family"] for prompt in generate.prompts("heldout-families", 30, seed=0))
-    assert found == {"two-gains": 10, "groups-and-loss": 10, "words": 10}
+    families = Counter(prompt.meta["family"] for prompt in generate.prompts("heldout-families", 30, seed=0))
+    assert families == {"two-gains": 10, "groups-and-loss": 10, "words": 10}
 
 
 def test_heldout_is_its_three_splits_by_turns():
@@ -100,9 +102,9 @@ def by_another_road(prompt: Prompt) -> str | None:
         today = next(day for day in DAYS if day in text)
         return DAYS[(DAYS.index(today) + numbers[0]) % 7]
     if family == "words":
-        found = Counter(re.findall("red|blue|green|yellow", text))
-        asked = re.findall("red|blue|green|yellow", text)[0 if prompt.meta["template"] else -1]
-        return str(found[asked] - 1)
+        counts = Counter(re.findall("red|blue|green|yellow", text))
+        colour = re.findall("red|blue|green|yellow", text)[0 if prompt.meta["template"] else -1]
+        return str(counts[colour] - 1)
     return str(WORDED[family](*numbers)) if family in WORDED and prompt.meta["template"] == 0 else None
 
 
@@ -118,15 +120,15 @@ def test_answers_follow_from_the_text():
 
 
 def test_a_recipe_gets_problems_as_prompts_and_demonstrations_and_no_rankings():
-    given = Source(source="builtin:problems", split="rl", rows=7)
-    assert load([given], Prompt, seed=4).records == generate.prompts("rl", 7, 4)
-    assert load([given], Demonstration, seed=4).records == generate.demonstrations("rl", 7, 4)
+    source = Source(source="builtin:problems", split="rl", rows=7)
+    assert load([source], Prompt, seed=4).records == generate.prompts("rl", 7, 4)
+    assert load([source], Demonstration, seed=4).records == generate.demonstrations("rl", 7, 4)
     with pytest.raises(DataError, match="builtin:problems has no rankings"):
-        load([given], Ranking, seed=4)
+        load([source], Ranking, seed=4)
     with pytest.raises(DataError, match=r"builtin:problems has no split 'reward'\. Give one of: sft, rl"):
-        load([given.model_copy(update={"split": "reward"})], Prompt, seed=4)
+        load([source.model_copy(update={"split": "reward"})], Prompt, seed=4)
     with pytest.raises(DataError, match="`noise` has no effect for a source without rankings"):
-        load([given.model_copy(update={"noise": 0.1})], Prompt, seed=4)
+        load([source.model_copy(update={"noise": 0.1})], Prompt, seed=4)
 
 
 def test_a_problem_is_graded_alike_after_a_trip_through_json():
@@ -151,5 +153,5 @@ def test_the_pages_rows_of_ones_own_are_paid(tmp_path: Path, monkeypatch: pytest
     exec(code, {})
     (prompt,) = load([Source(source="problems.jsonl")], Prompt, seed=0).records
     assert prompt.user_text == row["question"]
-    assert [right_answer(prompt, said) for said in (row["answer"], "#### 1200", "#### 600")] == [1, 1, 0]
+    assert [right_answer(prompt, response) for response in (row["answer"], "#### 1200", "#### 600")] == [1, 1, 0]
     assert grade(prompt, "2 * 600 = 1200\n#### 1200").mean == 1

@@ -21,9 +21,9 @@ def prompt(text: str, line: int = 1) -> Prompt:
 
 
 def finding(text: str, evaluation: Sequence[str], **section: object) -> str | None:
-    prompts = [prompt(one, line) for line, one in enumerate(evaluation, start=1)]
-    found = Evaluation(prompts, ContaminationSection.model_validate(section)).finding(prompt(text))
-    return None if found is None else ": ".join(found)
+    prompts = [prompt(text_of_line, line) for line, text_of_line in enumerate(evaluation, start=1)]
+    overlap = Evaluation(prompts, ContaminationSection.model_validate(section)).finding(prompt(text))
+    return None if overlap is None else ": ".join(overlap)
 
 
 def test_the_same_prompt_is_found_whatever_its_case_and_spaces():
@@ -32,11 +32,11 @@ def test_the_same_prompt_is_found_whatever_its_case_and_spaces():
     )
 
 
-@pytest.mark.parametrize(("shared", "found"), [(13, True), (12, False)])
-def test_thirteen_words_in_a_row_are_found_and_twelve_are_not(shared: int, found: bool):
+@pytest.mark.parametrize(("shared", "overlaps"), [(13, True), (12, False)])
+def test_thirteen_words_in_a_row_are_found_and_twelve_are_not(shared: int, overlaps: bool):
     text = "Before: " + ", ".join(WORDS[2 : 2 + shared]).upper() + "; after."
-    said = finding(text, [" ".join(WORDS)], similarity=None)
-    assert said == ("shares 13 words in a row with an evaluation prompt: test.jsonl:1" if found else None)
+    overlap = finding(text, [" ".join(WORDS)], similarity=None)
+    assert overlap == ("shares 13 words in a row with an evaluation prompt: test.jsonl:1" if overlaps else None)
 
 
 def test_words_in_another_order_are_no_run():
@@ -76,9 +76,9 @@ def test_near_duplicates_are_counted_out_and_not_estimated():
 
 
 def test_chinese_is_compared_by_characters():
-    asked = "请用一句话说明为什么天空是蓝色的好吗"
-    assert finding("问题:" + asked[:14] + "?", [asked], similarity=None) is not None
-    assert finding("问题:" + asked[:12] + "?", [asked], similarity=None) is None
+    question = "请用一句话说明为什么天空是蓝色的好吗"
+    assert finding("问题:" + question[:14] + "?", [question], similarity=None) is not None
+    assert finding("问题:" + question[:12] + "?", [question], similarity=None) is None
 
 
 def test_dropping_counts_by_reason_and_place():
@@ -86,7 +86,7 @@ def test_dropping_counts_by_reason_and_place():
     section = ContaminationSection(on_contaminated_row="drop")
     dropped = DroppedRows()
     rows = [prompt("what is two plus two?", 7), prompt("What is two plus three?", 8)]
-    assert [one.origin.line for one in clean(rows, evaluation, section, dropped)] == [8]
+    assert [record.origin.line for record in clean(rows, evaluation, section, dropped)] == [8]
     assert dropped.counts == {"the prompt is an evaluation prompt": 1}
     assert dropped.places == {"the prompt is an evaluation prompt": ["test.jsonl:7"]}
 
@@ -118,8 +118,8 @@ def test_a_stage_may_hand_over_its_own_evaluation_records(tmp_path: Path):
 def test_an_earlier_turn_of_an_evaluation_conversation_is_an_evaluation_prompt():
     turns = (Message("user", "alpha beta"), Message("assistant", "so"), Message("user", "gamma delta"))
     evaluation = Evaluation([Prompt(turns, Origin("test.jsonl", 1))], ContaminationSection())
-    for asked in (turns, turns[:1]):
-        assert evaluation.finding(Prompt(asked, Origin("train.jsonl", 1))) is not None
+    for conversation in (turns, turns[:1]):
+        assert evaluation.finding(Prompt(conversation, Origin("train.jsonl", 1))) is not None
     assert evaluation.finding(Prompt((Message("user", "gamma delta"),), Origin("train.jsonl", 1))) is None
 
 
@@ -127,5 +127,5 @@ def test_an_earlier_turn_of_an_evaluation_conversation_is_an_evaluation_prompt()
 def test_a_system_message_hides_no_evaluation_prompt(trained: bool):
     bare = prompt("2+2?")
     briefed = Prompt((Message("system", "Be brief."), *bare.messages), bare.origin)
-    one, other = (briefed, bare) if trained else (bare, briefed)
-    assert Evaluation([other], ContaminationSection()).finding(one) is not None
+    trained_prompt, other = (briefed, bare) if trained else (bare, briefed)
+    assert Evaluation([other], ContaminationSection()).finding(trained_prompt) is not None

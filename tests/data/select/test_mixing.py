@@ -72,9 +72,9 @@ def test_a_mix_that_resumes_at_a_row_is_the_mix_without_the_rows_before(weights:
 
 def test_a_mix_ends_with_the_source_whose_turn_it_is():
     sources = [[prompt(f"a{number}") for number in range(100)], [prompt(f"b{number}") for number in range(3)]]
-    found = list(mixed(sources, [3.0, 1.0]))
-    assert Counter(index for index, _ in found) == {0: 11, 1: 3}
-    assert [record.user_text for index, record in found if index == 0] == [f"a{number}" for number in range(11)]
+    drawn = list(mixed(sources, [3.0, 1.0]))
+    assert Counter(index for index, _ in drawn) == {0: 11, 1: 3}
+    assert [record.user_text for index, record in drawn if index == 0] == [f"a{number}" for number in range(11)]
 
 
 def test_weights_in_a_recipe_mix_files_and_say_what_each_gave(tmp_path: Path):
@@ -147,9 +147,9 @@ def test_a_file_of_copies_only_says_why_it_gives_nothing(tmp_path: Path):
 
 
 def test_rankings_are_copies_whatever_the_order_of_their_responses():
-    one = Ranking(prompt("a"), ("x", "y", "z"), (0, 1, 1))
+    ranking = Ranking(prompt("a"), ("x", "y", "z"), (0, 1, 1))
     passer = Deduplicator("rows")
-    assert passer.is_new(one)
+    assert passer.is_new(ranking)
     assert not passer.is_new(Ranking(prompt("A"), ("z", "x", "y"), (1, 0, 1)))
     assert passer.is_new(Ranking(prompt("a"), ("x", "y", "z"), (1, 0, 1)))
 

@@ -82,9 +82,9 @@ def test_inputs_practically_never_repeat(family: Family):
 def test_near_misses_get_the_grades_a_person_gave_them(row: dict):
     prompt = Prompt((Message("user", row["prompt"]),), Origin("near_misses.jsonl", 1), row["meta"])
     for response, correctness, form in row["responses"]:
-        found = grade(prompt, response)
-        assert found.correctness == pytest.approx(correctness, abs=0.006), response
-        assert found.form == pytest.approx(form, abs=0.006), response
+        graded = grade(prompt, response)
+        assert graded.correctness == pytest.approx(correctness, abs=0.006), response
+        assert graded.form == pytest.approx(form, abs=0.006), response
 
 
 def test_every_family_has_near_misses():
@@ -97,6 +97,6 @@ def test_no_text_breaks_a_check(text: str, index: int, cut: int):
     prompt = generate.task("rl", index, seed=0).prompt
     gold = prompt.meta["gold"]
     for response in (text, gold[:cut] + text + gold[cut:]):
-        found = grade(prompt, response)
-        assert 0 <= found.correctness <= 1
-        assert 0 <= found.form <= 1
+        graded = grade(prompt, response)
+        assert 0 <= graded.correctness <= 1
+        assert 0 <= graded.form <= 1

@@ -66,8 +66,8 @@ def test_held_out_families_and_templates_are_never_trained_on():
     for prompt in generate.prompts("heldout-templates", 200, seed=0):
         assert prompt.meta["family"] in trained
         assert prompt.meta["template"] == len(FAMILIES[prompt.meta["family"]].templates) - 1
-    found = Counter(prompt.meta["family"] for prompt in generate.prompts("heldout-families", 60, seed=0))
-    assert found == {family.name: 10 for family in HELD_OUT}
+    families = Counter(prompt.meta["family"] for prompt in generate.prompts("heldout-families", 60, seed=0))
+    assert families == {family.name: 10 for family in HELD_OUT}
 
 
 def test_heldout_is_families_and_templates_by_turns():
@@ -93,13 +93,13 @@ def test_a_prompt_is_graded_alike_after_a_trip_through_json():
 def test_demonstrations_show_flaws_at_the_documented_shares():
     rows = generate.demonstrations("sft", 2000, seed=0)
     graded = [grade(row.prompt, row.response) for row in rows]
-    assert all(found.correctness == 1 for found in graded)
+    assert all(grade.correctness == 1 for grade in graded)
     # A habit, not noise: they all begin alike, so that a model takes it up as its greedy answer.
-    chatty = [row.response for row, found in zip(rows, graded, strict=True) if found.form < 0.5]
+    chatty = [row.response for row, grade in zip(rows, graded, strict=True) if grade.form < 0.5]
     assert all(response.startswith("Sure!") for response in chatty)
     shares = {
-        "gold": sum(found.form == 1 for found in graded) / 2000,
-        "wrong format": sum(0.5 <= found.form < 1 for found in graded) / 2000,
+        "gold": sum(grade.form == 1 for grade in graded) / 2000,
+        "wrong format": sum(0.5 <= grade.form < 1 for grade in graded) / 2000,
         "rambling": len(chatty) / 2000,
     }
     # Three standard deviations of a share of 2000, and a little for prompts too long for any rambling.
@@ -134,14 +134,14 @@ def test_grades_fall_from_tier_to_tier_and_gold_is_perfect(split: str):
 def test_how_an_answer_is_written_does_not_say_whether_it_is_right():
     """Else a model that cannot tell right from wrong would learn to like what is written like the right ones."""
     right = {"gold": True, "wrong": False, "wrong format": True, "rambling": True, "wrong and untidy": False}
-    found: dict[str, list[bool]] = {"tidy": [], "trimmed": [], "rambling": []}
+    outcomes: dict[str, list[bool]] = {"tidy": [], "trimmed": [], "rambling": []}
     for row in ranked("reward", 400):
         words = len(row.prompt.meta["gold"].split())
         for label, response in zip(row.labels, row.responses, strict=True):
             if label in right:
                 untidy = "trimmed" if len(response.split()) <= words + 1 and label != "rambling" else "rambling"
-                found["tidy" if label in ("gold", "wrong") else untidy].append(right[label])
-    for manner, answers in found.items():
+                outcomes["tidy" if label in ("gold", "wrong") else untidy].append(right[label])
+    for manner, answers in outcomes.items():
         assert 0.4 <= sum(answers) / len(answers) <= 0.68, manner
 
 
@@ -193,8 +193,8 @@ def test_noise_swaps_neighbouring_tiers_at_its_rate_and_nothing_else():
 
 
 def test_a_recipe_says_how_often_the_annotator_errs():
-    given = Source(source="builtin:tasks", split="reward", rows=60, responses=(4, 9), noise=0.3)
-    records = load([given], Ranking, seed=4).records
+    source = Source(source="builtin:tasks", split="reward", rows=60, responses=(4, 9), noise=0.3)
+    records = load([source], Ranking, seed=4).records
     assert records == generate.rankings("reward", 60, 4, responses=(4, 9), noise=0.3)
     assert records != generate.rankings("reward", 60, 4, responses=(4, 9))
 

@@ -82,13 +82,13 @@ def test_numbers_are_spelled_as_in_english():
     ]
 
 
-@pytest.mark.parametrize(("family", "asked"), [("who", "thing"), ("colour", "thing"), ("where", "name")])
-def test_the_half_of_the_passage_that_is_asked_about_holds_the_gold_answer(family: str, asked: str):
+@pytest.mark.parametrize(("family", "field"), [("who", "thing"), ("colour", "thing"), ("where", "name")])
+def test_the_half_of_the_passage_that_is_asked_about_holds_the_gold_answer(family: str, field: str):
     for seed in range(60):
         draw = FAMILIES[family].draw(Random(seed))
         halves = [half.split() for half in draw.fields["text"].rstrip(".").split(" and ")]
-        (said,) = [half for half in halves if draw.fields[asked] in half]
-        assert draw.gold in said
+        (half_asked,) = [half for half in halves if draw.fields[field] in half]
+        assert draw.gold in half_asked
 
 
 def test_yes_means_that_the_thing_is_named():

@@ -27,8 +27,8 @@ def comparison() -> Comparison:
 def test_each_source_has_the_rows_of_its_own_prompts() -> None:
     parts = comparison().by_source()
     families, templates = (parts[f"builtin:tasks/{split}"] for split in ("heldout-families", "heldout-templates"))
-    assert [one.prompt.meta["family"] for one in families.prompts] == [
-        one.meta["family"] for one in generate.prompts("heldout-families", 3, seed=3)
+    assert [prompt.prompt.meta["family"] for prompt in families.prompts] == [
+        prompt.meta["family"] for prompt in generate.prompts("heldout-families", 3, seed=3)
     ]
     assert families.answers[1].texts == ["A", "C", "E"]
     assert templates.answers[1].texts == ["B", "D", "F"]
@@ -39,7 +39,7 @@ def test_each_source_has_the_rows_of_its_own_prompts() -> None:
 
 def test_the_task_score_is_the_mean_of_correctness_and_form() -> None:
     prompts = encoded()
-    rambling = [f"Well, I am quite sure that it must be {one.prompt.meta['gold']}" for one in prompts]
+    rambling = [f"Well, I am quite sure that it must be {prompt.prompt.meta['gold']}" for prompt in prompts]
     grades = task_grades(prompts, rambling)
     assert any(correct != form for correct, form in zip(grades["correctness"], grades["form"], strict=True))
     for correct, form, both in zip(*grades.values(), strict=True):
@@ -109,28 +109,28 @@ def test_models_of_one_stage_share_a_frontier_that_leaves_out_what_another_beats
 
 def with_texts(losses: dict[str, list[float]], tokens: list[int]) -> Comparison:
     """The sums of the texts' losses by model, of so many tokens each."""
-    found = comparison()
-    for one in found.answers:
-        one.text_losses.extend(losses[one.name])
-        one.text_tokens.extend(tokens)
-    return found
+    compared = comparison()
+    for answer in compared.answers:
+        answer.text_losses.extend(losses[answer.name])
+        answer.text_tokens.extend(tokens)
+    return compared
 
 
 def test_a_loss_of_texts_is_a_mean_over_their_tokens_and_of_no_source_of_prompts() -> None:
-    found = with_texts({"base": [20.0, 4.0], "sft": [10.0, 2.0]}, [5, 1])
-    assert found.estimates(0)["base"]["lm_loss"].mean == pytest.approx(4.0)
-    assert found.differences(0)["sft over base"]["lm_loss"].mean == pytest.approx(-2.0)
-    assert all("lm_loss" not in part.estimates(0)["sft"] for part in found.by_source().values())
+    compared = with_texts({"base": [20.0, 4.0], "sft": [10.0, 2.0]}, [5, 1])
+    assert compared.estimates(0)["base"]["lm_loss"].mean == pytest.approx(4.0)
+    assert compared.differences(0)["sft over base"]["lm_loss"].mean == pytest.approx(-2.0)
+    assert all("lm_loss" not in part.estimates(0)["sft"] for part in compared.by_source().values())
 
 
 @pytest.mark.parametrize("loss", [3.3, 0.7])
 def test_texts_that_are_lost_alike_leave_nothing_open_however_long_they_are(loss: float) -> None:
     tokens = [1, 480, 17, 33, 480, 2]
     sums = {name: [rate * count for count in tokens] for name, rate in (("base", loss), ("sft", loss / 2))}
-    found = with_texts(sums, tokens)
+    compared = with_texts(sums, tokens)
     for estimate, value in (
-        (found.estimates(0)["base"]["lm_loss"], loss),
-        (found.differences(0)["sft over base"]["lm_loss"], -loss / 2),
+        (compared.estimates(0)["base"]["lm_loss"], loss),
+        (compared.differences(0)["sft over base"]["lm_loss"], -loss / 2),
     ):
         assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((value, value, value), abs=1e-12)
 
@@ -139,8 +139,12 @@ def test_what_is_asked_twice_is_drawn_together() -> None:
     """Copies of rows make no interval narrower, and change no mean."""
     plain = comparison()
     doubled = [
-        Answers(name=one.name, texts=one.texts * 3, metrics={name: 3 * values for name, values in one.metrics.items()})
-        for one in plain.answers
+        Answers(
+            name=answer.name,
+            texts=answer.texts * 3,
+            metrics={name: 3 * values for name, values in answer.metrics.items()},
+        )
+        for answer in plain.answers
     ]
     copies = Comparison(prompts=3 * plain.prompts, answers=doubled)
     for tables in ((plain.estimates(0), copies.estimates(0)), (plain.differences(0), copies.differences(0))):
@@ -150,11 +154,11 @@ def test_what_is_asked_twice_is_drawn_together() -> None:
 
 
 def test_every_further_policy_is_measured_against_sft_and_against_what_it_varies() -> None:
-    found = comparison()
+    compared = comparison()
     main = Answers(name="ppo", texts=list("opqrst"), metrics={"form": [0.5] * 6})
     extra = Answers(name="mine", texts=list("uvwxyz"), metrics={"form": [0.2] * 6})
-    answers = [*found.answers, main, extra]
-    whole = Comparison(prompts=found.prompts, answers=answers, variants={"mine": "ppo"})
+    answers = [*compared.answers, main, extra]
+    whole = Comparison(prompts=compared.prompts, answers=answers, variants={"mine": "ppo"})
     for part in (whole, *whole.by_source().values()):
         differences = part.differences(0)
         assert set(differences) == {"sft over base", "ppo over sft", "mine over sft", "mine over ppo"}

@@ -26,4 +26,4 @@ def test_a_report_on_nothing_but_trained_prompts_is_refused() -> None:
 
 
 def test_conversations_that_end_alike_differ() -> None:
-    assert len({conversation_of(one.prompt) for one in (ASKED, OTHER, LATER)}) == 3
+    assert len({conversation_of(record.prompt) for record in (ASKED, OTHER, LATER)}) == 3

@@ -67,16 +67,16 @@ def test_two_people_who_rank_one_prompt_are_one_prompt() -> None:
         scored([1.0, 0.0], [1, 0], prompt="q", labeler="b"),
         scored([1.0, 0.0], [0, 1], prompt="r", labeler="a"),
     ]
-    found = report(twice)
-    assert (found["prompts"], found["rankings"]) == (2, 3)
-    assert found["accuracy"]["mean"] == pytest.approx((0.5 + 1.0) / 2)
-    assert found["accuracy"]["prompts"] == 2
+    content = report(twice)
+    assert (content["prompts"], content["rankings"]) == (2, 3)
+    assert content["accuracy"]["mean"] == pytest.approx((0.5 + 1.0) / 2)
+    assert content["accuracy"]["prompts"] == 2
     # Over two prompts, of 0.5 and 1.0: whichever are drawn, no mean is below 0.5.
-    assert found["accuracy"]["low"] >= 0.5
-    assert sum(one["pairs"] for one in found["calibration"]["bins"]) == 3
-    assert found["agreement"]["kendall_tau_b"]["mean"] == pytest.approx((0.0 + 1.0) / 2)
-    assert found["best_of_n"][1]["prompts"] == 2
-    assert [one["prompt"] for one in found["examples"]["underconfident"]] == ["q", "r"]
+    assert content["accuracy"]["low"] >= 0.5
+    assert sum(bucket["pairs"] for bucket in content["calibration"]["bins"]) == 3
+    assert content["agreement"]["kendall_tau_b"]["mean"] == pytest.approx((0.0 + 1.0) / 2)
+    assert content["best_of_n"][1]["prompts"] == 2
+    assert [example["prompt"] for example in content["examples"]["underconfident"]] == ["q", "r"]
 
 
 def test_conversations_that_end_alike_are_two_prompts() -> None:
@@ -85,20 +85,22 @@ def test_conversations_that_end_alike_are_two_prompts() -> None:
 
 
 def test_a_prompt_counts_as_one_however_many_pairs_it_has() -> None:
-    found = report()
-    assert found["pairs"] == 5 and found["responses"] == 6 and found["prompts"] == 2
-    assert found["accuracy"]["mean"] == pytest.approx((1.0 + 0.25) / 2)  # 3 of 3; (0 + 1/2) of 2
+    content = report()
+    assert content["pairs"] == 5 and content["responses"] == 6 and content["prompts"] == 2
+    assert content["accuracy"]["mean"] == pytest.approx((1.0 + 0.25) / 2)  # 3 of 3; (0 + 1/2) of 2
     expected = bootstrap([1.0, 0.25], seed=0)
-    assert (found["accuracy"]["low"], found["accuracy"]["high"]) == (expected.low, expected.high)
+    assert (content["accuracy"]["low"], content["accuracy"]["high"]) == (expected.low, expected.high)
 
 
 def test_accuracy_by_gap_source_and_task() -> None:
-    found = report()
-    assert found["by_gap"]["1"]["mean"] == pytest.approx((1.0 + 0.25) / 2)  # two pairs of the first, two of the second
-    assert (found["by_gap"]["1"]["pairs"], found["by_gap"]["1"]["prompts"]) == (4, 2)
-    assert found["by_gap"]["2"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "prompts": 1, "pairs": 1}
-    assert {source: cell["mean"] for source, cell in found["by_source"].items()} == {"a": 1.0, "b": 0.25}
-    assert list(found["by_task"]) == ["sums"]
+    content = report()
+    assert content["by_gap"]["1"]["mean"] == pytest.approx(
+        (1.0 + 0.25) / 2
+    )  # two pairs of the first, two of the second
+    assert (content["by_gap"]["1"]["pairs"], content["by_gap"]["1"]["prompts"]) == (4, 2)
+    assert content["by_gap"]["2"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "prompts": 1, "pairs": 1}
+    assert {source: cell["mean"] for source, cell in content["by_source"].items()} == {"a": 1.0, "b": 0.25}
+    assert list(content["by_task"]) == ["sums"]
 
 
 def test_accuracy_by_the_label_of_the_worse_response() -> None:
@@ -139,13 +141,13 @@ def test_the_share_right_is_that_of_counting_pairs(rows: list[list[tuple[float, 
 
 
 def test_length_sides_and_quartiles() -> None:
-    found = report()["length"]
+    content = report()["length"]
     # First: the better is shorter by 2, 5, 3. Second: longer by 4 (wrong), equally long (scores equal).
-    assert found["better_is_shorter"]["mean"] == 1.0 and found["better_is_shorter"]["pairs"] == 3
-    assert found["better_is_longer"]["mean"] == 0.0
-    assert found["equally_long"]["mean"] == 0.5
-    quartiles = found["by_tokens_better_has_more"]
-    assert [(one["least"], one["most"], one["pairs"]) for one in quartiles] == [
+    assert content["better_is_shorter"]["mean"] == 1.0 and content["better_is_shorter"]["pairs"] == 3
+    assert content["better_is_longer"]["mean"] == 0.0
+    assert content["equally_long"]["mean"] == 0.5
+    quartiles = content["by_tokens_better_has_more"]
+    assert [(quartile["least"], quartile["most"], quartile["pairs"]) for quartile in quartiles] == [
         (-5, -3, 2),
         (-2, -2, 1),
         (0, 0, 1),
@@ -156,15 +158,15 @@ def test_length_sides_and_quartiles() -> None:
 def test_correlation_within_prompts_leaves_the_prompts_own_level_out() -> None:
     """Longer prompts' answers score higher, but within a prompt the longer answer scores lower."""
     rankings = [scored([2.0, 1.0], [0, 1], [1, 2]), scored([12.0, 11.0], [0, 1], [11, 12])]
-    found = report(rankings)["length"]["correlation_with_score"]
-    assert found["within_prompts"] == -1.0
-    assert found["all_responses"] == pytest.approx(np.corrcoef([2, 1, 12, 11], [1, 2, 11, 12])[0, 1], abs=1e-6)
-    assert found["all_responses"] > 0.9
+    correlation = report(rankings)["length"]["correlation_with_score"]
+    assert correlation["within_prompts"] == -1.0
+    assert correlation["all_responses"] == pytest.approx(np.corrcoef([2, 1, 12, 11], [1, 2, 11, 12])[0, 1], abs=1e-6)
+    assert correlation["all_responses"] > 0.9
 
 
 def test_correlation_with_lengths_all_equal_says_so() -> None:
-    found = report([scored([1.0, 0.0], [0, 1])])["length"]["correlation_with_score"]
-    assert found["within_prompts"] == {"no_data": "scores or lengths are all equal"}
+    correlation = report([scored([1.0, 0.0], [0, 1])])["length"]["correlation_with_score"]
+    assert correlation["within_prompts"] == {"no_data": "scores or lengths are all equal"}
 
 
 # --- calibration
@@ -174,32 +176,34 @@ def test_calibration_by_hand() -> None:
     """One prompt with margins 0 (half right) and 2 (right), one with -2 (wrong): the latter weighs as much as both."""
     rankings = [scored([0.0, 0.0, -2.0], [0, 1, 2]), scored([0.0, 2.0], [0, 1])]
     pairs = [pair for pair in pairs_of(rankings) if (pair.ranking, pair.better, pair.worse) != (0, 0, 2)]
-    found = calibration(pairs, seed=0)
+    reliability = calibration(pairs, seed=0)
     confident = sigmoid(2.0)  # 0.88: bin 0.85 to 0.9, weights 1/4 (right) and 1/2 (wrong)
-    bins = {one["low"]: one for one in found["bins"] if one["pairs"]}
+    bins = {bucket["low"]: bucket for bucket in reliability["bins"] if bucket["pairs"]}
     assert set(bins) == {0.5, 0.85}
     assert bins[0.5] == {"low": 0.5, "high": 0.55, "pairs": 1, "share": 0.25, "confidence": 0.5, "accuracy": 0.5}
     assert bins[0.85]["share"] == 0.75
     assert bins[0.85]["accuracy"] == pytest.approx(1 / 3, abs=1e-6)
     assert bins[0.85]["confidence"] == pytest.approx(confident, abs=1e-6)
-    assert found["ece"] == pytest.approx(0.75 * (confident - 1 / 3), abs=1e-6)
-    assert found["overconfidence"] == found["ece"]
+    assert reliability["ece"] == pytest.approx(0.75 * (confident - 1 / 3), abs=1e-6)
+    assert reliability["overconfidence"] == reliability["ece"]
     first, second = (math.log(2) - math.log(confident)) / 2, -math.log(1 - confident)
-    assert found["log_loss"]["mean"] == pytest.approx((first + second) / 2, abs=1e-6)
+    assert reliability["log_loss"]["mean"] == pytest.approx((first + second) / 2, abs=1e-6)
 
 
 def test_a_model_that_is_right_as_often_as_it_says_has_no_calibration_error() -> None:
     margin = math.log(3)  # confidence 3/4
     rankings = [*(scored([margin, 0.0], [0, 1]) for _ in range(3)), scored([0.0, margin], [0, 1])]
-    found = calibration(pairs_of(rankings), seed=0)
-    assert found["ece"] == pytest.approx(0.0, abs=1e-6)
+    reliability = calibration(pairs_of(rankings), seed=0)
+    assert reliability["ece"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_shares_of_the_bins_add_up_and_certainty_has_a_bin() -> None:
-    found = calibration(pairs_of([scored([1e6, 0.0], [0, 1]), scored([0.0, 0.3, -1.0], [0, 1, 2])]), seed=0)
-    assert sum(one["share"] for one in found["bins"]) == pytest.approx(1.0, abs=1e-5)  # each rounded to six digits
-    assert found["bins"][-1]["pairs"] == 1
-    assert found["log_loss"]["mean"] < 10
+    reliability = calibration(pairs_of([scored([1e6, 0.0], [0, 1]), scored([0.0, 0.3, -1.0], [0, 1, 2])]), seed=0)
+    assert sum(bucket["share"] for bucket in reliability["bins"]) == pytest.approx(
+        1.0, abs=1e-5
+    )  # each rounded to six digits
+    assert reliability["bins"][-1]["pairs"] == 1
+    assert reliability["log_loss"]["mean"] < 10
 
 
 # --- whole orders, best of n, demonstrations
@@ -220,12 +224,12 @@ def test_kendall_tau_b_by_hand(scores: list[float], tiers: list[int], tau: float
 
 
 def test_best_of_n_by_drawing_all_subsets() -> None:
-    one = scored([0.5, 2.0, -1.0, 1.0], [2, 1, 0, 1])
-    assert quality(one) == [0.0, 0.5, 1.0, 0.5]  # of three others: none; one and half of one; three; the same
-    for n, row in enumerate(best_of_n([one], seed=0), start=1):
-        draws = [max(subset, key=lambda i: one.scores[i]) for subset in combinations(range(4), n)]
-        assert row["mean"] == pytest.approx(sum(quality(one)[i] for i in draws) / len(draws), abs=1e-6)
-        possible = [max(quality(one)[i] for i in subset) for subset in combinations(range(4), n)]
+    ranking = scored([0.5, 2.0, -1.0, 1.0], [2, 1, 0, 1])
+    assert quality(ranking) == [0.0, 0.5, 1.0, 0.5]  # of three others: none; one and half of one; three; the same
+    for n, row in enumerate(best_of_n([ranking], seed=0), start=1):
+        draws = [max(subset, key=lambda i: ranking.scores[i]) for subset in combinations(range(4), n)]
+        assert row["mean"] == pytest.approx(sum(quality(ranking)[i] for i in draws) / len(draws), abs=1e-6)
+        possible = [max(quality(ranking)[i] for i in subset) for subset in combinations(range(4), n)]
         assert row["best_possible"] == pytest.approx(sum(possible) / len(possible), abs=1e-6)
         assert row["kl"] == pytest.approx(math.log(n) - 1 + 1 / n, abs=1e-6)
 
@@ -241,31 +245,31 @@ def test_best_of_n_counts_only_prompts_with_enough_responses() -> None:
 
 
 def test_the_best_response_first_shares_a_tie_at_the_top() -> None:
-    found = report([scored([2.0, 2.0, 0.0], [0, 1, 1])])["agreement"]
-    assert found["top_1"]["mean"] == 0.5
+    agreement = report([scored([2.0, 2.0, 0.0], [0, 1, 1])])["agreement"]
+    assert agreement["top_1"]["mean"] == 0.5
 
 
 def test_agreement_by_labeler() -> None:
     rankings = [scored([1.0, 0.0], [0, 1], labeler="ann"), scored([0.0, 1.0], [0, 1], labeler="bo"), TWO[0]]
-    found = report(rankings)["agreement"]["by_labeler"]
-    assert {name: cell["mean"] for name, cell in found.items()} == {"ann": 1.0, "bo": 0.0}
+    by_labeler = report(rankings)["agreement"]["by_labeler"]
+    assert {name: cell["mean"] for name, cell in by_labeler.items()} == {"ann": 1.0, "bo": 0.0}
 
 
 def test_position_of_demonstrations() -> None:
     demonstrations = [ScoredDemonstration(score=2.0, ranking=0), ScoredDemonstration(score=1.0)]
-    found = report(demonstrations=demonstrations)["demonstrations"]
-    assert (found["count"], found["mean_score"], found["standard_deviation"]) == (2, 1.5, 0.5)
+    content = report(demonstrations=demonstrations)["demonstrations"]
+    assert (content["count"], content["mean_score"], content["standard_deviation"]) == (2, 1.5, 0.5)
     # Scores by tier: 0: 3, 1, 2; 1: 2, 2; 2: 0.
-    assert found["share_of_tier_below_their_mean"] == {"0": round(1 / 3, 6), "1": 0.0, "2": 1.0}
-    beats = found["beats_ranked_responses_of_its_prompt"]
+    assert content["share_of_tier_below_their_mean"] == {"0": round(1 / 3, 6), "1": 0.0, "2": 1.0}
+    beats = content["beats_ranked_responses_of_its_prompt"]
     assert (beats["mean"], beats["prompts"]) == (0.5, 1)  # of 3, 2, 0: one below and one equal
 
 
 def test_demonstrations_of_one_prompt_are_drawn_together() -> None:
     beats = [ScoredDemonstration(score=9.0, ranking=0)] * 3 + [ScoredDemonstration(score=-9.0, ranking=1)]
-    found = report(demonstrations=beats)["demonstrations"]["beats_ranked_responses_of_its_prompt"]
-    assert (found["mean"], found["prompts"]) == (0.75, 2)
-    assert (found["low"], found["high"]) == (0.0, 1.0)  # of two prompts one is drawn twice every other time
+    beaten = report(demonstrations=beats)["demonstrations"]["beats_ranked_responses_of_its_prompt"]
+    assert (beaten["mean"], beaten["prompts"]) == (0.75, 2)
+    assert (beaten["low"], beaten["high"]) == (0.0, 1.0)  # of two prompts one is drawn twice every other time
     alone = report(demonstrations=beats[:3])["demonstrations"]["beats_ranked_responses_of_its_prompt"]
     assert (alone["low"], alone["high"], alone["prompts"]) == (1.0, 1.0, 1)
 
@@ -274,12 +278,12 @@ def test_demonstrations_of_one_prompt_are_drawn_together() -> None:
 
 
 def test_a_baseline_is_compared_prompt_by_prompt() -> None:
-    found = report(baselines={"upside down": [[0.0, 1.0, 2.0], [0.0, 0.0, 1.0]], "missing": "no such thing"})[
+    compared = report(baselines={"upside down": [[0.0, 1.0, 2.0], [0.0, 0.0, 1.0]], "missing": "no such thing"})[
         "baselines"
     ]
-    assert found["upside down"]["accuracy"]["mean"] == 0.0
-    assert found["upside down"]["model_is_better_by"]["mean"] == pytest.approx(0.625)
-    assert found["missing"] == {"no_data": "no such thing"}
+    assert compared["upside down"]["accuracy"]["mean"] == 0.0
+    assert compared["upside down"]["model_is_better_by"]["mean"] == pytest.approx(0.625)
+    assert compared["missing"] == {"no_data": "no such thing"}
 
 
 def test_longer_and_shorter_wins_are_each_others_mirror() -> None:
@@ -292,8 +296,8 @@ def test_longer_and_shorter_wins_are_each_others_mirror() -> None:
 
 def test_random_scores_are_right_half_of_the_time_and_the_same_for_a_seed() -> None:
     many = [scored([0.0, 0.0], [0, 1]) for _ in range(2000)]
-    found = accuracy(pairs_of(many, baselines.random_scores(many, seed=1)), seed=0)
-    assert found.low < 0.5 < found.high
+    measured = accuracy(pairs_of(many, baselines.random_scores(many, seed=1)), seed=0)
+    assert measured.low < 0.5 < measured.high
     assert baselines.random_scores(TWO, seed=1) == baselines.random_scores(TWO, seed=1)
 
 
@@ -339,28 +343,37 @@ def test_examples_are_the_widest_wrong_and_the_narrowest_right_of_different_prom
         scored([0.0, 1.0], [0, 1], prompt="near"),  # wrong by 1
         scored([0.1, 0.0], [0, 1], prompt="barely"),
     ]
-    found = report(rankings)["examples"]
-    assert [(one["prompt"], one["margin"]) for one in found["overconfident"]] == [("far", -5.0), ("near", -1.0)]
-    assert [(one["prompt"], one["margin"]) for one in found["underconfident"]] == [("barely", 0.1), ("far", 1.0)]
-    assert found["overconfident"][0]["better"] == {"response": "answer 0", "score": 0.0, "tier": 0}
+    examples = report(rankings)["examples"]
+    assert [(example["prompt"], example["margin"]) for example in examples["overconfident"]] == [
+        ("far", -5.0),
+        ("near", -1.0),
+    ]
+    assert [(example["prompt"], example["margin"]) for example in examples["underconfident"]] == [
+        ("barely", 0.1),
+        ("far", 1.0),
+    ]
+    assert examples["overconfident"][0]["better"] == {"response": "answer 0", "score": 0.0, "tier": 0}
 
 
 # --- the report as a whole
 
 
 def test_a_section_without_data_says_so() -> None:
-    found = report([scored([1.0, 0.0], [0, 1])])
-    for section in (found["by_source"], found["by_task"], found["by_label"], found["demonstrations"]):
+    content = report([scored([1.0, 0.0], [0, 1])])
+    for section in (content["by_source"], content["by_task"], content["by_label"], content["demonstrations"]):
         assert list(section) == ["no_data"]
-    assert "no_data" in found["agreement"]["by_labeler"]
-    assert "no_data" in found["length"]["better_is_shorter"]
+    assert "no_data" in content["agreement"]["by_labeler"]
+    assert "no_data" in content["length"]["better_is_shorter"]
 
 
 @settings(deadline=None, derandomize=True, max_examples=15)
 @given(st.floats(-5, 5))
 def test_a_shift_of_the_scores_changes_only_what_shows_scores(shift: float) -> None:
     shift = round(4 * shift) / 4
-    moved = [ScoredRanking(**{**vars(one), "scores": tuple(score + shift for score in one.scores)}) for one in TWO]
+    moved = [
+        ScoredRanking(**{**vars(ranking), "scores": tuple(score + shift for score in ranking.scores)})
+        for ranking in TWO
+    ]
     kept = ("accuracy", "by_gap", "length", "calibration", "agreement", "best_of_n", "baselines")
     before, after = report(), report(moved)
     assert {name: before[name] for name in kept} == {name: after[name] for name in kept}
@@ -382,5 +395,5 @@ def test_the_figure_is_svg_with_the_reports_numbers_in_it_and_the_same_bytes_eac
 
 
 def test_groups_leave_out_what_belongs_to_none() -> None:
-    found = cells_by(pairs_of(TWO), lambda pair: "first" if pair.ranking == 0 else None, seed=0)
-    assert list(found) == ["first"]
+    cells = cells_by(pairs_of(TWO), lambda pair: "first" if pair.ranking == 0 else None, seed=0)
+    assert list(cells) == ["first"]

@@ -52,18 +52,18 @@ def made(right: int, wrong: int, *, longer_of_right: int, longer_of_wrong: int) 
     ],
 )
 def test_a_model_is_compared_with_its_best_baseline(rankings: list[ScoredRanking], says: str, baseline: str) -> None:
-    found = verdict(rankings)
-    assert (found.says, found.baseline) == (says, baseline)
-    assert found.over == pytest.approx(
-        sum(one.scores[0] > 0 for one in rankings) / len(rankings) - found.baseline_accuracy, abs=1e-6
+    outcome = verdict(rankings)
+    assert (outcome.says, outcome.baseline) == (says, baseline)
+    assert outcome.over == pytest.approx(
+        sum(ranking.scores[0] > 0 for ranking in rankings) / len(rankings) - outcome.baseline_accuracy, abs=1e-6
     )
 
 
 def test_a_bag_of_words_that_is_right_everywhere_is_the_one_to_beat() -> None:
     rankings = made(36, 4, longer_of_right=18, longer_of_wrong=2)
     assert verdict(rankings).says == BETTER
-    found = verdict(rankings, [[1.0, 0.0]] * 40)
-    assert (found.baseline, found.says) == ("bag of words", NOT_BETTER)
+    outcome = verdict(rankings, [[1.0, 0.0]] * 40)
+    assert (outcome.baseline, outcome.says) == ("bag of words", NOT_BETTER)
 
 
 def test_a_few_prompts_tell_nothing() -> None:
@@ -77,10 +77,10 @@ def test_a_few_prompts_tell_nothing() -> None:
 
 @pytest.mark.parametrize(("right", "wrong"), [(38, 2), (12, 28)])
 def test_a_record_says_what_the_report_says(right: int, wrong: int) -> None:
-    found = verdict(made(right, wrong, longer_of_right=right // 2, longer_of_wrong=wrong // 2))
-    assert recorded({**found.metrics, "reward/eval_accuracy": 0.5}) == found
+    outcome = verdict(made(right, wrong, longer_of_right=right // 2, longer_of_wrong=wrong // 2))
+    assert recorded({**outcome.metrics, "reward/eval_accuracy": 0.5}) == outcome
     assert recorded({"reward/eval_accuracy": 0.5}) is None
-    assert f"'{found.baseline}'" in found.text and f"{found.over:+.2f}" in found.text
+    assert f"'{outcome.baseline}'" in outcome.text and f"{outcome.over:+.2f}" in outcome.text
 
 
 @pytest.mark.parametrize("place", [-1.0, 0.5, 3.0, 1e300])

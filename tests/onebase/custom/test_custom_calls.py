@@ -44,7 +44,7 @@ class Nameless(Exception):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (SystemExit(), "tried to end the run: it raised SystemExit"),
         (SystemExit("bye"), "tried to end the run: it raised SystemExit .bye."),
@@ -57,8 +57,8 @@ class Nameless(Exception):
         (Nameless(), "^raised Nameless .<Nameless that cannot be shown: SystemExit>."),
     ],
 )
-def test_whatever_a_function_raises_is_an_error_with_its_line(error: BaseException, said: str) -> None:
-    with pytest.raises(CallError, match=rf"{said}.* at \S*test_custom_calls\.py:\d+$"):
+def test_whatever_a_function_raises_is_an_error_with_its_line(error: BaseException, message: str) -> None:
+    with pytest.raises(CallError, match=rf"{message}.* at \S*test_custom_calls\.py:\d+$"):
         through(raising(error))
 
 
@@ -298,11 +298,11 @@ def test_what_a_function_changes_for_everybody_is_put_back(name: str) -> None:
 
     def function() -> None:
         CHANGES[name]()
-        changed.extend(one.name for one, value in zip(settings, before, strict=True) if one.read() != value)
+        changed.extend(setting.name for setting, value in zip(settings, before, strict=True) if setting.read() != value)
 
     through(function)
     assert changed, "this change is not seen"
-    assert [one.name for one, value in zip(settings, before, strict=True) if one.read() != value] == []
+    assert [setting.name for setting, value in zip(settings, before, strict=True) if setting.read() != value] == []
     assert (torch.ones(2, requires_grad=True) * 2).requires_grad
     assert torch.ones(1).dtype == torch.float32
 
@@ -338,9 +338,9 @@ def test_the_global_generators_begin_at_the_calls_seed_and_are_as_before() -> No
         torch.manual_seed(7)
         return numbers
 
-    one, again, other = through(reseeds, seed=3), through(draws, seed=3), through(draws, seed=2**63 - 1)
-    assert one == again
-    assert not set(one) & set(other)
+    first, again, other = through(reseeds, seed=3), through(draws, seed=3), through(draws, seed=2**63 - 1)
+    assert first == again
+    assert not set(first) & set(other)
     assert random.getstate()[1][:-1] == before[0]
     assert numpy_state() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
@@ -426,14 +426,16 @@ ASKS = "from onebase.recipe import reader\nfrom onebase.recipe.sections import C
 
 def test_a_module_is_imported_behind_the_same_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name, text, said in (
+    for name, text, message in (
         ("leaves", "import sys\nsys.exit(0)\n", r"tried to end the run: it raised SystemExit .0. at \S*leaves\.py:2"),
         ("stops", "raise KeyboardInterrupt\n", "tried to end the run: it raised KeyboardInterrupt"),
         ("asks", f"{ASKS}reader.read('no.yaml', ChatSection)\n", r"raised RecipeError .* at \S*asks\.py:3"),
         ("lazy", "def __getattr__(name):\n    raise SystemExit(0)\n", "raised SystemExit"),
     ):
         (tmp_path / f"{name}.py").write_text(text)
-        with pytest.raises(RecipeError, match=f"reward.terms: the module '{name}' .* cannot be imported: it .*{said}"):
+        with pytest.raises(
+            RecipeError, match=f"reward.terms: the module '{name}' .* cannot be imported: it .*{message}"
+        ):
             load_function(f"{name}:reward", "reward.terms")
     (tmp_path / "moves.py").write_text(
         "import os, torch\nos.chdir('/')\ntorch.set_default_dtype(torch.float64)\nos.environ['ONEBASE_MOVES'] = '1'\n"
@@ -448,7 +450,7 @@ def test_a_module_is_imported_behind_the_same_door(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("async def reward(prompt, response):\n    return 1\n", "is an `async def`"),
         ("def reward(prompt, response):\n    yield 1\n", "is a generator"),
@@ -461,11 +463,11 @@ def test_a_module_is_imported_behind_the_same_door(tmp_path: Path, monkeypatch: 
     ],
 )
 def test_what_gives_no_answer_is_refused_before_anything_is_loaded(
-    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "later", raising=False)
     (tmp_path / "later.py").write_text(text)
-    with pytest.raises(RecipeError, match=f"'later:reward' {said}"):
+    with pytest.raises(RecipeError, match=f"'later:reward' {message}"):
         load_function("later:reward", "reward.terms")
     sys.modules.pop("later", None)

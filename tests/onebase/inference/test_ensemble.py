@@ -27,12 +27,12 @@ def combined(rule: Rule, scores: torch.Tensor, weight: float = 1.0) -> torch.Ten
     return section.combination(scores)
 
 
-def by_definition(rule: Rule, said: list[float], weight: float) -> float:
-    mean = math.fsum(said) / len(said)
-    variance = math.fsum((one - mean) ** 2 for one in said) / len(said)
+def by_definition(rule: Rule, scores: list[float], weight: float) -> float:
+    mean = math.fsum(scores) / len(scores)
+    variance = math.fsum((score - mean) ** 2 for score in scores) / len(scores)
     return {
         "mean": mean,
-        "min": sorted(said)[0],
+        "min": sorted(scores)[0],
         "mean-minus-variance": mean - weight * variance,
         "mean-minus-deviation": mean - weight * math.sqrt(variance),
     }[rule]
@@ -42,16 +42,16 @@ def by_definition(rule: Rule, said: list[float], weight: float) -> float:
 @given(TABLES, st.floats(0, 3), st.sampled_from(RULES))
 def test_every_rule_is_its_equation_at_each_response(table: list[list[float]], weight: float, rule: Rule) -> None:
     scores = torch.tensor(table).T.contiguous()
-    found = combined(rule, scores, weight)
-    expected = [by_definition(rule, said, weight) for said in table]
-    assert found.tolist() == pytest.approx(expected, rel=1e-4, abs=2e-2)  # squares of 50 in fp32
+    combination = combined(rule, scores, weight)
+    expected = [by_definition(rule, scores_of_response, weight) for scores_of_response in table]
+    assert combination.tolist() == pytest.approx(expected, rel=1e-4, abs=2e-2)  # squares of 50 in fp32
 
 
 def test_coste_et_al_by_hand() -> None:
     """Members say 1 and 3 of one response, 2 and 2 of another: means 2 and 2, variances 1 and 0."""
     scores = torch.tensor([[1.0, 2.0], [3.0, 2.0]])
-    found = {rule: combined(rule, scores, 0.5).tolist() for rule in RULES}
-    assert found == {
+    by_rule = {rule: combined(rule, scores, 0.5).tolist() for rule in RULES}
+    assert by_rule == {
         "mean": [2.0, 2.0],
         "min": [1.0, 2.0],
         "mean-minus-variance": [1.5, 2.0],
@@ -65,8 +65,8 @@ def test_coste_et_al_by_hand() -> None:
 @pytest.mark.parametrize("rule", RULES)
 @settings(deadline=None, max_examples=100)
 @given(st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=6), st.floats(0, 100))
-def test_an_ensemble_of_one_is_that_one_bit_for_bit(rule: Rule, said: list[float], weight: float) -> None:
-    scores = torch.tensor([said])
+def test_an_ensemble_of_one_is_that_one_bit_for_bit(rule: Rule, members: list[float], weight: float) -> None:
+    scores = torch.tensor([members])
     assert torch.equal(combined(rule, scores, weight), scores[0])
 
 
@@ -88,9 +88,9 @@ def test_where_members_disagree_a_careful_rule_says_less_than_the_mean(rule: Rul
 
 
 def test_the_spread_is_the_populations_standard_deviation() -> None:
-    said = [[0.5, -1.0, 2.0], [1.5, -1.0, -3.0]]
-    expected = [statistics.pstdev(one) for one in zip(*said, strict=True)]
-    assert spread_of(torch.tensor(said)).tolist() == pytest.approx(expected)
+    scores = [[0.5, -1.0, 2.0], [1.5, -1.0, -3.0]]
+    expected = [statistics.pstdev(scores_of_response) for scores_of_response in zip(*scores, strict=True)]
+    assert spread_of(torch.tensor(scores)).tolist() == pytest.approx(expected)
 
 
 def test_members_say_what_each_says_alone(make_roles: Callable[..., Roles]) -> None:
@@ -98,15 +98,15 @@ def test_members_say_what_each_says_alone(make_roles: Callable[..., Roles]) -> N
     for index, name in enumerate(member_names(3)):
         roles.add_head(name).weight.data.normal_(generator=torch.Generator().manual_seed(index))
     sequences = [[5, 6, 7, 8], [9, 10], [11, 12, 13, 14, 15, 16], [17]]
-    found = member_scores(roles, member_names(3), sequences, tokens_per_microbatch=8)
+    scores = member_scores(roles, member_names(3), sequences, tokens_per_microbatch=8)
     for row, name in enumerate(member_names(3)):
-        assert torch.equal(found[row], score(roles, name, sequences, tokens_per_microbatch=8))
+        assert torch.equal(scores[row], score(roles, name, sequences, tokens_per_microbatch=8))
         with torch.no_grad(), roles.active(name):
             for column, sequence in enumerate(sequences):
                 hidden = roles.base.model(input_ids=torch.tensor([sequence]), output_hidden_states=True).hidden_states
                 alone = float(hidden[-1][0, -1] @ roles.heads[name].weight)
-                assert float(found[row, column]) == pytest.approx(alone, abs=1e-4)
-    assert len({tuple(row.tolist()) for row in found}) == 3
+                assert float(scores[row, column]) == pytest.approx(alone, abs=1e-4)
+    assert len({tuple(row.tolist()) for row in scores}) == 3
 
 
 def test_a_weight_that_its_rule_does_not_read_is_refused() -> None:

@@ -46,9 +46,9 @@ def test_values_and_gradients_are_those_of_a_full_log_softmax(chunk: int, temper
 
     torch.testing.assert_close(logprobs.detach(), expected.detach().float())
     torch.testing.assert_close(entropies.detach(), spread.detach().float())
-    for found, wanted in ((hidden.grad, double[0].grad), (weight.grad, double[1].grad)):
-        assert found is not None and wanted is not None
-        torch.testing.assert_close(found, wanted.float())
+    for gradient, wanted in ((hidden.grad, double[0].grad), (weight.grad, double[1].grad)):
+        assert gradient is not None and wanted is not None
+        torch.testing.assert_close(gradient, wanted.float())
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
@@ -64,8 +64,8 @@ def test_chunks_never_change_a_result_not_even_its_last_bit(chunk: int) -> None:
         assert hidden.grad is not None
         return logprobs.detach(), entropies.detach(), hidden.grad
 
-    for found, whole in zip(results(chunk), results(LENGTH), strict=True):
-        assert torch.equal(found, whole)
+    for result, whole in zip(results(chunk), results(LENGTH), strict=True):
+        assert torch.equal(result, whole)
 
 
 def test_no_more_than_a_chunk_of_logits_exists_and_they_are_computed_again_for_the_gradient() -> None:
@@ -87,7 +87,7 @@ def test_no_more_than_a_chunk_of_logits_exists_and_they_are_computed_again_for_t
 def test_a_gradient_kept_from_the_forward_is_that_of_the_plain_way(chunk: int, temperature: float) -> None:
     """Values to the bit; the gradient up to the order of its sums. Entropies have none."""
     hidden, targets, weight, (for_logprob, _) = problem()
-    found: dict[bool, tuple[Tensor, Tensor, Tensor]] = {}
+    outcomes: dict[bool, tuple[Tensor, Tensor, Tensor]] = {}
     for plain in (True, False):
         states = hidden.clone().requires_grad_()
         logprobs, entropies = token_logprobs(
@@ -96,10 +96,10 @@ def test_a_gradient_kept_from_the_forward_is_that_of_the_plain_way(chunk: int, t
         assert entropies.requires_grad == plain
         (logprobs @ for_logprob).backward()
         assert states.grad is not None
-        found[plain] = logprobs.detach(), entropies.detach(), states.grad
-    assert torch.equal(found[True][0], found[False][0])
-    assert torch.equal(found[True][1], found[False][1])
-    torch.testing.assert_close(found[True][2], found[False][2])
+        outcomes[plain] = logprobs.detach(), entropies.detach(), states.grad
+    assert torch.equal(outcomes[True][0], outcomes[False][0])
+    assert torch.equal(outcomes[True][1], outcomes[False][1])
+    torch.testing.assert_close(outcomes[True][2], outcomes[False][2])
 
 
 def test_with_its_gradient_kept_a_chunk_of_logits_is_computed_once() -> None:
@@ -175,21 +175,21 @@ def test_logits_are_fp32_whatever_the_lm_head_computes_in() -> None:
 def test_no_tokens_give_no_numbers(maths: Callable[..., Tensor | tuple[Tensor, Tensor]]) -> None:
     nothing = torch.zeros(0, HIDDEN)
     second = torch.zeros(0, dtype=torch.long) if maths is token_logprobs else nothing
-    found = maths(nothing, second, lambda x: x, temperature=1.0, chunk=3)
-    for one in found if isinstance(found, tuple) else (found,):
-        assert one.shape == (0,) and one.dtype == torch.float32
+    outcome = maths(nothing, second, lambda x: x, temperature=1.0, chunk=3)
+    for tensor in outcome if isinstance(outcome, tuple) else (outcome,):
+        assert tensor.shape == (0,) and tensor.dtype == torch.float32
 
 
 @pytest.mark.parametrize("chunk", CHUNKS)
 def test_exact_kl_is_that_of_the_two_distributions(chunk: int) -> None:
     hidden, _, weight, _ = problem()
     other = hidden.flip(0)
-    found = token_kl(hidden, other, lambda x: x @ weight.T, temperature=0.7, chunk=chunk)
+    kl = token_kl(hidden, other, lambda x: x @ weight.T, temperature=0.7, chunk=chunk)
     for row in range(LENGTH):
         p, q = ([math.exp(z / 0.7) for z in (weight @ states[row]).tolist()] for states in (hidden, other))
         wanted = sum(a / sum(p) * math.log(a / sum(p) / (b / sum(q))) for a, b in zip(p, q, strict=True))
         # The logits are fp32 here: sums over the vocabulary differ by a few of its last bits.
-        assert found[row].item() == pytest.approx(wanted, rel=1e-5, abs=1e-6)
+        assert kl[row].item() == pytest.approx(wanted, rel=1e-5, abs=1e-6)
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
@@ -197,16 +197,16 @@ def test_exact_kl_is_that_of_the_two_distributions(chunk: int) -> None:
 def test_exact_kl_is_never_negative_and_that_of_double_precision(seed: int, scale: float, temperature: float) -> None:
     """Near 0 fp32 would say less than nothing; there the sum of double precision is at most its rounding."""
     draws = torch.Generator().manual_seed(seed)
-    one, other = (scale * torch.randn(LENGTH, 7, generator=draws) for _ in range(2))
-    found = token_kl(one, other, lambda logits: logits, temperature=temperature, chunk=3)
-    p, q = (torch.log_softmax(logits.double() / temperature, dim=1) for logits in (one, other))
+    states, other = (scale * torch.randn(LENGTH, 7, generator=draws) for _ in range(2))
+    kl = token_kl(states, other, lambda logits: logits, temperature=temperature, chunk=3)
+    p, q = (torch.log_softmax(logits.double() / temperature, dim=1) for logits in (states, other))
     wanted = (p.exp() * (p - q)).sum(dim=1)
-    assert (found >= 0).all()
-    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-5)
+    assert (kl >= 0).all()
+    torch.testing.assert_close(kl.double(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_exact_kl_of_equal_states_is_zero_and_has_no_gradient() -> None:
     hidden, _, weight, _ = problem()
-    found = token_kl(hidden.requires_grad_(), hidden, lambda x: x @ weight.T, temperature=1.0, chunk=2)
-    assert found.tolist() == [0.0] * LENGTH
-    assert not found.requires_grad
+    kl = token_kl(hidden.requires_grad_(), hidden, lambda x: x @ weight.T, temperature=1.0, chunk=2)
+    assert kl.tolist() == [0.0] * LENGTH
+    assert not kl.requires_grad

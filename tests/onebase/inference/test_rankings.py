@@ -36,7 +36,7 @@ def test_scores_and_gradients_of_packed_rankings_are_those_of_padded_rows(
     make_roles: MakeRoles, quantization: str
 ) -> None:
     roles = reward_roles(make_roles, quantization)
-    found = {}
+    outcomes = {}
     assert roles.forwards.can_pack
     for packed in (True, False):
         roles.forwards.can_pack = packed
@@ -45,12 +45,12 @@ def test_scores_and_gradients_of_packed_rankings_are_those_of_padded_rows(
         scores = torch.cat(candidate_scores(roles, "reward", GROUPS))
         scores.sin().sum().backward()
         gradients = [parameter.grad for parameter in roles.parameters("reward") if parameter.grad is not None]
-        found[packed] = scores.detach(), [gradient.clone() for gradient in gradients]
-    assert torch.allclose(found[True][0], found[False][0], rtol=1e-4, atol=1e-4)
-    largest = max(float(gradient.abs().max()) for gradient in found[False][1])
+        outcomes[packed] = scores.detach(), [gradient.clone() for gradient in gradients]
+    assert torch.allclose(outcomes[True][0], outcomes[False][0], rtol=1e-4, atol=1e-4)
+    largest = max(float(gradient.abs().max()) for gradient in outcomes[False][1])
     assert largest > 0
-    for one, other in zip(found[True][1], found[False][1], strict=True):
-        assert float((one - other).abs().max()) <= 1e-4 * largest  # other matrix shapes, other rounding
+    for packed_gradient, other in zip(outcomes[True][1], outcomes[False][1], strict=True):
+        assert float((packed_gradient - other).abs().max()) <= 1e-4 * largest  # other matrix shapes, other rounding
 
 
 @settings(deadline=None, max_examples=50)
@@ -104,11 +104,11 @@ def separate(roles: Roles, sequences: list[TokenIds], side: str) -> list[torch.T
         attended[row, place] = 1
     positions = (attended.cumsum(dim=1) - 1).clamp(min=0)
     with roles.active("reward"):
-        found = roles.base.model(
+        output = roles.base.model(
             input_ids=rows, attention_mask=attended, position_ids=positions, output_hidden_states=True
         ).hidden_states
-    assert found is not None
-    return [found[-1][row][attended[row].bool()] for row in range(len(sequences))]
+    assert output is not None
+    return [output[-1][row][attended[row].bool()] for row in range(len(sequences))]
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -129,15 +129,15 @@ def test_packed_equals_separate_for_every_number_of_responses(
 
     longer = [ids[:7] * 2 + ids[7:] * 2 for ids in group]
     packed = candidate_scores(roles, "reward", [group, longer])[0]
-    found = gradients(packed)
+    packed_gradients = gradients(packed)
     alone = separate(roles, group, side)
     expected_scores = torch.stack([states[-1] @ head.weight + head.bias for states in alone])
     assert torch.allclose(packed, expected_scores, rtol=1e-4, atol=1e-4)
     expected = gradients(expected_scores)
     largest = max(float(other.abs().max()) for other in expected)
     assert largest > 0
-    for one, other in zip(found, expected, strict=True):
-        assert float((one - other).abs().max()) <= 1e-4 * largest
+    for gradient, other in zip(packed_gradients, expected, strict=True):
+        assert float((gradient - other).abs().max()) <= 1e-4 * largest
     with torch.no_grad():
         whole = [range(len(sequence)) for sequence in group]
         hidden = states_at(roles, "reward", group, whole)

@@ -26,11 +26,11 @@ def drawn(roles: Roles, *, batch: int, prompts: list[list[int]] = PROMPTS, **opt
     return sample(roles, "policy", prompts, generator=torch.Generator().manual_seed(1), **settings)
 
 
-def assert_alike(one: Sample, other: Sample) -> None:
-    assert torch.equal(one.episodes.mask, other.episodes.mask)
-    assert torch.equal(one.episodes.responses, other.episodes.responses)
-    assert torch.equal(one.stopped, other.stopped)
-    torch.testing.assert_close(one.logprobs, other.logprobs, atol=1e-4, rtol=0)
+def assert_alike(sample: Sample, other: Sample) -> None:
+    assert torch.equal(sample.episodes.mask, other.episodes.mask)
+    assert torch.equal(sample.episodes.responses, other.episodes.responses)
+    assert torch.equal(sample.stopped, other.stopped)
+    torch.testing.assert_close(sample.logprobs, other.logprobs, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("batch", [1, 4, 7, 18])
@@ -58,13 +58,13 @@ def test_values_read_in_passing_are_those_of_a_forward(make_roles: MakeRoles, pa
     assert roles.forwards.can_pack
     if not packs:
         roles.forwards.can_pack = False
-    found = drawn(roles, batch=4, value_head="policy")
+    sample = drawn(roles, batch=4, value_head="policy")
     assert drawn(roles, batch=4).values is None
     with torch.no_grad():
-        expected = token_values(roles, "policy", found.episodes)
-    assert found.values is not None
+        expected = token_values(roles, "policy", sample.episodes)
+    assert sample.values is not None
     assert expected.abs().max() > 0.01
-    torch.testing.assert_close(found.values, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(sample.values, expected, atol=1e-4, rtol=0)
 
 
 def forwards(roles: Roles, monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -86,8 +86,8 @@ def test_no_token_goes_through_the_model_for_nothing(make_roles: MakeRoles, monk
     roles = make_roles("policy")
     assert roles.forwards.can_pack
     sizes = forwards(roles, monkeypatch)
-    found = drawn(roles, batch=len(PROMPTS))
-    lengths = found.episodes.mask.sum(dim=1)
+    sample = drawn(roles, batch=len(PROMPTS))
+    lengths = sample.episodes.mask.sum(dim=1)
     # The short prefixes that are not worth sharing are the rest of the first.
     assert pack_size(PROMPTS) <= sizes[0] <= pack_size(PROMPTS) + 8 < sum(map(len, PROMPTS))
     assert sum(sizes[1:]) == int((lengths - 1).sum())
@@ -98,9 +98,9 @@ def test_responses_to_one_prompt_share_its_prefill(make_roles: MakeRoles, monkey
     roles = make_roles("policy")
     assert roles.forwards.can_pack
     sizes = forwards(roles, monkeypatch)
-    found = drawn(roles, batch=8, prompts=[[*range(5, 25)]] * 8)
+    sample = drawn(roles, batch=8, prompts=[[*range(5, 25)]] * 8)
     assert sizes[0] == 20
-    assert len({tuple(row.tolist()) for row in found.episodes.responses}) > 1
+    assert len({tuple(row.tolist()) for row in sample.episodes.responses}) > 1
 
 
 def test_freed_slots_are_taken_by_waiting_prompts_a_quarter_at_a_time(

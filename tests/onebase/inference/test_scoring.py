@@ -37,26 +37,26 @@ def test_logprobs_are_those_of_each_sequence_alone(
     make_roles: Callable[..., Roles], episodes: Episodes, temperature: float, quantization: str
 ) -> None:
     roles = make_roles("policy", quantization=quantization)
-    found = logprobs(roles, "policy", episodes, temperature=temperature, tokens_per_microbatch=16)
+    together = logprobs(roles, "policy", episodes, temperature=temperature, tokens_per_microbatch=16)
     for row, expected in enumerate(one_by_one(roles, "policy", temperature)):
-        torch.testing.assert_close(found[row, : len(expected)].tolist(), expected, atol=1e-4, rtol=1e-4)
-        assert found[row, len(expected) :].eq(0).all()
+        torch.testing.assert_close(together[row, : len(expected)].tolist(), expected, atol=1e-4, rtol=1e-4)
+        assert together[row, len(expected) :].eq(0).all()
 
 
 def test_junk_in_the_padding_and_other_batch_mates_change_nothing(
     make_roles: Callable[..., Roles], episodes: Episodes
 ) -> None:
     roles = make_roles("policy")
-    found = logprobs(roles, "policy", episodes, temperature=1.0, tokens_per_microbatch=1000)
+    first = logprobs(roles, "policy", episodes, temperature=1.0, tokens_per_microbatch=1000)
     junk = Episodes(
         prompts=episodes.prompts, responses=episodes.responses.masked_fill(~episodes.mask, 77), mask=episodes.mask
     )
     torch.testing.assert_close(
-        logprobs(roles, "policy", junk, temperature=1.0, tokens_per_microbatch=1000), found, atol=1e-4, rtol=0
+        logprobs(roles, "policy", junk, temperature=1.0, tokens_per_microbatch=1000), first, atol=1e-4, rtol=0
     )
     order = [2, 0, 3, 1]
     shuffled = logprobs(roles, "policy", episodes.select(order), temperature=1.0, tokens_per_microbatch=1)
-    torch.testing.assert_close(shuffled, found[order], atol=1e-4, rtol=0)
+    torch.testing.assert_close(shuffled, first[order], atol=1e-4, rtol=0)
 
 
 def test_a_score_is_the_head_at_the_last_token(make_roles: Callable[..., Roles], episodes: Episodes) -> None:
@@ -64,13 +64,13 @@ def test_a_score_is_the_head_at_the_last_token(make_roles: Callable[..., Roles],
     head = roles.add_head("reward")
     head.weight.data.normal_()
     head.bias.data.fill_(0.25)
-    found = score(roles, "reward", episodes.sequences, tokens_per_microbatch=20)
+    scores = score(roles, "reward", episodes.sequences, tokens_per_microbatch=20)
     for row, sequence in enumerate(episodes.sequences):
         with torch.no_grad(), roles.active("reward"):
             states = roles.base.model(input_ids=torch.tensor([sequence]), output_hidden_states=True).hidden_states
         assert states is not None
         expected = float(states[-1][0, -1] @ head.weight + head.bias)
-        assert found[row].item() == pytest.approx(expected, abs=1e-4)
+        assert scores[row].item() == pytest.approx(expected, abs=1e-4)
 
 
 def test_values_look_at_the_token_before(make_roles: Callable[..., Roles], episodes: Episodes) -> None:
@@ -87,11 +87,11 @@ def test_values_look_at_the_token_before(make_roles: Callable[..., Roles], episo
 def test_entropy_is_that_of_the_whole_distribution(make_roles: Callable[..., Roles], episodes: Episodes) -> None:
     roles = make_roles("policy")
     with torch.no_grad():
-        found = token_scores(roles, "policy", episodes, temperature=1.0).entropies
+        entropies = token_scores(roles, "policy", episodes, temperature=1.0).entropies
         with roles.active("policy"):
             logits = roles.base.model(input_ids=torch.tensor([[*PROMPTS[0], *RESPONSES[0]]])).logits[0, 2:4]
     expected = torch.distributions.Categorical(logits=logits).entropy()
-    torch.testing.assert_close(found[0, :2], expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(entropies[0, :2], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_decoding_keeps_the_logprobs_of_a_training_forward(make_roles: Callable[..., Roles], quantization: str) -> None:

@@ -180,7 +180,7 @@ def check_rows(roles: Roles) -> None:
     whole = [range(len(row)) for row in rows]
     with torch.no_grad():
         together = states_at(roles, None, rows, whole)
-        alone = torch.cat([states_at(roles, None, [row], [own]) for row, own in zip(rows, whole, strict=True)])
+        alone = torch.cat([states_at(roles, None, [row], [places]) for row, places in zip(rows, whole, strict=True)])
     assert float((together - alone).abs().max() / alone.abs().max()) <= 1e-4
 
 

@@ -71,7 +71,7 @@ def test_one_process_trains_on_one_gpu_of_several(load_base: Callable[[str], Bas
     """Where Trainer sees two GPUs it would spread the model over both, which TRL refuses."""
 
     class Config:
-        def __init__(self, **given: object) -> None:
+        def __init__(self, **options: object) -> None:
             self._n_gpu = 2
 
         @property

@@ -19,7 +19,7 @@ MakeRoles = Callable[..., Roles]
 
 def fused_layers(roles: Roles) -> list[Any]:
     assert roles.peft is not None
-    return [one for one in roles.peft.modules() if isinstance(one, FusedLinear | FusedLinear4bit)]
+    return [module for module in roles.peft.modules() if isinstance(module, FusedLinear | FusedLinear4bit)]
 
 
 def use_pefts_own(roles: Roles) -> None:
@@ -67,12 +67,12 @@ def test_dropout_autocast_and_two_adapters_take_pefts_forward(
     roles = make_roles("policy", "reference", quantization=quantization)
     layer, x = fused_layers(roles)[0], torch.randn(3, 64)
     calls = 0
-    own = type(layer).__mro__[2].forward
+    pefts = type(layer).__mro__[2].forward
 
     def counted(*args: object, **kwargs: object) -> torch.Tensor:
         nonlocal calls
         calls += 1
-        return own(*args, **kwargs)
+        return pefts(*args, **kwargs)
 
     monkeypatch.setattr(type(layer).__mro__[2], "forward", counted)
     with roles.active("policy"):
@@ -154,9 +154,9 @@ def test_a_product_is_that_of_double_precision(kind: str, rows: int, transposed:
     if transposed:  # the same numbers, the other way round in memory
         x, weight = x.t().contiguous().t(), weight.t().contiguous().t()
     expected = (x.double() @ weight.double().t()).float()
-    found = product(x, weight)
-    assert found.is_contiguous()
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    result = product(x, weight)
+    assert result.is_contiguous()
+    torch.testing.assert_close(result, expected, atol=2e-5, rtol=1e-5)
 
 
 def test_rows_with_gaps_between_them(kind: str) -> None:
@@ -206,8 +206,8 @@ def test_a_frozen_layer_gives_what_a_linear_one_gives(kind: str, bias: bool) -> 
         (y * torch.linspace(-1, 1, y.numel()).view_as(y)).sum().backward()
         assert x.grad is not None
         outcomes.append((y.detach(), x.grad))
-    for found, expected in zip(outcomes[1], outcomes[0], strict=True):
-        torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
+    for outcome, expected in zip(outcomes[1], outcomes[0], strict=True):
+        torch.testing.assert_close(outcome, expected, atol=2e-5, rtol=1e-5)
 
 
 def test_a_layer_that_learns_after_all_gets_its_gradient() -> None:

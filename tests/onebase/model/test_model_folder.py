@@ -97,10 +97,10 @@ CODE = "import pathlib\npathlib.Path(__file__).with_name('RAN').write_text('')\n
 def test_code_of_a_publisher_is_refused_and_not_run(
     copy: Path, monkeypatch: pytest.MonkeyPatch, file: str, values: dict[str, Any], words: str
 ) -> None:
-    def asked(*_: object) -> str:
+    def question(*_: object) -> str:
         raise AssertionError("somebody is asked")
 
-    monkeypatch.setattr("builtins.input", asked)
+    monkeypatch.setattr("builtins.input", question)
     (copy / "code.py").write_text(CODE)
     change(copy, file, **values)
     (told,) = refusals(copy)
@@ -220,7 +220,7 @@ def test_quantised_tensors_are_seen_where_no_config_says_so(
 ) -> None:
     content = load_file(copy / "model.safetensors")
     save_file({**content, name: tensor}, copy / "model.safetensors", metadata={"format": "pt"})
-    for ask in (bases.reach, lambda given: bases.identify(given, ChatSection())):
+    for ask in (bases.reach, lambda section_: bases.identify(section_, ChatSection())):
         with pytest.raises(BaseError, match=rf"model\.safetensors is stored quantised: {name} is of {format}"):
             ask(section(copy))
 

@@ -134,9 +134,9 @@ def test_recomputed_activations_see_the_role_of_their_forward(make_roles: Callab
                 with roles.active(role):
                     losses.append(roles.forwards.hidden_states(IDS).square().sum())
         torch.stack(losses).sum().backward()
-        found = [parameter.grad for role in ("policy", "value") for parameter in roles.parameters(role)]
-        assert all(gradient is not None for gradient in found)
-        return [gradient for gradient in found if gradient is not None]
+        gradients_of_roles = [parameter.grad for role in ("policy", "value") for parameter in roles.parameters(role)]
+        assert all(gradient is not None for gradient in gradients_of_roles)
+        return [gradient for gradient in gradients_of_roles if gradient is not None]
 
     for plain, recomputed in zip(gradients(False), gradients(True), strict=True):
         torch.testing.assert_close(plain, recomputed)

@@ -23,9 +23,9 @@ def test_a_byte_order_mark_is_no_part_of_a_template(tiny_base_folder: Path, tmp_
     hashes: list[str] = []
     for encoding in ("utf-8", "utf-8-sig"):
         (tmp_path / "t.jinja").write_text(TEMPLATE, encoding=encoding)
-        given = ChatSection(template=tmp_path / "t.jinja")
-        assert load_tokenizer(section, given)[0].chat_template == TEMPLATE
-        hashes.append(identify(section, given)[1].template_sha256)
+        with_mark = ChatSection(template=tmp_path / "t.jinja")
+        assert load_tokenizer(section, with_mark)[0].chat_template == TEMPLATE
+        hashes.append(identify(section, with_mark)[1].template_sha256)
         (tmp_path / "base" / "chat_template.jinja").write_text(TEMPLATE, encoding=encoding)
         assert load_tokenizer(section, ChatSection())[0].chat_template == TEMPLATE
         hashes.append(identify(section, ChatSection())[1].template_sha256)

@@ -340,9 +340,9 @@ def test_the_files_that_a_config_names_are_those(copy: Path) -> None:
 
 @pytest.mark.parametrize("revision", ["main", "0123abc"])
 def test_a_revision_that_nothing_heeds_is_refused(copy: Path, revision: str) -> None:
-    asked = section(copy).model_copy(update={"revision": revision})
-    for ask in (bases.reach, lambda given: bases.identify(given, ChatSection())):
+    wanted = section(copy).model_copy(update={"revision": revision})
+    for ask in (bases.reach, lambda section_: bases.identify(section_, ChatSection())):
         with pytest.raises(BaseError, match=rf"base\.revision: '{revision}' has no effect for .*base"):
-            ask(asked)
+            ask(wanted)
     snapshot = Path(shutil.copytree(copy, copy.parent / "snapshots" / revision))
     bases.reach(section(snapshot).model_copy(update={"revision": revision}))

@@ -8,7 +8,7 @@ from onebase.recipe.differences import WIDTH, both_shown, differences, summary
 
 
 @pytest.mark.parametrize(
-    ("had", "given", "said"),
+    ("had", "now", "message"),
     [
         (
             {"train": {"episodes": 32, "clip": 0.2}},
@@ -22,19 +22,19 @@ from onebase.recipe.differences import WIDTH, both_shown, differences, summary
         ({"seed": 1}, {"seed": "1"}, "seed: it had 1, this one says '1'"),
     ],
 )
-def test_every_key_that_differs_is_named_with_both_values(had: Any, given: Any, said: str) -> None:
-    assert summary(differences(had, given)) == said
+def test_every_key_that_differs_is_named_with_both_values(had: Any, now: Any, message: str) -> None:
+    assert summary(differences(had, now)) == message
 
 
 def test_of_many_keys_the_first_are_named_and_the_others_counted() -> None:
-    had, given = ({name: value for name in "abcde"} for value in (1, 2))
-    assert summary(differences(had, given)).endswith("c: it had 1, this one says 2; and 2 more")
+    had, now = ({name: value for name in "abcde"} for value in (1, 2))
+    assert summary(differences(had, now)).endswith("c: it had 1, this one says 2; and 2 more")
 
 
 @pytest.mark.parametrize(("head", "tail"), [(500, 0), (0, 500), (300, 300)])
 def test_long_texts_are_cut_around_what_differs(head: int, tail: int) -> None:
-    had, given = (f"{'a' * head}{word}{'z' * tail}" for word in ("\x1b[31mred", "blue"))
-    left, right = both_shown(had, given)
+    had, now = (f"{'a' * head}{word}{'z' * tail}" for word in ("\x1b[31mred", "blue"))
+    left, right = both_shown(had, now)
     assert left != right and "red" in left and "blue" in right
     assert "\x1b" not in left, "what a terminal obeys is shown and not sent"
     assert max(len(left), len(right)) <= WIDTH + 6

@@ -40,35 +40,37 @@ def test_everything_that_was_saved_comes_back_with_its_types(tmp_path: Path) -> 
     optimizer.step()
     content = {"optimizer": optimizer.state_dict(), "random": random_state(), "tiny": 1e-320, "third": 1 / 3}
     make(tmp_path).save(7, content)
-    found = make(tmp_path).newest()
-    assert found is not None and found.step == 7
-    assert found.state["third"] == 1 / 3 and found.state["tiny"] == 1e-320
-    assert found.state["random"]["python"] == content["random"]["python"]
+    newest = make(tmp_path).newest()
+    assert newest is not None and newest.step == 7
+    assert newest.state["third"] == 1 / 3 and newest.state["tiny"] == 1e-320
+    assert newest.state["random"]["python"] == content["random"]["python"]
     fresh = torch.optim.AdamW(linear.parameters(), lr=9.0)
-    fresh.load_state_dict(found.state["optimizer"])
-    for one, other in zip(fresh.state_dict()["state"].values(), optimizer.state_dict()["state"].values(), strict=True):
-        assert all(torch.equal(one[name], other[name]) for name in other)
+    fresh.load_state_dict(newest.state["optimizer"])
+    for state, other in zip(
+        fresh.state_dict()["state"].values(), optimizer.state_dict()["state"].values(), strict=True
+    ):
+        assert all(torch.equal(state[name], other[name]) for name in other)
     assert fresh.param_groups[0]["lr"] == 1e-3
 
 
 def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
     make(tmp_path).save(1, random_state())
     expected = (random.random(), float(numpy.random.rand()), torch.rand(3).tolist())
-    found = make(tmp_path).newest()
-    assert found is not None
-    set_random_state(found.state)
+    newest = make(tmp_path).newest()
+    assert newest is not None
+    set_random_state(newest.state)
     assert (random.random(), float(numpy.random.rand()), torch.rand(3).tolist()) == expected
 
 
 def test_the_newest_is_taken_and_older_ones_are_rotated_out(tmp_path: Path) -> None:
-    own = make(tmp_path, keep=2)
+    saved = make(tmp_path, keep=2)
     for number in range(1, 6):
-        own.save(number, state(number))
+        saved.save(number, state(number))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000005"]
-    found = own.newest()
-    assert found is not None and found.step == 5
-    assert torch.equal(found.state["weights"][0], torch.full((3,), 5.0))
-    assert found.state["nested"] == {0: ("a", 1.5, None, True)}
+    newest = saved.newest()
+    assert newest is not None and newest.step == 5
+    assert torch.equal(newest.state["weights"][0], torch.full((3,), 5.0))
+    assert newest.state["nested"] == {0: ("a", 1.5, None, True)}
 
 
 def flip(path: Path) -> None:
@@ -82,9 +84,9 @@ def flip(path: Path) -> None:
 def test_a_damaged_checkpoint_is_passed_over_and_named(
     tmp_path: Path, name: str, damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = make(tmp_path)
-    own.save(1, state(1))
-    own.save(2, state(2))
+    saved = make(tmp_path)
+    saved.save(1, state(1))
+    saved.save(2, state(2))
     path = tmp_path / "step-00000002" / name
     if damage == "flipped":
         flip(path)
@@ -93,12 +95,12 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(
     else:
         path.write_bytes(path.read_bytes()[:-20])
     try:
-        found = own.newest()
+        newest = saved.newest()
     except RecordError as error:
         # A flipped bit in the manifest may change the recipe's hash and leave it valid JSON: refused, not passed over.
         assert name == "manifest.json" and damage == "flipped" and "another recipe" in str(error)
         return
-    assert found is not None and found.step == 1
+    assert newest is not None and newest.step == 1
     assert "step-00000002" in capsys.readouterr().err
 
 
@@ -119,13 +121,13 @@ def test_another_recipe_does_not_go_on_from_here_but_another_folder_does(tmp_pat
 
 
 def test_a_manifest_whose_recipe_was_edited_does_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = make(tmp_path)
-    own.save(1, state(1))
-    own.save(2, state(2))
+    saved = make(tmp_path)
+    saved.save(1, state(1))
+    saved.save(2, state(2))
     path = tmp_path / "step-00000002" / "manifest.json"
     path.write_text(path.read_text().replace('"settings"', '"sittings"'))
-    found = own.newest()
-    assert found is not None and found.step == 1
+    newest = saved.newest()
+    assert newest is not None and newest.step == 1
     assert "its recipe is not the one" in capsys.readouterr().err
 
 
@@ -133,19 +135,19 @@ def test_a_manifest_whose_recipe_was_edited_does_not_count(tmp_path: Path, capsy
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_rubbish(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, call: str
 ) -> None:
-    own = make(tmp_path)
-    own.save(1, state(1))
+    saved = make(tmp_path)
+    saved.save(1, state(1))
 
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(owner, call, full)
     with pytest.raises(DiskError, match=r"No space left .* has \d+ bytes free, and [1-9]\d* bytes were to be written"):
-        own.save(2, state(2))
+        saved.save(2, state(2))
     monkeypatch.undo()
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
-    found = own.newest()
-    assert found is not None and found.step == 1
+    newest = saved.newest()
+    assert newest is not None and newest.step == 1
 
 
 def test_stale_temporaries_are_swept(tmp_path: Path) -> None:
@@ -181,8 +183,8 @@ def test_what_safetensors_says_of_a_full_disk_is_an_error_of_the_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the words of safetensors 0.8, which raises no OSError; `make faults` fills a real disk."""
-    own = make(tmp_path)
-    own.save(1, state(1))
+    saved = make(tmp_path)
+    saved.save(1, state(1))
 
     def full(*_: Any, **__: Any) -> None:
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
@@ -191,49 +193,49 @@ def test_what_safetensors_says_of_a_full_disk_is_an_error_of_the_disk(
     with pytest.raises(
         DiskError, match=r"the disk at /.* has \d+ bytes free, and 12 bytes were to be written"
     ) as caught:
-        own.save(2, state(2))
+        saved.save(2, state(2))
     assert caught.value.errno == errno.ENOSPC
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
 def test_saving_a_step_again_never_leaves_a_moment_without_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = make(tmp_path, keep=1)
-    own.save(1, state(1))
+    saved = make(tmp_path, keep=1)
+    saved.save(1, state(1))
 
     def cut_short(*_: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(checkpoints.os, "rename", cut_short)
     with contextlib.suppress(KeyboardInterrupt):
-        own.save(1, state(1))
+        saved.save(1, state(1))
     monkeypatch.undo()
-    found = make(tmp_path, keep=1).newest()
-    assert found is not None and found.step == 1
+    newest = make(tmp_path, keep=1).newest()
+    assert newest is not None and newest.step == 1
 
 
 def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(tmp_path: Path) -> None:
-    own = make(tmp_path)
-    flip(own.save(1, state(1)) / "tensors.safetensors")
-    own.save(1, state(1))
-    found = own.newest()
-    assert found is not None and torch.equal(found.state["weights"][0], torch.ones(3))
+    saved = make(tmp_path)
+    flip(saved.save(1, state(1)) / "tensors.safetensors")
+    saved.save(1, state(1))
+    newest = saved.newest()
+    assert newest is not None and torch.equal(newest.state["weights"][0], torch.ones(3))
 
 
 @pytest.mark.parametrize("keep", [1, 2])
 def test_a_damaged_newer_checkpoint_does_not_push_out_sound_ones(tmp_path: Path, keep: int) -> None:
     section = CheckpointSection(keep=keep)
-    own = Checkpoints(tmp_path, section, recipe=RECIPE)
+    saved = Checkpoints(tmp_path, section, recipe=RECIPE)
     for step in (10, 20, 30)[-2:] if keep == 1 else (10, 20, 30):
         Checkpoints(tmp_path, CheckpointSection(keep=9), recipe=RECIPE).save(step, state(step))
     flip(tmp_path / "step-00000030" / "tensors.safetensors")
-    found = own.newest()
-    assert found is not None and found.step == 20
-    own.save(22, state(22))
+    newest = saved.newest()
+    assert newest is not None and newest.step == 20
+    saved.save(22, state(22))
     kept = sorted(path.name for path in tmp_path.glob("step-*"))
     assert kept == ["step-00000020", "step-00000022"][-keep:]
     assert (tmp_path / "damaged-step-00000030").is_dir()
-    found = own.newest()
-    assert found is not None and found.step == 22
+    newest = saved.newest()
+    assert newest is not None and newest.step == 22
 
 
 def test_a_probe_for_room_leaves_nothing_even_where_it_is_cut_short(
@@ -249,12 +251,12 @@ def test_a_probe_for_room_leaves_nothing_even_where_it_is_cut_short(
 
 
 def test_numbers_that_are_not_finite_come_back(tmp_path: Path) -> None:
-    own = make(tmp_path)
-    own.save(1, {"metrics": {"loss": float("nan"), "norm": float("inf")}})
-    found = own.newest()
-    assert found is not None
-    assert str(found.state["metrics"]["loss"]) == "nan"
-    assert found.state["metrics"]["norm"] == float("inf")
+    saved = make(tmp_path)
+    saved.save(1, {"metrics": {"loss": float("nan"), "norm": float("inf")}})
+    newest = saved.newest()
+    assert newest is not None
+    assert str(newest.state["metrics"]["loss"]) == "nan"
+    assert newest.state["metrics"]["norm"] == float("inf")
 
 
 def change_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -265,7 +267,7 @@ def change_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> No
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (lambda content: content["files"].pop("state.json"), "does not list state.json"),
         (lambda content: content["files"].clear(), "does not list state.json"),
@@ -277,39 +279,39 @@ def change_manifest(folder: Path, change: Callable[[dict[str, Any]], Any]) -> No
     ],
 )
 def test_a_manifest_that_lies_is_passed_over(
-    tmp_path: Path, change: Callable[[dict[str, Any]], Any], said: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, change: Callable[[dict[str, Any]], Any], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = make(tmp_path)
+    saved = make(tmp_path)
     for number in (1, 2):
-        own.save(number, state(number))
+        saved.save(number, state(number))
     change_manifest(tmp_path / "step-00000002", change)
-    found = own.newest()
-    assert found is not None and found.step == 1
-    assert said in capsys.readouterr().err
+    newest = saved.newest()
+    assert newest is not None and newest.step == 1
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "state.json"])
 @pytest.mark.parametrize("text", ["[" * 100_000 + "]" * 100_000, '{"a": NaN}', "[1]", '{"items": [["a"]]}'])
 def test_json_that_is_none_of_ours_is_passed_over(tmp_path: Path, name: str, text: str) -> None:
-    own = make(tmp_path)
+    saved = make(tmp_path)
     for number in (1, 2):
-        own.save(number, state(number))
+        saved.save(number, state(number))
     path = tmp_path / "step-00000002" / name
     path.write_text(text)
     if name == "state.json":
         sha256 = hashlib.sha256(text.encode()).hexdigest()
         change_manifest(path.parent, lambda content: content["files"].update({name: sha256}))
-    found = own.newest()
-    assert found is not None and found.step == 1
+    newest = saved.newest()
+    assert newest is not None and newest.step == 1
 
 
 def test_tensors_whose_header_lies_are_passed_over(tmp_path: Path) -> None:
-    own = make(tmp_path)
+    saved = make(tmp_path)
     for number in (1, 2):
-        own.save(number, state(number))
+        saved.save(number, state(number))
     path = tmp_path / "step-00000002" / checkpoints.TENSORS
     path.write_bytes(path.read_bytes().replace(b'"shape":[3]', b'"shape":[9]'))
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     change_manifest(path.parent, lambda content: content["files"].update({path.name: sha256}))
-    found = own.newest()
-    assert found is not None and found.step == 1
+    newest = saved.newest()
+    assert newest is not None and newest.step == 1

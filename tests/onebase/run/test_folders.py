@@ -76,8 +76,8 @@ def test_a_new_an_empty_and_an_own_folder_are_taken(tmp_path: Path) -> None:
 
 
 def test_a_run_from_before_the_mark_counts_by_a_checkpoint_that_verifies(tmp_path: Path) -> None:
-    own = Checkpoints(tmp_path / "ppo" / "checkpoints", CheckpointSection(), recipe={})
-    saved = own.save(3, {"x": 1})
+    checkpoints = Checkpoints(tmp_path / "ppo" / "checkpoints", CheckpointSection(), recipe={})
+    saved = checkpoints.save(3, {"x": 1})
     require_own(tmp_path / "ppo", "ppo")
     (saved / "state.json").write_text("{}")
     with pytest.raises(InputError, match="no run of Onebase"):
@@ -270,11 +270,11 @@ def test_checkpoints_leave_alone_what_is_not_theirs(tmp_path: Path) -> None:
     theirs = {"step-9.ckpt": "w", ".step-notes/one": "w", "step-00000000/model.pt": "w", "steps/one": "w"}
     put(tmp_path, theirs)
     (tmp_path / "step-00000009").symlink_to("steps")
-    own = Checkpoints(tmp_path, CheckpointSection(keep=1), recipe={})
+    checkpoints = Checkpoints(tmp_path, CheckpointSection(keep=1), recipe={})
     for step in (1, 2, 3):
-        own.save(step, {"x": step})
-    found = Checkpoints(tmp_path, CheckpointSection(keep=1), recipe={}).newest()
-    assert found is not None and found.step == 3
+        checkpoints.save(step, {"x": step})
+    newest = Checkpoints(tmp_path, CheckpointSection(keep=1), recipe={}).newest()
+    assert newest is not None and newest.step == 3
     assert {name: (tmp_path / name).read_text() for name in theirs} == theirs
 
 
@@ -285,8 +285,8 @@ def test_what_follows_is_promised_only_where_there_is_a_checkpoint(tmp_path: Pat
     folder = tmp_path / "ppo"
     claim(folder, "ppo", "0")
     assert "no checkpoint was written yet" in what_follows(folder, restart=False)
-    own = Checkpoints(folder / "checkpoints", CheckpointSection(), recipe={})
-    first, second = own.save(1, {"x": 1}), own.save(2, {"x": 2})
+    checkpoints = Checkpoints(folder / "checkpoints", CheckpointSection(), recipe={})
+    first, second = checkpoints.save(1, {"x": 1}), checkpoints.save(2, {"x": 2})
     (second / "state.json").write_text("damaged")
     assert what_follows(folder, restart=False) == f"the same command resumes from the last checkpoint, {first}"
     assert what_follows(folder, restart=True).startswith("the same command without --restart resumes")
@@ -318,12 +318,12 @@ def test_a_function_at_fault_is_told_with_what_follows(
         if saved
         else "No checkpoint was written yet, so the same command starts again."
     )
-    said = f"error: reward function 'mine:reward' raised KeyError. Mend the function. {follows}\n"
-    assert (code, capsys.readouterr().err) == (2, said)
+    message = f"error: reward function 'mine:reward' raised KeyError. Mend the function. {follows}\n"
+    assert (code, capsys.readouterr().err) == (2, message)
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("number", "message"),
     [
         (errno.EROFS, "Read-only file system: the disk at"),
         (errno.EACCES, "Permission denied"),
@@ -331,7 +331,7 @@ def test_a_function_at_fault_is_told_with_what_follows(
     ],
 )
 def test_an_error_of_the_system_names_the_path_and_is_no_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, said: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, message: str
 ) -> None:
     error = as_disk_error(OSError(number, os.strerror(number), str(tmp_path / "samples.jsonl")), tmp_path)
     assert error is not None
@@ -344,7 +344,7 @@ def test_an_error_of_the_system_names_the_path_and_is_no_traceback(
 
     assert guarded(fail(error)) == 1
     printed = capsys.readouterr().err
-    assert said in printed and str(tmp_path) in printed and "Traceback" not in printed and "goes on" not in printed
+    assert message in printed and str(tmp_path) in printed and "Traceback" not in printed and "goes on" not in printed
     elsewhere = OSError(number, os.strerror(number), "/elsewhere/prices.csv")
     assert guarded(fail(elsewhere)) == 1
     printed = capsys.readouterr().err

@@ -101,9 +101,9 @@ def test_other_versions_and_threads_are_said_and_recorded_with_both_values(
     assert [part.first_step for part in again.parts] == [1, 4]
     assert again.parts[0].versions["torch"] == metadata.version("torch")
     assert (again.parts[1].versions["torch"], again.parts[1].threads) == ("9.9.9", 77)
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     for words in ("torch: it had", "9.9.9 now", "python: it had", "threads: it had", "77 now", "will hold both"):
-        assert words in said
+        assert words in printed
     third = make_identity()
     third.resume(again.model_dump(mode="json"), 4, fixed=False, stage="sft")
     assert [part.first_step for part in third.parts] == [1, 4]

@@ -25,7 +25,7 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("given", "stage", "meant"),
+    ("path", "stage", "meant"),
     [
         ("sft/adapter", "sft", "sft"),
         ("sft/adapter/", None, "sft"),
@@ -38,9 +38,9 @@ def home(tmp_path: Path) -> Path:
         ("reward/stage.json", "reward", "reward"),
     ],
 )
-def test_the_stage_that_was_meant_is_named(home: Path, given: str, stage: str | None, meant: str) -> None:
-    folders = " or ".join(str(home / one) for one in meant.split(" or "))
-    assert question(home / given, stage) == f" Did you mean {folders}?"
+def test_the_stage_that_was_meant_is_named(home: Path, path: str, stage: str | None, meant: str) -> None:
+    folders = " or ".join(str(home / stage_named) for stage_named in meant.split(" or "))
+    assert question(home / path, stage) == f" Did you mean {folders}?"
 
 
 def test_a_path_keeps_the_spelling_that_it_was_given(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

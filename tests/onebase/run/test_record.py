@@ -67,10 +67,10 @@ def make_stage(
     return stage
 
 
-def refused(stage: Path, *said: str) -> None:
+def refused(stage: Path, *parts: str) -> None:
     with pytest.raises(RecordError) as caught:
         record.read(stage)
-    for words in said:
+    for words in parts:
         assert words in str(caught.value)
 
 
@@ -106,11 +106,11 @@ def test_hidden_files_that_copying_leaves_are_passed_over(tmp_path: Path, name: 
 @pytest.mark.parametrize("chat", ["Be brief.", None, {"system": 7}, ["system"]])
 def test_a_strangers_chat_is_compared_whatever_it_is(tmp_path: Path, chat: Any) -> None:
     """Where it is no system message, the two templates' hashes are told."""
-    found = record.read(make_stage(tmp_path / "sft", change=lambda content: content["recipe"].update(chat=chat)))
-    other = found.record.tokenizer.model_copy(update={"template_sha256": "u"})
+    stage = record.read(make_stage(tmp_path / "sft", change=lambda content: content["recipe"].update(chat=chat)))
+    other = stage.record.tokenizer.model_copy(update={"template_sha256": "u"})
     ours = ChatTexts(system="Answer.", template=None, place="base")
     with pytest.raises(RecordError, match=r"chat(\.system)?: .*sft was trained with another"):
-        same_chat.require(found, other, lambda: ours)
+        same_chat.require(stage, other, lambda: ours)
 
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_a_stage_folder_behind_a_link_is_as_good_as_any(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ('{"schema_version": 2, "x": ' + "[" * 100_000 + "]" * 100_000 + "}", "nested too deeply"),
         ('{"schema_version": 2, "x": ' + '{"a": ' * 200 + "0" + "}" * 201, "nested more than 64 deep"),
@@ -149,10 +149,10 @@ def test_a_stage_folder_behind_a_link_is_as_good_as_any(tmp_path: Path) -> None:
         (" " * (8 * 2**20) + "{}", "8,388,608 are read"),
     ],
 )
-def test_a_record_that_is_no_record_is_refused_by_name(tmp_path: Path, text: str, said: str) -> None:
+def test_a_record_that_is_no_record_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     stage = make_stage(tmp_path / "sft")
     (stage / "stage.json").write_text(text)
-    refused(stage, str(stage / "stage.json"), said)
+    refused(stage, str(stage / "stage.json"), message)
 
 
 def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("adapter/" + "x" * 10_000, "10,008 letters"),
         ("a/" * 3000 + "x", "6,001 letters"),
@@ -174,9 +174,9 @@ def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(tmp_path: Path) -> No
         ("a\0b", "leads out of the stage folder"),
     ],
 )
-def test_a_listed_name_that_is_none_is_refused(tmp_path: Path, name: str, said: str) -> None:
+def test_a_listed_name_that_is_none_is_refused(tmp_path: Path, name: str, message: str) -> None:
     stage = make_stage(tmp_path / "sft", change=lambda content: content["files"].update({name: "0" * 64}))
-    refused(stage, str(stage / "stage.json"), said)
+    refused(stage, str(stage / "stage.json"), message)
 
 
 def test_a_record_that_lists_no_adapter_is_refused(tmp_path: Path) -> None:
@@ -203,9 +203,9 @@ def test_each_ancestor_is_verified_once_however_many_ways_lead_to_it(
     parsed: list[Path] = []
     parse = record._parse
     monkeypatch.setattr(record, "_parse", lambda folder, stage: parsed.append(folder) or parse(folder, stage))
-    found = record.read(stage)
+    stage_read = record.read(stage)
     assert len(parsed) == 13
-    assert len(lineage({"ppo": found}, tmp_path)["records"]) == 13
+    assert len(lineage({"ppo": stage_read}, tmp_path)["records"]) == 13
 
 
 def test_a_chain_without_end_is_cut_short(tmp_path: Path) -> None:
@@ -228,10 +228,10 @@ def test_verify_prints_no_control_character_of_a_record(tmp_path: Path, capsys: 
     assert not app(["verify", str(stage)], standalone_mode=False)
     odd = make_stage(tmp_path / "odd", change=lambda content: content.update({"\x1b]0;title\x07": 1}))
     assert app(["verify", str(odd)], standalone_mode=False) == 2
-    said = capsys.readouterr()
-    assert "stage 'sft\\x1b[2J\\u202e'" in said.out
-    assert not {"\x1b", "\x07", "\u202e"} & {*said.out, *said.err}
-    assert "title" in said.err
+    printed = capsys.readouterr()
+    assert "stage 'sft\\x1b[2J\\u202e'" in printed.out
+    assert not {"\x1b", "\x07", "\u202e"} & {*printed.out, *printed.err}
+    assert "title" in printed.err
 
 
 def test_the_commit_of_a_checkout_is_known() -> None:

@@ -19,6 +19,7 @@ from onebase.run.folders import hold, release
 from onebase.run.learning import restoring
 from onebase.run.session import Session
 from onebase.seeding import set_random_state
+from tests.factories import rows_of
 
 
 def open_session(folder: Path, *, strikes: int = 3, every: int = 1, wandb: str = "off") -> Session:
@@ -30,10 +31,6 @@ def open_session(folder: Path, *, strikes: int = 3, every: int = 1, wandb: str =
         recipe={"seed": 0},
         state_bytes=4096,
     )
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_a_second_process_in_the_folder_is_refused(tmp_path: Path) -> None:
@@ -72,7 +69,7 @@ def test_rows_after_the_checkpoint_are_cut_and_none_is_there_twice(tmp_path: Pat
     with open_session(folder) as session:
         assert session.first_step == 3
         session.tracker.log(3, {"ppo/score": 1.5})
-    assert [(row["step"], row["ppo/score"]) for row in rows(folder)] == [(1, 0.5), (2, 1.0), (3, 1.5)]
+    assert [(row["step"], row["ppo/score"]) for row in rows_of(folder)] == [(1, 0.5), (2, 1.0), (3, 1.5)]
     assert [json.loads(line)["prompt"] for line in (folder / "samples.jsonl").read_text().splitlines()] == ["p1", "p2"]
 
 
@@ -128,7 +125,7 @@ def test_a_signal_before_the_weights_change_saves_what_the_step_started_from(tmp
     with open_session(folder) as session:
         assert session.first_step == 2
         assert session.resumed is not None and float(session.resumed.state["stage"]["weight"]) == 1.0
-    assert rows(folder) == []
+    assert rows_of(folder) == []
 
 
 def test_a_signal_while_the_weights_change_leaves_the_last_checkpoint(tmp_path: Path) -> None:
@@ -171,9 +168,9 @@ def test_the_last_strike_is_one_line_and_saves_nothing(tmp_path: Path, capsys: p
                         session.is_finite(step, float("nan"), batch=[])
 
     assert guarded(diverge) == 2
-    said = capsys.readouterr().err
-    assert "strike 2 of 2: training diverged" in said and "checkpoint.strikes=4" in said
-    assert "Traceback" not in said
+    printed = capsys.readouterr().err
+    assert "strike 2 of 2: training diverged" in printed and "checkpoint.strikes=4" in printed
+    assert "Traceback" not in printed
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000002"]
 
 
@@ -259,11 +256,11 @@ def test_a_checkpoint_of_another_shape_is_refused(tmp_path: Path, name: str, val
     with open_session(folder) as session, session.step(1, lambda: {"x": torch.ones(2)}, total=9):
         session.tracker.log(1, {"ppo/loss": 1.0})
     session.checkpoints.save(2, {**session_state(folder), name: value})
-    rows_before = rows(folder)
+    rows_before = rows_of(folder)
     with pytest.raises(RecordError, match=rf"step-00000002: its state has no '{name}' .* --restart"):
         open_session(folder)
     release(folder)
-    assert rows(folder) == rows_before
+    assert rows_of(folder) == rows_before
 
 
 def session_state(folder: Path) -> dict[str, Any]:

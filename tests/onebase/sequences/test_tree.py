@@ -95,23 +95,23 @@ def test_states_and_gradients_are_those_of_rows_of_their_own(heads: tuple[int, i
         input_ids=packed.input_ids, position_ids=packed.positions, attention_mask=mask, tree=packed
     ).last_hidden_state[0]
     places = packed.columns
-    weights = [torch.randn(len(one), together.shape[1]) for one in rows]
+    weights = [torch.randn(len(ids), together.shape[1]) for ids in rows]
 
     def gradients(states: list[torch.Tensor]) -> list[torch.Tensor]:
         model.zero_grad()
-        torch.stack([(own * weight).sum() for own, weight in zip(states, weights, strict=True)]).sum().backward()
+        torch.stack([(state * weight).sum() for state, weight in zip(states, weights, strict=True)]).sum().backward()
         return [parameter.grad.clone() for parameter in model.model.parameters() if parameter.grad is not None]
 
-    alone = [model.model(input_ids=torch.tensor([one])).last_hidden_state[0] for one in rows]
-    for one, columns in zip(alone, places, strict=True):
-        assert torch.allclose(together[columns], one, atol=1e-5)
-    found = gradients([together[columns] for columns in places])
+    alone = [model.model(input_ids=torch.tensor([ids])).last_hidden_state[0] for ids in rows]
+    for alone_states, columns in zip(alone, places, strict=True):
+        assert torch.allclose(together[columns], alone_states, atol=1e-5)
+    packed_gradients = gradients([together[columns] for columns in places])
     expected = gradients(alone)
-    assert len(found) == len(expected) > 10
+    assert len(packed_gradients) == len(expected) > 10
     largest = max(float(other.abs().max()) for other in expected)
     assert largest > 0
-    for one, other in zip(found, expected, strict=True):
-        assert float((one - other).abs().max()) <= 1e-4 * largest
+    for alone_states, other in zip(packed_gradients, expected, strict=True):
+        assert float((alone_states - other).abs().max()) <= 1e-4 * largest
 
 
 def test_no_token_sees_another_branch(make_roles: MakeRoles) -> None:
@@ -129,14 +129,14 @@ def test_padded_and_packed_rows_give_the_same_states(make_roles: MakeRoles, quan
     roles = make_roles("sft", quantization=quantization)
     rows = [(5, 6, 7, 8, 9, 20), (5, 6, 7, 8, 9, 30, 31, 32), (40, 41)]
     wanted = [range(4, 6), range(3, 8), range(1)]
-    found = {}
+    outcomes = {}
     assert roles.forwards.can_pack
     for packed in (True, False):
         roles.forwards.can_pack = packed
         with torch.no_grad():
-            found[packed] = states_at(roles, "sft", rows, wanted)
-    assert len(found[True]) == 8
-    assert torch.allclose(found[True], found[False], atol=1e-4)
+            outcomes[packed] = states_at(roles, "sft", rows, wanted)
+    assert len(outcomes[True]) == 8
+    assert torch.allclose(outcomes[True], outcomes[False], atol=1e-4)
 
 
 def test_the_tiny_llama_takes_packed_rows(make_roles: MakeRoles) -> None:

@@ -59,7 +59,7 @@ class Server:
 
     def __init__(self) -> None:
         self.silent = threading.Event()
-        self.asked: list[str] = []
+        self.requests: list[str] = []
         self.status = 200
         outer = self
 
@@ -73,7 +73,7 @@ class Server:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if outer.silent.is_set():
                     threading.Event().wait(300)
-                outer.asked.append(self.path)
+                outer.requests.append(self.path)
                 content = json.dumps(outer.answer(self.path, body)).encode()
                 self.send_response(outer.status)
                 self.send_header("Content-Length", str(len(content)))
@@ -107,10 +107,10 @@ class Server:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    own = Server()
-    yield own
-    own.http.shutdown()
-    own.http.server_close()
+    local = Server()
+    yield local
+    local.http.shutdown()
+    local.http.server_close()
 
 
 def run_stage(folder: Path, url: str, fate: str, server: Server | None = None) -> tuple[int, str]:
@@ -119,8 +119,8 @@ def run_stage(folder: Path, url: str, fate: str, server: Server | None = None) -
     fate: what is lost midway. The server is silent from then on, or knows the key no more.
     """
     # Without what this process has set, such as the address of its own W&B process.
-    own = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    environment = {**own, "WANDB_BASE_URL": url, "WANDB_API_KEY": "a" * 40}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment = {**variables, "WANDB_BASE_URL": url, "WANDB_API_KEY": "a" * 40}
     command = [sys.executable, "-c", STAGE, str(folder), fate]
     with subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1, text=True, env=environment) as process:
         if fate in ("server", "key"):
@@ -133,11 +133,11 @@ def run_stage(folder: Path, url: str, fate: str, server: Server | None = None) -
             process.stdin.write("lost\n")
             process.stdin.flush()
         try:
-            _, said = process.communicate(timeout=90)
+            _, printed = process.communicate(timeout=90)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
-    return process.returncode, said
+    return process.returncode, printed
 
 
 CORE = {
@@ -200,7 +200,9 @@ def test_who_does_not_wait_for_a_dashboard_that_hangs_ends_at_once_and_leaves_no
     program.chmod(0o755)
 
     def ours() -> list[psutil.Process]:
-        return [one for one in psutil.process_iter(["cmdline"]) if str(program) in (one.info["cmdline"] or [])]
+        return [
+            process for process in psutil.process_iter(["cmdline"]) if str(program) in (process.info["cmdline"] or [])
+        ]
 
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
     code = BROKEN.replace("START_SECONDS = 4.0", "START_SECONDS = 300.0")
@@ -217,8 +219,8 @@ def test_who_does_not_wait_for_a_dashboard_that_hangs_ends_at_once_and_leaves_no
         assert ours() == []
     finally:
         child.kill()
-        for one in ours():
-            one.kill()
+        for process in ours():
+            process.kill()
 
 
 @pytest.mark.parametrize("mode", ["disabled", "offline"])
@@ -246,10 +248,10 @@ def rows(folder: Path) -> list[int]:
 
 
 def test_a_server_that_answers_gets_the_run(tmp_path: Path, server: Server) -> None:
-    code, said = run_stage(tmp_path / "sft", server.url, "none")
-    assert code == 0, said
-    assert "lost" not in said
-    assert any("file_stream" in path for path in server.asked)
+    code, printed = run_stage(tmp_path / "sft", server.url, "none")
+    assert code == 0, printed
+    assert "lost" not in printed
+    assert any("file_stream" in path for path in server.requests)
     assert not list(tmp_path.glob("sft/wandb/offline-run-*"))
 
 
@@ -257,10 +259,10 @@ def test_a_server_that_answers_gets_the_run(tmp_path: Path, server: Server) -> N
 def test_a_run_whose_dashboard_is_lost_midway_ends_with_every_row_in_an_offline_run(
     tmp_path: Path, server: Server, fate: str
 ) -> None:
-    code, said = run_stage(tmp_path / "sft", server.url, fate, server)
-    assert code == 0, said
-    assert "W&B is lost" in said
-    assert "Traceback" not in said
+    code, printed = run_stage(tmp_path / "sft", server.url, fate, server)
+    assert code == 0, printed
+    assert "W&B is lost" in printed
+    assert "Traceback" not in printed
     assert rows(tmp_path / "sft") == list(range(STEPS))
     (log,) = (tmp_path / "sft").glob("wandb/offline-run-*/*.wandb")
     assert len(history(log)) == STEPS
@@ -268,9 +270,9 @@ def test_a_run_whose_dashboard_is_lost_midway_ends_with_every_row_in_an_offline_
 
 def test_a_run_whose_dashboard_cannot_be_reached_at_its_start_is_kept_offline(tmp_path: Path, server: Server) -> None:
     server.silent.set()
-    code, said = run_stage(tmp_path / "sft", server.url, "none")
-    assert code == 0, said
-    assert "W&B cannot be reached" in said
+    code, printed = run_stage(tmp_path / "sft", server.url, "none")
+    assert code == 0, printed
+    assert "W&B cannot be reached" in printed
     assert rows(tmp_path / "sft") == list(range(STEPS))
     logs = list((tmp_path / "sft").glob("wandb/offline-run-*/*.wandb"))
     assert [len(history(log)) for log in logs] == [STEPS]
@@ -324,7 +326,7 @@ class Failing:
         self.summary = SimpleNamespace(update=self._answer("update"))
 
     def _answer(self, name: str) -> Any:
-        def method(*given: object, **named: object) -> None:
+        def method(*arguments: object, **named: object) -> None:
             if name == self._method:
                 raise self._error
 
@@ -348,7 +350,7 @@ def test_whatever_fails_leaves_a_warning_and_a_run_that_goes_on(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The run that takes its place fails as well."""
-    monkeypatch.setattr(dashboard, "_start_wandb", lambda *given, **named: Failing(method, error))
+    monkeypatch.setattr(dashboard, "_start_wandb", lambda *arguments, **named: Failing(method, error))
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     with Tracker(tmp_path, "sft", TrackSection(), {}) as tracker:
@@ -360,9 +362,9 @@ def test_whatever_fails_leaves_a_warning_and_a_run_that_goes_on(
         tracker.artifact(tmp_path / "adapter", version="v", parents={}, details={})
     assert rows(tmp_path) == [0, 1, 2]
     assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 1
-    said = capsys.readouterr().err
-    assert f"W&B is lost ({type(error).__name__}" in said
-    assert "\x1b" not in said
+    printed = capsys.readouterr().err
+    assert f"W&B is lost ({type(error).__name__}" in printed
+    assert "\x1b" not in printed
 
 
 def test_a_process_of_its_own_that_hangs_offline_is_given_up(
@@ -371,7 +373,7 @@ def test_a_process_of_its_own_that_hangs_offline_is_given_up(
     waiting = threading.Event()
     monkeypatch.setattr(dashboard, "OFFLINE_SECONDS", 0.05)
     run = SimpleNamespace(offline=True, log=lambda row: None, finish=lambda exit_code: waiting.wait(60))
-    monkeypatch.setattr(dashboard, "_start_wandb", lambda *given, **named: run)
+    monkeypatch.setattr(dashboard, "_start_wandb", lambda *arguments, **named: run)
     with Tracker(tmp_path, "sft", TrackSection(), {}) as tracker:
         tracker.log(1, {"sft/loss": 1.0})
     waiting.set()
@@ -382,7 +384,7 @@ def test_a_process_of_its_own_that_hangs_offline_is_given_up(
 def test_wandb_that_cannot_be_imported_or_begun_costs_a_warning(
     tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def start(*given: object, **named: object) -> None:
+    def start(*arguments: object, **named: object) -> None:
         raise error
 
     monkeypatch.setattr(dashboard, "_start_wandb", start)
@@ -418,9 +420,9 @@ def test_what_the_wandb_command_has_switched_stays_switched(
     (tmp_path / "settings").write_text(f"[default]\nmode = {mode}\n")
     with Tracker(tmp_path, "sft", TrackSection(wandb="auto"), {}) as tracker:
         tracker.table("samples", ["prompt"], [["a canary"]])
-    said = capsys.readouterr().err
-    assert ("`wandb disabled` has switched it off" in said) == (mode == "disabled")
-    assert "cannot be reached" not in said
+    printed = capsys.readouterr().err
+    assert ("`wandb disabled` has switched it off" in printed) == (mode == "disabled")
+    assert "cannot be reached" not in printed
     holders = [path for path in (tmp_path / "wandb").rglob("*") if path.is_file() and b"canary" in path.read_bytes()]
     assert bool(holders) == (mode == "offline")
     wandb.teardown()
@@ -450,12 +452,14 @@ def test_a_parent_that_the_dashboard_does_not_know_costs_its_link_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Online(there="demo-reward-2:stage-0123456789ab")
-    monkeypatch.setattr(dashboard, "_start_wandb", lambda *given, **named: run)
+    monkeypatch.setattr(dashboard, "_start_wandb", lambda *arguments, **named: run)
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
-    own = Dashboard(tmp_path, "ppo", TrackSection(group="my run"), {})
+    dashboard_of_run = Dashboard(tmp_path, "ppo", TrackSection(group="my run"), {})
     parents = {"sft": "elsewhere-sft:stage-ffffffffffff", "reward": run.there}
-    own.artifact(tmp_path / "adapter", version=version_of("abc" * 20), parents=parents, details={"stage": "ppo"})
+    dashboard_of_run.artifact(
+        tmp_path / "adapter", version=version_of("abc" * 20), parents=parents, details={"stage": "ppo"}
+    )
     assert run.used == [run.there]
     ((artifact, aliases),) = run.logged
     assert (artifact.name, aliases) == ("my-run-ppo", ["latest", "stage-abcabcabcabc"])

@@ -57,10 +57,10 @@ def test_a_part_within_a_part_is_refused() -> None:
 
 def wall_clocks(path: Path) -> list[str]:
     """Where a module asks what time it is."""
-    asked = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "datetime.now", "datetime.utcnow"}
+    wall = {"time.time", "time.time_ns", "time.localtime", "time.gmtime", "datetime.now", "datetime.utcnow"}
     calls = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    names = [ast.unparse(one) for one in calls]
-    return [f"{path.relative_to(ROOT)}: {name}" for name in names if name in asked or name.endswith(".today")]
+    names = [ast.unparse(call) for call in calls]
+    return [f"{path.relative_to(ROOT)}: {name}" for name in names if name in wall or name.endswith(".today")]
 
 
 def test_the_clock_on_the_wall_decides_nothing() -> None:

@@ -104,8 +104,8 @@ LISTED = [
 def test_a_method_that_we_override_is_the_one_that_we_have_read(path: str, method: str, sha256: str) -> None:
     kind, version = class_of(path), f"trl {trl.__version__}, transformers {transformers.__version__}"
     assert method in vars(kind), f"{path}.{method} is not there in {version}: ours is never called"
-    found = sha256_of(kind, method)
-    assert found == sha256, f"{path}.{method} {WHAT_TO_DO.format(version=version, sha256=found)}"
+    digest = sha256_of(kind, method)
+    assert digest == sha256, f"{path}.{method} {WHAT_TO_DO.format(version=version, sha256=digest)}"
 
 
 def test_every_method_that_is_overridden_is_listed() -> None:

@@ -127,8 +127,8 @@ def test_recomputing_is_refused_where_a_model_has_none(zoo_roles: Any, tmp_path:
 def test_the_load_balancing_loss_of_experts_is_off_unless_asked_for(zoo_roles: Any, tmp_path: Any) -> None:
     """It is a function of the whole micro-batch: neighbours would change a row's gradient."""
     roles = zoo_roles("mixtral")
-    for given, coefficient in (({}, 0.0), ({"router_aux_loss_coef": 0.02}, 0.02)):
-        section = SftArguments.model_validate(given)
+    for options, coefficient in (({}, 0.0), ({"router_aux_loss_coef": 0.02}, 0.02)):
+        section = SftArguments.model_validate(options)
         config = trainers.configure(SFTConfig, section, roles, folder=tmp_path, seed=0)
         assert config.router_aux_loss_coef == coefficient
 

@@ -44,7 +44,7 @@ def test_gae_matches_its_definition_whatever_the_padding_holds(
         padded(rewards, junk), padded(values, junk), mask_of(rewards), discount=discount, gae_lambda=trace
     )
     expected = [gae_by_definition(r, v, discount, trace) for r, v in zip(rewards, values, strict=True)]
-    sums = [[a + x for a, x in zip(one, v, strict=True)] for one, v in zip(expected, values, strict=True)]
+    sums = [[a + x for a, x in zip(sum_of_row, v, strict=True)] for sum_of_row, v in zip(expected, values, strict=True)]
     torch.testing.assert_close(advantages, padded(expected, 0.0))
     torch.testing.assert_close(returns, padded(sums, 0.0))
 

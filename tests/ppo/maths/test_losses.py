@@ -43,7 +43,7 @@ def everywhere(*values: float) -> Tensor:
     return torch.ones(1, len(values), dtype=torch.bool)
 
 
-def one(value: float) -> Tensor:
+def single(value: float) -> Tensor:
     return torch.tensor([[value]], dtype=torch.float64)
 
 
@@ -68,13 +68,13 @@ HERE = torch.ones(1, 1, dtype=torch.bool)
 )
 def test_the_clip_takes_gains_and_never_losses(ratio: float, advantage: float, loss: float, slope: float) -> None:
     """slope: the derivative by the log-probability, which is ratio x d loss / d ratio."""
-    old = one(-1.5)
+    old = single(-1.5)
     logprob = (old + math.log(ratio)).requires_grad_()
-    found = policy_loss(logprob, old, one(advantage), HERE, clip=0.2)
-    found.sum().backward()
-    torch.testing.assert_close(found.detach(), one(loss))
+    value = policy_loss(logprob, old, single(advantage), HERE, clip=0.2)
+    value.sum().backward()
+    torch.testing.assert_close(value.detach(), single(loss))
     assert logprob.grad is not None
-    torch.testing.assert_close(logprob.grad, one(slope))
+    torch.testing.assert_close(logprob.grad, single(slope))
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
@@ -88,9 +88,9 @@ def test_policy_loss_matches_its_definition_whatever_the_padding_holds(
 
     now, old, advantages = columns(episodes)
     logprobs = padded(now, junk).requires_grad_()
-    found = policy_loss(logprobs, padded(old, junk), padded(advantages, junk), mask_of(now), clip=clip)
-    torch.testing.assert_close(found.detach(), padded([[definition(*token) for token in row] for row in episodes], 0.0))
-    found.sum().backward()
+    loss = policy_loss(logprobs, padded(old, junk), padded(advantages, junk), mask_of(now), clip=clip)
+    torch.testing.assert_close(loss.detach(), padded([[definition(*token) for token in row] for row in episodes], 0.0))
+    loss.sum().backward()
     assert logprobs.grad is not None
     assert logprobs.grad.isfinite().all()
     assert logprobs.grad[~mask_of(now)].eq(0).all()
@@ -142,12 +142,12 @@ def test_a_value_stops_following_once_it_has_moved_by_the_clip(
     value: float, target: float, loss: float, slope: float
 ) -> None:
     """From an old value of 0, with a clip of 0.2."""
-    moved = one(value).requires_grad_()
-    found = value_loss(moved, one(0.0), one(target), HERE, clip=0.2)
-    found.sum().backward()
-    torch.testing.assert_close(found.detach(), one(loss))
+    moved = single(value).requires_grad_()
+    clipped_loss = value_loss(moved, single(0.0), single(target), HERE, clip=0.2)
+    clipped_loss.sum().backward()
+    torch.testing.assert_close(clipped_loss.detach(), single(loss))
     assert moved.grad is not None
-    torch.testing.assert_close(moved.grad, one(slope))
+    torch.testing.assert_close(moved.grad, single(slope))
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
@@ -161,9 +161,9 @@ def test_value_loss_matches_its_definition_whatever_the_padding_holds(
 
     now, old, returns = columns(episodes)
     values = padded(now, junk).requires_grad_()
-    found = value_loss(values, padded(old, junk), padded(returns, junk), mask_of(now), clip=clip)
-    torch.testing.assert_close(found.detach(), padded([[definition(*token) for token in row] for row in episodes], 0.0))
-    found.sum().backward()
+    loss = value_loss(values, padded(old, junk), padded(returns, junk), mask_of(now), clip=clip)
+    torch.testing.assert_close(loss.detach(), padded([[definition(*token) for token in row] for row in episodes], 0.0))
+    loss.sum().backward()
     assert values.grad is not None
     assert values.grad.isfinite().all()
     assert values.grad[~mask_of(now)].eq(0).all()
@@ -178,9 +178,9 @@ def test_ratios_are_quotients_of_probabilities_and_one_outside_the_mask(
     episodes: list[tuple[tuple[float, float, float], ...]], junk: float
 ) -> None:
     now, old, _ = columns(episodes)
-    found = importance_ratio(padded(now, junk), padded(old, junk), mask_of(now))
+    ratios = importance_ratio(padded(now, junk), padded(old, junk), mask_of(now))
     quotients = [[math.exp(a) / math.exp(b) for a, b, _ in row] for row in episodes]
-    torch.testing.assert_close(found, padded(quotients, 1.0))
+    torch.testing.assert_close(ratios, padded(quotients, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -188,28 +188,28 @@ def test_ratios_are_quotients_of_probabilities_and_one_outside_the_mask(
     [(1.0, True, 0.0), (1.19, True, 0.0), (1.21, True, 1.0), (0.81, True, 0.0), (0.79, True, 1.0), (5.0, False, 0.0)],
 )
 def test_tokens_that_left_the_clip_range_are_counted_on_both_sides(ratio: float, inside: bool, counted: float) -> None:
-    found = outside_clip(torch.tensor([[ratio]]), torch.tensor([[inside]]), clip=0.2)
-    torch.testing.assert_close(found, torch.tensor([[counted]]))
+    outside = outside_clip(torch.tensor([[ratio]]), torch.tensor([[inside]]), clip=0.2)
+    torch.testing.assert_close(outside, torch.tensor([[counted]]))
 
 
 @pytest.mark.parametrize("junk", [math.nan, math.inf, 1e9])
 def test_padding_never_counts_as_outside_the_clip_range(junk: float) -> None:
-    found = outside_clip(torch.tensor([[1.0, junk]]), torch.tensor([[True, False]]), clip=0.2)
-    assert found.tolist() == [[0.0, 0.0]]
+    outside = outside_clip(torch.tensor([[1.0, junk]]), torch.tensor([[True, False]]), clip=0.2)
+    assert outside.tolist() == [[0.0, 0.0]]
 
 
 @pytest.mark.parametrize("ratio", [0.01, 0.5, 1.0, 2.0, 50.0])
 def test_kl_of_one_token_is_ratio_minus_one_minus_log_ratio(ratio: float) -> None:
-    found = kl_by_k3(one(0.0), one(math.log(ratio)), HERE).item()
-    assert found == pytest.approx(ratio - 1 - math.log(ratio), rel=1e-12, abs=1e-15)
+    kl = kl_by_k3(single(0.0), single(math.log(ratio)), HERE).item()
+    assert kl == pytest.approx(ratio - 1 - math.log(ratio), rel=1e-12, abs=1e-15)
 
 
 def test_k3_is_on_average_the_kl_of_the_old_policy_to_the_new() -> None:
     """Every token of a vocabulary of three, weighted by how often the old policy draws it."""
     new, old = (torch.tensor([p], dtype=torch.float64).log() for p in (NEW, OLD))
-    found = kl_by_k3(old, new, everywhere(*OLD))
+    kl = kl_by_k3(old, new, everywhere(*OLD))
     exact = sum(p * math.log(p / q) for p, q in zip(OLD, NEW, strict=True))
-    assert sum(p * k for p, k in zip(OLD, found[0].tolist(), strict=True)) == pytest.approx(exact, rel=1e-12)
+    assert sum(p * k for p, k in zip(OLD, kl[0].tolist(), strict=True)) == pytest.approx(exact, rel=1e-12)
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
@@ -218,10 +218,10 @@ def test_k3_is_never_negative_and_zero_in_the_padding(
     episodes: list[tuple[tuple[float, float, float], ...]], junk: float
 ) -> None:
     now, old, _ = columns(episodes)
-    found = kl_by_k3(padded(old, junk), padded(now, junk), mask_of(now))
-    assert found[~mask_of(now)].eq(0).all()
+    kl = kl_by_k3(padded(old, junk), padded(now, junk), mask_of(now))
+    assert kl[~mask_of(now)].eq(0).all()
     # exp(x) - 1 - x cancels for small x: the last bit of exp(x), 2e-16, is what may be missing.
-    assert found.ge(-4e-16).all()
+    assert kl.ge(-4e-16).all()
 
 
 @pytest.mark.parametrize(
@@ -235,8 +235,8 @@ def test_k3_is_never_negative_and_zero_in_the_padding(
     ],
 )
 def test_explained_variance_in_closed_form(values: list[float], explained: float) -> None:
-    found = explained_variance(torch.tensor([values]), torch.tensor([[1.0, 2.0, 6.0]]), everywhere(*values))
-    torch.testing.assert_close(found, torch.tensor(explained))
+    variance = explained_variance(torch.tensor([values]), torch.tensor([[1.0, 2.0, 6.0]]), everywhere(*values))
+    torch.testing.assert_close(variance, torch.tensor(explained))
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
@@ -247,10 +247,10 @@ def test_explained_variance_matches_its_definition_whatever_the_padding_holds(
     values, returns, _ = columns(episodes)
     flat = [(r, r - v) for row in episodes for v, r, _ in row]
     spread = statistics.pvariance([r for r, _ in flat])
-    found = explained_variance(padded(values, junk), padded(returns, junk), mask_of(values)).item()
+    variance = explained_variance(padded(values, junk), padded(returns, junk), mask_of(values)).item()
     if spread > 1.01e-8:
         expected = 1 - statistics.pvariance([d for _, d in flat]) / spread
         # A quotient of two variances: the spread's rounding, 1e-15, counts as much as it is small.
-        assert found == pytest.approx(expected, rel=1e-7, abs=1e-13 / spread)
+        assert variance == pytest.approx(expected, rel=1e-7, abs=1e-13 / spread)
     elif spread < 0.99e-8:  # there is nothing to explain
-        assert math.isnan(found)
+        assert math.isnan(variance)

@@ -28,17 +28,17 @@ def mask_of(rows: list[list[float]]) -> Tensor:
 
 def test_kl_is_positive_where_the_policy_likes_its_token_more_than_the_reference() -> None:
     policy, reference = torch.tensor([[math.log(0.8), math.log(0.1)]]), torch.tensor([[math.log(0.4), math.log(0.2)]])
-    found = kl_to_reference(policy, reference, torch.ones(1, 2, dtype=torch.bool))
-    torch.testing.assert_close(found, torch.tensor([[math.log(2), -math.log(2)]]))
+    kl = kl_to_reference(policy, reference, torch.ones(1, 2, dtype=torch.bool))
+    torch.testing.assert_close(kl, torch.tensor([[math.log(2), -math.log(2)]]))
 
 
 def test_kl_is_on_average_the_kl_of_the_policy_to_the_reference() -> None:
     """Every token of a vocabulary of three, weighted by how often the policy draws it."""
     policy, reference = [0.3, 0.3, 0.4], [0.2, 0.5, 0.3]
     log_policy, log_reference = (torch.tensor([p], dtype=torch.float64).log() for p in (policy, reference))
-    found = kl_to_reference(log_policy, log_reference, torch.ones(1, 3, dtype=torch.bool))[0].tolist()
+    kl = kl_to_reference(log_policy, log_reference, torch.ones(1, 3, dtype=torch.bool))[0].tolist()
     exact = sum(p * math.log(p / q) for p, q in zip(policy, reference, strict=True))
-    assert sum(p * k for p, k in zip(policy, found, strict=True)) == pytest.approx(exact, rel=1e-12)
+    assert sum(p * k for p, k in zip(policy, kl, strict=True)) == pytest.approx(exact, rel=1e-12)
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
@@ -55,21 +55,21 @@ def test_token_rewards_match_their_definition_whatever_the_padding_holds(
     episodes: list[tuple[float, list[float]]], junk: float, weight: float
 ) -> None:
     scores, rows = [score for score, _ in episodes], [tokens for _, tokens in episodes]
-    found = token_rewards(
+    rewards = token_rewards(
         torch.tensor(scores, dtype=torch.float64), padded(rows, junk), mask_of(rows), kl_weight=weight
     )
     expected = [[-weight * kl for kl in tokens] for tokens in rows]
     for score, row in zip(scores, expected, strict=True):
         row[-1] += score
-    torch.testing.assert_close(found, padded(expected, 0.0))
+    torch.testing.assert_close(rewards, padded(expected, 0.0))
 
 
 def test_the_score_stands_at_the_last_generated_token() -> None:
     mask = torch.tensor([[True, True, False, False], [True, True, True, True], [True, False, False, False]])
-    found = token_rewards(torch.tensor([3.0, 5.0, 7.0]), torch.zeros(3, 4), mask, kl_weight=0.1)
-    assert found.tolist() == [[0.0, 3.0, 0.0, 0.0], [0.0, 0.0, 0.0, 5.0], [7.0, 0.0, 0.0, 0.0]]
+    rewards = token_rewards(torch.tensor([3.0, 5.0, 7.0]), torch.zeros(3, 4), mask, kl_weight=0.1)
+    assert rewards.tolist() == [[0.0, 3.0, 0.0, 0.0], [0.0, 0.0, 0.0, 5.0], [7.0, 0.0, 0.0, 0.0]]
 
 
 def test_only_a_response_that_was_cut_is_penalised() -> None:
-    found = penalise_unfinished(torch.tensor([2.0, 2.0, -1.0]), torch.tensor([True, False, False]), penalty=1.5)
-    assert found.tolist() == [2.0, 0.5, -2.5]
+    penalised = penalise_unfinished(torch.tensor([2.0, 2.0, -1.0]), torch.tensor([True, False, False]), penalty=1.5)
+    assert penalised.tolist() == [2.0, 0.5, -2.5]

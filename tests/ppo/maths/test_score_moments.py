@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from onebase.model.roles import WEIGHTS
-from onebase.recipe import reader
 from ppo.maths.rewards import ScoreMoments
 from ppo.recipe.recipe import PpoRecipe
 from ppo.recipe.reward import RewardSection
 from ppo.scores import Reward, RewardError, shape_scores
 from ppo.train import run
+from tests.factories import rows_of
 
 SCORES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=9)
 
@@ -41,10 +41,10 @@ def test_moments_batch_by_batch_are_those_of_all_scores_at_once(batches: list[li
 def test_whitened_scores_forget_the_scale_and_the_zero_that_they_came_on(
     batch: list[float], scale: float, shift: float
 ) -> None:
-    one = torch.tensor(batch, dtype=torch.float32)
+    raw = torch.tensor(batch, dtype=torch.float32)
     # Else the rounding of nearly equal scores is blown up, or the variance's floor is felt.
-    assume(float(one.std(correction=0)) >= 1)
-    first, second = (ScoreMoments().including(scores).standardise(scores) for scores in (one, one * scale + shift))
+    assume(float(raw.std(correction=0)) >= 1)
+    first, second = (ScoreMoments().including(scores).standardise(scores) for scores in (raw, raw * scale + shift))
     assert torch.allclose(first, second, atol=1e-3)
     assert float(first.mean()) == pytest.approx(0, abs=1e-5)
     assert float(first.std(correction=0)) == pytest.approx(1, abs=1e-5)
@@ -74,37 +74,28 @@ def test_scores_are_whitened_before_they_are_clipped_and_penalised() -> None:
 
 
 @pytest.fixture
-def make_recipe(
-    tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str, str], PpoRecipe]:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    sft = finish_run("fp32") / "sft"
-    smoke = Path(__file__).parents[3] / "recipes" / "smoke" / "ppo.yaml"
+def whitened(make_recipe: Callable[..., PpoRecipe], here: Path) -> Callable[[str, str], PpoRecipe]:
+    """Three steps whose only reward is this function of the folder, whitened; every step is saved."""
 
-    def make(out: str, function: str) -> PpoRecipe:
+    def recipe(out: str, function: str) -> PpoRecipe:
         terms = f"reward={{terms: [{{kind: function, function: '{function}'}}], whiten: true, eos_penalty: 0}}"
-        given = [
-            *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / out}", "track.wandb=off"),
-            *(f"parents.sft={sft}", "parents.reward=null", "value.kind=shared", "kl.weight=0", "train.episodes=24"),
-            "checkpoint.every_steps=1",
-        ]
-        return reader.read(smoke, PpoRecipe, [*given, terms])
+        model = ("parents.reward=null", "value.kind=shared", "kl.weight=0")
+        return make_recipe(*model, "train.episodes=24", "checkpoint.every_steps=1", terms, out=out)
 
-    return make
+    return recipe
 
 
 def test_a_whitened_run_logs_the_moments_of_every_score_so_far(
-    make_recipe: Callable[[str, str], PpoRecipe], tmp_path: Path
+    whitened: Callable[[str, str], PpoRecipe], tmp_path: Path
 ) -> None:
     (tmp_path / "letters.py").write_text("def reward(prompt, response):\n    return 50 + len(response)\n")
-    recipe = make_recipe("run", "letters:reward")
+    recipe = whitened("run", "letters:reward")
     run(recipe)
-    rows = [json.loads(line) for line in (recipe.out / "metrics.jsonl").read_text().splitlines()][1:]
+    rows = rows_of(recipe.out)[1:]
     assert len(rows) == 3
     for number, row in enumerate(rows, 1):
-        means = numpy.array([one["ppo/score"] for one in rows[:number]])
-        variances = numpy.array([one["ppo/score_std"] ** 2 for one in rows[:number]])
+        means = numpy.array([row["ppo/score"] for row in rows[:number]])
+        variances = numpy.array([row["ppo/score_std"] ** 2 for row in rows[:number]])
         assert row["ppo/score_seen"] == 8 * number
         assert row["ppo/score_running_mean"] == pytest.approx(means.mean())
         assert row["ppo/score_running_variance"] == pytest.approx(variances.mean() + means.var(), rel=1e-4)
@@ -114,7 +105,7 @@ def test_a_whitened_run_logs_the_moments_of_every_score_so_far(
 
 
 def test_a_killed_run_goes_on_to_the_same_bits_where_scores_are_whitened(
-    make_recipe: Callable[[str, str], PpoRecipe], tmp_path: Path
+    whitened: Callable[[str, str], PpoRecipe], tmp_path: Path
 ) -> None:
     """Ended by its own reward in the third step of three, after two steps' worth of moments."""
     (tmp_path / "tired.py").write_text(
@@ -122,16 +113,16 @@ def test_a_killed_run_goes_on_to_the_same_bits_where_scores_are_whitened(
         "    if len(calls) == 21 and not pathlib.Path('mended').exists():\n        return None\n"
         "    return len(response) / 9\n"
     )
-    broken = make_recipe("broken", "tired:reward")
+    broken = whitened("broken", "tired:reward")
     with pytest.raises(RewardError):
         run(broken)
     (tmp_path / "mended").touch()
     run(broken)
-    whole = make_recipe("whole", "tired:reward")
+    whole = whitened("whole", "tired:reward")
     run(whole)
-    one, other = (load_file(recipe.out / "adapter" / WEIGHTS) for recipe in (broken, whole))
-    assert one.keys() == other.keys()
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    resumed, other = (load_file(recipe.out / "adapter" / WEIGHTS) for recipe in (broken, whole))
+    assert resumed.keys() == other.keys()
+    assert all(torch.equal(resumed[name], other[name]) for name in resumed)
     last = [json.loads((recipe.out / "metrics.jsonl").read_text().splitlines()[-1]) for recipe in (broken, whole)]
     kept = [{name: value for name, value in row.items() if "ppo/score" in name} for row in last]
     assert kept[0] == kept[1]

@@ -96,9 +96,9 @@ CASES: list[Any] = [
 def test_an_alarm_rings_for_its_fault_alone_and_names_a_knob(
     name: str, knob: str, bad: list[dict[str, float]], good: list[dict[str, float]]
 ) -> None:
-    said = raised(bad, SECTION)
-    assert list(said) == [name]
-    assert knob in said[name]
+    rung = raised(bad, SECTION)
+    assert list(rung) == [name]
+    assert knob in rung[name]
     assert raised(good, SECTION) == {}
 
 
@@ -136,24 +136,24 @@ def test_what_is_compared_with_the_start_is_silent_until_the_start_is_over(name:
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 19, 20])
 def test_a_run_that_is_too_short_for_an_alarm_is_told_so(steps: int) -> None:
     """With the window that is proposed they do ring."""
-    said = unable(AlarmsSection(window=10), steps=steps, waiting=0, has_value=True)
-    assert (said is None) == (steps == 20)
-    if said is None or steps == 1:
+    unheard = unable(AlarmsSection(window=10), steps=steps, waiting=0, has_value=True)
+    assert (unheard is None) == (steps == 20)
+    if unheard is None or steps == 1:
         return
-    assert {name for name in ALARMS if name in said} == {*COMPARES, VALUE}
+    assert {name for name in ALARMS if name in unheard} == {*COMPARES, VALUE}
     assert VALUE not in (unable(AlarmsSection(window=10), steps=steps, waiting=0, has_value=False) or "")
-    (window,) = re.findall(r"alarms\.window=(\d+) lets", said)
+    (window,) = re.findall(r"alarms\.window=(\d+) lets", unheard)
     half = steps // 2
     series = [2.0] * (steps - half) + [0.1] * half
     for chosen, rings in ((int(window), True), (int(window) + 1, False)):
-        found = raised(rows(entropy=series, explained_variance=[-1] * steps), AlarmsSection(window=chosen))
-        assert ({"entropy collapse", VALUE} <= found.keys()) == rings
+        rung = raised(rows(entropy=series, explained_variance=[-1] * steps), AlarmsSection(window=chosen))
+        assert ({"entropy collapse", VALUE} <= rung.keys()) == rings
 
 
 def test_while_the_policy_waits_only_its_entropy_is_missing() -> None:
-    said = unable(AlarmsSection(window=10), steps=24, waiting=6, has_value=True)
-    assert said is not None and {name for name in ALARMS if name in said} == {ENTROPY}
-    assert "alarms.window=9 lets" in said
+    unheard = unable(AlarmsSection(window=10), steps=24, waiting=6, has_value=True)
+    assert unheard is not None and {name for name in ALARMS if name in unheard} == {ENTROPY}
+    assert "alarms.window=9 lets" in unheard
     logged = [{k: v for k, v in row.items() if k != "ppo/entropy"} for row in rows(explained_variance=[-1] * 6)]
     logged += rows(entropy=[2.0] * 9 + [0.1] * 9, explained_variance=[-1] * 18)
     assert raised(logged, AlarmsSection(window=10)).keys() == {VALUE}
@@ -188,8 +188,8 @@ def test_what_is_optimised_is_watched_as_the_reward_is(
     plain = evaluated(*zip(rewards, (0.7, 0.3), strict=True))
     assert raised(plain, SECTION) == {}
     with_objective = [row | {OPTIMISED: float(value)} for row, value in zip(plain, objectives, strict=True)]
-    said = raised(with_objective, SECTION)["reward up, task score down"]
-    assert f"the objective has risen from {objectives[0]:g} to {objectives[1]:g}" in said
+    text = raised(with_objective, SECTION)["reward up, task score down"]
+    assert f"the objective has risen from {objectives[0]:g} to {objectives[1]:g}" in text
     falls = [row | {OPTIMISED: float(-value)} for row, value in zip(plain, objectives, strict=True)]
     assert raised(falls, SECTION) == {}
 

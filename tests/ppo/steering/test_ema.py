@@ -26,9 +26,9 @@ def test_the_average_keeps_its_share_at_every_step_of_the_optimiser(make_roles: 
         expected = [
             0.9 * old + 0.1 * new.detach() for old, new in zip(expected, roles.parameters("policy"), strict=True)
         ]
-    for found, by_hand in zip(roles.parameters("ema"), expected, strict=True):
-        torch.testing.assert_close(found.detach(), by_hand)
-        assert not found.requires_grad
+    for average, by_hand in zip(roles.parameters("ema"), expected, strict=True):
+        torch.testing.assert_close(average.detach(), by_hand)
+        assert not average.requires_grad
 
 
 @pytest.mark.parametrize(

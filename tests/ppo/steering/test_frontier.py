@@ -37,12 +37,12 @@ def test_where_there_is_a_judge_it_chooses(judged: tuple[float, float]) -> None:
 def test_the_frontier_is_what_no_other_beats() -> None:
     """By definition, point against point."""
     by_definition = [
-        one
-        for one in POINTS
-        if not any(other.kl <= one.kl and other.value >= one.value and other is not one for other in POINTS)
+        point
+        for point in POINTS
+        if not any(other.kl <= point.kl and other.value >= point.value and other is not point for other in POINTS)
     ]
-    assert frontier_of(POINTS) == sorted(by_definition, key=lambda one: one.kl)
-    assert [one.step for one in frontier_of(POINTS)] == [0, 4, 6]
+    assert frontier_of(POINTS) == sorted(by_definition, key=lambda point: point.kl)
+    assert [point.step for point in frontier_of(POINTS)] == [0, 4, 6]
 
 
 def test_plots_are_the_same_bytes_for_the_same_points_and_hold_no_script(tmp_path: Path) -> None:

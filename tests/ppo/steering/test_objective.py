@@ -18,28 +18,28 @@ from ppo.train import next_state
 ONE = torch.ones(1, 1, dtype=torch.bool)
 
 
-def one(value: float) -> torch.Tensor:
+def single(value: float) -> torch.Tensor:
     return torch.tensor([[value]])
 
 
 def recipe(**sections: Any) -> PpoRecipe:
-    given = {
+    required = {
         "base": {"model": "tiny"},
         "parents": {"sft": Path("sft"), "reward": Path("reward")},
         "data": ({"source": "builtin:tasks"},),
         "sampling": {"responses_per_prompt": 4},
     }
-    return PpoRecipe.model_validate(given | sections)
+    return PpoRecipe.model_validate(required | sections)
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.floats(-8, 0), st.floats(-8, 0))
 def test_the_kl_term_is_never_negative_and_zero_where_both_agree(logprob: float, reference: float) -> None:
-    found = kl_by_k3(one(logprob), one(reference), ONE).item()
+    term = kl_by_k3(single(logprob), single(reference), ONE).item()
     ratio = math.exp(reference - logprob)
-    assert found >= 0
-    assert found == pytest.approx(ratio - 1 - math.log(ratio), rel=1e-3, abs=1e-5)
-    assert kl_by_k3(one(logprob), one(logprob), ONE).item() == 0
+    assert term >= 0
+    assert term == pytest.approx(ratio - 1 - math.log(ratio), rel=1e-3, abs=1e-5)
+    assert kl_by_k3(single(logprob), single(logprob), ONE).item() == 0
 
 
 def test_the_kl_term_has_the_value_of_one_kl_and_the_gradient_of_the_other() -> None:
@@ -50,9 +50,9 @@ def test_the_kl_term_has_the_value_of_one_kl_and_the_gradient_of_the_other() -> 
     expected = (policy * kl_by_k3(logprobs.float(), reference.float(), mask)).sum()
     kl = (policy * (logprobs.detach() - reference)).sum()
     assert expected.item() == pytest.approx(kl.item(), abs=1e-6)
-    (found,) = torch.autograd.grad(expected, logits)
+    (gradient,) = torch.autograd.grad(expected, logits)
     backward_kl = (reference.exp() * (reference - torch.log_softmax(logits, 1))).sum()
-    torch.testing.assert_close(found, torch.autograd.grad(backward_kl, logits)[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(gradient, torch.autograd.grad(backward_kl, logits)[0], rtol=0, atol=1e-6)
 
 
 def test_what_a_loss_is_a_mean_of() -> None:
@@ -75,14 +75,14 @@ def test_each_estimator_brings_the_mean_of_its_paper_and_the_recipe_may_say_anot
 def test_importance_weights_are_truncated_from_above_only() -> None:
     trained, sampled = torch.tensor([[0.0, -2.0, -1.0]]), torch.tensor([[-2.0, 0.0, -1.0]])
     mask = torch.tensor([[True, True, False]])
-    found = truncated_importance(trained, sampled, mask, cap=2.0)
-    torch.testing.assert_close(found, torch.tensor([[2.0, math.exp(-2), 1.0]]))
+    weights = truncated_importance(trained, sampled, mask, cap=2.0)
+    torch.testing.assert_close(weights, torch.tensor([[2.0, math.exp(-2), 1.0]]))
 
 
 @pytest.mark.parametrize(("kl", "factor"), [(6.0, 1.0), (6.6, 1.01), (100.0, 1.02), (5.4, 0.99), (0.0, 0.98)])
 def test_the_kl_weight_follows_the_error_up_to_a_fifth(kl: float, factor: float) -> None:
-    found = next_kl_weight(0.5, kl, target=6.0, horizon=1000, episodes=100)
-    assert found == pytest.approx(0.5 * factor)
+    weight = next_kl_weight(0.5, kl, target=6.0, horizon=1000, episodes=100)
+    assert weight == pytest.approx(0.5 * factor)
 
 
 def test_a_weight_that_does_not_adapt_stays() -> None:
@@ -93,7 +93,7 @@ def test_a_weight_that_does_not_adapt_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sections", "said"),
+    ("sections", "message"),
     [
         ({"advantages": {"kind": "rloo"}, "sampling": {}}, "responses_per_prompt of 2 or more, found 1"),
         ({"advantages": {"kind": "grpo"}, "value": {"warmup_steps": 3}}, "there is no value function"),
@@ -113,6 +113,6 @@ def test_a_weight_that_does_not_adapt_stays() -> None:
         ({"value": {"kind": "shared", "learning_rate": 1e-5}}, "has no effect with value.kind=shared"),
     ],
 )
-def test_options_that_do_not_fit_together_are_refused(sections: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_options_that_do_not_fit_together_are_refused(sections: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         recipe(**sections)

@@ -40,8 +40,8 @@ def recipe_of(**train: object) -> PpoRecipe:
     )
 
 
-def section_of(**given: object) -> PretrainingSection:
-    return PretrainingSection.model_validate({"data": ({"source": "texts.jsonl", "text": "text"},), **given})
+def section_of(**options: object) -> PretrainingSection:
+    return PretrainingSection.model_validate({"data": ({"source": "texts.jsonl", "text": "text"},), **options})
 
 
 @pytest.fixture
@@ -52,19 +52,19 @@ def roles(make_roles: Callable[..., Roles]) -> Roles:
 def loss_by_definition(roles: Roles, pieces: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> torch.Tensor:
     """Mean over the predicted tokens of - log p, one text at a time, by the model's own forward."""
     total, count = torch.zeros(()), 0
-    for given, predicted in pieces:
-        ids = torch.tensor([[*given, *predicted]])
+    for context, predicted in pieces:
+        ids = torch.tensor([[*context, *predicted]])
         with roles.active("policy"):
             logprobs = torch.log_softmax(roles.base.model(input_ids=ids).logits[0].float(), dim=-1)
-        for place, token in enumerate(predicted, start=len(given)):
+        for place, token in enumerate(predicted, start=len(context)):
             total, count = total - logprobs[place - 1, token], count + 1
     return total / count
 
 
 def gradients(roles: Roles) -> list[torch.Tensor]:
-    found = [parameter.grad for parameter in roles.parameters("policy")]
-    assert all(one is not None for one in found)
-    return [one.clone() for one in found if one is not None]
+    grads = [parameter.grad for parameter in roles.parameters("policy")]
+    assert all(grad is not None for grad in grads)
+    return [grad.clone() for grad in grads if grad is not None]
 
 
 def experience_of(episodes: Episodes, logprobs: torch.Tensor, advantages: torch.Tensor) -> Experience:
@@ -101,8 +101,8 @@ def test_the_loss_is_the_mean_over_predicted_tokens(roles: Roles) -> None:
     alone = piece_losses(roles, "policy", texts, tokens_per_microbatch=5)
     lengths = [len(predicted) for _, predicted in PIECES]
     assert len(set(lengths)) > 1, "else it would not matter what a mean is over"
-    own = [loss_by_definition(roles, [piece]).item() * length for piece, length in zip(PIECES, lengths, strict=True)]
-    assert alone == pytest.approx(own, abs=1e-4)
+    losses = [loss_by_definition(roles, [piece]).item() * length for piece, length in zip(PIECES, lengths, strict=True)]
+    assert alone == pytest.approx(losses, abs=1e-4)
     assert piece_tokens(texts) == lengths
 
 
@@ -111,15 +111,15 @@ def test_the_gradient_of_a_step_is_the_sum_of_both(roles: Roles, budget: int) ->
     """Eq. 2: what was there, and gamma times the gradient of the texts' loss."""
     weight = 2.5
     loss_by_definition(roles, PIECES).backward()
-    own = gradients(roles)
+    of_texts = gradients(roles)
     clear(roles)
     draws = torch.Generator().manual_seed(0)
     before = [torch.randn(parameter.shape, generator=draws) * 0.1 for parameter in roles.parameters("policy")]
     for parameter, gradient in zip(roles.parameters("policy"), before, strict=True):
         parameter.grad = gradient.clone()
     text_gradients(roles, as_episodes(PIECES, roles), weight=weight, tokens_per_microbatch=budget)
-    for found, was, added in zip(gradients(roles), before, own, strict=True):
-        torch.testing.assert_close(found, was + weight * added, atol=1e-5, rtol=1e-4)
+    for both, was, added in zip(gradients(roles), before, of_texts, strict=True):
+        torch.testing.assert_close(both, was + weight * added, atol=1e-5, rtol=1e-4)
 
 
 def test_all_texts_are_seen_before_one_comes_again_and_a_step_depends_on_its_number_alone(roles: Roles) -> None:
@@ -129,7 +129,7 @@ def test_all_texts_are_seen_before_one_comes_again_and_a_step_depends_on_its_num
     seen = [mix.begin(step).chosen(minibatch) for step in (1, 2) for minibatch in range(4)]
     assert all(len(chosen) == 3 for chosen in seen)
     passes = [[*seen[0], *seen[1], *seen[2], *seen[3]], [*seen[4], *seen[5], *seen[6], *seen[7]]]
-    assert [sorted(one) for one in passes] == [list(range(12))] * 2
+    assert [sorted(indices) for indices in passes] == [list(range(12))] * 2
     assert passes[0] != passes[1]
     fresh = Pretraining(roles, pieces, section_of(examples_per_episode=1.5), recipe.train, seed=0)
     assert fresh.begin(2).chosen(3) == seen[7]
@@ -172,10 +172,10 @@ def test_a_minibatch_has_ppos_gradient_and_gamma_times_that_of_its_texts(roles: 
         parameter.grad = torch.full_like(parameter, 7.0)
     backward(roles, batch, learner, method, budget, add)
     assert budgets == [1024]
-    least = min(max(float(one.abs().max()) for one in part) for part in (ppo, texts))
+    least = min(max(float(gradient.abs().max()) for gradient in part) for part in (ppo, texts))
     assert least > 1e-3, "else there would be nothing to compare"
-    for found, own, added in zip(gradients(roles), ppo, texts, strict=True):
-        torch.testing.assert_close(found, own + 2.5 * added, atol=1e-3 * least, rtol=1e-4)
+    for both, of_ppo, added in zip(gradients(roles), ppo, texts, strict=True):
+        torch.testing.assert_close(both, of_ppo + 2.5 * added, atol=1e-3 * least, rtol=1e-4)
 
 
 @pytest.fixture
@@ -188,10 +188,10 @@ def test_a_text_is_cut_into_pieces_that_together_are_its_tokens(chat: Chat) -> N
     text = "Anna went to the market on Monday and bought seven red apples. <|im_end|> is text."
     ids = chat.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
     pieces = cut(chat, text, tokens=4)
-    assert [token for given, predicted in pieces for token in (*given, *predicted)] == ids[
+    assert [token for context, predicted in pieces for token in (*context, *predicted)] == ids[
         : len(ids) - len(ids) % 4 * (len(ids) % 4 == 1)
     ]
-    assert all(len(given) == 1 and 1 <= len(predicted) <= 3 for given, predicted in pieces)
+    assert all(len(context) == 1 and 1 <= len(predicted) <= 3 for context, predicted in pieces)
     assert chat.end_id not in ids
 
 
@@ -201,7 +201,7 @@ def test_plain_texts_come_from_any_file_by_their_key(chat: Chat, tmp_path: Path)
     path.write_text("\n".join([*lines, json.dumps({"body": None})]) + "\n")
     source = {"source": str(path), "text": "body", "on_bad_row": "drop"}
     pieces, (identity,) = load_pieces([TextSource.model_validate(source)], chat, tokens=64, seed=0)
-    decoded = {str(chat.tokenizer.decode([*given, *predicted])) for given, predicted in pieces}
+    decoded = {str(chat.tokenizer.decode([*context, *predicted])) for context, predicted in pieces}
     assert decoded == {f"The answer is {number}." for number in range(100)}
     assert (identity.kept, identity.dropped) == (100, {"no text": 1})
     held, train = (
@@ -239,7 +239,7 @@ def test_demonstrations_are_learned_as_in_sft(chat: Chat) -> None:
     pieces, _ = load_pieces([source], chat, tokens=500, seed=0)
     assert len(pieces) == 3
     assert all(predicted[-1] == chat.end_id for _, predicted in pieces)
-    lengths = sorted(len(given) + len(predicted) for given, predicted in pieces)
+    lengths = sorted(len(context) + len(predicted) for context, predicted in pieces)
     (shorter, *_), (identity,) = load_pieces([source], chat, tokens=lengths[1], seed=0)
     assert len(shorter[0]) + len(shorter[1]) <= lengths[1]
     assert (identity.kept, identity.dropped) == (2, {f"over {lengths[1]} tokens": 1})

@@ -14,15 +14,13 @@ from data.select.sources import Source
 from data.select.sources import load as load_records
 from data.tasks.checks import grade
 from onebase.errors import DataError, Interrupted, RecipeError
-from onebase.model import base as bases
 from onebase.model.roles import WEIGHTS, Roles
-from onebase.recipe import reader
 from onebase.run import record
 from ppo import train
 from ppo.recipe.recipe import PpoRecipe
-from ppo.start import read_parents, start_roles
 from ppo.steering import steering
 from ppo.train import run
+from tests.factories import load_base_of, rows_of, start, untimed
 
 MakeRecipe = Callable[..., PpoRecipe]
 
@@ -35,41 +33,21 @@ STEERED = [
 ]
 
 
-@pytest.fixture
-def make_recipe(tiny_base_folder: Path, finish_run: Callable[[str], Path], tmp_path: Path) -> MakeRecipe:
-    parents = finish_run("fp32")
-
-    def make(out: str, *overrides: str) -> PpoRecipe:
-        given = [
-            *(f"base.model={tiny_base_folder}", "base.quantization=fp32", f"out={tmp_path / out}", "track.wandb=off"),
-            *(f"parents.{name}={parents / name}" for name in ("sft", "reward")),
-        ]
-        return reader.read("recipes/smoke/ppo.yaml", PpoRecipe, [*given, *overrides])
-
-    return make
-
-
-def rows_of(folder: Path, name: str = "metrics") -> list[dict[str, Any]]:
-    rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
-    untimed = [{key: value for key, value in row.items() if "time/" not in key} for row in rows]
-    return [{key: value for key, value in row.items() if key != "memory/peak"} for row in untimed]
-
-
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter" / WEIGHTS)
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same(first: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == other.keys() and all(torch.equal(first[name], other[name]) for name in first)
 
 
 def test_a_run_has_the_same_bits_with_and_without_evaluation(make_recipe: MakeRecipe) -> None:
-    plain = make_recipe("plain", "train.episodes=32")
-    watched = make_recipe("watched", "train.episodes=32", STEERED[0], STEERED[1])
+    plain = make_recipe("train.episodes=32", out="plain")
+    watched = make_recipe("train.episodes=32", STEERED[0], STEERED[1], out="watched")
     run(plain)
     run(watched)
     assert same(weights(plain.out), weights(watched.out))
-    trained = [[row["ppo/score"] for row in rows_of(one.out) if "ppo/score" in row] for one in (plain, watched)]
+    trained = [[row["ppo/score"] for row in rows_of(recipe.out) if "ppo/score" in row] for recipe in (plain, watched)]
     assert trained[0] == trained[1] and len(trained[0]) == 4
 
 
@@ -78,8 +56,8 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits_and_the_same_best(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch, value: str, deadly: int
 ) -> None:
     """Evaluations are one before step 1, then policy and average after steps 2 and 4."""
-    given = [*STEERED, f"value.kind={value}"]
-    whole, cut = make_recipe("whole", *given), make_recipe("cut", *given)
+    settings = [*STEERED, f"value.kind={value}"]
+    whole, cut = make_recipe(*settings, out="whole"), make_recipe(*settings, out="cut")
     run(whole)
     evaluate, calls = steering.evaluate, list[int]()
 
@@ -97,7 +75,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits_and_the_same_best(
     for name in ("", "ema", "best"):
         assert same(weights(whole.out / name), weights(cut.out / name)), name
     for name in ("metrics", "evaluation_samples"):
-        assert rows_of(whole.out, name) == rows_of(cut.out, name), name
+        assert untimed(rows_of(whole.out, name)) == untimed(rows_of(cut.out, name)), name
     for name in ("frontier.svg", "learning.svg"):
         assert (whole.out / "plots" / name).read_bytes() == (cut.out / "plots" / name).read_bytes()
     assert record.read(whole.out / "best").record.metrics == record.read(cut.out / "best").record.metrics
@@ -105,16 +83,16 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits_and_the_same_best(
 
 def test_what_evaluation_says_is_what_the_roles_say_by_themselves(make_recipe: MakeRecipe) -> None:
     """The table of samples holds the responses: scored and checked again, by stand-alone functions."""
-    recipe = make_recipe("run", *STEERED)
+    recipe = make_recipe(*STEERED, out="run")
     run(recipe)
     last = rows_of(recipe.out)[-1]
     samples = [row for row in rows_of(recipe.out, "evaluation_samples") if row["step"] == 4 and row["role"] == "policy"]
     prompts = load_records(
         [Source.model_validate({"source": "builtin:tasks", "split": "heldout", "rows": 6})], Prompt, seed=0
     ).records
-    assert [row["prompt"] for row in samples] == [one.user_text for one in prompts]
-    grades = [grade(one, row["response"]) for one, row in zip(prompts, samples, strict=True)]
-    assert last["ppo/eval/task_score"] == pytest.approx(sum(one.mean for one in grades) / 6)
+    assert [row["prompt"] for row in samples] == [prompt.user_text for prompt in prompts]
+    grades = [grade(prompt, row["response"]) for prompt, row in zip(prompts, samples, strict=True)]
+    assert last["ppo/eval/task_score"] == pytest.approx(sum(grade.mean for grade in grades) / 6)
     assert last["ppo/eval/reward"] == pytest.approx(sum(row["reward"] for row in samples) / 6, abs=1e-4)
     assert last["ppo/eval/kl"] == pytest.approx(sum(row["kl"] for row in samples) / 6, abs=1e-4)
     assert last["ppo/eval/kl"] > 0
@@ -122,7 +100,7 @@ def test_what_evaluation_says_is_what_the_roles_say_by_themselves(make_recipe: M
 
 
 def test_before_the_first_update_the_policy_is_its_reference(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe("run", *STEERED)
+    recipe = make_recipe(*STEERED, out="run")
     run(recipe)
     first = next(row for row in rows_of(recipe.out) if "ppo/eval/kl" in row)
     assert (first["step"], first["ppo/eval/kl"]) == (0, 0.0)
@@ -134,32 +112,32 @@ def test_before_the_first_update_the_policy_is_its_reference(make_recipe: MakeRe
 
 def test_the_best_adapter_is_the_one_that_was_measured_best_and_a_stage_of_its_own(make_recipe: MakeRecipe) -> None:
     """By what the run optimises: here the reward, less 9 for each answer that does not end."""
-    recipe = make_recipe("run", *STEERED, "reward.eos_penalty=9")
+    recipe = make_recipe(*STEERED, "reward.eos_penalty=9", out="run")
     run(recipe)
-    found = record.read(recipe.out / "best", stage="ppo")
+    best_stage = record.read(recipe.out / "best", stage="ppo")
     measured = [
         (row["step"], role, {name: row[f"ppo/{role}/{name}"] for name in ("reward", "stop_rate", "objective")})
         for row in rows_of(recipe.out)
         for role in ("eval", "eval_ema")
         if f"ppo/{role}/reward" in row
     ]
-    by_hand = [one["reward"] - 9 * (1 - one["stop_rate"]) for *_, one in measured]
-    assert [one["objective"] for *_, one in measured] == pytest.approx(by_hand, abs=1e-4)
+    by_hand = [numbers["reward"] - 9 * (1 - numbers["stop_rate"]) for *_, numbers in measured]
+    assert [numbers["objective"] for *_, numbers in measured] == pytest.approx(by_hand, abs=1e-4)
     step, role, best = max(measured, key=lambda item: item[2]["objective"])
-    assert found.record.metrics["ppo/step"] == step
-    assert found.record.metrics[f"ppo/{role}/objective"] == best["objective"]
+    assert best_stage.record.metrics["ppo/step"] == step
+    assert best_stage.record.metrics[f"ppo/{role}/objective"] == best["objective"]
     shown = [row["objective"] for row in rows_of(recipe.out, "evaluation_samples") if row["step"] == 0]
     assert sum(shown) / 6 == pytest.approx(measured[0][2]["objective"], abs=1e-3)
-    assert set(found.parents) == {"sft", "reward"}
+    assert set(best_stage.parents) == {"sft", "reward"}
     assert not list(recipe.out.glob(".best*"))
-    roles = Roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu"))).load("policy", found.adapter)
+    roles = Roles(load_base_of(recipe)).load("policy", best_stage.adapter)
     assert roles.names == ("policy",)
 
 
 def test_no_budget_leaves_the_policy_that_the_run_started_from(
     make_recipe: MakeRecipe, finish_run: Callable[[str], Path]
 ) -> None:
-    recipe = make_recipe("run", *STEERED, "evaluation.kl_budget=1e-9")
+    recipe = make_recipe(*STEERED, "evaluation.kl_budget=1e-9", out="run")
     run(recipe)
     assert same(weights(recipe.out / "best"), weights(finish_run("fp32") / "sft"))
     assert not same(weights(recipe.out), weights(finish_run("fp32") / "sft"))
@@ -167,18 +145,18 @@ def test_no_budget_leaves_the_policy_that_the_run_started_from(
 
 def test_the_average_follows_every_optimiser_step(make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
     """One step of decay 0.9 from the start, by hand: 0.9 start + 0.1 policy."""
-    recipe = make_recipe("run", *STEERED[:2], "train.episodes=8", "train.minibatch=8", "train.epochs=1")
+    recipe = make_recipe(*STEERED[:2], "train.episodes=8", "train.minibatch=8", "train.epochs=1", out="run")
     run(recipe)
-    before = start_roles(bases.load(recipe.base, recipe.chat, device=torch.device("cpu")), read_parents(recipe), recipe)
+    before = start(recipe)
     after, average = weights(recipe.out), weights(recipe.out / "ema")
-    for name, start in before.state("reference").items():
-        torch.testing.assert_close(average[name], 0.9 * start + 0.1 * after[name])
+    for name, weight in before.state("reference").items():
+        torch.testing.assert_close(average[name], 0.9 * weight + 0.1 * after[name])
     assert any(not torch.equal(average[name], after[name]) for name in after)
     assert record.read(recipe.out / "ema", stage="ppo").record.metrics["ppo/step"] == 1
 
 
 def test_prompts_that_are_trained_on_are_not_held_out(make_recipe: MakeRecipe) -> None:
-    recipe = make_recipe("run", "evaluation={prompts: [{source: builtin:tasks, split: rl, rows: 4}]}")
+    recipe = make_recipe("evaluation={prompts: [{source: builtin:tasks, split: rl, rows: 4}]}", out="run")
     with pytest.raises(DataError, match=r"evaluation\.prompts: 4 of 4 prompts are trained on"):
         run(recipe)
     assert not recipe.out.exists()
@@ -190,7 +168,7 @@ def test_texts_that_are_trained_on_are_not_held_out(make_recipe: MakeRecipe, tmp
     (tmp_path / "news.jsonl").write_text("".join(json.dumps({"body": body}) + "\n" for body in bodies))
     source = f"{{source: {tmp_path / 'news.jsonl'}, text: body}}"
     mix = f"pretraining={{data: [{source}], tokens: 16}}"
-    recipe = make_recipe("run", f"evaluation={{prompts: [{HELD_OUT}], texts: [{source}], text_tokens: 24}}", mix)
+    recipe = make_recipe(f"evaluation={{prompts: [{HELD_OUT}], texts: [{source}], text_tokens: 24}}", mix, out="run")
     with pytest.raises(DataError, match=r"evaluation\.texts: 9 of \d+ pieces of text are in pretraining\.data as well"):
         run(recipe)
     assert not recipe.out.exists()
@@ -203,7 +181,7 @@ def test_a_judge_of_ones_own_is_asked_at_every_evaluation(
     (tmp_path / "brief.py").write_text("def judge(prompt, response):\n    return -len(response)\n")
     judged = STEERED[0].replace("every: 2", "every: 2, judge: 'brief:judge'")
     terms = "[{kind: adapter, weight: 2}, {kind: function, function: 'brief:judge', name: brevity, weight: 0.5}]"
-    recipe = make_recipe("run", judged, "train.episodes=16", f"reward.terms={terms}")
+    recipe = make_recipe(judged, "train.episodes=16", f"reward.terms={terms}", out="run")
     run(recipe)
     last, samples = rows_of(recipe.out)[-1], rows_of(recipe.out, "evaluation_samples")
     lengths = [len(row["response"]) for row in samples if row["step"] == 2]
@@ -217,19 +195,19 @@ def test_a_judge_of_ones_own_is_asked_at_every_evaluation(
     both = 2 * last["ppo/eval/reward/reward_model"] + 0.5 * last["ppo/eval/reward/brevity"]
     assert last["ppo/eval/reward"] == pytest.approx(both, abs=1e-4)
     with pytest.raises(RecipeError, match=r"evaluation\.judge: the module 'nobody' of 'nobody:judge' cannot"):
-        run(make_recipe("none", judged.replace("brief:", "nobody:")))
+        run(make_recipe(judged.replace("brief:", "nobody:"), out="none"))
 
 
 def test_a_checkpoint_with_average_and_best_takes_the_bytes_that_were_looked_for(
     make_recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = list[int]()
+    sizes = list[int]()
     opened = train.stages.open_session
     monkeypatch.setattr(
-        train.stages, "open_session", lambda *a, **k: (asked.append(k["state_bytes"]), opened(*a, **k))[1]
+        train.stages, "open_session", lambda *a, **k: (sizes.append(k["state_bytes"]), opened(*a, **k))[1]
     )
-    recipe = make_recipe("run", *STEERED)
+    recipe = make_recipe(*STEERED, out="run")
     run(recipe)
     newest = max((recipe.out / "checkpoints").glob("step-*"))
     size = sum(path.stat().st_size for path in newest.iterdir())
-    assert size <= asked[0] <= size + 2**20
+    assert size <= sizes[0] <= size + 2**20
