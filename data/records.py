@@ -120,6 +120,12 @@ class Ranking:
                 raise DataError(f"{where}: response {index + 1} is the same as an earlier one. Remove the copy.")
 
     @property
+    def labeler(self) -> str | None:
+        """Who ranked it, where the row has a key for it (`labeler`, `worker` ...); numbers count as names."""
+        name = self.prompt.meta.get("labeler")
+        return None if name is None or isinstance(name, bool) or str(name).strip() == "" else str(name)
+
+    @property
     def pairs(self) -> list[tuple[int, int]]:
         """(better, worse) indices of all responses in different tiers."""
         indices = range(len(self.responses))

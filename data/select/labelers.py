@@ -43,12 +43,6 @@ class RankingSplit:
     held_out: list[Ranking]
 
 
-def labeler_of(ranking: Ranking) -> str | None:
-    """Who ranked it, where the row has a key for it (`labeler`, `worker` ...); numbers count as names."""
-    name = ranking.prompt.meta.get("labeler")
-    return None if name is None or isinstance(name, bool) or str(name).strip() == "" else str(name)
-
-
 def fold_of(labeler: str, folds: int) -> int:
     """The group of a labeler: the same in every file, order and run."""
     return int.from_bytes(hashlib.sha256(labeler.encode()).digest()[:8], "big") % folds
@@ -58,14 +52,14 @@ def divide(rankings: Sequence[Ranking], section: LabelersSection) -> RankingSpli
     """Rankings without a labeler are trained on. DataError when one of the sides is empty."""
     if section.folds is None:
         return RankingSplit(training=list(rankings), held_out=[])
-    names = sorted({name for name in map(labeler_of, rankings) if name is not None})
+    names = sorted({name for ranking in rankings if (name := ranking.labeler) is not None})
     if not names:
         raise DataError(
             f"{rankings[0].prompt.origin}: labelers.folds={section.folds} needs to know who ranked, and no row has a "
             "'labeler'. Add it to the rows, or remove labelers.folds."
         )
-    held_out = [ranking for ranking in rankings if section.holds_out(labeler_of(ranking))]
-    training = [ranking for ranking in rankings if not section.holds_out(labeler_of(ranking))]
+    held_out = [ranking for ranking in rankings if section.holds_out(ranking.labeler)]
+    training = [ranking for ranking in rankings if not section.holds_out(ranking.labeler)]
     if not held_out or not training:
         sizes = [sum(fold_of(name, section.folds) == fold for name in names) for fold in range(section.folds)]
         side = "nobody is left to train on" if held_out else "it holds nobody out"

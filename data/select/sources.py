@@ -21,7 +21,6 @@ from data.formats.unread import Unread
 from data.records import Demonstration, Prompt, Ranking, Record, fingerprint, normalised
 from data.select.contamination import ContaminationSection, Evaluation, clean
 from data.select.dropped import DroppedRows
-from data.select.labelers import labeler_of
 from data.select.mixing import capped, mixed
 from data.splits import FILE_SPLITS, split_of
 from onebase.errors import DataError
@@ -122,7 +121,7 @@ class Deduplicator:
             for tier, response in sorted(zip(record.tiers, record.responses, strict=True)):
                 digest.update(f"\0{tier}\0{response}".encode())
             # Rankings of two people who agree are not copies of each other.
-            digest.update(f"\0\0{labeler_of(record)}".encode())
+            digest.update(f"\0\0{record.labeler}".encode())
         known = len(self._digests)
         self._digests.add(digest.digest())
         return len(self._digests) > known

@@ -6,7 +6,7 @@ from typing import Any
 
 from data.chat.conversations import Chat, EncodedDemonstration, EncodedRanking, Limiter, encode_rankings
 from data.records import Ranking, conversation_of
-from data.select.labelers import LabelersSection, labeler_of
+from data.select.labelers import LabelersSection
 from data.select.mixing import UNNAMED, task_of
 from evaluation.reward_model import baselines
 from evaluation.reward_model.group_scores import ScoresOf, score_groups
@@ -80,7 +80,7 @@ def score_rankings(rankings: Sequence[EncodedRanking], scores_of: ScoresOf) -> l
             labels=encoded.ranking.labels,
             source=encoded.ranking.prompt.origin.source,
             task=task_named_by(encoded.ranking),
-            labeler=labeler_of(encoded.ranking),
+            labeler=encoded.ranking.labeler,
         )
         for encoded, group in zip(rankings, scores, strict=True)
     ]

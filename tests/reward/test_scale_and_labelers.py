@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from data.select.labelers import LabelersSection, fold_of, labeler_of
+from data.select.labelers import LabelersSection, fold_of
 from data.tasks import generate
 from data.writing import row_of
 from evaluation import score_file
@@ -154,8 +154,8 @@ def test_rankings_of_held_out_labelers_are_not_trained_on(twins: Twins) -> None:
     out = {name for name in LABELERS if fold_of(name, 3) == 0}
     assert out and out != set(LABELERS)
     data = read_data(twins.recipe)
-    assert {labeler_of(ranking.ranking) for ranking in data.training} == set(LABELERS) - out
-    assert {labeler_of(ranking.ranking) for ranking in data.left_out} == out
+    assert {ranking.ranking.labeler for ranking in data.training} == set(LABELERS) - out
+    assert {ranking.ranking.labeler for ranking in data.left_out} == out
     assert len(data.training) + len(data.left_out) == 18
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.records import Demonstration, Message, Origin, Prompt, Ranking
-from data.select.labelers import LabelersSection, divide, fold_of, labeler_of
+from data.select.labelers import LabelersSection, divide, fold_of
 from data.select.sources import Source, load
 from data.writing import row_of
 from onebase.errors import DataError, RecipeError
@@ -40,15 +40,15 @@ def test_every_ranking_is_on_one_side_and_no_labeler_on_both(
         return
     lines = [ranking.prompt.origin.line for ranking in [*division.training, *division.held_out]]
     assert sorted(lines) == list(range(1, len(names) + 1))
-    out = {labeler_of(ranking) for ranking in division.held_out}
-    assert not out & {labeler_of(ranking) for ranking in division.training} and None not in out
+    out = {ranking.labeler for ranking in division.held_out}
+    assert not out & {ranking.labeler for ranking in division.training} and None not in out
 
 
 def test_over_all_folds_every_labeler_is_held_out_once() -> None:
     names = [f"labeler {number}" for number in range(40)]
     rankings = [by(name, line) for line, name in enumerate(names, start=1)]
     held_out = Counter(
-        labeler_of(ranking)
+        ranking.labeler
         for fold in range(5)
         for ranking in divide(rankings, LabelersSection(folds=5, held_out=fold)).held_out
     )
@@ -62,7 +62,7 @@ def test_a_fold_is_the_same_in_every_run() -> None:
 
 @pytest.mark.parametrize(("labeler", "name"), [("ik", "ik"), (7, "7"), ("", None), (None, None), (True, None)])
 def test_a_labeler_is_a_name_or_a_number(labeler: object, name: str | None) -> None:
-    assert labeler_of(by(labeler)) == name
+    assert by(labeler).labeler == name
 
 
 @pytest.mark.parametrize("key", ["labeler", "annotator_id", "worker", "worker_id"])
@@ -70,7 +70,7 @@ def test_rows_name_their_labeler_and_keep_the_name_when_written(tmp_path: Path, 
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"prompt": "q", "responses": ["a", "b"], "tiers": [0, 1], key: 12}) + "\n")
     (ranking,) = load([Source(source=str(path))], Ranking, seed=0).records
-    assert labeler_of(ranking) == "12"
+    assert ranking.labeler == "12"
     path.write_text(json.dumps(row_of(ranking)) + "\n")
     assert load([Source(source=str(path))], Ranking, seed=0).records[0] == ranking
 
