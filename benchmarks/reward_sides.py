@@ -104,7 +104,8 @@ def train_ours(settings: dict[str, Any]) -> dict[str, Any]:
             roles.forwards.enable_checkpointing()
         size = state_bytes(roles, ["reward"])
         budget = Budget(tokens=settings["tokens"])
-        session = stages.open_session(recipe, "reward", parents={}, data=[], state_bytes=size, budget=budget)
+        origin = stages.Origin(stage="reward", recipe=recipe, base=roles.base)
+        session = stages.open_session(origin, state_bytes=size, budget=budget)
         with session:
             start = time.perf_counter()
             train(roles, rankings, recipe, session)

@@ -110,10 +110,7 @@ def test_packed_rankings_equal_separate_ones_on_the_demos_model(quantization: st
         outcomes[packed] = scores.detach(), gradients
         with torch.no_grad():
             states[packed] = torch.cat(
-                [
-                    states_at(roles, "reward", group.sequences, [range(len(sequence)) for sequence in group.sequences])
-                    for group in groups
-                ]
+                [states_at(roles, "reward", group, [range(len(sequence)) for sequence in group]) for group in groups]
             )
     assert len(outcomes[True][0]) == 11
     assert float((states[True] - states[False]).abs().max()) <= 1e-4 * float(states[False].abs().max())

@@ -34,6 +34,7 @@ def _post_prompt(row: Row, origin: Origin) -> Prompt:
     fields.require(
         isinstance(info, dict), origin, f"'info' must be an object, found {type(info).__name__}. Fix or remove the row."
     )
+    assert isinstance(info, dict)
     title = fields.optional_text(info, "title", origin).strip()
     if info.get("post") is None:
         article = f"Article: {fields.filled(info, 'article', origin).strip()}\n\nTL;DR:"

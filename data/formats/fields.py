@@ -238,6 +238,7 @@ def earlier_turns(row: Row, origin: Origin) -> list[Message]:
         f"'history' must be a list of [question, answer], found {_kinds(value)}. Write the row as "
         "'messages', or remove it.",
     )
+    assert isinstance(value, list)
     pairs = [[text({"history": content}, "history", origin) for content in turn] for turn in value]
     return [
         message for question, answer in pairs for message in (Message("user", question), Message("assistant", answer))

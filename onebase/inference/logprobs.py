@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint  # pyright: ignore[reportUnknownVariableType] - torch leaves it untyped
 
 
@@ -41,7 +41,8 @@ def token_logprobs(
         return table.gather(-1, targets.unsqueeze(-1)).squeeze(-1), -(table.exp() * table).sum(dim=-1)
 
     parts: list[tuple[Tensor, Tensor]] = []
-    for block in zip(hidden.split(chunk), targets.split(chunk), strict=True):
+    for start in range(0, max(1, len(hidden)), chunk):
+        block = (hidden[start : start + chunk], targets[start : start + chunk])
         if torch.is_grad_enabled() and hidden.requires_grad:
             parts.append(cast(tuple[Tensor, Tensor], checkpoint(one_chunk, *block, use_reentrant=False)))
         else:
@@ -102,8 +103,9 @@ def token_kl(
     """
     parts: list[Tensor] = []
     with torch.no_grad():
-        for blocks in zip(hidden.split(chunk), reference.split(chunk), strict=True):
-            p, q = (_log_softmax(lm_head(block), temperature) for block in blocks)
+        for start in range(0, max(1, len(hidden)), chunk):
+            p = _log_softmax(lm_head(hidden[start : start + chunk]), temperature)
+            q = _log_softmax(lm_head(reference[start : start + chunk]), temperature)
             parts.append((p.exp() * (p - q)).sum(dim=-1))
     # Rounding may leave -1e-8 where the two are equal.
     return torch.cat(parts).clamp(min=0.0)
@@ -129,7 +131,8 @@ def invert(probabilities: Float[Tensor, "B V"], uniform: Float[Tensor, " B"]) ->
     is done in double, or rare tokens would never be drawn.
     """
     vocabulary = probabilities.shape[1]
-    blocks = nn.functional.pad(probabilities, (0, -vocabulary % BLOCK)).unflatten(1, (-1, BLOCK))
+    padding = probabilities.new_zeros(len(probabilities), -vocabulary % BLOCK)
+    blocks = torch.cat([probabilities, padding], dim=1).view(len(probabilities), -1, BLOCK)
     ends = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
     target = uniform.double().unsqueeze(1) * ends[:, -1:]
     block = _first_above(ends, target)
