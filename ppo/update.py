@@ -169,9 +169,9 @@ def backward(
                     entropy_gradient=method.train.entropy_weight > 0,
                 )
                 losses = policy_losses(now, part, method.train, kl_weight, tally)
-                if now.values is not None:
-                    losses = losses + method.value.weight * value_losses(now.values, part, method.value.clip, tally)
-                (losses * weight).sum().backward()
+                values = now.values
+                shared = 0.0 if values is None else value_losses(values, part, method.value.clip, tally)
+                ((losses + method.value.weight * shared) * weight).sum().backward()
         if method.value_role == "value":
             with roles.forwards.training(), clock.part("train_value"):
                 values = token_values(roles, "value", part.episodes)

@@ -199,9 +199,9 @@ def prompt_of(
     """
     turns = (Message("user", content),) if isinstance(content, str) else tuple(content)
     before = earlier_turns(row, origin) if history and row.get("history") and isinstance(content, str) else []
-    if row.get("history") and not isinstance(content, str) and is_filled(row["history"]):
+    if row.get("history") is not None and not isinstance(content, str) and is_filled(row["history"]):
         raise DataError(
-            f"{origin}: 'prompt' is a conversation, and 'history' beside it is not read. Put one into the other."
+            f"{origin}: the prompt is a conversation, and 'history' beside it is not read. Put one into the other."
         )
     key = "system" if row.get("system") is not None else "system_prompt"
     system = "" if row.get(key) is None else text(row, key, origin)

@@ -10,6 +10,7 @@ import json
 import re
 import warnings
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 from data.files.lines import Defect, refuse_broken_text
@@ -123,16 +124,15 @@ def _parsed_once(text: str) -> Any:
     array = _ARRAY.fullmatch(text)
     text = array[1] if array else text
     # numpy writes no commas between the elements; a line feed inside a text would be escaped, so this one is not.
-    for written in (text, _BETWEEN.sub("},{", text)):
-        for parse in (STRICT.decode, ast.literal_eval):
-            try:
-                with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
-                    value = parse(written)
-                refuse_broken_text(value)
-                json.dumps(value)  # a literal of Python may hold sets or bytes
-            except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, Defect):
-                continue
-            return list(value) if isinstance(value, tuple) else value
+    for written, parse in product((text, _BETWEEN.sub("},{", text)), (STRICT.decode, ast.literal_eval)):
+        try:
+            with warnings.catch_warnings(action="ignore"):  # of escapes that Python does not know
+                value = parse(written)
+            refuse_broken_text(value)
+            json.dumps(value)  # a literal of Python may hold sets or bytes
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError, Defect):
+            continue
+        return list(value) if isinstance(value, tuple) else value
     return None
 
 

@@ -169,7 +169,9 @@ def run(recipe: CompareRecipe) -> dict[str, Any]:
 def read_parents(recipe: CompareRecipe) -> dict[str, FinishedStage]:
     """Every stage to compare, verified. All but further SFT stages must descend from the one SFT stage."""
     identity = stages.identify(recipe.base, recipe.chat)
-    parents = {name: stages.read_parent(path, name, identity) for name, path in recipe.parents if path is not None}
+    parts = recipe.parents
+    named = {"sft": parts.sft, "reward": parts.reward, "ppo": parts.ppo, "dpo": parts.dpo}
+    parents = {name: stages.read_parent(path, name, identity) for name, path in named.items() if path is not None}
     for name, path in recipe.policies.items():
         parents[name] = stages.read_parent(path, None, identity)
         kind = parents[name].record.stage

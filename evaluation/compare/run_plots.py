@@ -1,4 +1,4 @@
-"""The figure of a whole run: where each policy ended, reward against KL."""
+"""Figures of a whole run: the learning curves of its stages, and where each policy ended, reward against KL."""
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -12,6 +12,14 @@ from onebase.files.json_file import parse_object
 from onebase.tracking.figures import COLOURS, GREY, save
 from onebase.tracking.tracker import METRICS
 
+CURVES: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "sft": (("sft/loss",),),
+    "reward": (("reward/loss",), ("reward/accuracy",)),
+    "ppo": (("ppo/score", "ppo/reward"), ("ppo/kl",), ("ppo/response_length",), ("ppo/explained_variance",)),
+    "dpo": (("dpo/loss",), ("dpo/accuracy",)),
+}
+"""Metrics of each stage's learning curves; those in the same tuple share a figure. Metrics not logged are left out."""
+
 T = TypeVar("T")
 
 TRAINED = "ppo/reward/reward_model"
@@ -21,18 +29,23 @@ MARKERS = "osD^v*PX"
 """For the models of one stage."""
 
 
-def write(summary: Mapping[str, Any], stages: Mapping[str, tuple[str, Path]], folder: Path) -> Path | None:
-    """Draw `reward_against_kl.svg`; None if no model has both.
+def write(summary: Mapping[str, Any], stages: Mapping[str, tuple[str, Path]], folder: Path) -> None:
+    """Draw every figure that there is data for.
 
     summary: the content of summary.json. stages: by name, which stage each finished one is a run of, and its folder.
     """
+    logged = {name: read_metrics(path) for name, (_, path) in stages.items()}
+    for name, (stage, _) in stages.items():
+        for together in CURVES.get(stage, ()):
+            shown = [metric for metric in together if any(metric in row for row in logged[name])]
+            if shown:
+                file = folder / f"{shown[0].replace(stage, name, 1).replace('/', '_')}.svg"
+                save(partial(learning_curve, rows=logged[name], names=shown), file)
     models = {name: row for name, row in summary["models"].items() if {"reward", "kl_to_sft"} <= set(row)}
-    if not models:
-        return None
-    kinds = {name: stages[name][0] if name in stages else name for name in models}
-    trajectory = read_metrics(stages["ppo"][1]) if "ppo" in stages else []
-    draw = partial(reward_against_kl, models=models, kinds=kinds, trajectory=trajectory)
-    return save(draw, folder / "reward_against_kl.svg")
+    if models:
+        kinds = {name: stages[name][0] if name in stages else name for name in models}
+        draw = partial(reward_against_kl, models=models, kinds=kinds, trajectory=logged.get("ppo", []))
+        save(draw, folder / "reward_against_kl.svg")
 
 
 def read_metrics(stage: Path) -> list[dict[str, Any]]:
@@ -42,6 +55,14 @@ def read_metrics(stage: Path) -> list[dict[str, Any]]:
         return []
     lines = enumerate(path.read_bytes().split(b"\n"), start=1)
     return [parse_object(line, Path(f"{path}:{number}")) for number, line in lines if line]
+
+
+def learning_curve(axes: Axes, *, rows: list[dict[str, Any]], names: list[str]) -> None:
+    for name, colour in zip(names, COLOURS, strict=False):
+        known = [(row["step"], row[name]) for row in rows if name in row]
+        axes.plot([step for step, _ in known], [value for _, value in known], color=colour, label=name)
+    axes.set(xlabel="step")
+    axes.legend(frameon=False)
 
 
 def reward_against_kl(

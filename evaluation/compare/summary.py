@@ -2,6 +2,7 @@
 
 import os
 import platform
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,9 +98,9 @@ def _metric(stage: FinishedStage, name: str) -> float:
 def lineage(parents: Mapping[str, FinishedStage], home: Path) -> dict[str, Any]:
     """Which record came from which, with the hashes of data and adapters: W&B's lineage, offline."""
     nodes: dict[str, Any] = {}
-    waiting = list(parents.values())
+    waiting = deque(parents.values())
     while waiting:
-        stage = waiting.pop()
+        stage = waiting.popleft()
         if stage.sha256 in nodes:
             continue  # several stages may have one ancestor
         nodes[stage.sha256] = {
@@ -111,7 +112,7 @@ def lineage(parents: Mapping[str, FinishedStage], home: Path) -> dict[str, Any]:
             "parents": {name: link.sha256 for name, link in stage.record.parents.items()},
             "git": stage.record.git.model_dump(),
         }
-        waiting += stage.parents.values()
+        waiting.extend(stage.parents.values())
     return {"schema_version": 1, "records": nodes}
 
 

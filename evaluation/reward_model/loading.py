@@ -88,7 +88,10 @@ def read(folders: Sequence[Path]) -> dict[str, FinishedStage]:
     """The stages' records, verified, by role. Weights take seconds and are not read."""
     first = recipe_of(record.read(folders[0], stage="reward"))
     identity = stages.identify(first.base, first.chat)
-    return stages.read_members(folders, lambda folder: stages.read_parent(folder, "reward", identity))
+    members = stages.read_members(folders, lambda folder: stages.read_parent(folder, "reward", identity))
+    for stage in members.values():
+        recipe_of(stage)  # refuses an edited one before weights are read
+    return members
 
 
 def load_weights(members: dict[str, FinishedStage], combine: CombineSection | None = None) -> RewardModel:

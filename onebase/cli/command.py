@@ -148,8 +148,10 @@ def _ending(error: BaseException) -> tuple[int, str]:
             where = "" if error.filename is None else f"{error.filename}: "
             remedies = [REMEDIES[number]] if number in REMEDIES else []
             return 1, _sentences(f"error: {where}{os.strerror(number)}.", *remedies)
-        case _:
+        case Exception():
             return 1, "".join(traceback.format_exception(error)).rstrip("\n")
+        case _:
+            raise error
 
 
 REMEDIES = {

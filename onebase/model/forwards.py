@@ -130,7 +130,7 @@ class Forwards:
         self, sequences: Sequence[Sequence[int]], *, side: Literal["left", "right"] = "right"
     ) -> Int[Tensor, "B S"]:
         """Token ids of different lengths as one tensor on the base's device."""
-        rows = [torch.tensor(ids) for ids in sequences]
+        rows = [torch.tensor(ids, dtype=torch.long) for ids in sequences]
         padded = pad_sequence(rows, batch_first=True, padding_value=self.base.pad_id, padding_side=side)
         return padded.to(self.base.device)
 

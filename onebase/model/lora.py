@@ -86,7 +86,7 @@ class Fused(nn.Module):
             return _Linear.apply(x, base.weight, base.bias, *branch)
         # A decoding step has hundreds of these, and autograd's way costs more than some of the products.
         _, y = _output(x.reshape(-1, x.shape[-1]), base.weight, base.bias, *branch)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
 
 class FusedLinear(Fused, peft_layer.Linear):
@@ -146,7 +146,7 @@ class _Linear(torch.autograd.Function):
         ctx.scale, ctx.learns = scale, any(factor is not None and factor.requires_grad for factor in (a, b))
         # Activations are kept only where the adapter itself learns.
         ctx.save_for_backward(*(flat, low) if ctx.learns else (None, None), a, b, weight)
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], y.shape[-1])
 
     @staticmethod
     @once_differentiable

@@ -82,8 +82,12 @@ def _beside(folder: Path) -> Iterator[str]:
     """Whatever is in the folders that are handed on; a link or a device counts, an empty folder does not. Nor does what
     is hidden: systems put it there (`.DS_Store`, `._name`, `.nfs0001`) when a folder is looked at or copied, and no
     library reads it."""
-    for path in (path for name in HANDED_ON for path in (folder / name).rglob("*")):
-        place = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in place.parts)
-        if not hidden and (path.is_symlink() or not path.is_dir()):
-            yield place.as_posix()
+    waiting = [folder / name for name in HANDED_ON if (folder / name).is_dir()]
+    while waiting:
+        for path in waiting.pop().iterdir():
+            if path.name.startswith("."):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                waiting.append(path)
+            else:
+                yield path.relative_to(folder).as_posix()

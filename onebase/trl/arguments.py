@@ -9,9 +9,9 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from pydantic import ValidationInfo, create_model, field_validator, model_serializer, model_validator
+from pydantic import create_model, field_validator, model_serializer, model_validator
 
-from onebase.recipe.sections import Section
+from onebase.recipe.sections import LARGEST_COUNT, Section
 
 MANAGED: Mapping[str, str] = {
     "output_dir": "the recipe's `out` says where",
@@ -104,7 +104,7 @@ class TrlSection(Section):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _can_be_used(cls, value: Any, info: ValidationInfo) -> Any:
+    def _can_be_used(cls, value: Any, info: Any) -> Any:
         name = str(info.field_name)
         if name in MANAGED:
             raise ValueError(f"is set by Onebase itself ({MANAGED[name]}); remove the key")
@@ -114,8 +114,10 @@ class TrlSection(Section):
 
     @field_validator("*", mode="after")
     @classmethod
-    def _is_bounded(cls, value: Any, info: ValidationInfo) -> Any:
+    def _is_bounded(cls, value: Any, info: Any) -> Any:
         name = str(info.field_name)
+        if isinstance(value, int) and abs(value) > LARGEST_COUNT:
+            raise ValueError(f"Input should be {LARGEST_COUNT} at most")
         if name not in (*POSITIVE, *NOT_NEGATIVE) or not isinstance(value, int | float):
             return value
         if value < 0 or (value == 0 and name in POSITIVE):

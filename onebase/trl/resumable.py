@@ -97,7 +97,10 @@ class Resumable(Trainer):
         for name, values in self._metrics["train"].items():
             # One entry for the micro-batch, the weighted mean, in place of one for each piece.
             in_pieces = 1 < len(weights) == len(values)
-            metrics[name] += [_mean(weights, values)] if in_pieces else values
+            if name == "num_tokens":  # a total, which TRL sets and does not append to
+                metrics[name] = values[-1:]
+            else:
+                metrics[name] += [_mean(weights, values)] if in_pieces else values
         self._metrics["train"] = metrics
         self.losses.append(float(loss))
         return loss
@@ -169,7 +172,7 @@ class Resumable(Trainer):
         restore_learning(content, self.roles, (ROLE,), trainer.optimizer, trainer.lr_scheduler)
         with restoring("what was counted"):
             self.latest.update(content["metrics"])
-            self._total_train_tokens = self.tokens_logged = content["tokens"]
+            self._total_train_tokens = self.tokens_logged = float(content["tokens"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

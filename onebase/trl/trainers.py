@@ -144,9 +144,9 @@ def construct(
     """
     before = {name: tensor.clone() for name, tensor in roles.state(ROLE).items()}
     roles.train()
-    training, held_out = map(Dataset.from_list, rows)
     options: dict[str, Any] = {"model": roles.peft, "args": config, "processing_class": roles.base.tokenizer}
     try:
+        training, held_out = map(Dataset.from_list, rows)
         trainer = kind(train_dataset=training, eval_dataset=held_out, **options)
     except REFUSALS as error:
         raise RecipeError(f"trl: the trainer refuses these settings: {error}") from error

@@ -144,7 +144,7 @@ def evaluate(
     episodes, mask = drawn.episodes, drawn.episodes.mask
     batch = PromptBatch(chat=held_out.chat, prompts=held_out.prompts)
     scores = score_episodes(roles, episodes, batch, method.reward, tokens_per_microbatch=tokens)
-    rewards = scores.total
+    rewards, terms = scores.total, scores.terms if len(scores.terms) > 1 else {}
     rewarded = Answers(scores=rewards, stopped=drawn.stopped, lengths=mask.sum(dim=1).float())
     shaped = rewarded.shaped(method.reward, moments)
     kl = kl_between(roles, role, "reference", episodes, temperature=temperature, tokens_per_microbatch=tokens)
@@ -153,7 +153,6 @@ def evaluate(
     )
     answers = texts(held_out.chat, episodes)
     grades = task_grades(held_out.prompts, answers)
-    terms = scores.terms if len(scores.terms) > 1 else {}
     metrics = {
         "reward": float(rewards.mean()),
         **{f"reward/{name}": float(term.mean()) for name, term in terms.items()},
@@ -173,12 +172,18 @@ def evaluate(
     if held_out.pieces:
         metrics["lm_loss"] = lm_loss(roles, role, as_episodes(held_out.pieces, roles), tokens_per_microbatch=tokens)
     columns = (rewards, shaped, kl.sum(dim=1), grades.get("task_score"), judged)
-    rows = [
+    point, rows = Point(step=step, role=role, metrics=metrics), _rows(role, held_out, answers, columns)
+    return Measurement(point=point, answers=rewarded, weights=weights_of(roles, role), rows=rows)
+
+
+def _rows(
+    role: str, held_out: HeldOutData, answers: Sequence[str], columns: Sequence[Sequence[float] | Tensor | None]
+) -> list[list[Any]]:
+    """Of the table of samples: the first prompts, always the same."""
+    return [
         [role, held_out.prompts[row].prompt.user_text, answer, *(_rounded(column, row) for column in columns)]
         for row, answer in enumerate(answers[:SHOWN])
     ]
-    point = Point(step=step, role=role, metrics=metrics)
-    return Measurement(point=point, answers=rewarded, weights=weights_of(roles, role), rows=rows)
 
 
 def _rounded(column: Sequence[float] | Tensor | None, row: int) -> float | None:

@@ -26,8 +26,8 @@ class Words:
     """Tokens that can be counted by eye: a prompt's words and one to open the turn; a response's words and its end."""
 
     def encode(self, prompt: Prompt, *answers: str) -> Tokens:
-        asked, *answered = (tuple(range(len(text.split()) + 1)) for text in (prompt.user_text, *answers))
-        return Tokens(asked, tuple(answered), spells_control=False)
+        question, *answers_ids = (tuple(range(len(text.split()) + 1)) for text in (prompt.user_text, *answers))
+        return Tokens(question, tuple(answers_ids), spells_control=False)
 
 
 RANKINGS = [

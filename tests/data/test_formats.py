@@ -139,7 +139,7 @@ def test_a_row_that_fits_two_formats_is_refused_with_both():
         "a.jsonl:1: the row fits several formats: prompt-response {prompt, response}, prompt-completion "
         "{completion, prompt}. Name one with `format`."
     )
-    assert [one.name for one in candidates(row, Prompt)] == ["prompt-response"]  # the same prompt either way
+    assert [format.name for format in candidates(row, Prompt)] == ["prompt-response"]  # the same prompt either way
     (record,) = build(row, Demonstration, ORIGIN, format="prompt-completion")
     assert record.response == "c"
 
@@ -158,7 +158,7 @@ def test_a_row_that_fits_none_is_refused_with_the_nearest():
 
 def test_a_key_that_is_null_is_no_key():
     row = {"prompt": "a", "response": "b", "completion": None}
-    assert [one.name for one in candidates(row, Demonstration)] == ["prompt-response"]
+    assert [format.name for format in candidates(row, Demonstration)] == ["prompt-response"]
 
 
 @pytest.mark.parametrize(

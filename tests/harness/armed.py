@@ -42,7 +42,7 @@ POINTS: dict[str, dict[str, Place]] = {
         "epoch end": ("onebase.run.checkpoint:Checkpoints.due", "before", 2),
         "last step": ("reward.train:backward", "before", 4),
         "centring": ("reward.train:center", "before", 1),
-        "inside an evaluation": ("reward.train:evaluate", "before", 1),
+        "inside an evaluation": ("reward.train:measure", "before", 1),
         **TRAINING,
         **SAVES,
     },

@@ -379,7 +379,6 @@ def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(sett
         # Where nothing is clipped, a score of 1e30 would not be named.
         (["reward.clip=1e30"], "reward.clip: input should be less than or equal to 1000000000"),
         (["train.clip=1e308"], "train.clip: input should be less"),
-        (["train.dual_clip=1e308"], "train.dual_clip: input should be less"),
         (["train.importance_cap=1e308"], "train.importance_cap: input should be less"),
         (["value.clip=1e308"], "value.clip: input should be less"),
     ],

@@ -35,7 +35,7 @@ UNTIED = st.lists(st.floats(-6, 6), min_size=2, max_size=7).map(
 
 def loss_of(kind: str, **numbers: float) -> RankingLoss:
     """As a recipe chooses it. A kind takes of the numbers what it reads."""
-    return partial(LOSSES[kind], **LossSection.model_construct(kind=kind, **numbers).numbers)  # type: ignore[arg-type]
+    return partial(LOSSES[kind], **LossSection.model_construct(kind=kind, **numbers).numbers)  # type: ignore[arg-type]  # built by name
 
 
 def tensors(ranking: Ranked) -> tuple[Tensor, Tensor]:
