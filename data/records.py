@@ -127,7 +127,7 @@ class Ranking:
 
     @property
     def pairs(self) -> list[tuple[int, int]]:
-        """(better, worse) indices of all responses in different tiers."""
+        """(better, worse) indices of all responses in different tiers. Losses of the reward model take `tiers`."""
         indices = range(len(self.responses))
         return [(better, worse) for better in indices for worse in indices if self.tiers[better] < self.tiers[worse]]
 

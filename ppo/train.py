@@ -6,6 +6,13 @@
     value      a copy of the reward role, or else of the SFT adapter     trained
 
 With `value.kind: shared` the value is a head on the policy's trunk.
+
+Where the equations are, each with its source; docs/ppo.md explains every detail and names its tests:
+
+    reward of a token, KL penalty, KL weight    ppo/maths/rewards.py       InstructGPT eq. 2, Ziegler et al. section 2
+    advantages and returns                      ppo/maths/advantages.py    GAE eq. 11, 12 and 16; RLOO; GRPO
+    losses of policy and value                  ppo/maths/losses.py        PPO eq. 7 and 9
+    what a step adds up                         ppo/update.py              policy_losses, value_losses
 """
 
 import itertools

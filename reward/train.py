@@ -127,8 +127,8 @@ def start_roles(base: Base, sft: FinishedStage, recipe: RewardRecipe) -> Roles:
     head = roles.add_head("reward")
     drawn = torch.randn(head.weight.shape, generator=generator(recipe.seed, "reward", "head"))
     head.weight.data.copy_(drawn / (len(drawn) + 1) ** 0.5)
-    # Losses see differences of scores only and cannot tell what the bias should be: `center` sets it.
     roles.train("reward")
+    # The ranking losses see differences of scores only and cannot tell what the bias should be: `center` sets it.
     head.bias.requires_grad_(False)
     if recipe.train.activation_checkpointing:
         roles.forwards.enable_checkpointing()
