@@ -129,6 +129,22 @@ def test_one_batch_of_four_moves_the_adapter_like_four_of_one(make_recipe: MakeR
         assert float((whole[name] - parts[name]).abs().max()) <= 1e-5 * largest
 
 
+def test_the_tokens_of_a_step_are_those_of_all_its_micro_batches(make_recipe: MakeRecipe) -> None:
+    """TRL sets this metric in every micro-batch, and appends to the others."""
+    tokens = []
+    for rows, steps in ((4, 1), (1, 4)):
+        recipe = make_recipe(
+            *("trl.max_steps=1", "trl.packing=false"),
+            *(f"trl.per_device_train_batch_size={rows}", f"trl.gradient_accumulation_steps={steps}"),
+        )
+        recipe = recipe.model_copy(update={"out": recipe.out / str(rows)})
+        train(recipe)
+        (file,) = recipe.out.rglob("metrics.jsonl")
+        logged = [json.loads(line) for line in file.read_text().splitlines()]
+        tokens.append([row["sft/tokens"] for row in logged if "sft/tokens" in row])
+    assert tokens[0] == tokens[1] and tokens[0][0] > 0
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
