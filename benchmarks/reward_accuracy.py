@@ -107,7 +107,7 @@ def best_rate(by_rate: Mapping[float, Mapping[str, Any]]) -> float:
 
 
 def summary(runs: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, Any]:
-    """Accuracy of each side and seed, and ours less the peer's by ranking, each the mean over the seeds."""
+    """Accuracy of each side and seed, and ours minus the peer's by ranking, each the mean over the seeds."""
     from evaluation.statistics import bootstrap, paired_difference
 
     accuracies = {side: {seed: run["accuracies"] for seed, run in by_seed.items()} for side, by_seed in runs.items()}

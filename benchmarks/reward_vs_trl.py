@@ -8,8 +8,8 @@ tried at three settings (pairs at once: 1, 2 and 4) on the longest rankings, whi
 fastest one and ours alternate, three runs each in processes of their own. Medians are compared.
 
 DATA: QA-feedback's .json, or any file of rankings; without it built-in ones. `--synthetic 9` generates long prompts
-with nine responses. Written with --json: speed_ratio (peer's seconds a prompt over ours), memory_ratio (our peak memory
-over the peer's with four pairs at once) and memory_ratio_to_smallest (over its with one pair at once).
+with nine responses. Written with --json: speed_ratio (peer's seconds per prompt over ours), memory_ratio (our peak
+memory over the peer's with four pairs at once) and memory_ratio_to_smallest (over its with one pair at once).
 """
 
 import argparse

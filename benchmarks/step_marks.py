@@ -49,7 +49,7 @@ class Goal:
         self.rows: list[dict[str, float]] = []
 
     def add(self, *, score: float, kl: float, seconds: float, response_length: float) -> None:
-        """seconds: of this step alone. kl: nats a response from where the run began."""
+        """seconds: of this step alone. kl: nats per response from where the run began."""
         self.rows.append({"score": score, "kl": kl, "seconds": seconds, "response_length": response_length})
 
     @property

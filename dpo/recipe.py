@@ -1,4 +1,4 @@
-"""What a DPO recipe may say: `recipes/demo/rivals/dpo.yaml` is an example."""
+"""The keys of a DPO recipe: `recipes/demo/rivals/dpo.yaml` is an example."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal

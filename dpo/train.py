@@ -115,7 +115,7 @@ def run(recipe: DpoRecipe) -> StageRecord:
 
 
 def identify(recipe: DpoRecipe) -> RunIdentity:
-    """What a run of this recipe goes by today, without a weight loaded."""
+    """The identity of a run of this recipe today, without loading a weight."""
     identity = stages.identify(recipe.base, recipe.chat)
     parents = {"sft": stages.read_parent(recipe.parents.sft, "sft", identity)}
     return stages.run_identity(identity.base, identity.tokenizer, parents, read_data(recipe).identities)

@@ -47,13 +47,13 @@ def run(
         typer.Option("--seeds", min=0, metavar="SEED ...", help="Run with each of these seeds: --seeds 0 1 2"),
     ] = None,
 ) -> int:
-    """Run all stages of a recipe folder in order, then compare what came out.
+    """Run all stages of a recipe folder in order, then compare their models.
 
     Every recipe is checked before the first stage starts. A stage that is finished is verified and not run again, so
-    the same command resumes an interrupted run. Variants such as ppo-rloo.yaml are stages of their own.
+    the same command resumes an interrupted run. A variant such as ppo-rloo.yaml is one more stage.
 
-    Writes runs/NAME/{sft,reward,ppo,dpo}/, runs/NAME/summary.json and runs/NAME/lineage.json. With --seeds each seed is
-    a run of its own, runs/NAME-SEED, and a table of all of them follows.
+    Writes runs/NAME/{sft,reward,ppo,dpo}/, runs/NAME/summary.json and runs/NAME/lineage.json. With --seeds there is
+    one run per seed, runs/NAME-SEED, and a table of all runs at the end.
     """
     wanted, changes = many_seeds.split(overrides or [], seeds or [])
     if wanted:
@@ -83,7 +83,7 @@ def compare(
 ) -> None:
     """Let base, SFT, PPO, DPO and others answer the same held-out prompts and print tables with 95 % intervals.
 
-    Responses are kept by content: a model that has not changed does not answer again.
+    Responses are stored, so a model that has not changed does not answer again.
     """
     from evaluation.compare import summary
     from evaluation.compare.compare import run as run_comparison
@@ -121,9 +121,9 @@ app.command(name="best-of-n", rich_help_panel="Results")(reward_commands.best_of
 def doctor(
     path: Annotated[Path, typer.Option(help="Where runs will be written: its free space is shown.")] = Path("."),
 ) -> int:
-    """Say what this machine has: versions, device, number formats it really computes in, W&B, disk.
+    """Show what this machine has: versions, device, number formats that work, W&B, disk.
 
-    Exits with 1 when something is wrong that would break a run.
+    The exit code is 1 if a problem would break a run.
     """
     from pipeline import doctor as examination
 

@@ -49,7 +49,7 @@ def check(
 ) -> None:
     """Read every row of the files and say what is wrong with them.
 
-    Prints for each file what its rows are, how many are sound, and each kind of defect with its first places. Exits
+    Prints for each file what its rows are, how many are valid, and each kind of defect with its first places. Exits
     with 2 when there is a defect.
     """
     defective = 0

@@ -1,4 +1,4 @@
-"""`onebase eval reward` and `onebase score`: what a finished reward model is worth, and its scores of anything.
+"""`onebase eval reward` and `onebase score`: how good a finished reward model is, and its scores for any response.
 
 Nothing heavy is imported before a command runs.
 """
@@ -59,7 +59,8 @@ def reward(
     """Score held-out rankings with a finished reward model and say whether to trust it.
 
     Accuracy with 95 % intervals, by gap, source, task, label and length; calibration; best of n; demonstrations;
-    baselines; the pairs it gets most wrong. The reward stage ends with the same report on its own held-out rankings.
+    baselines; the pairs with the largest errors. The reward stage ends with the same report on its own held-out
+    rankings.
 
     Writes report.json and reliability.svg.
     """
@@ -88,7 +89,7 @@ def score(
     combine: Combine = "mean",
     spread_weight: SpreadWeight = None,
 ) -> None:
-    """Score responses with a finished reward model: a line of JSON in, the same line with its scores out.
+    """Score responses with a finished reward model: read lines of JSON, and write the same lines with scores.
 
     0 is what demonstrations score on average; only differences between responses to one prompt were learned.
     """
@@ -125,8 +126,8 @@ def best_of_n(
 ) -> None:
     """Answer each prompt n times with a policy and keep the response that a reward model scores highest.
 
-    A line of JSON a prompt, as it is answered: prompt, response, its score and all n scores. What comes out is a file
-    of demonstrations, which sft takes.
+    Writes one line of JSON per prompt, as soon as it is answered: prompt, response, its score and all n scores. The
+    result is a file of demonstrations, which sft can read.
     """
     from data.select.sources import Source
     from evaluation import best_of_n as best

@@ -34,7 +34,7 @@ class Method:
     """The role that predicts values: `value`, `policy` with a head on its trunk, or None without any."""
     train: TrainSection
     weigh: Callable[[Tensor], Tensor]
-    """Of the mask of a mini-batch: the weight of each token in its loss."""
+    """Computes from the mask of a mini-batch the weight of each token in its loss."""
 
 
 def method_of(recipe: PpoRecipe) -> Method:

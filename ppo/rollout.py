@@ -45,13 +45,13 @@ class Experience:
     """Prompts, responses and mask."""
     stopped: Bool[Tensor, " B"]
     logprobs: Float[Tensor, "B T"]
-    """Of the policy that sampled: pi_old in the ratio."""
+    """Log-probabilities of the policy that sampled: pi_old in the ratio."""
     decoding_logprobs: Float[Tensor, "B T"] | None
     """The same as decoding computed them, where `logprobs` are recomputed."""
     importance: Float[Tensor, "B T"] | None
     """Factor of each token's policy loss; None: 1."""
     reference_logprobs: Float[Tensor, "B T"]
-    """Of the SFT policy."""
+    """Log-probabilities of the SFT policy."""
     kl: Float[Tensor, "B T"]
     """log pi_old - log pi_ref of each token, in nats."""
     scores: Float[Tensor, " B"]

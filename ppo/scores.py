@@ -33,7 +33,7 @@ from ppo.recipe.reward import RewardSection
 from ppo.recipe.steering import SECONDS
 
 RewardFunction = Callable[[Prompt, str], Any]
-"""Of the prompt and the response; its result should be a number, and is not trusted to be one."""
+"""A function of the prompt and the response; its result should be a number, and is not trusted to be one."""
 
 TERMS = "reward.terms"
 """The recipe's key of what a score is made of."""
@@ -42,7 +42,7 @@ ARGUMENTS = ("prompt", "response")
 """What a reward function, or a judge, is called with."""
 
 LARGEST = torch.finfo(torch.float32).max
-"""Of the numbers that a score may be: scores are fp32."""
+"""Largest number that a score may be: scores are fp32."""
 
 LARGEST_TERM = 1e9
 """Bound of a term times its weight. Gradients are some thousand times as large at most. Their norm sums millions of
@@ -161,7 +161,7 @@ def shape_scores(
     reward: Reward,
     moments: ScoreMoments,
 ) -> Float[Tensor, " B"]:
-    """Scores as they are rewarded: whitened, clipped, less the penalties for being cut and for length.
+    """Scores as they are rewarded: whitened, clipped, minus the penalties for being cut and for length.
 
     Evaluation chooses `best/` by their mean on held-out prompts. lengths: tokens of the responses. moments: of the
     scores of the run, these included.

@@ -45,7 +45,7 @@ class Data:
 
 @dataclass(kw_only=True)
 class PpoRun:
-    """A run between two steps: what it was given, read and verified, and what it has come to."""
+    """The state of a run between two steps: its verified inputs, and everything that changes."""
 
     origin: stages.Origin[PpoRecipe]
     data: Data
@@ -55,7 +55,7 @@ class PpoRun:
     steering: Steering
     state: PpoState
     metrics: dict[str, float] = field(default_factory=dict)
-    """Of the last step."""
+    """Metrics of the last step."""
 
     @property
     def recipe(self) -> PpoRecipe:
@@ -114,7 +114,7 @@ def start(recipe: PpoRecipe) -> PpoRun:
 
 
 def identify(recipe: PpoRecipe) -> RunIdentity:
-    """What a run of this recipe goes by today, without a weight loaded."""
+    """The identity of a run of this recipe today, without loading a weight."""
     method_of(recipe)  # loads the functions, which count
     parents, data = read_parents(recipe), read_data(recipe)
     identities = [*data.identities, *read_steering_data(recipe, data.chat, data.prompts).identities]

@@ -1,4 +1,4 @@
-"""Losses on rankings: what the scores of one prompt's responses should be, given their order.
+"""Losses on rankings: how well the scores of one prompt's responses fit their order.
 
 Shapes: K = responses of one prompt. Tier 0 is the best; responses of one tier are tied. Every loss is the negative
 log-likelihood of the ranking under a model of choice, averaged over its pairs or choices. A prompt with nine responses
@@ -41,7 +41,7 @@ def bradley_terry_loss(
     margin: in units of score, for each tier between the two. Touvron et al. 2023 (Llama 2),
     https://arxiv.org/abs/2307.09288, eq. 2, ask for more where a response is "significantly better".
 
-    label_smoothing: the probability that a labelled pair is the wrong way round, below 1/2. The best difference is then
+    label_smoothing: the probability that a labelled pair has the wrong order, below 1/2. The best difference is then
     not infinite but log((1 - label_smoothing) / label_smoothing). Mitchell 2023, A note on DPO with noisy preferences,
     https://ericmitchell.ai/cdpo.pdf.
 

@@ -1,4 +1,4 @@
-"""What a recipe of the reward model may say: `recipes/demo/reward.yaml` is an example."""
+"""The keys of a recipe of the reward model: `recipes/demo/reward.yaml` is an example."""
 
 from pathlib import Path
 from typing import Literal
@@ -61,9 +61,9 @@ class LossSection(Section):
     kind: Literal["bradley-terry", "plackett-luce", "rao-kupper", "davidson"] = "bradley-terry"
     """Ties: the first two leave them out; the last two pull tied scores together."""
     margin: LossWeight = 0.0
-    """bradley-terry: score difference asked for, for each tier between two responses."""
+    """bradley-terry: score difference that the loss demands, per tier between two responses."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """bradley-terry: probability that a labelled pair is the wrong way round."""
+    """bradley-terry: probability that a labelled pair has the wrong order."""
     theta: float = Field(default=1.5, gt=1, allow_inf_nan=False)
     """rao-kupper: two equal scores are tied with probability (theta - 1) / (theta + 1)."""
     nu: float = Field(default=0.5, gt=0, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""What a recipe of instruction tuning may say: `recipes/demo/sft.yaml` is an example."""
+"""The keys of a recipe of instruction tuning: `recipes/demo/sft.yaml` is an example."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

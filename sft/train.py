@@ -119,7 +119,7 @@ def run(recipe: SftRecipe) -> StageRecord:
 
 
 def identify(recipe: SftRecipe) -> RunIdentity:
-    """What a run of this recipe goes by today, without a weight loaded."""
+    """The identity of a run of this recipe today, without loading a weight."""
     identity = stages.identify(recipe.base, recipe.chat)
     return stages.run_identity(identity.base, identity.tokenizer, {}, read_data(recipe).identities)
 

@@ -222,7 +222,7 @@ def encode_rankings(chat: Chat, rankings: Sequence[Ranking], limiter: Limiter) -
 def _encode_all(chat: Chat, records: Sequence[R], limiter: Limiter) -> list[tuple[R, Tokens]]:
     """The records within the limits and their tokens.
 
-    Rows that spell control tokens are reported: they are sound, and nearly always somebody's mistake or attack.
+    Rows that spell control tokens are reported: they are valid, and nearly always somebody's mistake or attack.
     """
     fitting: list[tuple[R, Tokens]] = []
     spelling: list[Origin] = []

@@ -1,6 +1,7 @@
-"""How much memory a Parquet file may take: repeated values cost a file nothing, and a reader all that they stand for.
+"""How much memory a Parquet file may take: repeated values take hardly any space in a file, but all of their size in a
+reader's memory.
 
-Three bounds, which no honest file reaches. A row group's own size is checked before it is read. Texts stay in the
+Three bounds, which no normal file reaches. A row group's own size is checked before it is read. Texts stay in the
 file's dictionary until a row needs them. Rows become Python's a few at a time, by their length.
 """
 

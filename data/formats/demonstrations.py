@@ -92,7 +92,7 @@ def _chat(read: TurnsReader, entries_key: str = "") -> dict[str, Any]:
         """Each reply of the assistant with everything before it. One with a mark not to imitate it, such as OpenAI's
         `weight: 0`, is only shown to the model.
 
-        A conversation is sound or refused as a whole: what comes after a broken turn answers it.
+        A conversation is valid or refused as a whole: what comes after a broken turn answers it.
         """
         turns = read(row, origin)
         fields.require(

@@ -137,7 +137,7 @@ def _parsed_once(text: str) -> Any:
 
 
 def _continues_in_words(text: str) -> bool:
-    """Whether a sound list or object at the start of a text has words behind it: then the text is about it."""
+    """Whether a valid list or object at the start of a text has words behind it: then the text is about it."""
     for closing in [match.end() for match in _CLOSES.finditer(text)][-20:]:
         rest = text[closing:].strip()
         if rest and OPENS.match(rest) is None and rest[0] not in "]})," and parsed(text[:closing]) is not None:

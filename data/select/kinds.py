@@ -29,7 +29,7 @@ def name_of(kind: Kind) -> str:
 
 
 def kind_of(source: Source) -> Kind:
-    """The most specific kind of the first sound row. If no row is sound: the most specific kind that the keys fit.
+    """The most specific kind of the first valid row. If no row is valid: the most specific kind that the keys fit.
 
     DataError if no row can be read as any kind, with the first reason for each.
     """

@@ -1,4 +1,4 @@
-"""Labelers in folds: a reward model is judged by people that it has not learned from.
+"""Labelers in folds: a reward model is measured on rankings of labelers that training did not use.
 
 InstructGPT split its labelers into five groups, trained on four and measured on the fifth (Ouyang et al. 2022,
 https://arxiv.org/abs/2203.02155, section 4.1: 72.4 % of the pairs of labelers trained on, 69.6 % of held-out ones).

@@ -47,7 +47,7 @@ UNUSED = {
 """Settings that have no effect for each kind of source."""
 
 MOST_RESPONSES = 9
-"""Of a built-in ranking."""
+"""Most responses of a built-in ranking."""
 
 K = TypeVar("K", Prompt, Demonstration, Ranking)
 
@@ -61,8 +61,8 @@ class Source(Section):
     format: str | None = None
     """Name of the rows' format (docs/data.md), with its options behind it; None: recognised by the rows' keys."""
     split: str | None = None
-    """Of a built-in source: sft, rl, heldout ...; of a file: train (90 %) or heldout (10 %), by a stable hash
-    of the prompt; of a hub id: its own names. None: everything; of a hub id `train`."""
+    """Name of a split. Of a built-in source: sft, rl, heldout ...; of a file: train (90 %) or heldout (10 %), by a
+    stable hash of the prompt; of a hub id: its own names. None: everything; of a hub id `train`."""
     rows: Count | None = None
     """How many records; None: all. With weights: at most so many."""
     weight: Annotated[float, Field(ge=1e-9, le=1e9, allow_inf_nan=False)] | None = None
@@ -76,9 +76,9 @@ class Source(Section):
     responses: tuple[int, int] = Field(default=(4, 4))
     """Fewest and most responses of a built-in ranking, 2 to 9."""
     noise: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Of built-in rankings: probability that the annotator confuses two neighbours in the order."""
+    """Probability that the annotator of built-in rankings confuses two neighbours in the order."""
     config: str | None = None
-    """Of a hub id with several configurations: which one."""
+    """Which configuration of a hub id, if it has several."""
     revision: str | None = None
     """Commit or tag of a hub id."""
     longest_line: Count = LONGEST_LINE

@@ -132,7 +132,7 @@ class Order(Answer):
 
 @dataclass(frozen=True)
 class Pick(Answer):
-    """Some of the options, in any order: the share of right ones less the share of wrong ones."""
+    """Some of the options, in any order: the share of right ones minus the share of wrong ones."""
 
     right: Sequence[str]
     wrong: Sequence[str]

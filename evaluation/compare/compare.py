@@ -37,14 +37,15 @@ from onebase.tracking.usage import Stopwatch
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """One model's responses to all prompts with their metrics. Lists have one entry a prompt."""
+    """One model's responses to all prompts with their metrics. Lists have one entry per prompt."""
 
     name: str
     texts: list[str]
     metrics: dict[str, list[float]]
     """correctness, form, task_score (their mean), stop_rate: in [0, 1]; reward; kl_to_sft: nats; length: tokens."""
     text_losses: list[float] = field(default_factory=list)
-    """The loss of each text that is not an answer, in nats, summed over its tokens: one entry a text, not a prompt."""
+    """The loss of each text that is not an answer, in nats, summed over its tokens: one entry per text, not
+    per prompt."""
     text_tokens: list[int] = field(default_factory=list)
     """Tokens of each loss; the same for every model."""
 

@@ -16,7 +16,7 @@ def as_episodes(pieces: Sequence[Piece], roles: Roles) -> Episodes:
 
 
 def lm_loss(roles: Roles, role: str | None, texts: Episodes, *, tokens_per_microbatch: int) -> float:
-    """The role's mean loss a predicted token, in nats, without gradients (None: the bare base)."""
+    """The role's mean loss per predicted token, in nats, without gradients (None: the bare base)."""
     losses = piece_losses(roles, role, texts, tokens_per_microbatch=tokens_per_microbatch)
     tokens = sum(piece_tokens(texts))
     return fmean(loss * len(texts) / tokens for loss in losses)

@@ -42,7 +42,7 @@ class CompareRecipe(RunRecipe):
     and `ema/`, and other SFT stages on the same base."""
     data: tuple[Source, ...] = Field(min_length=1)
     texts: tuple[TextSource, ...] = ()
-    """Texts or demonstrations on which each model's loss is measured: what tuning costs the language model."""
+    """Texts or demonstrations on which each model's loss is measured: how much tuning damages the language model."""
     text_tokens: Count = 256
     """Tokens of a piece into which longer texts are cut."""
     sampling: SamplingSection = SamplingSection()

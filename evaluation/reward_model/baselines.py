@@ -20,7 +20,7 @@ Sparse = Any
 """A csr_array: SciPy comes without types."""
 
 Scores = list[list[float]]
-"""One score a response, a list for each ranking."""
+"""One score per response, a list for each ranking."""
 
 VOCABULARY = 2000
 """Most frequent words of the training responses that are counted."""
@@ -74,7 +74,7 @@ def vocabulary(texts: Sequence[str]) -> dict[str, int]:
 
 
 def counts(texts: Sequence[str], words: dict[str, int]) -> Sparse:
-    """Logarithms of 1 + how often a text has a word: a row a text, a column a word."""
+    """Logarithms of 1 + how often a text has a word: a row per text, a column per word."""
     cells = [
         (row, words[word], np.log1p(times))
         for row, text in enumerate(texts)

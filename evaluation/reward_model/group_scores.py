@@ -13,7 +13,7 @@ from onebase.tracking.progress import track
 
 @dataclass(frozen=True, kw_only=True)
 class GroupScores:
-    """Scores of one prompt's responses; lists have an entry a response."""
+    """Scores of one prompt's responses; lists have an entry per response."""
 
     scores: list[float]
     """The combined score."""

@@ -20,7 +20,7 @@ G = TypeVar("G", int, str)
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredRanking:
-    """One prompt's responses with their scores; all tuples have an entry a response."""
+    """One prompt's responses with their scores; all tuples have an entry per response."""
 
     prompt: str
     """Its last message, to show a person."""

@@ -105,7 +105,7 @@ def length(rankings: Sequence[ScoredRanking], pairs: Sequence[Pair], *, seed: in
 
 
 def correlation(rankings: Sequence[ScoredRanking]) -> Mapping[str, Any]:
-    """Pearson's, over all responses, and within prompts (scores and tokens each less their prompt's mean).
+    """Pearson's, over all responses, and within prompts (scores and tokens each minus their prompt's mean).
 
     The first also sees that some prompts have longer answers and higher scores; the second is the length bias.
     """

@@ -45,7 +45,7 @@ class Verdict:
     """The one that ranks the most pairs right."""
     baseline_accuracy: float
     over: float
-    """The model's accuracy less the baseline's, paired by prompt; below, its interval."""
+    """The model's accuracy minus the baseline's, paired by prompt; below, its interval."""
     low: float
     high: float
 

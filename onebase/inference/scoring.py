@@ -10,7 +10,7 @@ attention allows it (`onebase.sequences.tree`), else padded on the right, and re
 
 Several reward models may score on the one base; where they disagree, none of them should be trusted. A policy that
 optimises one reward model finds what that one gets wrong. Models trained from other seeds get other things wrong. Their
-lowest score, or their mean less their disagreement, is therefore harder to deceive. A member is one adapter and one
+lowest score, or their mean minus their disagreement, is therefore harder to deceive. A member is one adapter and one
 head. The first member's role is `reward`, the others' are `reward_2`, `reward_3` ...: a single reward model is an
 ensemble of one, with the same scores bit for bit.
 

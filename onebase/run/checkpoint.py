@@ -1,6 +1,6 @@
-"""Checkpoints: the one mechanism by which any stage can be killed at any moment and go on to the same bits.
+"""Checkpoints: the one mechanism by which any stage can be killed at any moment and resume to the same bits.
 
-A checkpoint is a folder that either verifies whole or does not count:
+A checkpoint is a folder. It is used only if all of it verifies:
 
     checkpoints/step-00000012/
       tensors.safetensors    adapters, heads, optimiser, random number generators
@@ -8,7 +8,7 @@ A checkpoint is a folder that either verifies whole or does not count:
       manifest.json          written last: sha256 of every file, step, hash of the recipe
 
 It is written into a temporary sibling, each file is synced, then the folder, then it is renamed; only then are older
-ones rotated out. Tensors are safetensors and the rest is JSON: reading a checkpoint never runs code.
+checkpoints deleted. Tensors are safetensors and the rest is JSON: reading a checkpoint never runs code.
 """
 
 import contextlib
@@ -41,7 +41,7 @@ SCHEMA = 1
 STATE = "state.json"
 TENSORS = "tensors.safetensors"
 KEYS = {"schema_version", "step", "recipe", "settings", "files"}
-"""Of a manifest."""
+"""Keys of a manifest."""
 LARGEST, DEEPEST = 2**30, 256
 """Bytes of a state's JSON, and lists and objects in each other: `_pack` makes three of each level."""
 OWN_HALF = re.compile(r"\.step-\d{8,}\.(\d+|old)")
@@ -158,7 +158,7 @@ class Checkpoints:
         return None
 
     def _set_aside(self, damaged: Iterable[Path]) -> None:
-        """Out of the names that count: as the newest ones they would make the rotation remove what is sound."""
+        """Out of the names that count: as the newest ones they would make the rotation remove valid ones."""
         for folder in damaged:
             aside = folder.with_name(f"damaged-{folder.name}")
             os.rename(folder, free_name(aside) if os.path.lexists(aside) else aside)

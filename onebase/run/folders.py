@@ -4,8 +4,8 @@ A stage takes a folder that is not there yet or is empty, and puts its mark into
 
     sft/.onebase.json      {"schema_version": 1, "stage": "sft", "recipe": sha256 of recipe, parents and data}
 
-A folder with other content is a run's only by that mark, by a stage record, or by a checkpoint with the files of its
-manifest: older runs have neither mark nor record until they end. Every other folder is refused.
+A folder with other content belongs to a run only if it has that mark, a stage record, or a checkpoint with the files
+of its manifest: older runs have neither mark nor record until they end. Every other folder is refused.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ RUN_ENTRIES = ("evaluation", "plots", "summary.json", "lineage.json")
 """What a comparison writes into the run's folder, beside the stages."""
 
 COMPARISON = ("summary.json", "plots", "evaluation/metrics.jsonl", "evaluation/samples.jsonl")
-"""Of these what a comparison writes last: they exist only beside summary.json."""
+"""What a comparison writes last of these: they exist only beside summary.json."""
 LOCK = re.compile(r"\..+\.lock")
 """Name of the lock beside a stage's folder."""
 

@@ -1,4 +1,4 @@
-"""What decides a run's result besides its recipe, and what is done where it has changed.
+"""What decides a run's result besides its recipe, and what happens if it has changed.
 
     base, tokenizer and chat template, parents, data, functions      must stay: another one would be another run
     versions, threads, device                                        may change: a warning, and the record holds both
@@ -43,7 +43,7 @@ FIELDS = (
 
 
 class RunIdentity(BaseModel):
-    """Of one run, in one process. A checkpoint holds it as JSON."""
+    """Identity of one run, in one process. A checkpoint holds it as JSON."""
 
     base: BaseIdentity
     tokenizer: TokenizerIdentity
@@ -140,7 +140,7 @@ def note_failure(folder: Path, step: int, error: Exception, functions: Mapping[s
 
 
 def versions() -> dict[str, str]:
-    """Of what computes."""
+    """Versions of Python, of Onebase, and of the libraries that compute."""
     commit = git_state().commit
     if commit is None:
         with contextlib.suppress(metadata.PackageNotFoundError):  # run from a folder, not installed

@@ -1,4 +1,4 @@
-"""What learns, as a state: the weights of roles, the optimiser and its schedule."""
+"""The trained parts of a run as a state: the weights of roles, the optimiser and its schedule."""
 
 import contextlib
 import math

@@ -1,4 +1,5 @@
-"""Which finished stage a path nearly names: one of its parts, the run around it, or the wrong stage of the same run.
+"""Which finished stage the user probably means by a path to one of its parts, to the run around it, or to the wrong
+stage of the same run.
 
 runs/x/sft/adapter, runs/x/sft/stage.json, runs/x  ->  Did you mean runs/x/sft?
 """

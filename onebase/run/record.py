@@ -38,7 +38,7 @@ class ParentLink(Section):
     path: str
     """Relative to the folder of the record that holds the link: a whole run can be moved."""
     sha256: str
-    """Of the parent's stage.json."""
+    """Hash of the parent's stage.json."""
 
 
 class DataIdentity(Section):
@@ -51,15 +51,16 @@ class DataIdentity(Section):
     dropped: dict[str, int]
     """Rows left out, by reason."""
     sha256: str
-    """Of the kept records, in order; of source `limits`, which counts for all, of what it says."""
+    """Hash of the kept records, in order; for source `limits`, which counts for all, of what it says."""
 
 
 class Resources(Section):
-    """Of the process that finished the stage: those that a resumed run had before are not in it."""
+    """Resources of the process that finished the stage: those that a resumed run had before are not in it."""
 
     seconds: float
     cpu_seconds: float = 0.0
-    """Of all its threads. Another process on the same cores does not change it. 0: not measured, in older records."""
+    """Time of all its threads. Another process on the same cores does not change it. 0: not measured, in older
+    records."""
     peak_rss_bytes: int
     peak_gpu_bytes: int = 0
 
@@ -69,9 +70,9 @@ class RunPart(Section):
 
     first_step: int
     versions: dict[str, str]
-    """Of Python, of Onebase (its commit, in a checkout), and of the libraries that compute."""
+    """Versions of Python, of Onebase (its commit, in a checkout), and of the libraries that compute."""
     threads: int
-    """Of torch on the CPU."""
+    """Threads of torch on the CPU."""
     device: str
     functions: dict[str, str]
     """Python functions that the recipe names: sha256 of their source."""
@@ -138,7 +139,7 @@ def _text_of(record: StageRecord) -> str:
 
 
 def sha256_of(record: StageRecord) -> str:
-    """Of the `stage.json` that it is written to."""
+    """Hash of the `stage.json` that the record is written to."""
     return hashlib.sha256(_text_of(record).encode()).hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Whether two stages make the same tokens of a conversation, and where not, in which text they differ.
 
-A record knows system message and chat template by one hash. Where it is another one, both texts are at hand nearly
-always: a finished stage keeps its recipe and, in tokenizer/, its template.
+A record knows system message and chat template by one hash. If the hash differs, both texts are almost always
+available: a finished stage keeps its recipe and, in tokenizer/, its template.
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ class ChatTexts:
     template: str | None
     """None where it is not known."""
     place: str
-    """Of the template, as an error names it."""
+    """Place of the template, as an error names it."""
 
     @classmethod
     def of_stage(cls, finished: FinishedStage) -> "ChatTexts":

@@ -1,4 +1,4 @@
-"""Which files of a stage folder its record vouches for, and whether they are still what they were.
+"""Which files of a stage folder its record has hashes of, and whether these files are unchanged.
 
     adapter/  tokenizer/                  handed on: every file, and nothing beside them
     *.jsonl, report.json, data/, plots/   what people read and quote

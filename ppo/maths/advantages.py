@@ -48,7 +48,7 @@ def gae(
 
 
 def rloo(returns: Float[Tensor, " B"], *, group: int) -> Float[Tensor, " B"]:
-    """A response's return less the mean return of the others of its group: an unbiased baseline.
+    """A response's return minus the mean return of the others of its group: an unbiased baseline.
 
         A_i = R_i - 1 / (G - 1) sum_{j != i} R_j
 
@@ -71,7 +71,7 @@ def grpo(returns: Float[Tensor, " B"], *, group: int) -> Float[Tensor, " B"]:
 
 
 def dr_grpo(returns: Float[Tensor, " B"], *, group: int) -> Float[Tensor, " B"]:
-    """A response's return less its group's mean, not divided by anything: dividing by the standard deviation gives
+    """A response's return minus its group's mean, not divided by anything: dividing by the standard deviation gives
     questions that are nearly always or nearly never answered right more weight.
 
     Liu et al. 2025, https://arxiv.org/abs/2503.20783, eq. 3. (G - 1) / G times RLOO's.
@@ -98,7 +98,7 @@ def compare_groups(
 
 
 def _all_equal(returns: Float[Tensor, " B"], group: int) -> Bool[Tensor, " B"]:
-    """Of each response, whether all of its group have the same return."""
+    """For each response, whether all of its group have the same return."""
     grouped = _grouped(returns, group)
     return (grouped == grouped[:, :1]).all(dim=1).repeat_interleave(group)
 

@@ -1,4 +1,4 @@
-"""PPO's losses and what tells whether an update was sane.
+"""PPO's losses, and metrics that show whether an update was healthy.
 
 Shapes: B = episodes, T = longest response, in tokens. mask[b, t]: token t of response b was generated. Losses are per
 token and 0 outside the mask. The caller sums them and divides by the tokens of the whole mini-batch: micro-batches of
@@ -36,7 +36,7 @@ def policy_loss(
 def kl_by_k3(
     sampled: Float[Tensor, "B T"], other: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"]
 ) -> Float[Tensor, "B T"]:
-    """KL(sampled || other) a token in nats, on samples of the first: the estimator k3, which is never negative.
+    """KL(sampled || other) per token, in nats, on samples of the first: the estimator k3, which is never negative.
 
         k3 = q / p - 1 - log(q / p)          p: what sampled the token, q: the other
 
@@ -50,7 +50,7 @@ def kl_by_k3(
 
 
 def token_weights(mask: Bool[Tensor, "B T"], *, aggregation: str, limit: int) -> Float[Tensor, "B T"]:
-    """What each token's loss is multiplied by in a mini-batch's loss, which is the sum of the products; 0 outside.
+    """The weight of each token's loss. A mini-batch's loss is the sum of weight times loss. 0 outside the mask.
 
         token-mean       1 / tokens of the mini-batch       (Ziegler et al. 2019; DAPO)
         sequence-mean    1 / (B * tokens of the response)   (GRPO)
@@ -71,7 +71,7 @@ def token_weights(mask: Bool[Tensor, "B T"], *, aggregation: str, limit: int) ->
 def truncated_importance(
     trained: Float[Tensor, "B T"], sampled: Float[Tensor, "B T"], mask: Bool[Tensor, "B T"], *, cap: float
 ) -> Float[Tensor, "B T"]:
-    """How much likelier the model that is trained found each token than the engine that sampled it, at most `cap`.
+    """Probability of each token in the trained model, divided by that in the engine that sampled it, at most `cap`.
 
         w = min(pi_trained(a|s) / pi_sampled(a|s), cap)
 
@@ -89,7 +89,7 @@ def value_loss(
     *,
     clip: float,
 ) -> Float[Tensor, "B T"]:
-    """Half the squared error, the worse of the value itself and the value held near the old one.
+    """Half the squared error: the larger of the error of the value and that of the value clipped to near the old one.
 
         L = 1/2 max((V - R)^2, (clamp(V, V_old - clip, V_old + clip) - R)^2)
 

@@ -1,4 +1,4 @@
-"""Rewards of response tokens: a score at the end, and a price for leaving the SFT policy on the way.
+"""Rewards of response tokens: a score at the last token, and a price for the KL to the SFT policy at every token.
 
 Shapes: B = episodes, T = longest response, in tokens. mask[b, t]: token t of response b was generated.
 """
@@ -39,7 +39,7 @@ class ScoreMoments:
         return ScoreMoments(count=count, mean=self.mean + apart * more / count, variance=squares / count)
 
     def standardise(self, scores: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
-        """Scores less the mean, over the standard deviation; 0 where all scores so far are equal."""
+        """Scores minus the mean, over the standard deviation; 0 where all scores so far are equal."""
         # As `onebase.masked.standardise`: the floor keeps a constant score from being divided by nothing.
         return ((scores.double() - self.mean) * (self.variance + 1e-8) ** -0.5).float()
 
@@ -58,7 +58,7 @@ def overlong_penalty(lengths: Float[Tensor, " B"], *, limit: int, buffer: int) -
 def penalise_unfinished(
     scores: Float[Tensor, " B"], stopped: Bool[Tensor, " B"], *, penalty: float
 ) -> Float[Tensor, " B"]:
-    """Scores, less `penalty` where the response was cut before it ended.
+    """Scores, minus `penalty` where the response was cut before it ended.
 
     The reward model has only seen finished answers. The "EOS trick" of Huang et al. 2024,
     https://arxiv.org/abs/2403.17031, replaces the score; a subtraction keeps the order among cut responses.
@@ -93,7 +93,7 @@ def token_rewards(
 
 
 def next_kl_weight(weight: float, kl: float, *, target: float, horizon: int, episodes: int) -> float:
-    """The KL weight after a step of so many episodes with a mean KL of `kl` nats a response.
+    """The KL weight after a step of so many episodes with a mean KL of `kl` nats per response.
 
         error   = clamp((kl - target) / target, -0.2, 0.2)
         weight <- weight * (1 + error * episodes / horizon)

@@ -1,4 +1,4 @@
-"""What a PPO recipe may say: `recipes/demo/ppo.yaml` is an example with every part that matters."""
+"""The keys of a PPO recipe: `recipes/demo/ppo.yaml` is an example with every part that matters."""
 
 import math
 from pathlib import Path

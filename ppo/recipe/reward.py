@@ -1,4 +1,4 @@
-"""What a PPO recipe may say of what is rewarded, and of the price of leaving the SFT policy."""
+"""The keys of a PPO recipe for the reward, and for the price of the KL to the SFT policy."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ from onebase.inference.scoring import CombineSection
 from onebase.recipe.sections import Count, LossWeight, Section
 
 Bound = Annotated[PositiveFloat, Field(le=1e9)]
-"""Of numbers that are clipped: fp32 has to hold it, and its square."""
+"""Bound of numbers that are clipped: fp32 has to hold it, and its square."""
 
 
 class RewardTerm(Section):
@@ -65,7 +65,7 @@ class RewardSection(Section):
 
     @property
     def names(self) -> list[str]:
-        """Of the terms, in their order."""
+        """Names of the terms, in their order."""
         return [term.named(index) for index, term in enumerate(self.terms)]
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""What a PPO recipe may say about watching and steering the run: docs/steering.md tells what each part is for."""
+"""The keys of a PPO recipe for watching and steering the run: docs/steering.md tells what each part is for."""
 
 from typing import Annotated
 
@@ -16,16 +16,16 @@ class EvaluationSection(Section):
     prompts: tuple[Source, ...] = Field(min_length=1)
     """Sources of prompts that are not trained on."""
     texts: tuple[TextSource, ...] = ()
-    """Texts or demonstrations to measure the loss of the policy on: what PPO costs the language model."""
+    """Texts or demonstrations to measure the loss of the policy on: how much PPO damages the language model."""
     judge: Annotated[str, Field(pattern=DOTTED)] | None = None
-    """package.module:name of a function of (Prompt, response text) that returns a number, as those of `reward.terms`:
-    what the reward stands for, where prompts bring no check of their own. The alarm listens to it."""
+    """package.module:name of a function of (Prompt, response text) that returns a number, as those of `reward.terms`.
+    It measures what the reward should measure, if prompts have no check. The alarm uses it."""
     text_tokens: Count = 256
     """Tokens of a piece into which longer texts are cut."""
     every: Count = 10
     """Steps between two evaluations; there is one before the first step and one after the last in any case."""
     kl_budget: PositiveFloat = 20.0
-    """Nats a response: what the best adapter may cost at most."""
+    """Largest KL of the best adapter, in nats per response."""
 
 
 class EmaSection(Section):
@@ -45,7 +45,7 @@ class PretrainingSection(Section):
     examples_per_episode: PositiveFloat = 1.0
     """Pieces of text for an episode of a mini-batch; InstructGPT has 8."""
     tokens: Count = 256
-    """Of a piece into which longer texts are cut."""
+    """Tokens of a piece into which longer texts are cut."""
 
 
 class AlarmsSection(Section):
@@ -54,12 +54,12 @@ class AlarmsSection(Section):
     window: Annotated[Count, Field(le=64)] = 10
     """Steps over which a number is averaged, at the start and now: single steps are noise."""
     kl: PositiveFloat = 30.0
-    """Nats a response."""
+    """Largest KL to the SFT policy, in nats per response."""
     ratio: float = Field(default=10.0, gt=1)
-    """Of new to old probability of a token, within one update."""
+    """Largest ratio of new to old probability of a token, within one update."""
     check_fall: PositiveFloat = 0.05
-    """By how much the held-out check may lie below its best, while the reward rises; of `evaluation.judge`, where there
-    is one, in the judge's own units."""
+    """How far the held-out task score may be below its best value, while the reward rises; with `evaluation.judge` how
+    far the judge's number may be, in its units."""
     stop: bool = False
     """Whether an alarm ends the run."""
 

@@ -12,8 +12,8 @@ class ValueSection(Section):
     """The value function."""
 
     kind: Literal["adapter", "shared"] = "adapter"
-    """adapter: its own, a copy of the reward model's (InstructGPT), or where only functions score of the SFT adapter
-    with a head of zeros. shared: a head on the policy's trunk, cheaper."""
+    """adapter: a separate adapter. It starts as a copy of the reward model (InstructGPT). If only functions score, it
+    starts as the SFT adapter with a head of zeros. shared: a head on the policy's trunk, cheaper."""
     learning_rate: LearningRate | None = None
     """None: the policy's."""
     clip: Bound = 0.2
@@ -28,8 +28,8 @@ class AdvantagesSection(Section):
     """How much better than expected a token was: docs/ppo.md has the equations."""
 
     kind: Literal["gae", "rloo", "grpo", "dr_grpo"] = "gae"
-    """gae: against a learned value function. The others: against the other responses to the prompt, without one;
-    `value` is not read then."""
+    """gae compares with a learned value function. The others compare with the other responses to the prompt, and need
+    no value function; `value` is not read then."""
     standardise: bool | None = None
     """Whether advantages are standardised over the batch. None: gae's are, the others' are not."""
 
@@ -50,9 +50,9 @@ class TrainSection(Section):
     """Times that the update goes through the episodes of a step."""
     clip: Bound = 0.2
     entropy_weight: LossWeight = 0.0
-    """Of the entropy bonus, in nats a token."""
+    """Weight of the entropy bonus, which is in nats per token."""
     aggregation: Literal["token-mean", "sequence-mean", "constant"] | None = None
-    """What a mini-batch's loss is a mean of: tokens, or responses of any length alike, or max_new_tokens a response.
+    """What a mini-batch's loss is a mean of: tokens, or responses of any length alike, or max_new_tokens per response.
     None: what the advantages' paper does (gae: token-mean, grpo: sequence-mean, rloo and dr_grpo: constant)."""
     discount: float = Field(default=1.0, gt=0, le=1)
     gae_lambda: float = Field(default=0.95, ge=0, le=1)

@@ -1,4 +1,4 @@
-"""Alarms: what a person would have seen in the curves, had one looked.
+"""Alarms: what a person who looks at the curves would see.
 
 Each is a pure function of the run's rows of metrics, oldest first, and says what is wrong, the likely cause and the
 knob to turn, or None. "Now" is the mean of the last `window` steps, "at the start" that of the first; an alarm that
@@ -46,14 +46,15 @@ LENGTH_FACTOR = 2.0
 """By how much responses may grow or shrink: a better answer to the same prompt has about the same length."""
 
 ENTROPY_SHARE = 0.3
-"""What must be left of the entropy at the start: a policy that learns an answer loses about half of it."""
+"""Smallest healthy entropy, as a share of the entropy at the start: a policy that learns an answer loses about half
+of it."""
 
 STOP_FALL = 0.2
 """By how much the share of finished responses may fall: far beyond the noise of a window."""
 
 LEAST_EXPLAINED = -0.05
-"""What the value function may explain at least, in one step of the window. A constant explains 0 and, measured on few
-episodes, a little less."""
+"""Smallest explained variance that is healthy; the alarm needs every step of the window below it. A constant explains 0
+and, measured on few episodes, a little less."""
 
 ENTROPY = "entropy collapse"
 """The alarm of what is logged only where the policy learns."""
@@ -76,8 +77,8 @@ def kl_above_budget(rows: Rows, section: AlarmsSection) -> str | None:
 
 
 def reward_up_task_score_down(rows: Rows, section: AlarmsSection) -> str | None:
-    """Over-optimisation: what the reward model sees, or what is optimised (that less the penalties), rises while what
-    is checked falls (Gao et al. 2022). The recipe's judge comes before the tasks' own checks."""
+    """Over-optimisation: the reward, or the objective (reward minus penalties), rises while the task score falls (Gao
+    et al. 2022). The recipe's judge comes before the tasks' own checks."""
     name, gold = ("judge", JUDGED) if any(JUDGED in row for row in rows) else ("task score", CHECKED)
     measured = [row for row in rows if EVALUATED in row and gold in row]
     if len(measured) < 2:
@@ -117,7 +118,7 @@ def compare(name: str, has_drifted: Callable[[float, float], bool], text: str) -
 
 
 def ratio_too_large(rows: Rows, section: AlarmsSection) -> str | None:
-    """A single update has changed a token's probability beyond what clipping is for."""
+    """A single update has changed a token's probability by more than clipping should allow."""
     ratios = _values(rows[-1:], "ppo/ratio_max")
     if not ratios or ratios[-1] <= section.ratio:
         return None

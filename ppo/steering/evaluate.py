@@ -36,7 +36,7 @@ from ppo.steering.frontier import OBJECTIVE, Point
 from ppo.steering.side_stages import weights_of
 
 COLUMNS = ("role", "prompt", "response", "reward", "objective", "kl", "task_score", "judge")
-"""Of the table of samples."""
+"""Columns of the table of samples."""
 
 JUDGE = "evaluation.judge"
 """The recipe's key of a custom function."""
@@ -87,10 +87,10 @@ class Measurement:
     weights: Sequence[Tensor] = ()
     """On the CPU."""
     rows: Sequence[list[Any]] = ()
-    """Of the table of samples."""
+    """Rows of the table of samples."""
 
     def on_scale(self, reward: Reward, moments: ScoreMoments) -> Point:
-        """The point with the objective as it is by the whitening of now: two answers compare on one scale only."""
+        """The point with the objective as it is with the present whitening: two answers compare on one scale only."""
         objective = float(self.answers.shaped(reward, moments).mean())
         return replace(self.point, metrics=self.point.metrics | {OBJECTIVE: objective})
 
@@ -179,7 +179,7 @@ def evaluate(
 def _rows(
     role: str, held_out: HeldOutData, answers: Sequence[str], columns: Sequence[Sequence[float] | Tensor | None]
 ) -> list[list[Any]]:
-    """Of the table of samples: the first prompts, always the same."""
+    """Rows of the table of samples: the first prompts, always the same."""
     return [
         [role, held_out.prompts[row].prompt.user_text, answer, *(_rounded(column, row) for column in columns)]
         for row, answer in enumerate(answers[:SHOWN])

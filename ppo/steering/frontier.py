@@ -49,7 +49,7 @@ class Point:
 
 
 def best_of(points: Sequence[Point], *, kl_budget: float) -> Point | None:
-    """The highest held-out judgement, or objective, within the budget; of equal ones the first."""
+    """The highest held-out judgement, or objective, within the budget; if several are equal, the first."""
     within = [point for point in points if point.kl <= kl_budget and math.isfinite(point.value)]
     return max(within, key=lambda point: point.value, default=None)  # max takes the first of equal ones
 

@@ -61,12 +61,12 @@ class Pretraining:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Of the step: the mean loss of its texts, in nats a token, before gamma."""
+        """Metrics of the step: the mean loss of its texts, in nats per token, before gamma."""
         return {"ppo/pretraining_loss": sum(self._losses.values()) / len(self._losses)} if self._losses else {}
 
 
 def text_gradients(roles: Roles, texts: Episodes, *, weight: float, tokens_per_microbatch: int) -> float:
-    """Add the gradient of `weight` times the policy's mean loss a token to `.grad`; returns the loss, unweighted."""
+    """Add the gradient of `weight` times the policy's mean loss per token to `.grad`; returns the loss, unweighted."""
     tokens, total = int(texts.mask.sum()), 0.0
     for rows in batches_of(roles, texts.sequences, tokens=tokens_per_microbatch):
         with roles.forwards.training():

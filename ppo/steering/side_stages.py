@@ -1,4 +1,5 @@
-"""Finished stages beside the policy's own: `best/` and `ema/`, which compare and later stages take as they take it.
+"""Finished stages beside the policy's own: `best/` and `ema/`, which compare and later stages accept like the
+policy's stage.
 
     parents: {ppo: runs/demo/ppo/best}
 

@@ -46,7 +46,7 @@ from ppo.steering.pretraining import Pretraining
 from ppo.update import Mix
 
 PREFIXES = {"policy": "ppo/eval", "ema": "ppo/eval_ema"}
-"""Of the metrics of each role that is evaluated."""
+"""Prefixes of the metrics of each role that is evaluated."""
 
 SHORTEST_OVERLAP = 16
 """Tokens: what two texts have in common in less than that, such as the last words of a piece, is chance."""
@@ -58,7 +58,7 @@ class SteeringData:
 
     held_out: HeldOutData | None
     pieces: list[Piece]
-    """Of the pretraining mix."""
+    """Texts of the pretraining mix."""
     identities: list[DataIdentity]
 
 

@@ -78,7 +78,7 @@ DAMAGE = (
     | st.lists(JSON, max_size=4)
     | st.tuples(st.lists(PLAIN, min_size=1, max_size=4), st.floats(0, 1), st.integers(0, 20), st.binary(max_size=8))
 )
-"""Bytes of any kind; rows of JSON of any shape; or a sound file of which a part is cut out or overwritten."""
+"""Bytes of any kind; rows of JSON of any shape; or a valid file of which a part is cut out or overwritten."""
 
 
 def damaged(drawn: Any, name: str, folder: Path) -> bytes:

@@ -148,7 +148,7 @@ def test_each_role_says_its_own_part_of_a_rollout(make_roles: Callable[..., Role
             logits = roles.forwards.lm_head(states(roles, role, sequence)).double() / 0.8
             table = logits - logits.exp().sum(dim=-1, keepdim=True).log()
             expected = table[torch.arange(start - 1, start - 1 + length), tokens].float()
-            # Other matrix shapes than the model's own forward, and a cache: 1e-4 nats a token, as in the design.
+            # Other matrix shapes than the model's own forward, and a cache: 1e-4 nats per token, as in the design.
             torch.testing.assert_close(logprobs[row, :length], expected, atol=1e-4, rtol=0)
         values = states(roles, "value", sequence)[start - 1 : start - 1 + length] @ roles.heads["value"].weight
         torch.testing.assert_close(experience.values[row, :length], values.detach(), atol=1e-4, rtol=0)

@@ -1,4 +1,4 @@
-"""The reward stage on the tiny model: one score a response, whatever the batch, before and after reload."""
+"""The reward stage on the tiny model: one score per response, whatever the batch, before and after reload."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""Whatever the row, and whatever is put into a sound one, it becomes records or a DataError that names its place."""
+"""Whatever the row, and whatever is put into a valid one, it becomes records or a DataError that names its place."""
 
 import copy
 import json

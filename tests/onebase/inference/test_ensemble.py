@@ -17,7 +17,7 @@ NUMBERS = st.floats(-50, 50, width=32)
 TABLES = st.integers(1, 5).flatmap(
     lambda members: st.lists(
         st.lists(NUMBERS, min_size=members, max_size=members), min_size=1, max_size=6
-    )  # a row a response, here
+    )  # a row per response, here
 )
 
 

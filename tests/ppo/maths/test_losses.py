@@ -169,7 +169,7 @@ def test_value_loss_matches_its_definition_whatever_the_padding_holds(
     assert values.grad[~mask_of(now)].eq(0).all()
 
 
-# --- what tells whether an update was sane ---------------------------------------------------------------------------
+# --- metrics that show whether an update was healthy -----------------------------------------------------------------
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
