@@ -46,7 +46,7 @@ def test_the_task_score_is_the_mean_of_correctness_and_form() -> None:
         assert both == pytest.approx((correct + form) / 2)
 
 
-def test_the_figure_is_drawn_of_what_was_logged_and_twice_alike(tmp_path: Path) -> None:
+def test_figures_are_drawn_of_what_was_logged_and_twice_alike(tmp_path: Path) -> None:
     stage = tmp_path / "ppo"
     stage.mkdir()
     rows = [{"step": step, "ppo/kl": 0.1 * step, "ppo/score": 2.0 * step} for step in (1, 2)]
@@ -55,15 +55,13 @@ def test_the_figure_is_drawn_of_what_was_logged_and_twice_alike(tmp_path: Path) 
     cell = {"mean": 0.4, "low": 0.2, "high": 0.5}
     summary = {"models": {"base": {"form": cell}, "ppo": {"reward": cell, "kl_to_sft": cell}}}
     stages = {"ppo": ("ppo", stage), "dpo": ("dpo", tmp_path / "none")}
-    drawn = run_plots.write(summary, stages, tmp_path)
-    assert drawn is not None and drawn == tmp_path / "reward_against_kl.svg"
-    first = drawn.read_bytes()
-    run_plots.write(summary, stages, tmp_path)
-    assert drawn.read_bytes() == first and b"ppo in training" in first
-    (stage / "metrics.jsonl").unlink()
-    run_plots.write(summary, stages, tmp_path)
-    assert drawn.read_bytes() != first
-    assert run_plots.write({"models": {"base": {"form": cell}}}, stages, tmp_path) is None
+    folder = tmp_path / "plots"
+    run_plots.write(summary, stages, folder)
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(first) == {"ppo_score.svg", "ppo_kl.svg", "reward_against_kl.svg"}
+    run_plots.write(summary, stages, folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    assert b"ppo in training" in first["reward_against_kl.svg"]
 
 
 def test_the_way_of_ppo_is_that_of_the_reward_model_alone() -> None:

@@ -72,7 +72,7 @@ class Server:
             def _answer(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
                 if outer.silent.is_set():
-                    threading.Event().wait(300)
+                    threading.Event().wait()
                 outer.requests.append(self.path)
                 content = json.dumps(outer.answer(self.path, body)).encode()
                 self.send_response(outer.status)
@@ -82,7 +82,11 @@ class Server:
 
             do_GET = do_POST = do_PUT = _answer
 
-        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Quiet(http.server.ThreadingHTTPServer):
+            def handle_error(self, request: object, client_address: object) -> None:
+                """A client that is gone is no news, least of all in the output of a later test."""
+
+        self.http = Quiet(("127.0.0.1", 0), Handler)
         self.http.daemon_threads = True
         threading.Thread(target=self.http.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.http.server_port}"
