@@ -165,5 +165,5 @@ class _Linear(torch.autograd.Function):
             grad_x = product(grad, _in_full(weight).t())
             if grad_low is not None:
                 grad_x.addmm_(grad_low, a)
-            grad_x = grad_x.view(*upstream[0].shape[:-1], -1)
+            grad_x = grad_x.view(*upstream[0].shape[:-1], grad_x.shape[-1])
         return grad_x, None, None, grad_a, grad_b, None

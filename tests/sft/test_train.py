@@ -152,6 +152,7 @@ def test_the_tokens_of_a_step_are_those_of_all_its_micro_batches(make_recipe: Ma
         ("trl.bf16=true", "is set by Onebase itself"),
         ("trl.max_length=100", "must fit in trl.max_length=100"),
         ("trl.num_train_epochs=many", "num_train_epochs"),
+        ("trl.gradient_accumulation_steps=10000000000000", "gradient_accumulation_steps: .*1000000000000 at most"),
         ("trl.save_steps=100", "the recipe's `checkpoint` says when a run is saved"),
         ("adapter.dropout=1.5", "less than 1"),
     ],

@@ -251,6 +251,7 @@ def test_a_history_is_the_turns_before():
         assert "'history' must be" in refusal({**PLAIN, "history": history})
     for row in (CHAT, SHAREGPT, {"prompt": [ASKED], "response": "x"}, {"prompt": "\n\nHuman: Hi\n\nAssistant:"}):
         assert "'history'" in refusal({**row, "history": [["France?", "Paris."]]}, Prompt)
+        assert "'history'" in refusal({**row, "history": 0}, Prompt)
 
 
 def test_a_system_prompt_beside_any_conversation_is_read():

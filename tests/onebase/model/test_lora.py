@@ -248,3 +248,15 @@ def test_every_product_of_a_forward_and_a_backward_pass_goes_through_it(
         loss.backward()
     # B' g and dA of each; W' g of all but those three that read the embeddings; the head's.
     assert seen.one_dnn == 14 * 2 + 11 + 1
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_no_rows_give_no_rows(learns: bool) -> None:
+    layer = nn.Linear(4, 3).requires_grad_(False)
+    freeze_linear(layer)
+    inputs = torch.zeros(0, 4, requires_grad=learns)
+    outputs = layer(inputs)
+    assert outputs.shape == (0, 3)
+    if learns:
+        outputs.sum().backward()
+        assert inputs.grad is not None and inputs.grad.shape == (0, 4)
