@@ -103,7 +103,9 @@ def run(recipe: DpoRecipe) -> StageRecord:
     data = read_data(recipe)
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
-    roles = require_sound(Roles(base)).load(ROLE, parents["sft"].adapter)
+    roles = Roles(base)
+    require_sound(roles)
+    roles.load(ROLE, parents["sft"].adapter)
     trainers.rehearse(configure(roles, recipe), roles)
     origin = stages.Origin(stage="dpo", recipe=recipe, base=base, parents=parents, data=data.identities, watch=watch)
     with stages.open_session(origin, state_bytes=state_bytes(roles, [ROLE])) as session:

@@ -147,7 +147,8 @@ def read_data(recipe: PpoRecipe) -> Data:
 
 def start_roles(base: Base, parents: dict[str, FinishedStage], recipe: PpoRecipe) -> Roles:
     """All of them, each from its file. LoRA dropout is 0 for every one, whatever SFT used."""
-    roles = require_sound(Roles(base))
+    roles = Roles(base)
+    require_sound(roles)
     roles.load("policy", parents["sft"].adapter)
     roles.load("reference", parents["sft"].adapter)
     stages.load_members(roles, {name: parent for name, parent in parents.items() if name != "sft"})

@@ -159,7 +159,7 @@ def backward(
     for rows in batches_of(roles, minibatch.episodes.sequences, tokens=budget.tokens):
         part, weight = minibatch.select(rows), weights[rows].to(device)
         if learn_policy:
-            with roles.forwards.training(), clock.part("train_policy"):
+            with roles.forwards.checkpointed(), clock.part("train_policy"):
                 now = token_scores(
                     roles,
                     "policy",
@@ -173,7 +173,7 @@ def backward(
                 shared = 0.0 if values is None else value_losses(values, part, method.value.clip, tally)
                 ((losses + method.value.weight * shared) * weight).sum().backward()
         if method.value_role == "value":
-            with roles.forwards.training(), clock.part("train_value"):
+            with roles.forwards.checkpointed(), clock.part("train_value"):
                 values = token_values(roles, "value", part.episodes)
                 (method.value.weight * value_losses(values, part, method.value.clip, tally) * weight).sum().backward()
         tally.tokens += int(part.episodes.mask.sum())

@@ -16,7 +16,9 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 
-def ranking_loss(scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"]) -> Float[Tensor, ""]:
+def bradley_terry_loss(
+    scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"], *, margin: float = 0.0, label_smoothing: float = 0.0
+) -> Float[Tensor, ""]:
     """Bradley-Terry over all pairs of one prompt's ranking, averaged over its pairs.
 
         loss = - 1/|P| * sum over (w, l) in P of log sigmoid(s_w - s_l),     P = {(w, l): tier_w < tier_l}
@@ -24,16 +26,8 @@ def ranking_loss(scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"]) -> Float
     Tier 0 is the best; responses in one tier are tied and give no pair; there must be two tiers at least (with one,
     0/0 is NaN). With K responses without ties |P| = C(K, 2).
     Ouyang et al. 2022 (InstructGPT), https://arxiv.org/abs/2203.02155, eq. 1.
-    """
-    better = tiers.unsqueeze(1) < tiers.unsqueeze(0)
-    margins = scores.unsqueeze(1) - scores.unsqueeze(0)
-    return -logsigmoid(margins[better]).mean()
 
-
-def bradley_terry_loss(
-    scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"], *, margin: float, label_smoothing: float
-) -> Float[Tensor, ""]:
-    """`ranking_loss` with a margin that grows with the gap of tiers, and with labels that may be wrong.
+    With a margin that grows with the gap of tiers, and with labels that may be wrong:
 
         z_wl = s_w - s_l - margin * (tier_l - tier_w)
         loss = - 1/|P| * sum over P of [(1 - label_smoothing) log sigmoid(z_wl) + label_smoothing log sigmoid(-z_wl)]
@@ -44,8 +38,6 @@ def bradley_terry_loss(
     label_smoothing: the probability that a labelled pair has the wrong order, below 1/2. The best difference is then
     not infinite but log((1 - label_smoothing) / label_smoothing). Mitchell 2023, A note on DPO with noisy preferences,
     https://ericmitchell.ai/cdpo.pdf.
-
-    Both 0: `ranking_loss`.
     """
     better = tiers.unsqueeze(1) < tiers.unsqueeze(0)
     gaps = (tiers.unsqueeze(0) - tiers.unsqueeze(1))[better]
@@ -62,7 +54,7 @@ def plackett_luce_loss(scores: Float[Tensor, " K"], tiers: Int[Tensor, " K"]) ->
     Without ties the sum is the negative log-likelihood of the whole order: |C| = K - 1 choices, and the last response
     is left over. Ties: responses of one tier do not compete with each other. Each is chosen against those below it, as
     if the others of its tier were not there; Luce's axiom allows that. A tie has no
-    effect, as in `ranking_loss`. There must be two tiers at least (with one, 0/0 is NaN).
+    effect, as in `bradley_terry_loss`. There must be two tiers at least (with one, 0/0 is NaN).
     Plackett 1975, The analysis of permutations, https://doi.org/10.2307/2346567; Luce 1959, Individual choice
     behavior; as a ranking loss: Xia et al. 2008 (ListMLE), https://doi.org/10.1145/1390156.1390306.
     """

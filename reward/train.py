@@ -48,7 +48,7 @@ from onebase.terminal import say
 from onebase.tracking import usage
 from onebase.tracking.progress import track
 from onebase.tracking.usage import Stopwatch
-from reward.losses import LOSSES, RankingLoss, centering_penalty, ranked_right, ranking_loss
+from reward.losses import LOSSES, RankingLoss, centering_penalty, ranked_right
 from reward.recipe import LossSection, RewardRecipe
 from reward.scale import center, rescale
 
@@ -123,7 +123,9 @@ def read_data(recipe: RewardRecipe) -> Data:
 
 def start_roles(base: Base, sft: FinishedStage, recipe: RewardRecipe) -> Roles:
     """The SFT adapter with a fresh head: weights from N(0, 1 / (hidden + 1)), as in lm-human-preferences."""
-    roles = require_sound(Roles(base)).load("reward", sft.adapter)
+    roles = Roles(base)
+    require_sound(roles)
+    roles.load("reward", sft.adapter)
     head = roles.add_head("reward")
     drawn = torch.randn(head.weight.shape, generator=generator(recipe.seed, "reward", "head"))
     head.weight.data.copy_(drawn / (len(drawn) + 1) ** 0.5)
@@ -140,7 +142,7 @@ def start_roles(base: Base, sft: FinishedStage, recipe: RewardRecipe) -> Roles:
 
 
 def train(roles: Roles, rankings: Sequence[EncodedRanking], recipe: RewardRecipe, session: Session) -> None:
-    """One optimiser step for every `rankings_per_step` prompts; resumes where a stopped run was."""
+    """One optimiser step for every `rankings_per_step` rankings; resumes where a stopped run was."""
     parameters = [parameter for parameter in roles.parameters("reward") if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=recipe.train.learning_rate, weight_decay=0.0)
     total, first = steps(rankings, recipe), session.first_step
@@ -203,7 +205,7 @@ def batch_rankings(rankings: Sequence[EncodedRanking], recipe: RewardRecipe) -> 
 
 
 def backward(
-    roles: Roles, rankings: Sequence[EncodedRanking], *, tokens_per_microbatch: int, loss_of: RankingLoss = ranking_loss
+    roles: Roles, rankings: Sequence[EncodedRanking], *, tokens_per_microbatch: int, loss_of: RankingLoss
 ) -> tuple[float, float]:
     """Add the gradients of the mean loss over these rankings to `.grad`; returns mean loss and pair accuracy.
 
@@ -212,7 +214,7 @@ def backward(
     losses, accuracies = [], []
     groups = [ranking.sequences for ranking in rankings]
     for rows in batches_of_rankings(roles, groups, tokens=tokens_per_microbatch):
-        with roles.forwards.training():
+        with roles.forwards.checkpointed():
             scores = candidate_scores(roles, "reward", [groups[row] for row in rows])
         tiers = [torch.tensor(rankings[row].ranking.tiers, device=roles.base.device) for row in rows]
         share = torch.stack([loss_of(*ranked) for ranked in zip(scores, tiers, strict=True)])

@@ -104,7 +104,9 @@ def run(recipe: SftRecipe) -> StageRecord:
     data = read_data(recipe)
     seed_everything(recipe.seed)
     base = bases.load(recipe.base, recipe.chat)
-    roles = require_sound(Roles(base)).add(ROLE, recipe.adapter, generator=generator(recipe.seed, "sft", "adapter"))
+    roles = Roles(base)
+    require_sound(roles)
+    roles.add(ROLE, recipe.adapter, generator=generator(recipe.seed, "sft", "adapter"))
     config = configure(roles, recipe)
     trainers.rehearse(config, roles)
     if not config.packing and recipe.trl.arguments().get("packing") is None:

@@ -163,7 +163,7 @@ def test_the_way_of_a_ranking_to_its_gradient(tmp_path: Path, chat: Any, load_ba
     with counted() as way:
         rows = load([Source(source=str(file))], Ranking, seed=0).records
         rankings = encode_rankings(chat, rows, Limiter(LimitsSection()))
-        reward.train.backward(roles, rankings, tokens_per_microbatch=512)
+        reward.train.backward(roles, rankings, tokens_per_microbatch=512, loss_of=reward.train.LOSSES["bradley-terry"])
     short_enough("ranking", *way)
 
 

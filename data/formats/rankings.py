@@ -60,7 +60,7 @@ def compared(
 # --- ours ---
 
 
-def _tiers(row: Row, origin: Origin) -> Ranking:
+def _tiered_ranking(row: Row, origin: Origin) -> Ranking:
     """`responses` with `tiers` (0 is best); `ranks` is the same under another name, from whatever number it starts."""
     responses = tuple(fields.texts(row, "responses", origin))
     orders: list[tuple[int, ...]] = []
@@ -190,8 +190,12 @@ def _by_pairs(row: Row, parts: Sequence[Row], origin: Origin) -> tuple[int, ...]
 ULTRAFEEDBACK = Question("instruction", task="source")
 
 FORMATS = [
-    format_of("tiers", "ours", "prompt responses tiers", prompt=fields.given_prompt, ranking=_tiers, reads="history"),
-    format_of("ranks", "ours", "prompt responses ranks", prompt=fields.given_prompt, ranking=_tiers, reads="history"),
+    format_of(
+        "tiers", "ours", "prompt responses tiers", prompt=fields.given_prompt, ranking=_tiered_ranking, reads="history"
+    ),
+    format_of(
+        "ranks", "ours", "prompt responses ranks", prompt=fields.given_prompt, ranking=_tiered_ranking, reads="history"
+    ),
     format_of(
         "ultrafeedback",
         "openbmb/UltraFeedback, https://arxiv.org/abs/2310.01377",

@@ -202,7 +202,8 @@ def read_data(recipe: CompareRecipe) -> tuple[Chat, list[EncodedPrompt], list[Pi
 
 def load_roles(base: Base, parents: Mapping[str, FinishedStage]) -> Roles:
     """All adapters on one base, each under its stage's name. No role is trained."""
-    roles = require_sound(Roles(base))
+    roles = Roles(base)
+    require_sound(roles)
     for name, stage in parents.items():
         roles.load(role_of(name), stage.adapter)
     return roles.train()

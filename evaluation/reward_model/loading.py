@@ -98,7 +98,9 @@ def load_weights(members: dict[str, FinishedStage], combine: CombineSection | No
     """The stages that `read` returned, on one base."""
     recipe = recipe_of(members[FIRST])
     base = bases.load(recipe.base, recipe.chat)
-    roles = stages.load_members(require_sound(Roles(base)), members).train()
+    roles = Roles(base)
+    require_sound(roles)
+    stages.load_members(roles, members).train()
     if recipe.train.shared_prompt == "off":
         roles.forwards.can_pack = False
     return RewardModel(

@@ -26,8 +26,8 @@ SAMPLING_TOLERANCE = {False: 1e-2, True: 0.5}
 far more."""
 
 
-def require_sound(roles: Roles) -> Roles:
-    """The same roles; BaseError where rows depend on each other, or sampling gives other log-probabilities than
+def require_sound(roles: Roles) -> None:
+    """BaseError where rows depend on each other, or sampling gives other log-probabilities than
     scoring. Leaves nothing behind, in the model or in a generator."""
     name = type(roles.base.model).__name__
     with torch.no_grad(), _leaving_no_trace(roles):
@@ -42,7 +42,6 @@ def require_sound(roles: Roles) -> Roles:
                 f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}. Use another model, such "
                 "as Llama, Qwen or SmolLM."
             ) from error
-    return roles
 
 
 @contextlib.contextmanager

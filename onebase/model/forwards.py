@@ -104,7 +104,7 @@ class Forwards:
         self._checkpointed = [m for m in self.base.model.modules() if isinstance(m, GradientCheckpointingLayer)]
 
     @contextlib.contextmanager
-    def training(self) -> Iterator[None]:
+    def checkpointed(self) -> Iterator[None]:
         """Forwards inside are checkpointed where that is enabled. The model stays in eval mode: dropout never runs."""
         for layer in self._checkpointed:
             layer.training = True

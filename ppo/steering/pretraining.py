@@ -69,7 +69,7 @@ def text_gradients(roles: Roles, texts: Episodes, *, weight: float, tokens_per_m
     """Add the gradient of `weight` times the policy's mean loss per token to `.grad`; returns the loss, unweighted."""
     tokens, total = int(texts.mask.sum()), 0.0
     for rows in batches_of(roles, texts.sequences, tokens=tokens_per_microbatch):
-        with roles.forwards.training():
+        with roles.forwards.checkpointed():
             # At temperature 1: it is the model's own distribution that is to be kept, not the one that is sampled.
             now = token_scores(roles, "policy", texts.select(rows), temperature=1.0, entropy_gradient=False)
             loss = -now.logprobs.sum() / tokens

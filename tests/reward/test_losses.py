@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from reward.losses import ranked_right, ranking_loss
+from reward.losses import bradley_terry_loss, ranked_right
 
 RANKINGS = st.lists(st.tuples(st.floats(-8, 8), st.integers(0, 3)), min_size=2, max_size=7).filter(
     lambda ranking: len({tier for _, tier in ranking}) > 1
@@ -32,9 +32,9 @@ def mean(numbers: list[float]) -> float:
 
 @settings(deadline=None, derandomize=True, max_examples=100)
 @given(RANKINGS)
-def test_ranking_loss_matches_its_definition_ties_left_out(ranking: list[tuple[float, int]]) -> None:
+def test_bradley_terry_matches_its_definition_ties_left_out(ranking: list[tuple[float, int]]) -> None:
     scores, tiers = zip(*ranking, strict=True)
-    loss = ranking_loss(scores_of(*scores), torch.tensor(tiers)).item()
+    loss = bradley_terry_loss(scores_of(*scores), torch.tensor(tiers)).item()
     assert loss == pytest.approx(mean([-math.log(1 / (1 + math.exp(-m))) for m in margins(ranking)]), rel=1e-7)
 
 
@@ -50,13 +50,13 @@ def test_ranked_right_is_the_share_of_pairs_an_equal_score_counting_half(ranking
 @pytest.mark.parametrize("tiers", [[0, 1], [3, 1, 2, 0], [0, 0, 1], [1, 0, 1, 0, 2]])
 def test_equal_scores_have_loss_log_two_and_half_the_pairs_right(tiers: list[int]) -> None:
     scores = torch.full((len(tiers),), 1.7, dtype=torch.float64)
-    assert ranking_loss(scores, torch.tensor(tiers)).item() == pytest.approx(math.log(2), rel=1e-12)
+    assert bradley_terry_loss(scores, torch.tensor(tiers)).item() == pytest.approx(math.log(2), rel=1e-12)
     assert ranked_right(scores, torch.tensor(tiers)).item() == 0.5
 
 
 @pytest.mark.parametrize("margin", [-3.0, -0.5, 0.0, 0.5, 3.0])
 def test_the_loss_of_a_pair_is_softplus_of_minus_its_margin(margin: float) -> None:
-    loss = ranking_loss(scores_of(1.0, 1.0 + margin), torch.tensor([1, 0])).item()
+    loss = bradley_terry_loss(scores_of(1.0, 1.0 + margin), torch.tensor([1, 0])).item()
     assert loss == pytest.approx(math.log1p(math.exp(-margin)), rel=1e-12)
 
 
@@ -64,7 +64,7 @@ def test_the_loss_of_a_pair_is_softplus_of_minus_its_margin(margin: float) -> No
 def test_k_responses_are_compared_in_k_times_k_minus_one_over_two_pairs(responses: int) -> None:
     """At equal scores each pair pulls its two scores apart by 1 / (2 |P|): the place i has K - 1 - i wins, i losses."""
     scores = torch.zeros(responses, dtype=torch.float64, requires_grad=True)
-    ranking_loss(scores, torch.arange(responses)).backward()
+    bradley_terry_loss(scores, torch.arange(responses)).backward()
     pairs = responses * (responses - 1) / 2
     assert scores.grad is not None
     torch.testing.assert_close(
@@ -75,7 +75,7 @@ def test_k_responses_are_compared_in_k_times_k_minus_one_over_two_pairs(response
 def test_tied_responses_do_not_pull_on_each_other() -> None:
     """Two best and one worst: two pairs, each best moved as if it were alone with the worst."""
     scores = scores_of(0.0, 1.0, 0.5).requires_grad_()
-    ranking_loss(scores, torch.tensor([0, 0, 1])).backward()
+    bradley_terry_loss(scores, torch.tensor([0, 0, 1])).backward()
     wrong = [1 / (1 + math.exp(-0.5)), 1 / (1 + math.exp(0.5))]  # sigmoid of minus the margins -0.5 and 0.5
     assert scores.grad is not None
     torch.testing.assert_close(scores.grad, scores_of(-wrong[0] / 2, -wrong[1] / 2, sum(wrong) / 2))
@@ -90,7 +90,7 @@ def test_a_shift_of_all_scores_changes_neither_loss_nor_accuracy(
     scores = scores_of(*[round(4 * score) / 4 for score, _ in ranking])
     tiers = torch.tensor([tier for _, tier in ranking])
     moved = scores + round(4 * shift) / 4
-    torch.testing.assert_close(ranking_loss(moved, tiers), ranking_loss(scores, tiers))
+    torch.testing.assert_close(bradley_terry_loss(moved, tiers), bradley_terry_loss(scores, tiers))
     assert ranked_right(moved, tiers) == ranked_right(scores, tiers)
 
 
@@ -101,7 +101,9 @@ def test_the_order_of_the_responses_and_the_names_of_the_tiers_change_nothing(
 ) -> None:
     shuffled = sorted(ranking)
     losses = [
-        ranking_loss(scores_of(*[score for score, _ in rows]), torch.tensor([factor * tier - 1 for _, tier in rows]))
+        bradley_terry_loss(
+            scores_of(*[score for score, _ in rows]), torch.tensor([factor * tier - 1 for _, tier in rows])
+        )
         for rows, factor in ((ranking, 1), (shuffled, 10))
     ]
     torch.testing.assert_close(losses[0], losses[1])
@@ -127,7 +129,7 @@ def test_ranked_right_by_hand(scores: list[float], tiers: list[int], share: floa
 @pytest.mark.parametrize(("margin", "loss"), [(1e4, 0.0), (-1e4, 1e4)])
 def test_margins_of_any_size_keep_loss_and_gradient_finite(margin: float, loss: float) -> None:
     scores = torch.tensor([margin, 0.0], requires_grad=True)
-    value = ranking_loss(scores, torch.tensor([0, 1]))
+    value = bradley_terry_loss(scores, torch.tensor([0, 1]))
     value.backward()
     torch.testing.assert_close(value.detach(), torch.tensor(loss))
     assert scores.grad is not None and scores.grad.isfinite().all()

@@ -12,6 +12,7 @@ from data.records import Message, Origin, Prompt, Ranking
 from onebase.inference.scoring import score
 from onebase.model.roles import Roles
 from onebase.run import record
+from reward.losses import bradley_terry_loss
 from reward.recipe import RewardRecipe
 from reward.scale import center
 from reward.train import backward, read_data, start_roles
@@ -55,11 +56,11 @@ def test_one_microbatch_of_all_rankings_gives_the_gradients_of_one_each(
     roles = start(make_quantized())
     assert roles.forwards.can_pack
     roles.forwards.can_pack = layout == "packed"
-    backward(roles, RANKINGS, tokens_per_microbatch=10_000)
+    backward(roles, RANKINGS, tokens_per_microbatch=10_000, loss_of=bradley_terry_loss)
     whole = gradients(roles)
     zero(roles)
     roles.forwards.can_pack = layout != "padded"
-    backward(roles, RANKINGS, tokens_per_microbatch=1)
+    backward(roles, RANKINGS, tokens_per_microbatch=1, loss_of=bradley_terry_loss)
     parts = gradients(roles)
     largest = max(float(gradient.abs().max()) for gradient in whole)
     assert largest > 0
@@ -69,7 +70,7 @@ def test_one_microbatch_of_all_rankings_gives_the_gradients_of_one_each(
 
 def test_the_loss_is_instructgpts_written_out_pair_by_pair(make_quantized: MakeRecipe) -> None:
     roles = start(make_quantized())
-    loss, accuracy = backward(roles, RANKINGS, tokens_per_microbatch=10_000)
+    loss, accuracy = backward(roles, RANKINGS, tokens_per_microbatch=10_000, loss_of=bradley_terry_loss)
     expected, right = [], []
     for ranking in RANKINGS:
         scores = [
@@ -93,7 +94,7 @@ def test_each_response_goes_through_the_model_once_however_many_pairs_it_is_in(m
         rows += keywords["input_ids"].shape[0]
 
     handle = roles.forwards.trunk.register_forward_pre_hook(count, with_kwargs=True)
-    backward(roles, RANKINGS, tokens_per_microbatch=10_000)
+    backward(roles, RANKINGS, tokens_per_microbatch=10_000, loss_of=bradley_terry_loss)
     handle.remove()
     assert rows == sum(len(ranking.sequences) for ranking in RANKINGS)
     assert rows < 2 * sum(len(ranking.ranking.pairs) for ranking in RANKINGS)

@@ -129,7 +129,7 @@ def test_recomputed_activations_see_the_role_of_their_forward(make_roles: Callab
         if checkpointing:
             roles.forwards.enable_checkpointing()
         losses = []
-        with roles.forwards.training():
+        with roles.forwards.checkpointed():
             for role in ("policy", "value"):
                 with roles.active(role):
                     losses.append(roles.forwards.hidden_states(IDS).square().sum())
