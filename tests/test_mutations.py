@@ -1,6 +1,7 @@
 """The list of faults fits the code it is about: otherwise `make mutants` would find out minutes later."""
 
 import ast
+import contextlib
 import functools
 import importlib.util
 import sys
@@ -26,6 +27,11 @@ def load_runner() -> ModuleType:
 
 runner = load_runner()
 MUTATIONS = runner.read_mutations()
+
+
+def try_it(folder: Path, mutation: Any) -> Any:
+    with contextlib.closing(runner.Forks(folder, runner.environment_of(folder), libraries=())) as forks:
+        return runner.try_mutation(folder, forks, mutation)
 
 
 @functools.cache
@@ -95,13 +101,22 @@ def test_only_failing_tests_kill_a_fault(tmp_path: Path, test: str, verdict: str
     (tmp_path / "maths.py").write_text("x = 1\n")
     (tmp_path / "test_maths.py").write_text(f"import maths\n\n\ndef test_x():\n    {test}\n")
     fault = runner.Mutation(name="n", file="maths.py", find="x = 1", replace="x = 3", tests=("test_maths.py",))
-    outcome = runner.try_mutation(tmp_path, fault)
+    outcome = try_it(tmp_path, fault)
     assert outcome.verdict == verdict
     assert ("test_maths.py::test_x" in outcome.detail) == (verdict == "killed")
+
+
+def test_forks_read_the_code_anew_and_keep_what_was_printed(tmp_path: Path) -> None:
+    with contextlib.closing(runner.Forks(tmp_path, runner.environment_of(tmp_path), libraries=())) as forks:
+        for number, code in ((1, 0), (2, 1)):
+            (tmp_path / "maths.py").write_text(f"x = {number}\n")
+            (tmp_path / "test_maths.py").write_text("import maths\n\n\ndef test_x():\n    assert maths.x == 1\n")
+            ended, printed = runner.run_pytest(forks, "test_maths.py")
+            assert (ended, "assert 2 == 1" in printed) == (code, code == 1)
 
 
 def test_a_fault_that_breaks_the_import_is_an_error_and_no_kill(tmp_path: Path) -> None:
     (tmp_path / "maths.py").write_text("x = 1\n")
     (tmp_path / "test_maths.py").write_text("import maths\n\n\ndef test_x():\n    assert maths.x == 1\n")
     fault = runner.Mutation(name="n", file="maths.py", find="x = 1", replace="import nowhere", tests=("test_maths.py",))
-    assert runner.try_mutation(tmp_path, fault).verdict == "error"
+    assert try_it(tmp_path, fault).verdict == "error"

@@ -64,11 +64,14 @@ POINTS: dict[str, dict[str, Place]] = {
 POSITIONS = ("start", "mid-epoch", "epoch end", "last step", "right after a save", "inside")
 """Where every stage must go on to equal bits; 'inside' is a rollout, or for stages without one an evaluation."""
 
+BRIEF = "limits.response_tokens=48"
+"""Room for every response of these rows. Samples for a person, of a model that never ends by itself, take as long."""
+
 SIZES: dict[str, list[str]] = {
-    "sft": ["trl.packing=false", "data.0.rows=8", "trl.max_steps=4", "adapter.dropout=0.1"],
+    "sft": ["trl.packing=false", "data.0.rows=8", "trl.max_steps=4", "adapter.dropout=0.1", BRIEF],
     "reward": ["data.0.rows=8", "train.epochs=2"],
     "ppo": ["data.0.rows=16", "train.episodes=32"],
-    "dpo": ["data.0.rows=8", "trl.max_steps=4"],
+    "dpo": ["data.0.rows=8", "trl.max_steps=4", BRIEF],
 }
 
 FULL: dict[str, tuple[Place, int | None]] = {

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,10 @@ from typing import Literal
 import yaml
 from rich.console import Console
 from rich.table import Table
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from forks import Forks
 
 ROOT = Path(__file__).resolve().parents[2]
 MUTATIONS = ROOT / "tests" / "harness" / "mutations.yaml"
@@ -76,9 +80,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = _choose(read_mutations(), options.only, parser)
     with tempfile.TemporaryDirectory(prefix="mutants-") as temporary:
         copies = [copy_repository(Path(temporary) / str(job) / "onebase") for job in range(max(1, options.jobs))]
-        if not _green_without_faults(copies, chosen, console):
-            return 2
-        outcomes = list(_run_all(copies, chosen, console))
+        for copy in copies:
+            require_own_packages(copy)
+        with contextlib.ExitStack() as stack:
+            forks = {
+                copy: stack.enter_context(contextlib.closing(Forks(copy, environment_of(copy)))) for copy in copies
+            }
+            if not _green_without_faults(forks, chosen, console):
+                return 2
+            outcomes = list(_run_all(forks, chosen, console))
     console.print(_table(outcomes))
     survived, errors = (sum(outcome.verdict == verdict for outcome in outcomes) for verdict in ("survived", "error"))
     console.print(f"{len(outcomes) - survived - errors} of {len(outcomes)} faults killed.")
@@ -103,9 +113,9 @@ def copy_repository(target: Path) -> Path:
     return target
 
 
-def run_pytest(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """pytest on a copy, whose packages come before the installed ones (those are links into the working tree)."""
-    environment = {
+def environment_of(copy: Path) -> dict[str, str]:
+    """That of pytest on a copy: its packages come before the installed ones, which are links into the working tree."""
+    return {
         **os.environ,
         "PYTHONPATH": str(copy),
         # A fault must never be read from, or left behind in, a cache: two edits in one second have the same mtime.
@@ -114,21 +124,25 @@ def run_pytest(copy: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         "OMP_WAIT_POLICY": "passive",
         "HF_HUB_OFFLINE": "1",
     }
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *arguments]
-    return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True)
 
 
-def _green_without_faults(copies: Sequence[Path], mutations: Sequence[Mutation], console: Console) -> bool:
-    """Whether all named tests pass as things are, and whether it is the copies that they import."""
-    for copy in copies:
-        require_own_packages(copy)
+def run_pytest(forks: Forks, *arguments: str) -> tuple[int, str]:
+    """Exit code and output, up to the first failing test."""
+    return forks.pytest("-x", "-q", "-p", "no:cacheprovider", *arguments)
+
+
+def _green_without_faults(forks: Mapping[Path, Forks], mutations: Sequence[Mutation], console: Console) -> bool:
+    """Whether all named tests pass as things are."""
     tests = sorted({test for mutation in mutations for test in mutation.tests})
     start = time.perf_counter()
-    done = run_pytest(copies[0], *tests)
-    if done.returncode != PASSED:
-        console.print(done.stdout + done.stderr, markup=False, highlight=False)
-        console.print("[red]The named tests are not green without any fault; nothing was tried.")
-        return False
+    with ThreadPoolExecutor(len(forks)) as pool:
+        jobs = [(fork, tests[number :: len(forks)]) for number, fork in enumerate(forks.values())]
+        done = list(pool.map(lambda job: run_pytest(job[0], *job[1]), [job for job in jobs if job[1]]))
+    for code, printed in done:
+        if code != PASSED:
+            console.print(printed, markup=False, highlight=False)
+            console.print("[red]The named tests are not green without any fault; nothing was tried.")
+            return False
     console.print(f"{len(tests)} test files and tests are green without a fault ({time.perf_counter() - start:.0f} s).")
     return True
 
@@ -137,47 +151,48 @@ def require_own_packages(copy: Path) -> None:
     """Every package with a fault in it must come out of the copy; a RuntimeError otherwise."""
     packages = sorted({path.parent.name for path in copy.glob("*/__init__.py")})
     code = f"for name in {packages}: print(__import__(name).__file__)"
-    environment = {**os.environ, "PYTHONPATH": str(copy), "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", code]
-    printed = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(
+        command, cwd=copy, env=environment_of(copy), capture_output=True, text=True, check=True
+    ).stdout
     strangers = [line for line in printed.splitlines() if not Path(line).resolve().is_relative_to(copy.resolve())]
     if strangers or not packages:
         raise RuntimeError(f"{copy}: tests would import {strangers or 'nothing'} and not the copy.")
 
 
-def _run_all(copies: Sequence[Path], mutations: Sequence[Mutation], console: Console) -> Iterator[Outcome]:
+def _run_all(forks: Mapping[Path, Forks], mutations: Sequence[Mutation], console: Console) -> Iterator[Outcome]:
     """Outcomes in the order of the file; each copy holds one fault at a time."""
     free: queue.SimpleQueue[Path] = queue.SimpleQueue()
-    for copy in copies:
+    for copy in forks:
         free.put(copy)
 
     def tried(mutation: Mutation) -> Outcome:
         copy = free.get()
         try:
-            return try_mutation(copy, mutation)
+            return try_mutation(copy, forks[copy], mutation)
         finally:
             free.put(copy)
 
-    with ThreadPoolExecutor(len(copies)) as pool:
+    with ThreadPoolExecutor(len(forks)) as pool:
         for outcome in pool.map(tried, mutations):
             console.print(f"{outcome.verdict:9}{outcome.mutation.name}", style=_STYLES[outcome.verdict])
             yield outcome
 
 
-def try_mutation(copy: Path, mutation: Mutation) -> Outcome:
+def try_mutation(copy: Path, forks: Forks, mutation: Mutation) -> Outcome:
     """The verdict of the named tests on one fault; the copy is as before afterwards."""
     start = time.perf_counter()
     try:
         with applied(copy, mutation):
-            done = run_pytest(copy, *mutation.tests)
+            code, printed = run_pytest(forks, *mutation.tests)
     except ValueError as error:
         return Outcome(mutation=mutation, verdict="error", seconds=time.perf_counter() - start, detail=str(error))
     verdicts: dict[int, Verdict] = {FAILED: "killed", PASSED: "survived"}
     return Outcome(
         mutation=mutation,
-        verdict=verdicts.get(done.returncode, "error"),
+        verdict=verdicts.get(code, "error"),
         seconds=time.perf_counter() - start,
-        detail=_detail(done),
+        detail=_detail(code, printed),
     )
 
 
@@ -197,12 +212,12 @@ def applied(copy: Path, mutation: Mutation) -> Iterator[None]:
         path.write_text(original, encoding="utf-8")
 
 
-def _detail(done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode == PASSED:
+def _detail(code: int, printed: str) -> str:
+    if code == PASSED:
         return "all tests passed"
-    match = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", done.stdout, flags=re.MULTILINE)
-    last = (done.stdout + done.stderr).strip().splitlines()[-1:]
-    return match[1] if match else f"pytest exited {done.returncode}: {''.join(last)}"
+    match = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", printed, flags=re.MULTILINE)
+    last = printed.strip().splitlines()[-1:]
+    return match[1] if match else f"pytest exited {code}: {''.join(last)}"
 
 
 _STYLES: dict[Verdict, str] = {"killed": "green", "survived": "bold red", "error": "yellow"}
