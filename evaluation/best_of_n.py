@@ -3,7 +3,7 @@
     {"prompt": "...", "response": "...", "score": 1.3, "scores": [0.2, 1.3, -0.4, 0.9]}
 
 Such rows are demonstrations that `sft` reads: rejection sampling, as in Llama 2 (Touvron et al. 2023,
-https://arxiv.org/abs/2307.09288, section 3.2.2). With `keep_all` every response is kept, for `score` and for ranking.
+https://arxiv.org/abs/2307.09288, section 3.2.2). With `keep_all` every response is kept, beside its score.
 Best of n moves at most log n - (n - 1)/n nats away from the policy (Beirami et al. 2024,
 https://arxiv.org/abs/2401.01879).
 

@@ -22,6 +22,7 @@ from data.chat.conversations import Chat
 from data.files.readers import read_jsonl
 from data.formats import table
 from data.records import Origin, Prompt
+from data.select.sources import missing
 from data.writing import atomically
 from evaluation.reward_model.group_scores import GroupScores, score_groups
 from evaluation.reward_model.loading import RewardModel
@@ -86,7 +87,9 @@ def scored(model: RewardModel, path: Path, *, best: bool) -> Iterator[dict[str, 
 def require_rows(path: Path) -> None:
     """DataError unless the file exists and has a row."""
     if not path.is_file():
-        raise DataError(f"{path}: there is no such file. Pass a .jsonl file of {{prompt, response}} rows.")
+        raise DataError(f"{missing(path)}. Pass a .jsonl file of {{prompt, response}} rows.")
+    if path.suffix != ".jsonl":
+        raise DataError(f"{path}: this command reads .jsonl files only. Write the rows into one, a JSON object a line.")
     if next(iter(read_jsonl(path)), None) is None:
         raise DataError(f"{path}: no rows. The file is empty.")
 

@@ -52,7 +52,7 @@ def plan(folder: Path, overrides: Sequence[str]) -> list[Step]:
         known = ", ".join(f"{stage}.yaml" for stage in stages.ORDER)
         raise RecipeError(f"{folder}: expected a folder with recipes ({known}), found none.")
     of_run, by_name = _sort_overrides(overrides, [*present, COMPARE])
-    run_name = of_run.get("name") or folder.resolve().name
+    run_name = of_run.get("name", folder.resolve().name)
     home = expanded(of_run.get("runs_dir", "runs")) / expanded(run_name)
     steps = []
     for name in present:
@@ -125,6 +125,8 @@ def _sort_overrides(overrides: Sequence[str], known: Sequence[str]) -> tuple[dic
         key, separator, value = override.partition("=")
         name, dot, rest = key.partition(".")
         if separator and key in RUN_KEYS:
+            if not value:
+                raise RecipeError(f"override '{override}': is empty. Give a name, or leave it out.")
             of_run[key] = value
         elif separator and dot and name in by_name:
             by_name[name].append(f"{rest}={value}")

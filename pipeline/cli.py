@@ -44,7 +44,9 @@ def run(
     restart: parser.Restart = False,
     seeds: Annotated[
         list[int] | None,
-        typer.Option("--seeds", min=0, metavar="SEED ...", help="Run with each of these seeds: --seeds 0 1 2"),
+        typer.Option(
+            "--seeds", min=0, max=2**32 - 1, metavar="SEED ...", help="Run with each of these seeds: --seeds 0 1 2"
+        ),
     ] = None,
 ) -> int:
     """Run all stages of a recipe folder in order, then compare their models.

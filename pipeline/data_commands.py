@@ -10,7 +10,7 @@ from data.records import Record
 from data.select.dropped import DroppedRows
 from onebase.errors import DataError
 from onebase.files.paths import expanded
-from onebase.recipe.sections import BaseSection, ChatSection, LimitsSection
+from onebase.recipe.sections import LARGEST_COUNT, BaseSection, ChatSection, LimitsSection
 from onebase.run.folders import require_new
 from onebase.terminal import say, show
 from onebase.tracking.progress import track
@@ -38,7 +38,9 @@ KindOption = Annotated[
 FormatOption = Annotated[
     str | None, typer.Option("--format", help="Name of the rows' format. By default the rows' keys decide.")
 ]
-LongestLine = Annotated[int | None, typer.Option(min=1, help="Most bytes of a line; a longer line is a defect.")]
+LongestLine = Annotated[
+    int | None, typer.Option(min=1, max=LARGEST_COUNT, help="Most bytes of a line; a longer line is a defect.")
+]
 OnBadRow = Annotated[Literal["error", "drop"], typer.Option(help="Stop at a bad row, or leave it out and count it.")]
 
 
@@ -78,10 +80,10 @@ def card(
         ),
     ] = None,
     prompt_tokens: Annotated[
-        int, typer.Option(min=1, help="Limit for prompts: the card shows the share within it")
+        int, typer.Option(min=1, max=LARGEST_COUNT, help="Limit for prompts: the card shows the share within it")
     ] = 512,
     response_tokens: Annotated[
-        int, typer.Option(min=1, help="Limit for responses: the card shows the share within it")
+        int, typer.Option(min=1, max=LARGEST_COUNT, help="Limit for responses: the card shows the share within it")
     ] = 512,
     on_bad_row: OnBadRow = "error",
 ) -> None:

@@ -10,6 +10,7 @@ import typer
 
 from onebase.errors import InputError
 from onebase.files.paths import expanded
+from onebase.recipe.sections import LARGEST_COUNT
 from onebase.run.folders import require_new, require_writable
 from onebase.run.record import is_finished
 from onebase.terminal import say, show
@@ -26,6 +27,9 @@ app = typer.Typer(
 )
 
 Record = Annotated[Path, typer.Argument(help="Folder of a finished reward stage, such as runs/demo/reward")]
+MOST_RESPONSES = 10_000
+"""Of one prompt: all of them are in memory at once."""
+
 Others = Annotated[
     list[Path] | None,
     typer.Option("--with", help="Add another reward stage on the same base, for an ensemble. Repeat it for more."),
@@ -51,7 +55,7 @@ def reward(
         typer.Option(help="Rankings in place of the recipe's held-out ones: files, hub ids or builtin:tasks."),
     ] = None,
     split: Annotated[str | None, typer.Option(help="Split of --data, as in a recipe.")] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="Most rows of each --data.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, max=LARGEST_COUNT, help="Most rows of each --data.")] = None,
     others: Others = None,
     combine: Combine = "mean",
     spread_weight: SpreadWeight = None,
@@ -109,16 +113,20 @@ def best_of_n(
     policy: Annotated[Path, typer.Argument(help="Folder of the policy that answers: a finished sft, ppo or dpo stage")],
     record: Record,
     prompts: Annotated[str, typer.Argument(help="Prompts: a file, a hub id or a built-in source")],
-    n: Annotated[int, typer.Option("--n", min=1, help="Responses drawn for each prompt.")] = 4,
+    n: Annotated[int, typer.Option("--n", min=1, max=MOST_RESPONSES, help="Responses drawn for each prompt.")] = 4,
     out: Annotated[Path | None, typer.Option(help="File to write, whole or not at all. By default stdout.")] = None,
     keep_all: Annotated[bool, typer.Option("--all", help="Keep all n responses with their scores.")] = False,
     split: Annotated[str | None, typer.Option(help="Split of the prompts, as in a recipe.")] = None,
-    rows: Annotated[int | None, typer.Option(min=1, help="How many prompts. By default all.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of a response; a longer one is cut.")] = 64,
+    rows: Annotated[
+        int | None, typer.Option(min=1, max=LARGEST_COUNT, help="How many prompts. By default all.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, max=LARGEST_COUNT, help="Most tokens of a response; a longer one is cut.")
+    ] = 64,
     temperature: Annotated[
-        float, typer.Option(min=0.01, help="1 samples from the policy's distribution as it is.")
+        float, typer.Option(min=0.01, max=100, help="1 samples from the policy's distribution as it is.")
     ] = 1.0,
-    batch: Annotated[int, typer.Option(min=1, help="Responses decoded at once.")] = 32,
+    batch: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="Responses decoded at once.")] = 32,
     seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same responses.")] = 0,
     others: Others = None,
     combine: Combine = "mean",

@@ -55,6 +55,12 @@ class DroppedRows:
     def total(self) -> int:
         return self.counts.total()
 
+    @property
+    def first(self) -> str:
+        """The first reason, with the place of its first row; "" where nothing was left out."""
+        reason = next(iter(self.counts), "")
+        return ": ".join([*self.places.get(reason, [])[:1], reason])
+
     def summary(self) -> str:
         """` (3 rows dropped; 2: the most frequent reason and 1 more reasons)`, for an error; "" where none was."""
         if not self.total:

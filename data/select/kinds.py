@@ -34,7 +34,7 @@ def kind_of(source: Source) -> Kind:
     DataError if no row can be read as any kind, with the first reason for each.
     """
     source = source.model_copy(update={"on_bad_row": "drop", "split": None})
-    reasons: dict[Kind, str] = {}
+    looks: dict[Kind, DroppedRows] = {}
     defective: list[Kind] = []
     for kind in KINDS:
         if kind is Prompt and defective:
@@ -43,15 +43,21 @@ def kind_of(source: Source) -> Kind:
             if _has_sound_row(source, Prompt, DroppedRows(LOOKED_AT)):
                 say(f"{source.source}: some rows are sound as prompts; if you mean that, pass --kind prompt")
             return defective[0]
-        dropped = DroppedRows(LOOKED_AT)
+        dropped = looks[kind] = DroppedRows(LOOKED_AT)
         if _has_sound_row(source, kind, dropped):
             for other in defective:
-                say(f"{source.source}: there is no sound {name_of(other)}; the first reason: {reasons[other]}")
+                say(f"{source.source}: there is no sound {name_of(other)}; the first reason: {looks[other].first}")
             return kind
         if dropped.defects and _keys_fit(source, kind):
             defective.append(kind)
-        reasons[kind] = next(iter(dropped.counts), "the file has no row")
-    listed = "\n".join(f"  as {name_of(kind)}: {reason}" for kind, reason in reasons.items())
+    if not any(dropped.total for dropped in looks.values()):
+        raise DataError(f"{source.source}: the file has no row.")
+    listed = "\n".join(f"  as {name_of(kind)}: {dropped.first}" for kind, dropped in looks.items())
+    if all(dropped.total >= LOOKED_AT for dropped in looks.values()):
+        raise DataError(
+            f"{source.source}: none of the first {LOOKED_AT:,} rows can be used. Pass --kind to read on. The first "
+            f"reason\n{listed}"
+        )
     raise DataError(f"{source.source}: no row of the file can be used. The first reason\n{listed}")
 
 

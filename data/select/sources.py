@@ -215,6 +215,12 @@ def _load_source(
     return ordered[: source.rows]
 
 
+def missing(path: Path) -> str:
+    """What to say of a path that is no plain file."""
+    kind = "a folder, not a file" if path.is_dir() else "not a plain file"
+    return f"{path} is {kind}" if path.exists() else f"there is no file {path}"
+
+
 def records_of(source: Source, kind: type[K], dropped: DroppedRows, unread: Unread | None = None) -> Iterator[K]:
     """The records of a file or a hub id in their own order, one at a time. What is left out is counted in `dropped`,
     and keys of the rows that are not read in `unread`."""
@@ -222,14 +228,15 @@ def records_of(source: Source, kind: type[K], dropped: DroppedRows, unread: Unre
     if source.format is not None:
         table.parse(source.format)  # refuses an unknown one before a file is opened
     if source.source.startswith("builtin:"):
+        if source.source in BUILTIN:
+            raise DataError(f"data: '{source.source}' is made by Onebase. This command reads files and hub ids.")
         raise DataError(f"data: '{source.source}' is not known; built in are {', '.join(BUILTIN)}.")
     report = dropped if source.on_bad_row == "drop" else None
     read = reader_of(path)
     if read is not None:
         _refuse_unused(source, "a file")
         if not path.is_file():
-            problem = f"{path} is a folder, not a file" if path.is_dir() else f"there is no file {path}"
-            raise DataError(f"data: {problem}. Check the path; it is relative to where the command runs.")
+            raise DataError(f"data: {missing(path)}. Check the path; it is relative to where the command runs.")
         if source.split not in (None, *FILE_SPLITS):
             known = ", ".join(FILE_SPLITS)
             raise DataError(f"data: {path}: a file has no split '{source.split}'. Give one of: {known}, or none.")

@@ -96,10 +96,9 @@ class Responder:
             responses = content["responses"]
             if content["sha256"] == _sha256(responses) and len(responses) == len(self.prompts):
                 return responses
-            reason = "edited or damaged"
-        except (RecordError, KeyError, TypeError) as error:
-            reason = str(error)
-        say(f"kept responses are not used: {path}: {reason}")
+        except (RecordError, KeyError, TypeError):
+            pass
+        say(f"{path}: was edited or damaged, so these responses are generated again")
         return None
 
     def _generate(self, role: str | None, temperature: float) -> list[list[int]]:

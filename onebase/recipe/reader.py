@@ -67,13 +67,14 @@ def read(path: Path | str, model: type[R], overrides: Sequence[str] = ()) -> R:
     origins: Origins = {}
     for override in overrides:
         place = _apply(content, override)
-        # What the override put there, the file's lines and earlier overrides no longer say.
+        # What stands there now, the file's lines and earlier overrides no longer say.
         lines = {key: line for key, line in lines.items() if key[: len(place)] != place}
         origins = {key: text for key, text in origins.items() if key[: len(place)] != place} | {place: override}
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        messages = [_explain(path, model, detail, lines, origins) for detail in error.errors()]
+        details = [detail for detail in error.errors() if not _follows_from_another(detail, error.errors())]
+        messages = [_explain(path, model, detail, lines, origins) for detail in details]
         raise RecipeError("\n".join(messages)) from None
 
 
@@ -143,8 +144,8 @@ def _note_lines(path: Path, node: Node, prefix: Place, lines: Lines) -> None:
             _note_lines(path, value, (*prefix, index), lines)
 
 
-def _apply(content: dict[str, Any], override: str) -> tuple[str | int, ...]:
-    """Put an override's value in its place; returns the place."""
+def _apply(content: dict[str, Any], override: str) -> Place:
+    """Put an override's value in its place; returns the place, or that of the outermost section that it made."""
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise RecipeError(f"override '{override}': expected key=value, such as train.learning_rate=1e-4.")
@@ -154,26 +155,37 @@ def _apply(content: dict[str, Any], override: str) -> tuple[str | int, ...]:
         value = text
     place: Any = content
     *way, last = (int(part) if part.isdecimal() else part for part in key.split("."))
-    for part in way:
+    made: Place | None = None
+    for depth, part in enumerate(way, start=1):
+        if isinstance(place, dict) and not isinstance(place.get(str(part)), dict | list):
+            place[str(part)] = {}
+            made = made or tuple(way[:depth])
         place = _inner(place, part, override)
     if isinstance(place, list):
         if not isinstance(last, int) or last >= len(place):
             raise RecipeError(f"override '{override}': the list has {len(place)} elements. Check the index.")
         place[last] = value
-        return (*way, last)
+        return made or (*way, last)
     place[str(last)] = value
-    return (*way, str(last))
+    return made or (*way, str(last))
 
 
 def _inner(place: Any, part: str | int, override: str) -> Any:
-    """The section or list element at `part`; a section that is not there is made."""
+    """The section or list element at `part`."""
     if isinstance(place, dict) and isinstance(part, str):
-        if not isinstance(place.get(part), dict | list):
-            place[part] = {}
         return place[part]
     if isinstance(place, list) and isinstance(part, int) and part < len(place):
         return place[part]
     raise RecipeError(f"override '{override}': there is no '{part}' to go into. Check the path.")
+
+
+def _follows_from_another(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
+    """pydantic counts a list's elements without the wrong ones: it says of a list with one, wrong element that it is
+    empty."""
+    place = detail["loc"]
+    return detail["type"] == "too_short" and any(
+        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in details
+    )
 
 
 def _explain(
@@ -186,6 +198,8 @@ def _explain(
     """One line for one error: where (file:line or the override), which key, what is wrong, what was found."""
     place = tuple(detail["loc"])
     where = _where(path, place, lines, origins)
+    if isinstance(detail["input"], dict):  # of a whole section: its values do not fit together
+        where += _with_overrides(place, detail["msg"], origins)
     key = ".".join(map(str, place))
     if detail["type"] == "extra_forbidden":
         parent = ".".join(map(str, place[:-1]))
@@ -205,9 +219,19 @@ def _where(path: Path, place: tuple[str | int, ...], lines: Lines, origins: Orig
             return f"override '{origins[place[:length]]}'"
         if place[:length] in lines:
             return f"{path}:{lines[place[:length]]}"
-    # A section that an override has opened: train.steps=9 where there was no train.
-    opened = (override for origin, override in origins.items() if origin[: len(place)] == place)
-    return f"override '{override}'" if place and (override := next(opened, None)) else str(path)
+    return str(path)
+
+
+def _with_overrides(place: Place, message: str, origins: Origins) -> str:
+    """The overrides within a section whose keys the message names."""
+    inner = {override: ".".join(map(str, key[len(place) :])) for key, override in origins.items()}
+    of_place = {origins[key] for key in origins if len(key) > len(place) and key[: len(place)] == place}
+    blamed = [
+        override
+        for override, key in inner.items()
+        if override in of_place and re.search(rf"\b{re.escape(key)}\b", message)
+    ]
+    return "".join(f", override '{override}'" for override in blamed)
 
 
 def _model_at(model: type[BaseModel], place: Sequence[str | int]) -> type[BaseModel] | None:

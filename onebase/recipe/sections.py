@@ -1,8 +1,9 @@
 """The sections that recipes are made of."""
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
 
 from onebase.files.paths import UserPath
 
@@ -14,11 +15,36 @@ CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys, infinity and NaN are refused, values never change after reading."""
+    """A part of a recipe: unknown keys, infinity and NaN are refused, values never change after reading.
+
+    pydantic takes `true` for 1, `1` for true and the text `1_0` for 10. Here each is refused.
+    """
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _is_taken_as_it_is(cls, value: Any, validate: Callable[[Any], Any]) -> Any:
+        result = validate(value)
+        if (expected := _turned_into(value, result)) is not None:
+            raise ValueError(f"Input should be {expected}")
+        return result
+
+
+def _turned_into(value: Any, result: Any) -> str | None:
+    """What pydantic made of a value of another type; None where it kept the type, or only made an int a float."""
+    if isinstance(value, list | tuple) and isinstance(result, tuple):
+        turned = (_turned_into(*pair) for pair in zip(value, result, strict=True))
+        return next((kind for kind in turned if kind is not None), None)
+    if isinstance(result, bool) and not isinstance(value, bool):
+        return "true or false"
+    if isinstance(result, int | float) and (
+        isinstance(value, str) or (isinstance(value, bool) and result is not value)
+    ):
+        return "a number"
+    return None
 
 
 class BaseSection(Section):

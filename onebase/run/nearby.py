@@ -11,6 +11,8 @@ from onebase.errors import RecordError
 from onebase.files.json_file import read_object
 
 FILE = "stage.json"
+MARK = ".onebase.json"
+"""What a stage writes into its folder first."""
 ADAPTER = "adapter_config.json"
 """What PEFT, and many others, write beside an adapter's weights."""
 SHOWN = 3
@@ -39,6 +41,8 @@ def describe(path: Path, stage: str | None) -> str:
             f"this is an adapter without the record of a stage ({FILE}) around it, so nothing says what it was trained "
             "on. Pass the folder of a stage that Onebase has finished, such as runs/<name>/sft."
         )
+    if not (path / MARK).is_file() and not (path / "checkpoints").is_dir():
+        return f"this is no folder of a stage: it holds no {FILE}. Pass one such as runs/<name>/sft."
     return f"holds no {FILE}, so that stage has not finished. Run it again to go on with it."
 
 

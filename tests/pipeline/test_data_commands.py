@@ -1,6 +1,9 @@
 """`onebase data check|card|convert`: what they print, write and exit with."""
 
+import ast
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +17,7 @@ from data.select.dropped import DroppedRows
 from data.select.sources import Source, records_of
 from pipeline.data_commands import app
 
+ROOT = Path(__file__).resolve().parents[2]
 GOOD = [
     {"prompt": "Name a fruit.", "response": "fig"},
     {"prompt": " name a FRUIT.", "response": "fig"},
@@ -75,8 +79,53 @@ def test_check_says_why_no_row_can_be_used():
     done = data("check", "strange.jsonl")
     assert done.exit_code == 2
     for kind in ("ranking", "demonstration", "prompt"):
-        assert f"as {kind}: " in done.output
+        assert f"as {kind}: strange.jsonl:1: " in done.output
     assert "['a question', 'an answer']" in done.output
+
+
+def test_check_says_how_far_it_looked_for_a_sound_row():
+    put("late.jsonl", [{"x": 1}] * 1000 + GOOD)
+    done = data("check", "late.jsonl")
+    assert done.exit_code == 2
+    assert "none of the first 1,000 rows can be used. Pass --kind to read on." in done.output
+    assert "3 sound demonstrations, 1000 with a defect" in data("check", "late.jsonl", "--kind", "demonstration").output
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("builtin:tasks", "'builtin:tasks' is made by Onebase. This command reads files and hub ids."),
+        ("builtin:taks", "'builtin:taks' is not known; built in are builtin:tasks"),
+        ("empty.jsonl", "empty.jsonl: the file has no row."),
+        ("folder.jsonl", "folder.jsonl is a folder"),
+        ("pipe.jsonl", "pipe.jsonl is not a plain file"),
+    ],
+)
+def test_check_says_what_is_no_file_of_rows(file: str, message: str):
+    Path("empty.jsonl").touch()
+    Path("folder.jsonl").mkdir()
+    os.mkfifo("pipe.jsonl")
+    done = data("check", file)
+    assert done.exit_code == 2
+    assert message in done.output
+    assert "first reason" not in done.output
+
+
+def test_every_whole_number_of_the_command_line_has_bounds():
+    """A number beyond them would be refused by something further in, or by nothing."""
+    bounds: dict[str, set[str | None]] = {}
+    for file in (ROOT / "pipeline").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not isinstance(node, ast.Subscript) or ast.unparse(node.value) != "Annotated":
+                continue
+            kind, *options = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+            if re.search(r"\bint\b", ast.unparse(kind)):
+                limits = {keyword.arg for option in options for keyword in getattr(option, "keywords", ())}
+                bounds[f"{file.name}:{node.lineno}"] = limits & {"min", "max"}
+    assert len(bounds) >= 8
+    assert {place for place, limits in bounds.items() if limits != {"min", "max"}} == set()
+    done = data("check", "good.jsonl", "--longest-line", "9" * 26)
+    assert done.exit_code == 2 and "--longest-line" in done.output
 
 
 @pytest.mark.parametrize(("name", "kind"), [("good.jsonl", Demonstration), ("ranked.jsonl", Ranking)])
@@ -219,7 +268,7 @@ def test_a_kind_that_fails_is_named_where_a_lesser_one_is_read():
     put("texts.jsonl", [{**row, "response": answer} for answer in ("Hello.", "Hm.")])
     done = data("check", "texts.jsonl")
     assert "2 sound demonstrations" in done.output
-    assert "there is no sound ranking; the first reason: 'helpfulness' must be a number" in done.output
+    assert "there is no sound ranking; the first reason: texts.jsonl:1: 'helpfulness' must be a number" in done.output
 
 
 def test_check_names_the_keys_of_which_nothing_was_made():

@@ -148,7 +148,7 @@ def test_a_file_without_rows_is_an_error(onebase: Command, stage: Path, tmp_path
     code, _, err = onebase("score", stage, write_rows(tmp_path / "rows.jsonl", ""))
     assert code == 2 and "no rows" in err
     code, _, err = onebase("score", stage, tmp_path / "nowhere.jsonl")
-    assert code == 2 and "there is no such file" in err
+    assert code == 2 and "there is no file" in err
 
 
 def test_only_a_reward_stage_scores(onebase: Command, stage: Path, tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """What a recipe's YAML may say, and what is refused with file and line."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from pydantic import Field, model_validator
 
 from onebase.errors import RecipeError
 from onebase.recipe import reader
@@ -14,6 +15,14 @@ class Train(Section):
     steps: int = 1
     """Optimiser steps."""
     rates: tuple[float, ...] = ()
+    shuffled: bool = True
+    warmup: float | None = None
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Train":
+        if self.warmup is not None and self.warmup > self.steps:
+            raise ValueError(f"warmup={self.warmup} is longer than train.steps={self.steps}")
+        return self
 
 
 class Recipe(Section):
@@ -70,6 +79,15 @@ REFUSED = {
     "nothing": ("", r"recipe\.yaml: expected keys and values at the top, found nothing\."),
     "another version of YAML": ("%YAML 1.1\n---\nvalue: 1\n", r"recipe\.yaml:1: a recipe is YAML 1\.2"),
     "a version that is not known": ("\n%YAML 1.3\n---\nvalue: 1\n", r"recipe\.yaml:2: a recipe is YAML 1\.2"),
+    "truth for a number": (
+        "train:\n  steps: true\n",
+        r"recipe\.yaml:2: train\.steps: input should be a number, found True",
+    ),
+    "truth in a list of numbers": ("train:\n  rates: [1, true]\n", r"recipe\.yaml:2: train\.rates: .* a number, found"),
+    "truth where a number may be missing": ("train:\n  warmup: true\n", r"train\.warmup: input should be a number"),
+    "a text of digits for a number": ("train:\n  steps: '10'\n", r"train\.steps: input should be a number, found '10'"),
+    "a number for truth": ("train:\n  shuffled: 1\n", r"train\.shuffled: input should be true or false, found 1"),
+    "a word for truth": ("train:\n  shuffled: off\n", r"train\.shuffled: input should be true or false, found 'off'"),
     "no truth value": ("value: !!bool maybe\n", r"recipe\.yaml: not valid YAML: "),
     "no integer": ('value: !!int ""\n', r"recipe\.yaml: not valid YAML: "),
     "no digits": ("value: 0x_\n", r"recipe\.yaml: not valid YAML: "),
@@ -97,12 +115,31 @@ def test_a_file_that_is_no_text_or_not_there_is_refused(tmp_path: Path) -> None:
         ("train.stpes=2", r"override 'train\.stpes=2': train: unknown key 'stpes'; did you mean 'steps'"),
         ("train.steps=many", r"override 'train\.steps=many': train\.steps: .*, found 'many'"),
         ("names.7=a", r"override 'names\.7=a': the list has 2 elements"),
+        ("train.steps.x=1", r"^override 'train\.steps\.x=1': train\.steps: .*integer"),
+        ("train.warmup.x=", r"^override 'train\.warmup\.x=': train\.warmup: "),
         ("names.a.b=1", r"override 'names\.a\.b=1': there is no 'a' to go into"),
     ],
 )
 def test_an_override_that_is_wrong_is_named(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         read(tmp_path, "names: [a, b]\n", override)
+
+
+def test_a_wrong_element_is_one_error_and_its_list_is_not_called_empty(tmp_path: Path) -> None:
+    class Filled(Section):
+        rates: Annotated[tuple[float, ...], Field(min_length=1)]
+
+    (tmp_path / "filled.yaml").write_text("rates: [a]\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match=r"filled\.yaml:1: rates\.0: .*number") as refused:
+        reader.read(tmp_path / "filled.yaml", Filled)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(RecipeError, match=r"rates: .* at least 1 item"):
+        reader.read(tmp_path / "filled.yaml", Filled, ["rates=[]"])
+
+
+def test_where_values_do_not_fit_together_the_override_of_one_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"recipe\.yaml:1, override 'train\.warmup=7': train: warmup=7\.0 is longer"):
+        read(tmp_path, "train:\n  steps: 3\n", "value=1", "train.rates=[1.0]", "train.warmup=7")
 
 
 def test_a_line_that_an_override_has_replaced_is_not_named(tmp_path: Path) -> None:

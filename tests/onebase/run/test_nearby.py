@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from onebase.run.nearby import describe, question
+from onebase.run.nearby import MARK, describe, question
 
 
 def finished(folder: Path, stage: str) -> Path:
@@ -56,6 +56,8 @@ def test_what_is_nothing_of_ours_is_said_for_what_it_is(tmp_path: Path) -> None:
     assert "an adapter without the record of a stage" in describe(tmp_path / "theirs", "sft")
     assert "there is no such stage folder. Run that stage first" in describe(tmp_path / "none", "sft")
     (tmp_path / "empty").mkdir()
+    assert "no folder of a stage" in describe(tmp_path / "empty", None)
+    (tmp_path / "empty" / MARK).write_text("{}")
     assert "has not finished" in describe(tmp_path / "empty", None)
     (tmp_path / "notes.txt").write_text("")
     assert "this is a file" in describe(tmp_path / "notes.txt", "sft")
