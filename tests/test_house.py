@@ -138,9 +138,10 @@ def test_the_way_of_a_demonstration_to_its_tokens(tmp_path: Path, chat: Any) -> 
     from onebase.recipe.sections import LimitsSection
 
     file = write(tmp_path / "rows.jsonl", prompt="Say apple.", response="apple")
+    sources, limits = [Source(source=str(file))], LimitsSection()  # a recipe is read before any row
     with counted() as way:
-        rows = load([Source(source=str(file))], Demonstration, seed=0).records
-        encode_demonstrations(chat, rows, Limiter(LimitsSection()))
+        rows = load(sources, Demonstration, seed=0).records
+        encode_demonstrations(chat, rows, Limiter(limits))
     short_enough("demonstration", *way)
 
 
@@ -160,9 +161,10 @@ def test_the_way_of_a_ranking_to_its_gradient(tmp_path: Path, chat: Any, load_ba
     roles.add_head("reward")
     roles.train("reward")
     assert roles.forwards.can_pack  # it is found out once a run
+    sources, limits = [Source(source=str(file))], LimitsSection()  # a recipe is read before any row
     with counted() as way:
-        rows = load([Source(source=str(file))], Ranking, seed=0).records
-        rankings = encode_rankings(chat, rows, Limiter(LimitsSection()))
+        rows = load(sources, Ranking, seed=0).records
+        rankings = encode_rankings(chat, rows, Limiter(limits))
         reward.train.backward(roles, rankings, tokens_per_microbatch=512, loss_of=reward.train.LOSSES["bradley-terry"])
     short_enough("ranking", *way)
 
@@ -202,9 +204,10 @@ def test_the_way_of_prompts_through_a_step_of_ppo(
     learner, method = start_learner(roles, recipe), method_of(recipe)
     budget = Budget(tokens=recipe.train.tokens_per_microbatch, episodes=recipe.sampling.batch)
     draws = torch.Generator().manual_seed(0)
+    sources, limits = [Source(source=str(file))], LimitsSection()  # a recipe is read before any row
     with counted() as way:
-        rows = load([Source(source=str(file))], Prompt, seed=0).records
-        prompts = PromptBatch(chat=chat, prompts=encode_prompts(chat, rows, Limiter(LimitsSection())) * 8)
+        rows = load(sources, Prompt, seed=0).records
+        prompts = PromptBatch(chat=chat, prompts=encode_prompts(chat, rows, Limiter(limits)) * 8)
         state = PpoState(kl_weight=recipe.kl.weight)
         experience, _ = collect(roles, prompts, method, draws, budget, state)
         update(roles, experience, learner, method, draws, lambda norms, rows: True, budget, kl_weight=0.0)

@@ -216,7 +216,7 @@ def _load_source(
 
 
 def missing(path: Path) -> str:
-    """What to say of a path that is no plain file."""
+    """What to say of a path without a plain file."""
     kind = "a folder, not a file" if path.is_dir() else "not a plain file"
     return f"{path} is {kind}" if path.exists() else f"there is no file {path}"
 

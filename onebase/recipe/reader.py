@@ -223,7 +223,7 @@ def _where(path: Path, place: tuple[str | int, ...], lines: Lines, origins: Orig
 
 
 def _with_overrides(place: Place, message: str, origins: Origins) -> str:
-    """The overrides within a section whose keys the message names."""
+    """The overrides within a section, those of them that the message names by their keys."""
     inner = {override: ".".join(map(str, key[len(place) :])) for key, override in origins.items()}
     of_place = {origins[key] for key in origins if len(key) > len(place) and key[: len(place)] == place}
     blamed = [

@@ -14,15 +14,19 @@ Count = Annotated[PositiveInt, Field(le=LARGEST_COUNT)]
 CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 
 
-class Section(BaseModel):
-    """A part of a recipe: unknown keys, infinity and NaN are refused, values never change after reading.
-
-    pydantic takes `true` for 1, `1` for true and the text `1_0` for 10. Here each is refused.
-    """
+class Values(BaseModel):
+    """A part of a recipe or a record: unknown keys, infinity and NaN are refused, values never change."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
     )
+
+
+class Section(Values):
+    """A part of a recipe, as people write it.
+
+    pydantic takes `true` for 1, `1` for true and the text `10` for a number. Here each is refused.
+    """
 
     @field_validator("*", mode="wrap")
     @classmethod

@@ -3,13 +3,13 @@
 import subprocess
 from pathlib import Path
 
-from onebase.recipe.sections import Section
+from onebase.recipe.sections import Values
 
 HOME = Path(__file__).resolve().parents[2]
 """The folder that holds our packages."""
 
 
-class GitState(Section):
+class GitState(Values):
     commit: str | None
     dirty: bool | None
 

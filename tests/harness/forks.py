@@ -6,6 +6,7 @@ Only libraries are imported before the fork. The project's own modules, conftest
 """
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -50,6 +51,7 @@ def serve(libraries: Sequence[str]) -> None:
     """Answer every line of standard input, until its end."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints while it is imported is no answer
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it says which optional kernels are not there
     for name in libraries:
         __import__(name)
     for line in sys.stdin:

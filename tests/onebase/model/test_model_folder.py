@@ -125,8 +125,9 @@ def test_a_type_that_transformers_has_is_used_with_its_own_code(
     assert base.tokenizer_identity == bases.identify(section(tiny_base_folder), ChatSection())[1]
 
 
-def test_what_a_library_asks_finds_no_answer() -> None:
+def test_what_a_library_asks_finds_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command runs in `guarded`: an answer that lies ready on standard input stays unread."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     before = sys.stdin
 
     def ask() -> None:
