@@ -19,10 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from data.chat.conversations import Chat
-from data.files.readers import read_jsonl
+from data.files.readers import read_jsonl, reader_of, why_no_file
 from data.formats import table
 from data.records import Origin, Prompt
-from data.select.sources import missing
 from data.writing import atomically
 from evaluation.reward_model.group_scores import GroupScores, score_groups
 from evaluation.reward_model.loading import RewardModel
@@ -87,9 +86,12 @@ def scored(model: RewardModel, path: Path, *, best: bool) -> Iterator[dict[str, 
 def require_rows(path: Path) -> None:
     """DataError unless the file exists and has a row."""
     if not path.is_file():
-        raise DataError(f"{missing(path)}. Pass a .jsonl file of {{prompt, response}} rows.")
-    if path.suffix != ".jsonl":
-        raise DataError(f"{path}: this command reads .jsonl files only. Write the rows into one, a JSON object a line.")
+        raise DataError(f"{why_no_file(path)}. Pass a .jsonl file of {{prompt, response}} rows.")
+    if reader_of(path) is not read_jsonl:
+        raise DataError(
+            f"{path}: this command reads .jsonl files only, also as .gz or .zst. Write the rows into one, a JSON "
+            "object a line."
+        )
     if next(iter(read_jsonl(path)), None) is None:
         raise DataError(f"{path}: no rows. The file is empty.")
 

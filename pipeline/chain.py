@@ -126,7 +126,7 @@ def _sort_overrides(overrides: Sequence[str], known: Sequence[str]) -> tuple[dic
         name, dot, rest = key.partition(".")
         if separator and key in RUN_KEYS:
             if not value:
-                raise RecipeError(f"override '{override}': is empty. Give a name, or leave it out.")
+                raise RecipeError(f"override '{override}': has no value. Give one, or leave it out.")
             of_run[key] = value
         elif separator and dot and name in by_name:
             by_name[name].append(f"{rest}={value}")

@@ -7,6 +7,7 @@ import typer
 
 from onebase.cli import parser, threads
 from onebase.custom.leaving import leave
+from onebase.recipe.sections import LARGEST_SEED
 from onebase.terminal import show
 from pipeline import chain, data_commands, many_seeds, reward_commands, stages
 from pipeline.guard import guarded
@@ -45,7 +46,7 @@ def run(
     seeds: Annotated[
         list[int] | None,
         typer.Option(
-            "--seeds", min=0, max=2**32 - 1, metavar="SEED ...", help="Run with each of these seeds: --seeds 0 1 2"
+            "--seeds", min=0, max=LARGEST_SEED, metavar="SEED ...", help="Run with each of these seeds: --seeds 0 1 2"
         ),
     ] = None,
 ) -> int:

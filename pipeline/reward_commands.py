@@ -10,7 +10,7 @@ import typer
 
 from onebase.errors import InputError
 from onebase.files.paths import expanded
-from onebase.recipe.sections import LARGEST_COUNT
+from onebase.recipe.sections import LARGEST_COUNT, LARGEST_SEED
 from onebase.run.folders import require_new, require_writable
 from onebase.run.record import is_finished
 from onebase.terminal import say, show
@@ -26,10 +26,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
-Record = Annotated[Path, typer.Argument(help="Folder of a finished reward stage, such as runs/demo/reward")]
-MOST_RESPONSES = 10_000
-"""Of one prompt: all of them are in memory at once."""
+LARGEST_N = 10_000
+"""Responses to one prompt: all of them are in memory at once."""
 
+Record = Annotated[Path, typer.Argument(help="Folder of a finished reward stage, such as runs/demo/reward")]
 Others = Annotated[
     list[Path] | None,
     typer.Option("--with", help="Add another reward stage on the same base, for an ensemble. Repeat it for more."),
@@ -38,7 +38,8 @@ Combine = Annotated[
     str, typer.Option(help="Rule for an ensemble: mean, min, mean-minus-variance or mean-minus-deviation.")
 ]
 SpreadWeight = Annotated[
-    float | None, typer.Option(min=0.0, help="For mean-minus-...: what one unit of variance or deviation costs.")
+    float | None,
+    typer.Option(min=0.0, max=1e6, help="For mean-minus-...: what one unit of variance or deviation costs."),
 ]
 
 
@@ -113,7 +114,7 @@ def best_of_n(
     policy: Annotated[Path, typer.Argument(help="Folder of the policy that answers: a finished sft, ppo or dpo stage")],
     record: Record,
     prompts: Annotated[str, typer.Argument(help="Prompts: a file, a hub id or a built-in source")],
-    n: Annotated[int, typer.Option("--n", min=1, max=MOST_RESPONSES, help="Responses drawn for each prompt.")] = 4,
+    n: Annotated[int, typer.Option("--n", min=1, max=LARGEST_N, help="Responses drawn for each prompt.")] = 4,
     out: Annotated[Path | None, typer.Option(help="File to write, whole or not at all. By default stdout.")] = None,
     keep_all: Annotated[bool, typer.Option("--all", help="Keep all n responses with their scores.")] = False,
     split: Annotated[str | None, typer.Option(help="Split of the prompts, as in a recipe.")] = None,
@@ -127,7 +128,7 @@ def best_of_n(
         float, typer.Option(min=0.01, max=100, help="1 samples from the policy's distribution as it is.")
     ] = 1.0,
     batch: Annotated[int, typer.Option(min=1, max=LARGEST_COUNT, help="Responses decoded at once.")] = 32,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="The same seed draws the same responses.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="The same seed draws the same responses.")] = 0,
     others: Others = None,
     combine: Combine = "mean",
     spread_weight: SpreadWeight = None,

@@ -115,6 +115,12 @@ def test_forks_read_the_code_anew_and_keep_what_was_printed(tmp_path: Path) -> N
             assert (ended, "assert 2 == 1" in printed) == (code, code == 1)
 
 
+def test_forks_say_so_where_they_cannot_begin(tmp_path: Path) -> None:
+    forks = runner.Forks(tmp_path, runner.environment_of(tmp_path), libraries=("nowhere",))
+    with contextlib.closing(forks), pytest.raises(RuntimeError, match="ended with exit code 1"):
+        forks.pytest("test_maths.py")
+
+
 def test_a_fault_that_breaks_the_import_is_an_error_and_no_kill(tmp_path: Path) -> None:
     (tmp_path / "maths.py").write_text("x = 1\n")
     (tmp_path / "test_maths.py").write_text("import maths\n\n\ndef test_x():\n    assert maths.x == 1\n")

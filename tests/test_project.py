@@ -258,7 +258,7 @@ def test_nobody_is_asked_anything(ignores: ModuleType) -> None:
     asking = {
         str(path.relative_to(ROOT)): here for path in ignores.sources() if (here := [*questions(path.read_text())])
     }
-    # The one place that touches standard input: it puts nothing in its place, and itself back.
+    # The places that touch standard input. The command puts nothing in its place, and itself back.
     assert asking.pop("onebase/cli/command.py") and asking.pop("tests/onebase/model/test_model_folder.py")
     assert asking.pop("tests/harness/forks.py")  # it reads its own lists of arguments there
     assert asking == {}

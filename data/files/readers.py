@@ -267,6 +267,12 @@ READERS: dict[str, Reader] = {
 """By the ending of the name; all but Parquet may have .gz or .zst behind it."""
 
 
+def why_no_file(path: Path) -> str:
+    """What to say of a path that holds no plain file."""
+    kind = "a folder, not a file" if path.is_dir() else "not a plain file"
+    return f"{path} is {kind}" if path.exists() else f"there is no file {path}"
+
+
 def reader_of(path: Path) -> Reader | None:
     """The reader for a file's name; None when files of its kind are not read."""
     ending = path.suffix.lower()

@@ -55,8 +55,8 @@ def kind_of(source: Source) -> Kind:
     listed = "\n".join(f"  as {name_of(kind)}: {dropped.first}" for kind, dropped in looks.items())
     if all(dropped.total >= LOOKED_AT for dropped in looks.values()):
         raise DataError(
-            f"{source.source}: none of the first {LOOKED_AT:,} rows can be used. Pass --kind to read on. The first "
-            f"reason\n{listed}"
+            f"{source.source}: no sound row among the first {LOOKED_AT:,}. If better ones follow, pass "
+            f"--kind. The first reason\n{listed}"
         )
     raise DataError(f"{source.source}: no row of the file can be used. The first reason\n{listed}")
 

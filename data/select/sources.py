@@ -15,7 +15,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 from pydantic import Field, field_validator
 
 from data.files.lines import LONGEST_LINE
-from data.files.readers import READERS, reader_of
+from data.files.readers import READERS, reader_of, why_no_file
 from data.formats import table
 from data.formats.unread import Unread
 from data.records import Demonstration, Prompt, Ranking, Record, fingerprint, normalised
@@ -215,12 +215,6 @@ def _load_source(
     return ordered[: source.rows]
 
 
-def missing(path: Path) -> str:
-    """What to say of a path without a plain file."""
-    kind = "a folder, not a file" if path.is_dir() else "not a plain file"
-    return f"{path} is {kind}" if path.exists() else f"there is no file {path}"
-
-
 def records_of(source: Source, kind: type[K], dropped: DroppedRows, unread: Unread | None = None) -> Iterator[K]:
     """The records of a file or a hub id in their own order, one at a time. What is left out is counted in `dropped`,
     and keys of the rows that are not read in `unread`."""
@@ -229,14 +223,14 @@ def records_of(source: Source, kind: type[K], dropped: DroppedRows, unread: Unre
         table.parse(source.format)  # refuses an unknown one before a file is opened
     if source.source.startswith("builtin:"):
         if source.source in BUILTIN:
-            raise DataError(f"data: '{source.source}' is made by Onebase. This command reads files and hub ids.")
+            raise DataError(f"data: '{source.source}' is made by Onebase; only files and hub ids can be read here.")
         raise DataError(f"data: '{source.source}' is not known; built in are {', '.join(BUILTIN)}.")
     report = dropped if source.on_bad_row == "drop" else None
     read = reader_of(path)
     if read is not None:
         _refuse_unused(source, "a file")
         if not path.is_file():
-            raise DataError(f"data: {missing(path)}. Check the path; it is relative to where the command runs.")
+            raise DataError(f"data: {why_no_file(path)}. Check the path; it is relative to where the command runs.")
         if source.split not in (None, *FILE_SPLITS):
             known = ", ".join(FILE_SPLITS)
             raise DataError(f"data: {path}: a file has no split '{source.split}'. Give one of: {known}, or none.")

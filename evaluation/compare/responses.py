@@ -98,7 +98,7 @@ class Responder:
                 return responses
         except (RecordError, KeyError, TypeError):
             pass
-        say(f"{path}: was edited or damaged, so these responses are generated again")
+        say(f"{path}: the responses kept here cannot be used, so they are generated again")
         return None
 
     def _generate(self, role: str | None, temperature: float) -> list[list[int]]:

@@ -1,9 +1,9 @@
 """What two stages must have in common to share a base: its weights and its tokenizer."""
 
-from onebase.recipe.sections import Values
+from onebase.recipe.sections import FrozenModel
 
 
-class BaseIdentity(Values):
+class BaseIdentity(FrozenModel):
     """Which frozen model, exactly: two bases of the same shape differ in their weights' hash."""
 
     model: str
@@ -15,7 +15,7 @@ class BaseIdentity(Values):
     hidden_layers: int
 
 
-class TokenizerIdentity(Values):
+class TokenizerIdentity(FrozenModel):
     """Which tokens a conversation becomes."""
 
     tokenizer_sha256: str

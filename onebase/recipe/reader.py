@@ -73,7 +73,7 @@ def read(path: Path | str, model: type[R], overrides: Sequence[str] = ()) -> R:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        details = [detail for detail in error.errors() if not _follows_from_another(detail, error.errors())]
+        details = _without_consequences(error.errors())
         messages = [_explain(path, model, detail, lines, origins) for detail in details]
         raise RecipeError("\n".join(messages)) from None
 
@@ -179,13 +179,11 @@ def _inner(place: Any, part: str | int, override: str) -> Any:
     raise RecipeError(f"override '{override}': there is no '{part}' to go into. Check the path.")
 
 
-def _follows_from_another(detail: ErrorDetails, details: Sequence[ErrorDetails]) -> bool:
+def _without_consequences(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
     """pydantic counts a list's elements without the wrong ones: it says of a list with one, wrong element that it is
     empty."""
-    place = detail["loc"]
-    return detail["type"] == "too_short" and any(
-        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in details
-    )
+    outer = {tuple(detail["loc"][:length]) for detail in details for length in range(len(detail["loc"]))}
+    return [detail for detail in details if detail["type"] != "too_short" or tuple(detail["loc"]) not in outer]
 
 
 def _explain(
@@ -198,8 +196,8 @@ def _explain(
     """One line for one error: where (file:line or the override), which key, what is wrong, what was found."""
     place = tuple(detail["loc"])
     where = _where(path, place, lines, origins)
-    if isinstance(detail["input"], dict):  # of a whole section: its values do not fit together
-        where += _with_overrides(place, detail["msg"], origins)
+    if isinstance(detail["input"], dict | list | tuple):
+        where += _overrides_within(place, detail, origins)
     key = ".".join(map(str, place))
     if detail["type"] == "extra_forbidden":
         parent = ".".join(map(str, place[:-1]))
@@ -209,7 +207,7 @@ def _explain(
     if detail["type"] == "missing":
         return f"{where}: {key}: missing; this key has no default"
     message = detail["msg"].removeprefix("Value error, ")
-    value = "" if not place or isinstance(detail["input"], dict) else f", found {detail['input']!r}"
+    value = "" if not place or isinstance(detail["input"], dict) else f", found {_shown(detail['input'])}"
     return f"{where}: {key + ': ' if key else ''}{message[:1].lower() + message[1:]}{value}"
 
 
@@ -222,16 +220,27 @@ def _where(path: Path, place: tuple[str | int, ...], lines: Lines, origins: Orig
     return str(path)
 
 
-def _with_overrides(place: Place, message: str, origins: Origins) -> str:
-    """The overrides within a section, those of them that the message names by their keys."""
-    inner = {override: ".".join(map(str, key[len(place) :])) for key, override in origins.items()}
-    of_place = {origins[key] for key in origins if len(key) > len(place) and key[: len(place)] == place}
-    blamed = [
-        override
-        for override, key in inner.items()
-        if override in of_place and re.search(rf"\b{re.escape(key)}\b", message)
-    ]
-    return "".join(f", override '{override}'" for override in blamed)
+def _overrides_within(place: Place, detail: ErrorDetails, origins: Origins) -> str:
+    """The overrides of parts of a section or list that is wrong as a whole: of a section, those that the message names
+    by their keys, such as train.batch=7, 'function' or data:."""
+
+    def is_named(key: str) -> bool:
+        end = r"(?!\w)" if "." in key else r"(?=['=:])"
+        return re.search(rf"(?<![\w.]){re.escape(key)}{end}", detail["msg"]) is not None
+
+    whole = not isinstance(detail["input"], dict)
+    return "".join(
+        f", override '{override}'"
+        for key, override in origins.items()
+        if len(key) > len(place)
+        and key[: len(place)] == place
+        and (whole or is_named(".".join(map(str, key[len(place) :]))))
+    )
+
+
+def _shown(value: Any) -> str:
+    """As the recipe has it, or nearly so."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _model_at(model: type[BaseModel], place: Sequence[str | int]) -> type[BaseModel] | None:

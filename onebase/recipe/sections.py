@@ -1,9 +1,10 @@
 """The sections that recipes are made of."""
 
-from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Literal, LiteralString
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from onebase.files.paths import UserPath
 
@@ -14,7 +15,7 @@ Count = Annotated[PositiveInt, Field(le=LARGEST_COUNT)]
 CountOrZero = Annotated[int, Field(ge=0, le=LARGEST_COUNT)]
 
 
-class Values(BaseModel):
+class FrozenModel(BaseModel):
     """A part of a recipe or a record: unknown keys, infinity and NaN are refused, values never change."""
 
     model_config = ConfigDict(
@@ -22,7 +23,7 @@ class Values(BaseModel):
     )
 
 
-class Section(Values):
+class Section(FrozenModel):
     """A part of a recipe, as people write it.
 
     pydantic takes `true` for 1, `1` for true and the text `10` for a number. Here each is refused.
@@ -30,25 +31,28 @@ class Section(Values):
 
     @field_validator("*", mode="wrap")
     @classmethod
-    def _is_taken_as_it_is(cls, value: Any, validate: Callable[[Any], Any]) -> Any:
+    def _keeps_its_type(cls, value: Any, validate: Callable[[Any], Any]) -> Any:
         result = validate(value)
-        if (expected := _turned_into(value, result)) is not None:
-            raise ValueError(f"Input should be {expected}")
+        errors = [
+            InitErrorDetails(type=PydanticCustomError("other_type", expected), loc=place, input=wrong)
+            for place, wrong, expected in _changed_types(value, result)
+        ]
+        if errors:
+            raise ValidationError.from_exception_data(cls.__name__, errors)
         return result
 
 
-def _turned_into(value: Any, result: Any) -> str | None:
-    """What pydantic made of a value of another type; None where it kept the type, or only made an int a float."""
-    if isinstance(value, list | tuple) and isinstance(result, tuple):
-        turned = (_turned_into(*pair) for pair in zip(value, result, strict=True))
-        return next((kind for kind in turned if kind is not None), None)
-    if isinstance(result, bool) and not isinstance(value, bool):
-        return "true or false"
-    if isinstance(result, int | float) and (
-        isinstance(value, str) or (isinstance(value, bool) and result is not value)
-    ):
-        return "a number"
-    return None
+def _changed_types(
+    value: Any, result: Any, place: tuple[int, ...] = ()
+) -> Iterator[tuple[tuple[int, ...], Any, LiteralString]]:
+    """Where pydantic made a value of another type: place in the lists, what stands there, what is expected."""
+    if isinstance(value, list | tuple) and isinstance(result, list | tuple):
+        for index, (inner, outcome) in enumerate(zip(value, result, strict=True)):
+            yield from _changed_types(inner, outcome, (*place, index))
+    elif isinstance(result, bool) != isinstance(value, bool) and isinstance(result, bool | int | float):
+        yield place, value, "Input should be true or false" if isinstance(result, bool) else "Input should be a number"
+    elif isinstance(result, int | float) and isinstance(value, str):
+        yield place, value, "Input should be a number"
 
 
 class BaseSection(Section):
@@ -80,7 +84,8 @@ class AdapterSection(Section):
     targets: str | tuple[str, ...] = "all-linear"
 
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+LARGEST_SEED = 2**32 - 1
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 """Of a run: what numpy takes, which has the smallest seeds of all that draw."""
 
 LearningRate = Annotated[float, Field(gt=0, le=10)]

@@ -3,13 +3,13 @@
 import subprocess
 from pathlib import Path
 
-from onebase.recipe.sections import Values
+from onebase.recipe.sections import FrozenModel
 
 HOME = Path(__file__).resolve().parents[2]
 """The folder that holds our packages."""
 
 
-class GitState(Values):
+class GitState(FrozenModel):
     commit: str | None
     dirty: bool | None
 

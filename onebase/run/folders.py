@@ -21,11 +21,10 @@ from filelock import FileLock, Timeout
 
 from onebase.errors import InputError
 from onebase.files.writing import FULL, canonical, hash_file, replace_file
-from onebase.run.nearby import MARK
+from onebase.run.nearby import CHECKPOINTS, MARK
 from onebase.run.record import FILE
 
 SCHEMA = 1
-CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 STEP = re.compile(r"step-\d{8,}")
 """Name of a checkpoint's folder."""

@@ -11,6 +11,7 @@ from onebase.errors import RecordError
 from onebase.files.json_file import read_object
 
 FILE = "stage.json"
+CHECKPOINTS = "checkpoints"
 MARK = ".onebase.json"
 """What a stage writes into its folder first."""
 ADAPTER = "adapter_config.json"
@@ -32,7 +33,7 @@ def describe(path: Path, stage: str | None) -> str:
     if not path.exists():
         return f"there is no such stage folder.{meant or ' Run that stage first, or check the path.'}"
     if meant:
-        again = " Or run it again, to go on with it." if (path / "checkpoints").is_dir() else ""
+        again = " Or run it again, to go on with it." if (path / CHECKPOINTS).is_dir() else ""
         return f"this is no folder of a finished stage: it holds no {FILE}.{meant}{again}"
     if not path.is_dir():
         return "this is a file. Pass the folder of a finished stage, such as runs/<name>/sft."
@@ -41,7 +42,7 @@ def describe(path: Path, stage: str | None) -> str:
             f"this is an adapter without the record of a stage ({FILE}) around it, so nothing says what it was trained "
             "on. Pass the folder of a stage that Onebase has finished, such as runs/<name>/sft."
         )
-    if not (path / MARK).is_file() and not (path / "checkpoints").is_dir():
+    if not (path / MARK).is_file() and not (path / CHECKPOINTS).is_dir():
         return f"this is no folder of a stage: it holds no {FILE}. Pass one such as runs/<name>/sft."
     return f"holds no {FILE}, so that stage has not finished. Run it again to go on with it."
 

@@ -20,7 +20,7 @@ from onebase.errors import RecordError
 from onebase.files.json_file import read_object, short_path
 from onebase.files.writing import canonical, hash_file, replace_file, short_hash
 from onebase.model.identity import BaseIdentity, TokenizerIdentity
-from onebase.recipe.sections import Values
+from onebase.recipe.sections import FrozenModel
 from onebase.run import nearby
 from onebase.run.checkout import GitState, git_state
 from onebase.run.stage_files import require_unchanged
@@ -32,7 +32,7 @@ FILE = "stage.json"
 LIBRARIES = ("torch", "transformers", "peft", "trl", "bitsandbytes", "datasets", "accelerate", "wandb")
 
 
-class ParentLink(Values):
+class ParentLink(FrozenModel):
     """A stage this one started from."""
 
     path: str
@@ -41,7 +41,7 @@ class ParentLink(Values):
     """Hash of the parent's stage.json."""
 
 
-class DataIdentity(Values):
+class DataIdentity(FrozenModel):
     """Which rows went in."""
 
     source: str
@@ -54,7 +54,7 @@ class DataIdentity(Values):
     """Hash of the kept records, in order; for source `limits`, which counts for all, of what it says."""
 
 
-class Resources(Values):
+class Resources(FrozenModel):
     """Resources of the process that finished the stage: those that a resumed run had before are not in it."""
 
     seconds: float
@@ -65,7 +65,7 @@ class Resources(Values):
     peak_gpu_bytes: int = 0
 
 
-class RunPart(Values):
+class RunPart(FrozenModel):
     """What a run computed with from one step on, until the next part: a resumed run may find other versions."""
 
     first_step: int
@@ -78,7 +78,7 @@ class RunPart(Values):
     """Python functions that the recipe names: sha256 of their source."""
 
 
-class StageRecord(Values):
+class StageRecord(FrozenModel):
     """Everything a child, or a reader a year later, must know of a finished stage."""
 
     schema_version: int = SCHEMA

@@ -39,7 +39,10 @@ class Forks:
         """Exit code, and what pytest printed."""
         assert self._process.stdin is not None and self._process.stdout is not None
         print(json.dumps(arguments), file=self._process.stdin, flush=True)
-        answer = json.loads(self._process.stdout.readline())
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{FORKS} ended with exit code {self._process.wait()}. Its error is above.")
+        answer = json.loads(line)
         return answer["code"], answer["printed"]
 
     def close(self) -> None:

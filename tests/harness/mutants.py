@@ -123,6 +123,7 @@ def environment_of(copy: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "passive",
         "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": "",  # libraries start CUDA when they are imported, and no fork can use it after that
     }
 
 

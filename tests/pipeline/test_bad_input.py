@@ -228,8 +228,8 @@ def test_a_run_with_a_wrong_last_recipe_starts_no_stage(tmp_path: Path, capsys: 
         ("pppo.train.clip=0.1", "a stage first"),
         ("ppo.train.clp=0.1", "did you mean 'clip'?"),
         ("nonsense", "expected name or runs_dir, or a stage first"),
-        ("name=", "override 'name=': is empty"),
-        ("runs_dir=", "override 'runs_dir=': is empty"),
+        ("name=", "override 'name=': has no value"),
+        ("runs_dir=", "override 'runs_dir=': has no value"),
     ],
 )
 def test_a_wrong_override_of_a_run(override: str, message: str) -> None:

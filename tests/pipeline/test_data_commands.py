@@ -87,14 +87,14 @@ def test_check_says_how_far_it_looked_for_a_sound_row():
     put("late.jsonl", [{"x": 1}] * 1000 + GOOD)
     done = data("check", "late.jsonl")
     assert done.exit_code == 2
-    assert "none of the first 1,000 rows can be used. Pass --kind to read on." in done.output
+    assert "no sound row among the first 1,000. If better ones follow, pass --kind." in done.output
     assert "3 sound demonstrations, 1000 with a defect" in data("check", "late.jsonl", "--kind", "demonstration").output
 
 
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("builtin:tasks", "'builtin:tasks' is made by Onebase. This command reads files and hub ids."),
+        ("builtin:tasks", "'builtin:tasks' is made by Onebase; only files and hub ids can be read here."),
         ("builtin:taks", "'builtin:taks' is not known; built in are builtin:tasks"),
         ("empty.jsonl", "empty.jsonl: the file has no row."),
         ("folder.jsonl", "folder.jsonl is a folder"),

@@ -149,6 +149,8 @@ def test_a_file_without_rows_is_an_error(onebase: Command, stage: Path, tmp_path
     assert code == 2 and "no rows" in err
     code, _, err = onebase("score", stage, tmp_path / "nowhere.jsonl")
     assert code == 2 and "there is no file" in err
+    code, _, err = onebase("score", stage, write_rows(tmp_path / "rows.csv", "prompt,response", "a,b"))
+    assert code == 2 and "reads .jsonl files only" in err
 
 
 def test_only_a_reward_stage_scores(onebase: Command, stage: Path, tmp_path: Path) -> None:

@@ -89,5 +89,5 @@ def test_kept_responses_that_were_edited_are_not_taken(
             content = {"sha256": "0" * 64, "responses": "[" * 9}
     path.write_text(json.dumps(content))
     assert respond("sft", adapter_sha256="a", temperature=0.0).sequences == first.sequences
-    assert f"{path}: was edited or damaged, so these responses are generated again" in capsys.readouterr().err
+    assert f"{path}: the responses kept here cannot be used, so they are generated again" in capsys.readouterr().err
     assert json.loads(path.read_text())["responses"]

@@ -81,9 +81,12 @@ REFUSED = {
     "a version that is not known": ("\n%YAML 1.3\n---\nvalue: 1\n", r"recipe\.yaml:2: a recipe is YAML 1\.2"),
     "truth for a number": (
         "train:\n  steps: true\n",
-        r"recipe\.yaml:2: train\.steps: input should be a number, found True",
+        r"recipe\.yaml:2: train\.steps: input should be a number, found true",
     ),
-    "truth in a list of numbers": ("train:\n  rates: [1, true]\n", r"recipe\.yaml:2: train\.rates: .* a number, found"),
+    "truth in a list of numbers": (
+        "train:\n  rates: [1, true]\n",
+        r"recipe\.yaml:2: train\.rates\.1: input should be a number, found true",
+    ),
     "truth where a number may be missing": ("train:\n  warmup: true\n", r"train\.warmup: input should be a number"),
     "a text of digits for a number": ("train:\n  steps: '10'\n", r"train\.steps: input should be a number, found '10'"),
     "a number for truth": ("train:\n  shuffled: 1\n", r"train\.shuffled: input should be true or false, found 1"),
@@ -135,6 +138,55 @@ def test_a_wrong_element_is_one_error_and_its_list_is_not_called_empty(tmp_path:
     assert "\n" not in str(refused.value)
     with pytest.raises(RecipeError, match=r"rates: .* at least 1 item"):
         reader.read(tmp_path / "filled.yaml", Filled, ["rates=[]"])
+
+
+class Loose(Section):
+    rate: float | None = None
+    count: int = 1
+    mixed: int | str = 0
+    numbers: list[float] = []  # noqa: RUF012 - TRL's configs have lists
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "value"),
+    [
+        ("rate: 3", "rate", 3.0),
+        ("rate: null", "rate", None),
+        ("count: 1e2", "count", 100),
+        ("mixed: '8'", "mixed", "8"),
+        ("mixed: 8", "mixed", 8),
+        ("numbers: [1, 2.5]", "numbers", [1.0, 2.5]),
+    ],
+)
+def test_numbers_are_taken_in_every_spelling_of_theirs(tmp_path: Path, text: str, name: str, value: Any) -> None:
+    (tmp_path / "loose.yaml").write_text(text, encoding="utf-8")
+    taken = getattr(reader.read(tmp_path / "loose.yaml", Loose), name)
+    assert taken == value and type(taken) is type(value)
+
+
+def test_elements_of_lists_are_looked_at_too_and_named(tmp_path: Path) -> None:
+    (tmp_path / "loose.yaml").write_text("numbers: [1, 2]\n", encoding="utf-8")
+    for override, found in (("numbers.1=true", "true"), ("numbers.1='2'", "'2'")):
+        with pytest.raises(RecipeError) as refused:
+            reader.read(tmp_path / "loose.yaml", Loose, [override])
+        assert str(refused.value) == f"override '{override}': numbers.1: input should be a number, found {found}"
+
+
+def test_an_override_is_not_blamed_for_a_common_word(tmp_path: Path) -> None:
+    class Whole(Section):
+        out: str = ""
+        value: int = 0
+
+        @model_validator(mode="after")
+        def _fail(self) -> "Whole":
+            raise ValueError("value=0 is wrong. Leave it out")
+
+    (tmp_path / "whole.yaml").write_text("value: 0\n", encoding="utf-8")
+    with pytest.raises(RecipeError) as refused:
+        reader.read(tmp_path / "whole.yaml", Whole, ["out=x"])
+    assert ", override" not in str(refused.value)
+    with pytest.raises(RecipeError, match=r"whole\.yaml, override 'value=3': value=0"):
+        reader.read(tmp_path / "whole.yaml", Whole, ["value=3"])
 
 
 def test_where_values_do_not_fit_together_the_override_of_one_is_named(tmp_path: Path) -> None:

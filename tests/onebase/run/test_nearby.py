@@ -57,8 +57,11 @@ def test_what_is_nothing_of_ours_is_said_for_what_it_is(tmp_path: Path) -> None:
     assert "there is no such stage folder. Run that stage first" in describe(tmp_path / "none", "sft")
     (tmp_path / "empty").mkdir()
     assert "no folder of a stage" in describe(tmp_path / "empty", None)
-    (tmp_path / "empty" / MARK).write_text("{}")
-    assert "has not finished" in describe(tmp_path / "empty", None)
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / MARK).write_text("{}")
+    (tmp_path / "older" / "checkpoints").mkdir(parents=True)
+    for name in ("begun", "older"):
+        assert "has not finished" in describe(tmp_path / name, None)
     (tmp_path / "notes.txt").write_text("")
     assert "this is a file" in describe(tmp_path / "notes.txt", "sft")
 
