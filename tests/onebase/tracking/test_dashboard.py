@@ -229,7 +229,7 @@ def test_who_does_not_wait_for_a_dashboard_that_hangs_ends_at_once_and_leaves_no
 
 @pytest.mark.parametrize("mode", ["disabled", "offline"])
 def test_dashboards_switched_off_everywhere_write_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], mode: str
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", mode)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
@@ -239,6 +239,7 @@ def test_dashboards_switched_off_everywhere_write_nothing(
     assert "samples.jsonl" in holders
     assert (holders == {"samples.jsonl"}) == (mode == "disabled")
     assert (tmp_path / "wandb").exists() == (mode == "offline")
+    assert capsys.readouterr().err == ""  # a user who has said so needs no warning
 
 
 def history(log: Path) -> list[str]:
