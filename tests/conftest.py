@@ -167,9 +167,15 @@ def make_roles(load_base: "Callable[[str], Base]") -> "Callable[..., Roles]":
 STAGES = ("sft", "reward", "ppo", "dpo")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--runs", type=Path, help="Take finished runs from this folder, and leave them there.")
+
+
 @pytest.fixture(scope="session")
-def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     """One folder for all workers of this test run."""
+    if (runs := request.config.getoption("--runs")) is not None:
+        return runs
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 

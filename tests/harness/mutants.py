@@ -4,6 +4,9 @@
 
 Reads tests/harness/mutations.yaml. Works in copies of the repository in a temporary folder; the working tree is never
 touched.
+
+Many tests begin with a finished run, which takes longer than all the rest. It is made once, without a fault. Tests that
+pass with its copy are run again with a run of their own: the fault may be in what makes it.
 Exit code 0: all killed; 1: a fault left its tests green; 2: the tests do not pass without a fault, or could not run.
 """
 
@@ -35,6 +38,9 @@ ROOT = Path(__file__).resolve().parents[2]
 MUTATIONS = ROOT / "tests" / "harness" / "mutations.yaml"
 PASSED, FAILED = 0, 1
 """Pytest's exit codes. Any other means that the tests did not run (2 interrupted or no import, 4 usage, 5 no tests)."""
+
+FINISHES = "tests/pipeline/test_run.py::test_every_stage_of_a_run_is_recorded_and_verifies"
+"""A test that makes the finished runs, in fp32 and in NF4."""
 
 Verdict = Literal["killed", "survived", "error"]
 
@@ -86,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             forks = {
                 copy: stack.enter_context(contextlib.closing(Forks(copy, environment_of(copy)))) for copy in copies
             }
-            if not _green_without_faults(forks, chosen, console):
+            if not _green_without_faults(forks, chosen, console) or not _finish_runs(forks, console):
                 return 2
             outcomes = list(_run_all(forks, chosen, console))
     console.print(_table(outcomes))
@@ -161,6 +167,32 @@ def require_own_packages(copy: Path) -> None:
         raise RuntimeError(f"{copy}: tests would import {strangers or 'nothing'} and not the copy.")
 
 
+def _finish_runs(forks: Mapping[Path, Forks], console: Console) -> bool:
+    """Make the finished runs of every copy, beside it."""
+    with ThreadPoolExecutor(len(forks)) as pool:
+        done = list(pool.map(lambda copy: run_pytest(forks[copy], f"--runs={_runs_of(copy)}", FINISHES), forks))
+    for code, printed in done:
+        if code != PASSED:
+            console.print(printed, markup=False, highlight=False)
+    for copy in forks:
+        shutil.copytree(_runs_of(copy), _sound_runs_of(copy))
+    return all(code == PASSED for code, _ in done)
+
+
+def _runs_of(copy: Path) -> Path:
+    return copy.parent / "runs"
+
+
+def _sound_runs_of(copy: Path) -> Path:
+    return copy.parent / "sound"
+
+
+def _restore_runs(copy: Path) -> None:
+    """A fault may have written into them."""
+    shutil.rmtree(_runs_of(copy), ignore_errors=True)
+    shutil.copytree(_sound_runs_of(copy), _runs_of(copy))
+
+
 def _run_all(forks: Mapping[Path, Forks], mutations: Sequence[Mutation], console: Console) -> Iterator[Outcome]:
     """Outcomes in the order of the file; each copy holds one fault at a time."""
     free: queue.SimpleQueue[Path] = queue.SimpleQueue()
@@ -185,7 +217,12 @@ def try_mutation(copy: Path, forks: Forks, mutation: Mutation) -> Outcome:
     start = time.perf_counter()
     try:
         with applied(copy, mutation):
-            code, printed = run_pytest(forks, *mutation.tests)
+            code, printed = PASSED, ""
+            if _sound_runs_of(copy).exists():
+                _restore_runs(copy)
+                code, printed = run_pytest(forks, f"--runs={_runs_of(copy)}", *mutation.tests)
+            if code == PASSED:
+                code, printed = run_pytest(forks, *mutation.tests)
     except ValueError as error:
         return Outcome(mutation=mutation, verdict="error", seconds=time.perf_counter() - start, detail=str(error))
     verdicts: dict[int, Verdict] = {FAILED: "killed", PASSED: "survived"}
