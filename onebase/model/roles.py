@@ -71,14 +71,12 @@ class Roles:
                 weight.data.copy_(drawn)
         return self
 
-    def load(self, role: str, folder: Path, *, dropout: float = 0.0) -> "Roles":
+    def load(self, role: str, folder: Path) -> "Roles":
         """An adapter (and head, where there is one) from disk, bit for bit; RecordError when keys do not fit.
 
-        dropout: of the LoRA branch while training; 0 unless asked for, whatever the adapter was trained with.
+        Without dropout, whatever the adapter was trained with.
         """
-        config = read_config(folder)
-        config.lora_dropout = dropout
-        self._attach(role, config)
+        self._attach(role, read_config(folder))
         _copy_exactly(read_tensors(folder / WEIGHTS), self._adapter_parameters(role), folder / WEIGHTS)
         if (folder / HEAD).exists():
             head = self.add_head(role)
