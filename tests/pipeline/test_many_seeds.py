@@ -90,13 +90,19 @@ def test_the_table_has_every_seed_and_the_mean(
     assert any("[+0.15, +0.35]" in cell for row in rows for cell in row)
 
 
-def test_what_is_wrong_with_the_last_seed_costs_no_run(onebase: Command, tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_last_seed_costs_no_run(
+    onebase: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(chain, "carry_out", lambda steps, *, restart: pytest.fail("a run has started"))
     code, _, err = onebase("run", "recipes/demo", "--seeds", "1", "99999999999999", f"runs_dir={tmp_path}")
     assert code == 2 and "seed" in err
     assert not list(tmp_path.iterdir())
 
 
-def test_what_is_wrong_with_the_last_folder_costs_no_run(onebase: Command, tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_last_folder_costs_no_run(
+    onebase: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(chain, "carry_out", lambda steps, *, restart: pytest.fail("a run has started"))
     (tmp_path / "demo-2").mkdir()
     (tmp_path / "demo-2" / "letter.txt").write_text("mine")
     code, _, err = onebase("run", "recipes/demo", "--seeds", "1", "2", f"runs_dir={tmp_path}")
