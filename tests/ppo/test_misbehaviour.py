@@ -365,7 +365,7 @@ def test_a_run_of_one_episode_a_step_is_not_told_that_all_rewards_are_equal(sett
             ["train.batch=1", "train.minibatch=1", "sampling.max_new_tokens=1"],
             "advantages.standardise: .* would never move",
         ),
-        (["seed=4294967296"], "seed: input should be less than 4294967296"),
+        (["seed=4294967296"], "seed: input should be less than or equal to 4294967295"),
         ([f"seed={10**30}"], "seed: input should be"),
         (["seed=-1"], "seed: input should be greater than or equal to 0"),
         (["sampling.temperature=1e-30"], "sampling.temperature: "),

