@@ -75,8 +75,6 @@ class Data:
 class TokenPairTrainer(Resumable, DPOTrainer):
     """TRL's trainer with our checkpoints, on pairs that are tokens already: re-tokenised text is often other tokens."""
 
-    loss_is_a_mean = True
-
     def _prepare_dataset(self, dataset: Any, *arguments: Any, **options: Any) -> Any:
         return dataset
 

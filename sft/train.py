@@ -65,8 +65,6 @@ class Data:
 class TokenTrainer(Resumable, SFTTrainer):
     """TRL's trainer with our checkpoints."""
 
-    loss_is_a_mean = False
-
     def rows_of(self, inputs: Mapping[str, Any]) -> int:
         return len(_starts(inputs)) if _is_packed(inputs) else super().rows_of(inputs)
 

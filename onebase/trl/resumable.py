@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from transformers import Trainer
@@ -29,8 +29,6 @@ class Resumable(Trainer):
     session: Session
     changed = False
     """Whether the optimiser has begun a step that is not logged yet."""
-    loss_is_a_mean: ClassVar[bool]
-    """Whether the loss of a micro-batch is the mean over its own rows, however many the whole batch has."""
     batch: list[Any]
     """Token ids of the micro-batches of the optimiser step that is being computed."""
     losses: list[float]
@@ -72,7 +70,8 @@ class Resumable(Trainer):
         """Forward and backward of a micro-batch, in pieces where it does not fit into memory."""
         size, metrics, tokens = self.rows_of(inputs), self._metrics["train"], self._total_train_tokens
         gradients = {weight: _copy(weight.grad) for weight in self.roles.parameters(ROLE)}
-        counted = num_items_in_batch is not None and not self.loss_is_a_mean
+        # The trainer counts the tokens of the whole batch (SFT), or the loss is a mean over the rows of a piece (DPO).
+        counted = num_items_in_batch is not None
         self.batch.append(inputs["input_ids"].tolist())
         attempts: list[int] = []
 

@@ -117,6 +117,23 @@ def gradients(roles: Roles) -> dict[str, list[Tensor | None]]:
     return by_role
 
 
+@pytest.mark.parametrize("kind", ["adapter", "shared"])
+def test_an_attempt_begins_without_the_gradients_of_an_earlier_one(make_roles: Callable[..., Roles], kind: str) -> None:
+    """One of a mini-batch before, or one that ran out of memory half-way."""
+    roles = start(make_roles, kind)
+    batch = batch_near(roles, kind)
+    learn(roles, batch, kind)
+    once = gradients(roles)
+    learn(roles, batch, kind)
+    learn(roles, batch, kind)
+    again = gradients(roles)
+    for role in once:
+        for first, second in zip(once[role], again[role], strict=True):
+            assert (first is None and second is None) or (first is not None and second is not None)
+            assert first is None or second is None or torch.equal(first, second)
+    assert any(first is not None and bool(first.any()) for first in once["policy"])
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("tokens_per_microbatch", [1, 16, 1000])
 @pytest.mark.parametrize("kind", ["adapter", "shared"])
