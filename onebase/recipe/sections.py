@@ -45,7 +45,7 @@ class Section(FrozenModel):
 def _changed_types(
     value: Any, result: Any, place: tuple[int, ...] = ()
 ) -> Iterator[tuple[tuple[int, ...], Any, LiteralString]]:
-    """Where pydantic made a value of another type: place in the lists, what stands there, what is expected."""
+    """Where pydantic made a value of another type: place in the lists, the value, what is expected."""
     if isinstance(value, list | tuple) and isinstance(result, list | tuple):
         for index, (inner, outcome) in enumerate(zip(value, result, strict=True)):
             yield from _changed_types(inner, outcome, (*place, index))
