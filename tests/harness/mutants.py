@@ -177,9 +177,10 @@ def _finish_runs(forks: Mapping[Path, Forks], console: Console) -> bool:
     for code, printed in done:
         if code != PASSED:
             console.print(printed, markup=False, highlight=False)
+            return False
     for copy in forks:
         shutil.copytree(_runs_of(copy), _sound_runs_of(copy))
-    return all(code == PASSED for code, _ in done)
+    return True
 
 
 def _runs_of(copy: Path) -> Path:

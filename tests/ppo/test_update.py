@@ -129,7 +129,7 @@ def test_an_attempt_begins_without_the_gradients_of_an_earlier_one(make_roles: C
     again = gradients(roles)
     for role in once:
         for first, second in zip(once[role], again[role], strict=True):
-            assert (first is None and second is None) or (first is not None and second is not None)
+            assert (first is None) == (second is None)
             assert first is None or second is None or torch.equal(first, second)
     assert any(first is not None and bool(first.any()) for first in once["policy"])
 
